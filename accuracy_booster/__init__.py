@@ -1,0 +1,46 @@
+"""Accuracy Booster: make a convolutional network more accurate by re-calibrating its channels.
+
+`import accuracy_booster as ab`. Nothing is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# public name: the module that defines it
+_PUBLIC = {
+    "Recalibrate": "blocks",
+    "Recipe": "blocks",
+    "list_recipes": "blocks",
+    "recipe": "blocks",
+    "create_model": "models",
+    "list_models": "models",
+    "TrainConfig": "training",
+    "evaluate": "training",
+    "train": "training",
+    "compare": "analysis",
+    "complexity": "analysis",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from accuracy_booster.analysis import compare, complexity
+    from accuracy_booster.blocks import Recalibrate, Recipe, list_recipes, recipe
+    from accuracy_booster.models import create_model, list_models
+    from accuracy_booster.training import TrainConfig, evaluate, train
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

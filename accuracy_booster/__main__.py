@@ -1,0 +1,5 @@
+import sys
+
+from accuracy_booster.cli import main
+
+sys.exit(main())

@@ -1,0 +1,135 @@
+"""Train one network with several blocks and seeds, and put the results side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from accuracy_booster import blocks as grammar
+from accuracy_booster.analysis import report
+from accuracy_booster.analysis.complexity import complexity
+from accuracy_booster.analysis.latency import latency
+from accuracy_booster.models import entry
+from accuracy_booster.progress import bars
+from accuracy_booster.training import TrainResult, new_dir, resolve, train
+from accuracy_booster.training.engine import load_network
+
+DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
+BATCH = 64  # of the latency measurement
+
+
+@dataclass(frozen=True)
+class Row:
+    """A block's results over the seeds: top-1 in % after the last epoch, and what it costs."""
+
+    block: str
+    top1: list[float]
+    top1_mean: float
+    top1_spread: float | None  # sample standard deviation; None for one seed
+    parameters: int
+    macs: int
+    ms_per_image: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` measured, and where its report and runs are."""
+
+    rows: list[Row]
+    report: Path
+    seconds: float
+    runs: list[TrainResult]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "report": str(self.report),
+            "seconds": self.seconds,
+        }
+
+
+def compare(
+    model: str = "resnet20",
+    *,
+    blocks: Sequence[str] = DEFAULT_BLOCKS,
+    seeds: int = 2,
+    output: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Train `model` with each block and seed, and write one HTML report.
+
+    The variants of a seed start from the same base weights and see the same images in the same
+    order. Accuracy is the last epoch's.
+
+    Args:
+        model: the network's name.
+        blocks: recipes, or "none" for the plain network.
+        seeds: how many; they count up from `seed`.
+        output: the directory of the runs and the report; by default a new one under `runs/`.
+        options: any other field of `ab.TrainConfig`, for all runs alike.
+
+    Raises:
+        ValueError: for anything that `ab.train` refuses, before the first run starts.
+    """
+    start = time.perf_counter()
+    if isinstance(blocks, str) or not blocks:
+        raise ValueError(f"blocks={blocks!r} must be a list of recipes, such as ['none', 'ab']")
+    if len(set(blocks)) < len(blocks):
+        raise ValueError(f"blocks={list(blocks)} names a block twice")
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} must be >= 1")
+    entry(model)
+    for block in blocks:
+        if block != "none":
+            grammar.recipe(block)
+    base = resolve(model, **options)
+    where = Path(output) if output else new_dir(Path("runs") / f"compare-{model}-{base.data_name}")
+    configs = [
+        replace(base, block=block, seed=base.seed + i, output=str(where / f"{place}-s{base.seed + i}"))
+        for i in range(seeds)
+        for place, block in zip(_folders(blocks), blocks, strict=True)
+    ]
+    runs = []
+    with bars() as progress:
+        total = progress.add_task("Comparing", total=len(configs), note=f"{model} on {base.data}")
+        for config in configs:
+            runs.append(train(config, progress=progress))
+            progress.console.print(
+                f"{config.block}, seed {config.seed}: top-1 {runs[-1].test.top1:.2f} % "
+                f"after {config.epochs} epochs, {runs[-1].seconds:.0f} s"
+            )
+            progress.advance(total)
+        progress.update(total, note="measuring inference")
+        rows = _rows(blocks, runs)
+    page = where / "report.html"
+    result = Comparison(rows, page, time.perf_counter() - start, runs)
+    report.write_comparison(page, result)
+    (where / "results.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    return result
+
+
+def _folders(blocks: Sequence[str]) -> list[str]:
+    return [b if b.isidentifier() else f"recipe{i}" for i, b in enumerate(blocks, start=1)]
+
+
+def _rows(blocks: Sequence[str], runs: list[TrainResult]) -> list[Row]:
+    of = {block: [run for run in runs if run.config.block == block] for block in blocks}
+    networks = {block: load_network(rs[0].output, rs[0].config) for block, rs in of.items()}
+    config = runs[0].config
+    assert config.in_chans and isinstance(config.image_size, tuple)
+    size = (config.in_chans, *config.image_size)
+    ms = latency(networks, size, batch_size=BATCH)
+    rows = []
+    for block, members in of.items():
+        top1 = [run.test.top1 for run in members]
+        cost = complexity(networks[block], size)
+        spread = stdev(top1) if len(top1) > 1 else None
+        rows.append(
+            Row(block, top1, mean(top1), spread, cost.parameters, cost.macs, ms[block])
+        )
+    return rows

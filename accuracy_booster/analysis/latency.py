@@ -1,0 +1,41 @@
+"""How long inference takes, with the variants interleaved so that a noisy machine is fair to all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from statistics import median
+
+import torch
+from torch import nn
+
+
+@torch.inference_mode()
+def latency(
+    models: Mapping[str, nn.Module],
+    input_size: tuple[int, int, int],
+    *,
+    batch_size: int = 64,
+    rounds: int = 15,
+) -> dict[str, float]:
+    """Milliseconds per image in eval mode: the median over `rounds` of one batch per model in turn."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():
+        model.eval()
+    for step in range(rounds + 2):  # the first two warm up
+        for name, model in models.items():
+            like = next(model.parameters())
+            x = torch.randn(batch_size, *input_size, device=like.device, dtype=like.dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
+            _wait(like)
+            start = time.perf_counter()
+            model(x)
+            _wait(like)
+            if step >= 2:
+                times[name].append(1e3 * (time.perf_counter() - start) / batch_size)
+    return {name: median(values) for name, values in times.items()}
+
+
+def _wait(like: torch.Tensor) -> None:
+    if like.device.type == "cuda":
+        torch.cuda.synchronize(like.device)

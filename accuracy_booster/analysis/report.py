@@ -1,0 +1,167 @@
+"""One self-contained HTML page: tables, figures as inline SVG, and how to make it again."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accuracy_booster.analysis.compare import Comparison
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
+
+
+def write_page(
+    path: Path, title: str, lead: str, sections: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write a page of sections, each {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("accuracy_booster.analysis")
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.tests["number_like"] = _is_number_like
+    template = environment.get_template("report.html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = template.render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        command=shlex.join(["accuracy-booster", *sys.argv[1:]])
+        if Path(sys.argv[0]).stem == "accuracy-booster"
+        else None,
+        made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _is_number_like(cell: str) -> bool:
+    """Whether a table's cell is a number, so that its column is aligned to the right."""
+    return cell.replace(",", "").replace(".", "").replace("±", "").replace(" ", "").isdigit()
+
+
+def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a comparison, as text."""
+    header = ["block", "top-1 %", "parameters", "MACs", "ms / image"]
+    rows = []
+    for row in result.rows:
+        spread = "" if row.top1_spread is None else f" ± {row.top1_spread:.2f}"
+        rows.append(
+            [
+                row.block,
+                f"{row.top1_mean:.2f}{spread}",
+                f"{row.parameters:,}",
+                f"{row.macs:,}",
+                f"{row.ms_per_image:.3f}",
+            ]
+        )
+    return header, rows
+
+
+def write_comparison(path: Path, result: Comparison) -> None:
+    """The report of `ab.compare`."""
+    from accuracy_booster.analysis.compare import BATCH
+
+    config = result.runs[0].config
+    seeds = sorted({run.config.seed for run in result.runs})
+    split = "validation" if "validation_top1" in result.runs[0].history[0] else "test"
+    images = result.runs[0].test.images
+    curves = {row.block: [r for r in result.runs if r.config.block == row.block] for row in result.rows}
+    one = 100 / images
+    table = {
+        "title": "Results",
+        "table": comparison_table(result),
+        "text": (
+            f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
+            f"epoch's: mean ± sample standard deviation over {len(seeds)} seed"
+            f"{'s' if len(seeds) > 1 else ''}. One image is {one:.2f} points. With so few seeds, "
+            "differences of the size of the spread mean nothing. MACs: multiply-adds for one image. "
+            f"ms / image: inference at batch {BATCH}, median, the blocks timed in turn on this "
+            "machine."
+        ),
+    }
+    figure = {
+        "title": "Learning curves",
+        "text": "Thin: each seed. Thick: their mean.",
+        "figure": learning_curves(curves, split),
+    }
+    details = {
+        "title": "Settings",
+        "text": "The same for every run but for the block and the seed.",
+        "table": (
+            ["setting", "value"],
+            [
+                [name, value]
+                for name, value in (
+                    line.split(": ", 1) for line in config.to_yaml().strip().splitlines()
+                )
+                if name not in ("block", "seed", "output", "overwrite") and value != "null"
+            ],
+        ),
+    }
+    runs = {
+        "title": "Runs",
+        "table": (
+            ["block", "seed", "top-1 %", "top-5 %", "seconds", "directory"],
+            [
+                [
+                    run.config.block,
+                    str(run.config.seed),
+                    f"{run.test.top1:.2f}",
+                    f"{run.test.top5:.2f}",
+                    f"{run.seconds:.0f}",
+                    str(run.output),
+                ]
+                for run in result.runs
+            ],
+        ),
+    }
+    lead = (
+        f"{config.model} on {config.data_name}, {config.epochs} epochs, "
+        f"seeds {', '.join(map(str, seeds))}."
+    )
+    write_page(path, "Comparison of blocks", lead, [table, figure, runs, details])
+
+
+def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
+    """Training loss and top-1 error by epoch, one colour per block, as an inline SVG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, error = figure.subplots(1, 2)
+    for i, (block, members) in enumerate(runs.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        epochs = [row["epoch"] for row in members[0].history]
+        for axis, value in (
+            (loss, lambda row: row["train_loss"]),
+            (error, lambda row: 100 - row[f"{split}_top1"]),
+        ):
+            curves = [[value(row) for row in run.history] for run in members]
+            for curve in curves:
+                axis.plot(epochs, curve, color=colour, linewidth=0.7, alpha=0.45)
+            means = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+            axis.plot(epochs, means, color=colour, linewidth=2, label=block, marker=".")
+    loss.set(title="Training loss", ylabel="cross-entropy", yscale="log")
+    error.set(title=f"{split.capitalize()} top-1 error", ylabel="%", yscale="log")
+    error.yaxis.set_major_formatter("{x:g}")
+    for axis in (loss, error):
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    error.legend(frameon=False)
+    return to_svg(figure)
+
+
+def to_svg(figure: Any) -> str:
+    """A matplotlib figure as an <svg> element."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

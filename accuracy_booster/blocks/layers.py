@@ -1,0 +1,221 @@
+"""The layers that the parts of a recipe build. Each is one thing with named weights."""
+
+# N batch, C channels, H W space; d[N, C] is a descriptor, x[N, C, H, W] a feature map
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.ops import accumulation_dtype
+
+INITS = ("default", "kaiming_normal", "zeros", "ones")
+
+
+def initialise(weight: torch.Tensor, bias: torch.Tensor | None, init: str) -> None:
+    """Fill a layer's weight [out, in / groups, ...] and bias in place.
+
+    The paper states no initialisation and says that its CIFAR results are PyTorch's, so `default`
+    is what `nn.Conv2d` and `nn.Linear` do when nothing is said: U(-k, k), k = 1 / sqrt(fan_in).
+    For AB (fan_in 1) that is U(-1, 1). It matters little for AB in the end: batch norm removes the
+    scale of a weight, so only its sign and the effective eps, eps / w^2, are left of it.
+    """
+    with torch.no_grad():
+        if init == "default":
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+            if bias is not None:
+                bound = 1 / math.sqrt(weight[0].numel())
+                nn.init.uniform_(bias, -bound, bound)
+            return
+        if init == "kaiming_normal":
+            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+        else:
+            nn.init.constant_(weight, 0.0 if init == "zeros" else 1.0)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+
+class GlobalAveragePool(nn.Module):
+    """x[N, C, H, W] -> d[N, C]: the mean over space, in float32 for 16-bit maps.
+
+    The gate's batch norm divides by the spread *between samples*, which can be far smaller than
+    the mean itself; rounding the mean to 16 bits first would round that spread away.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3), dtype=accumulation_dtype(x.dtype))
+
+
+class GlobalMaxPool(nn.Module):
+    """x[N, C, H, W] -> d[N, C]: the maximum over space (CBAM)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.amax((2, 3)).to(accumulation_dtype(x.dtype))
+
+
+class AverageGather(nn.Module):
+    """x[N, C, H, W] -> [N, C, ceil(H / e), ceil(W / e)]: Gather-Excite's gather without parameters.
+
+    A mean over windows of 2e - 1, e apart, that counts no padding.
+    """
+
+    def __init__(self, extent: int):
+        super().__init__()
+        self.extent = extent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        e = self.extent
+        return F.avg_pool2d(x, 2 * e - 1, e, padding=e - 1, count_include_pad=False)
+
+    def extra_repr(self) -> str:
+        return f"extent={self.extent}"
+
+
+class ChannelPool(nn.Module):
+    """x[N, C, H, W] -> [N, 2, H, W]: mean and maximum over the channels (CBAM)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
+
+
+class Dense(nn.Module):
+    """A 1x1 convolution with `groups`: d[N, C] -> [N, K], or on a map [N, C, H, W] -> [N, K, H, W].
+
+    weight is [K, C / groups]. With groups = C = K it is one number per channel: the paper's 1x1
+    depthwise convolution. With groups = 1 it is a fully connected layer.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int = 1, bias: bool, init: str
+    ):
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        initialise(self.weight, self.bias, init)
+
+    @property
+    def depthwise(self) -> bool:
+        """One weight per channel: computed as a product, not as a matrix multiplication."""
+        return self.groups == self.weight.shape[0] and self.weight.shape[1] == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 4:
+            return F.conv2d(x, self.weight[:, :, None, None], self.bias, groups=self.groups)
+        x = x.to(self.weight.dtype)
+        if self.groups == 1:
+            return F.linear(x, self.weight, self.bias)
+        if self.depthwise:
+            y = x * self.weight[:, 0]
+        else:
+            weight = self.weight.unflatten(0, (self.groups, -1))
+            y = torch.einsum("ngi,goi->ngo", x.unflatten(1, (self.groups, -1)), weight).flatten(1)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        out, per_group = self.weight.shape
+        return f"{per_group * self.groups}, {out}, groups={self.groups}, bias={self.bias is not None}"
+
+
+class Bottleneck(nn.Module):
+    """SE's two dense layers with a ReLU between: C -> hidden -> C, hidden = max(1, C // reduction).
+
+    timm's SE rounds the hidden width to a multiple of 8 and its others round it up; the SE paper's
+    code divides and floors.
+    """
+
+    def __init__(self, channels: int, *, reduction: int, bias: bool, init: str):
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.reduce = Dense(channels, hidden, bias=bias, init=init)
+        self.act = nn.ReLU()
+        self.expand = Dense(hidden, channels, bias=bias, init=init)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.expand(self.act(self.reduce(x)))
+
+
+class ChannelConv1d(nn.Module):
+    """d[N, C] -> [N, C]: one 1-D convolution along the channels (ECA)."""
+
+    def __init__(self, kernel: int, *, bias: bool, init: str):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, 1, kernel))
+        self.bias = nn.Parameter(torch.empty(1)) if bias else None
+        initialise(self.weight, self.bias, init)
+
+    def forward(self, d: torch.Tensor) -> torch.Tensor:
+        d = d.to(self.weight.dtype)[:, None]
+        return F.conv1d(d, self.weight, self.bias, padding=self.weight.shape[2] // 2)[:, 0]
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.weight.shape[2]}, bias={self.bias is not None}"
+
+
+class Conv(nn.Conv2d):
+    """`nn.Conv2d` (same size, stride 1 or 2) with the initialisation named by the recipe."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, groups=1, stride=1, bias: bool, init: str
+    ):
+        super().__init__(
+            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias
+        )
+        initialise(self.weight, self.bias, init)
+
+
+class GlobalConv(nn.Conv2d):
+    """x[N, C, H, W] -> d[N, C]: a convolution whose kernel is the whole map, C x H x W or depthwise.
+
+    Raises:
+        ValueError: for a map of another size than the one it was built for.
+    """
+
+    def __init__(
+        self, channels: int, size: tuple[int, int], *, groups: int, bias: bool, init: str
+    ):
+        super().__init__(channels, channels, size, groups=groups, bias=bias)
+        initialise(self.weight, self.bias, init)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[-2:]) != self.kernel_size:
+            built, got = "x".join(map(str, self.kernel_size)), "x".join(map(str, x.shape[-2:]))
+            raise ValueError(
+                f"this gate has a weight for each position of a {built} map and got a {got} map; "
+                f"build it with spatial_size=({x.shape[-2]}, {x.shape[-1]}) or resize the input"
+            )
+        d = super().forward(x).flatten(1)
+        return d.to(accumulation_dtype(d.dtype))
+
+
+class GateNorm(nn.modules.batchnorm._BatchNorm):
+    """The batch norm inside a gate, on d[N, C] or on a map [N, C, H, W].
+
+    On a descriptor it sees N values per channel, not N * H * W, so a batch of one has no spread.
+
+    Raises:
+        ValueError: in training mode with one value per channel; it names the layer.
+    """
+
+    where = ""  # the qualified name in the network; set when the gate is attached
+
+    def __init__(self, channels: int, *, eps: float, momentum: float, init: str):
+        super().__init__(channels, eps=eps, momentum=momentum)
+        nn.init.constant_(self.weight, 0.0 if init == "zeros" else 1.0)
+
+    def _check_input_dim(self, x: torch.Tensor) -> None:
+        if x.ndim not in (2, 4):
+            raise ValueError(f"expected [N, C] or [N, C, H, W], got {x.ndim} dimensions")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            raise ValueError(
+                f"the batch norm of the gate {self.where or '(not attached)'} got a batch of 1 in "
+                "training mode, where it sees one value per channel and no spread; use batches of "
+                "2 or more (drop_last=True drops a ragged last batch), or put this norm in eval "
+                "mode to use its running statistics"
+            )
+        return super().forward(x.to(self.weight.dtype) if x.ndim == 2 else x)

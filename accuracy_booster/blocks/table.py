@@ -1,0 +1,79 @@
+"""Every named block, as a row: the paper's, its rivals, and its ablations."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+
+from accuracy_booster.blocks.grammar import Recipe, parse
+from accuracy_booster.blocks.parts import PARTS
+from accuracy_booster.errors import unknown
+
+# name: (text, source). "Paper" is Accuracy Booster; a table or figure without a name is in it.
+TABLE: dict[str, tuple[str, str]] = {
+    "ab": ("gap | dense(groups=C) | bn | sigmoid", "Paper, Fig. 1 and 2(D)"),
+    "ab_plus": ("gap | dense | bn | sigmoid", "Paper, Fig. 2(C)"),
+    "ab_nobn": ("gap | dense(groups=C) | sigmoid", "Paper, end of section 6.1"),
+    "ab_plus_nobn": ("gap | dense | sigmoid", "Paper, Fig. 2(B)"),
+    "se": ("gap | bottleneck(16) | sigmoid", "Squeeze-and-Excitation, Fig. 2(A)"),
+    "eca": ("gap | conv1d(adaptive, bias=false) | sigmoid", "ECA-Net"),
+    "cbam": (
+        "gap + gmp | bottleneck(16) | sigmoid ; channel_pool | conv2d(7) | bn | sigmoid",
+        "CBAM",
+    ),
+    "ge_theta_minus": ("gather(global) | sigmoid", "Gather-Excite, no parameters"),
+    "ge_theta": ("gather(global, learned=true) | sigmoid", "Gather-Excite"),
+    "ge_theta_plus": (
+        "gather(global, learned=true) | bottleneck(16) | sigmoid",
+        "Gather-Excite; Table 8",
+    ),
+    "ge_theta_plus_ab": (
+        "gather(global, learned=true) | dense(groups=C) | bn | sigmoid",
+        "Table 8",
+    ),
+    "design_e": ("gap | sigmoid", "Table 11 (E)"),
+    "design_f": ("gap | bn | sigmoid", "Table 11 (F)"),
+    "design_g": ("dwconv(global) | sigmoid", "Table 11 (G), without bn"),
+    "design_g_bn": ("dwconv(global) | bn | sigmoid", "Table 11 (G), with bn"),
+    "design_h": ("conv(global) | sigmoid", "Table 11 (H), without bn"),
+    "design_h_bn": ("conv(global) | bn | sigmoid", "Table 11 (H), with bn"),
+    "design_i": ("conv(3) | sigmoid", "Table 12 (I)"),
+    "design_j": ("dwconv(3) | sigmoid", "Table 12 (J)"),
+    "design_k": ("conv(7) | sigmoid", "Table 12 (K)"),
+    "design_l": ("dwconv(7) | sigmoid", "Table 12 (L)"),
+    "design_m": ("dwconv(7) | gap | sigmoid", "Table 14 (M)"),
+    "design_n": ("dwconv(7) | gap | dense(groups=C) | bn | sigmoid", "Table 14 (N)"),
+    "design_o": ("dwconv(7) | gap | dense | bn | sigmoid", "Table 14 (O)"),
+    "dw3_bn": ("dwconv(3) | bn | sigmoid", "Table 13"),
+    "dw9_bn": ("dwconv(9) | bn | sigmoid", "Table 13"),
+}
+_GROUPS = re.compile(r"ab_g([1-9]\d*)")  # AB with any number of groups (Table 15)
+
+
+def recipe(recipe: str | Recipe) -> Recipe:
+    """The recipe of a name in the table, of `ab_gN` (AB with N groups), or of a chain's text.
+
+    `ab.recipe("ab") == ab.recipe("gap | dense(groups=C) | bn | sigmoid")`. A `Recipe` is returned
+    as it is.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones) or a text that does not parse (with
+            the position).
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str):
+        raise ValueError(f"a recipe is a name, a text or a Recipe, not {type(recipe).__name__}")
+    name = recipe.strip()
+    if name in TABLE:
+        return parse(TABLE[name][0])
+    if groups := _GROUPS.fullmatch(name):
+        return parse(f"gap | dense(groups={groups[1]}) | bn | sigmoid")
+    if name.isidentifier() and name not in PARTS:
+        raise unknown("block", name, [*TABLE, "ab_g2", "ab_g4"], "or write 'gap | ... | sigmoid'")
+    return parse(recipe)
+
+
+def list_recipes(filter: str = "*") -> list[str]:
+    """The names in the table that match a shell-style pattern; `ab_gN` works for any N besides."""
+    return [name for name in TABLE if fnmatch.fnmatch(name, filter)]

@@ -1,0 +1,139 @@
+"""Image data sets as map-style datasets of (uint8 tensor [C, H, W], class index)."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+
+Item = tuple[torch.Tensor, int]
+SMALL = 64  # pixels: images no larger are kept decoded in memory, at their own size
+
+
+class Images(Dataset[Item]):
+    """A data set whose labels are known without reading an image."""
+
+    labels: torch.Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Item:
+        raise NotImplementedError
+
+
+class TensorImages(Images):
+    """Images in memory, uint8 [N, C, H, W]."""
+
+    def __init__(self, images: torch.Tensor, labels: Sequence[int] | torch.Tensor):
+        self.images = images
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.images[index], int(self.labels[index])
+
+
+class EncodedImages(Images):
+    """Images that are decoded when asked for: `read(i)` gives a path or the bytes of a file."""
+
+    def __init__(
+        self, read: Callable[[int], bytes | str], labels: Sequence[int] | torch.Tensor, source: str
+    ):
+        self.read = read
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.source = source
+
+    def open(self, index: int) -> Image.Image:
+        """The image, its header read and its pixels not yet."""
+        encoded = self.read(index)
+        try:
+            return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        except (OSError, UnidentifiedImageError, TypeError, SyntaxError) as e:
+            raise self._unreadable(index, encoded, e) from e
+
+    def __getitem__(self, index: int) -> Item:
+        with self.open(index) as image:
+            try:
+                pixels = np.array(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError) as e:
+                raise self._unreadable(index, getattr(image, "filename", b""), e) from e
+        return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
+
+    def _unreadable(self, index: int, encoded: bytes | str, error: Exception) -> ValueError:
+        where = encoded if encoded and isinstance(encoded, str) else f"{self.source}, row {index}"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ValueError(f"cannot read the image {where}: {reason}")
+
+
+class Subset(Images):
+    """Some of the images of another data set."""
+
+    def __init__(self, images: Images, indices: Sequence[int]):
+        self.images, self.indices = images, list(indices)
+        self.labels = images.labels[self.indices]
+
+    def __getitem__(self, index: int) -> Item:
+        return self.images[self.indices[index]]
+
+
+class Transformed(Dataset[Item]):
+    """Images with a transform of the tensor (torchvision.transforms.v2)."""
+
+    def __init__(self, images: Images, transform: Callable[[torch.Tensor], torch.Tensor]):
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Item:
+        image, label = self.images[index]
+        return self.transform(image), label
+
+
+def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
+    """(H, W) if the images are small and, as far as `samples` of them tell, all of one size."""
+    if isinstance(images, TensorImages):
+        return images.images.shape[2], images.images.shape[3]
+    assert isinstance(images, EncodedImages)
+    sizes = set()
+    for index in np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int):
+        with images.open(int(index)) as image:
+            sizes.add((image.height, image.width))
+    size = sizes.pop()
+    return size if not sizes and max(size) <= SMALL else None
+
+
+def in_memory(images: Images, size: tuple[int, int], limit: int = 1 << 30) -> Images:
+    """Decode all images of `size` once, with a progress bar, if they fit in `limit` bytes.
+
+    Where one turns out to have another size, the images stay encoded.
+    """
+    height, width = size
+    if not isinstance(images, EncodedImages) or len(images) * 3 * height * width > limit:
+        return images
+    from accuracy_booster.progress import track
+
+    decoded = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
+    for index in track(range(len(images)), f"Reading {images.source}"):
+        image, _ = images[index]
+        if image.shape[1:] != (height, width):
+            return images
+        decoded[index] = image
+    return TensorImages(decoded, images.labels)
+
+
+class ReadPath:
+    """`read` for a list of files."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = [str(path) for path in paths]
+
+    def __call__(self, index: int) -> str:
+        return self.paths[index]

@@ -1,0 +1,240 @@
+"""From a name or a path to loaders: the one way in to data."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import DataLoader
+
+from accuracy_booster.data import sources
+from accuracy_booster.data.images import (
+    Images,
+    Subset,
+    TensorImages,
+    Transformed,
+    in_memory,
+    native_size,
+)
+
+Stats = tuple[float, ...]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGE = 224  # pixels: what large images are cropped to unless an image size is given
+AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Loaders of (uint8 images [N, C, H, W], labels [N]), and what a network must know of them."""
+
+    name: str
+    classes: tuple[str, ...]
+    in_chans: int
+    image_size: tuple[int, int]
+    mean: Stats
+    std: Stats
+    augment: str
+    loaders: dict[str, DataLoader] = field(repr=False)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.in_chans, *self.image_size)
+
+
+def load_data(
+    data: str,
+    *,
+    splits: Sequence[str] = ("train", "test"),
+    batch_size: int = 128,
+    eval_batch_size: int = 256,
+    image_size: int | tuple[int, int] | None = None,
+    augment: str = "auto",
+    validation: float = 0.0,
+    mean: Stats | None = None,
+    std: Stats | None = None,
+    classes: Sequence[str] | None = None,
+    training: bool = True,
+    seed: int = 0,
+    workers: int = 0,
+    data_dir: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Data:
+    """Loaders for a built-in name (digits, cifar10, cifar100) or a directory.
+
+    Args:
+        data: a name, a directory with `train/` and `val/` or `test/` folders of class folders, or
+            a directory of Parquet files as Hugging Face `datasets` writes them.
+        splits: which of "train" and "test" to read. With "train" comes "validation" if the data
+            have such a split beside a test split, or if `validation` asks for one.
+        image_size: H and W of the network's input. By default small images of one size keep it,
+            and larger ones are cropped to 224.
+        augment: of the training images: "crop" (pad by an eighth, random crop), "crop_flip" (and
+            random mirroring), "resized_crop" (random part of the image, mirrored), "none", or
+            "auto", which takes what fits the data.
+        validation: the share of the training set that is held out, the same for every seed.
+        mean, std: per channel, of pixels in [0, 1]. By default the training set's own if it is in
+            memory, else ImageNet's.
+        classes: what class names the labels must index; the data's may be some of them.
+        training: whether the training images are shuffled and augmented.
+        seed: of the order of the training images.
+
+    Raises:
+        ValueError: for an unknown name, a split that is missing, a directory without images, an
+            unreadable image, a column that cannot be told, classes that do not fit.
+    """
+    if augment not in AUGMENTS:
+        raise ValueError(f"augment={augment!r} must be one of {', '.join(AUGMENTS)}")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation={validation} must be a share of the training set in [0, 1)")
+    source = sources.find(
+        data, data_dir=data_dir, image_column=image_column, label_column=label_column
+    )
+    images, names = _read(source, splits, validation)
+    names = _same_classes(source.name, images, names, classes)
+    first = next(iter(images.values()))
+    small = native_size(first)
+    size = _size(image_size) or small or (LARGE, LARGE)
+    if small:
+        images = {split: in_memory(part, small) for split, part in images.items()}
+    if augment == "auto":
+        kind = "crop_flip" if source.flips else "crop"
+        augment = kind if small else "resized_crop"
+    if "train" in images and "validation" not in images and validation:
+        images["train"], images["validation"] = _hold_out(images["train"], validation)
+    chans = int(first[0][0].shape[0])
+    mean, std = _statistics(images.get("train"), chans, mean, std)
+    loaders = {}
+    for split, part in images.items():
+        shuffled = training and split == "train"
+        transform = train_transform(augment, size, small) if shuffled else eval_transform(size, small)
+        batch = min(batch_size if shuffled else eval_batch_size, len(part))
+        loaders[split] = DataLoader(
+            Transformed(part, transform),
+            batch,
+            shuffle=shuffled,
+            # a gate's batch norm sees one value per image: a ragged batch of few would be noise
+            drop_last=shuffled,
+            generator=torch.Generator().manual_seed(seed) if shuffled else None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+    return Data(source.name, names, chans, size, mean, std, augment, loaders)
+
+
+def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:
+    """uint8 [N, C, H, W] -> float32, (x / 255 - mean) / std per channel."""
+    from torchvision.transforms.v2 import functional as F
+
+    return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
+
+
+def train_transform(
+    augment: str, size: tuple[int, int], small: tuple[int, int] | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """uint8 [C, *, *] -> uint8 [C, *size], random."""
+    from torchvision.transforms import v2
+
+    if augment == "resized_crop":
+        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+    steps: list = [] if size == small else [v2.Resize(size, antialias=True)]
+    if augment in ("crop", "crop_flip"):
+        pad = [max(1, round(side / 8)) for side in size]  # 4 for CIFAR's 32
+        steps.append(v2.RandomCrop(size, padding=[pad[1], pad[0]]))
+    if augment == "crop_flip":
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose(steps) if steps else _unchanged
+
+
+def eval_transform(
+    size: tuple[int, int], small: tuple[int, int] | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """uint8 [C, *, *] -> uint8 [C, *size]: small images resized if need be, large ones by centre crop."""
+    from torchvision.transforms import v2
+
+    if small:
+        return _unchanged if size == small else v2.Resize(size, antialias=True)
+    edge = round(min(size) * 256 / 224)
+    return v2.Compose([v2.Resize(edge, antialias=True), v2.CenterCrop(size)])
+
+
+def _unchanged(image: torch.Tensor) -> torch.Tensor:
+    return image
+
+
+def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size={size} must be >= 1")
+    return int(height), int(width)
+
+
+def _read(source, splits, validation):
+    images: dict[str, Images] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    wanted = [*splits]
+    if "train" in splits and "validation" in source.splits and not validation:
+        wanted.append("validation")
+    for split in wanted:
+        images[split], names[split] = source.read(split)
+    return images, names
+
+
+def _same_classes(name, images, names, expected) -> tuple[str, ...]:
+    """The class names that all labels index, renumbered where the splits' or the caller's differ."""
+    target = tuple(expected) if expected is not None else names.get("train", next(iter(names.values())))
+    if expected is None:  # unnamed classes: the split with more of them counts
+        target = max((target, *names.values()), key=len) if all(map(_unnamed, names.values())) else target
+    for split, given in names.items():
+        if given == target or (_unnamed(given) and len(given) <= len(target)):
+            continue
+        extra = [n for n in given if n not in target]
+        if extra:
+            raise ValueError(
+                f"the {split} split of {name} has {len(given)} classes, among them "
+                f"{', '.join(extra[:3])}, that are not among the {len(target)} expected"
+            )
+        place = torch.tensor([target.index(n) for n in given])
+        images[split].labels = place[images[split].labels]
+    return target
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    return names == tuple(map(str, range(len(names))))
+
+
+def _hold_out(images: Images, share: float) -> tuple[Images, Images]:
+    from sklearn.model_selection import train_test_split
+
+    count = round(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"validation={share} of {len(images)} images leaves a split empty")
+    rows, labels = range(len(images)), images.labels.numpy()
+    try:
+        kept, held = train_test_split(rows, test_size=count, stratify=labels, random_state=0)
+    except ValueError:  # a class with one image, or fewer held out than classes
+        kept, held = train_test_split(rows, test_size=count, random_state=0)
+    return Subset(images, kept), Subset(images, held)
+
+
+def _statistics(train, chans: int, mean: Stats | None, std: Stats | None) -> tuple[Stats, Stats]:
+    known = train.images if isinstance(train, Subset) else train
+    if (mean is None or std is None) and isinstance(known, TensorImages):
+        rows = known.images if known is train else known.images[train.indices]
+        moments = [torch.std_mean(rows[:, c].float() / 255, correction=0) for c in range(chans)]
+        mean = mean or tuple(round(m.item(), 4) for _, m in moments)
+        std = std or tuple(round(max(s.item(), 1e-4), 4) for s, _ in moments)
+    if mean is None or std is None:
+        grey = chans == 1
+        mean = mean or ((0.5,) if grey else IMAGENET_MEAN)
+        std = std or ((0.5,) if grey else IMAGENET_STD)
+    for option, value in (("mean", mean), ("std", std)):
+        if len(value) != chans:
+            raise ValueError(f"{option}={list(value)} must have {chans} values, one per channel")
+    return tuple(mean), tuple(std)

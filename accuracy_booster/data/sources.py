@@ -1,0 +1,164 @@
+"""Where images come from: a built-in name, a folder of class folders, a directory of Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from accuracy_booster.data.images import EncodedImages, Images, ReadPath, TensorImages
+from accuracy_booster.errors import unknown
+
+BUILT_IN = ("digits", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set's splits, each read when asked for.
+
+    `flips` says whether a mirrored image still shows its class (a digit's does not).
+    """
+
+    name: str
+    splits: dict[str, Callable[[], tuple[Images, tuple[str, ...]]]]
+    flips: bool = True
+
+    def read(self, split: str) -> tuple[Images, tuple[str, ...]]:
+        """The images of a split and the names of the classes.
+
+        Raises:
+            ValueError: for a split that is missing, or that holds no images.
+        """
+        if split not in self.splits:
+            have = ", ".join(self.splits) or "none"
+            raise ValueError(f"{self.name} has no {split} split; it has: {have}")
+        images, classes = self.splits[split]()
+        if not len(images):
+            raise ValueError(f"the {split} split of {self.name} holds no images")
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= len(classes):
+            raise ValueError(
+                f"the {split} split of {self.name} has labels {low} to {high}, but the classes "
+                f"are 0 to {len(classes) - 1}"
+            )
+        return images, classes
+
+
+def find(
+    data: str,
+    *,
+    data_dir: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Source:
+    """The source that `data` names: one of `BUILT_IN`, or a directory.
+
+    Raises:
+        ValueError: if it names nothing, with the nearest names.
+    """
+    if data == "digits":
+        return _digits()
+    if data in ("cifar10", "cifar100"):
+        return _cifar(data, data_dir)
+    path = Path(data).expanduser()
+    if not path.is_dir():
+        remedy = "or a directory of class folders or Parquet files"
+        if path.exists():
+            raise ValueError(f"data {data!r} is a file; give the directory that holds it")
+        raise unknown("data set", data, BUILT_IN, remedy)
+    if any(path.rglob("*.parquet")):
+        from accuracy_booster.data.parquet import parquet_source
+
+        return parquet_source(path, image_column, label_column)
+    return _folder(path)
+
+
+def name_splits(found: Sequence[str]) -> dict[str, str]:
+    """Our split -> the one found. A `val` split without a `test` split is the test split."""
+    alias = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+    alias |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+    splits = {alias[name]: name for name in found if name in alias}
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    return splits
+
+
+def _digits() -> Source:
+    """scikit-learn's 1797 handwritten digits, 8x8, 10 classes; a fixed stratified fifth is the test."""
+
+    def read(test: bool):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        rows = range(len(digits.target))
+        parts = train_test_split(rows, test_size=0.2, stratify=digits.target, random_state=0)
+        chosen = parts[1] if test else parts[0]
+        images = torch.tensor(digits.images[chosen]) * (255 / 16)
+        labels = torch.tensor(digits.target[chosen])
+        return TensorImages(images.round().to(torch.uint8)[:, None], labels), tuple("0123456789")
+
+    return Source(
+        "digits", {"train": lambda: read(False), "test": lambda: read(True)}, flips=False
+    )
+
+
+def _cifar(name: str, data_dir: str | None) -> Source:
+    def read(train: bool):
+        from torchvision.datasets import CIFAR10, CIFAR100
+
+        root = Path(data_dir or "~/.cache/accuracy_booster").expanduser()
+        kind = CIFAR100 if name == "cifar100" else CIFAR10
+        try:
+            data = kind(str(root), train=train)
+        except RuntimeError:  # torchvision's word for "not there"
+            from accuracy_booster.progress import console
+
+            console().print(f"Downloading {name} to {root}")
+            try:
+                data = kind(str(root), train=train, download=True)
+            except (OSError, RuntimeError) as e:
+                raise ValueError(
+                    f"cannot download {name} to {root} ({e}); give --data a directory that has "
+                    "it, or --data_dir the folder of an earlier download"
+                ) from e
+        pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return TensorImages(pixels, data.targets), tuple(data.classes)
+
+    return Source(name, {"train": lambda: read(True), "test": lambda: read(False)})
+
+
+def _folder(path: Path) -> Source:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    splits = name_splits(folders)
+    if not splits:
+        raise ValueError(
+            f"{path} holds no images: expected train/ and val/ or test/, each with a folder for "
+            f"each class, or Parquet files; found {', '.join(folders[:5]) or 'no folders'}"
+        )
+
+    def classes_of(split: str) -> list[str]:
+        return sorted(e.name for e in (path / splits[split]).iterdir() if e.is_dir())
+
+    def read(split: str):
+        # the training folders name the classes: a class without test images keeps its number
+        classes = classes_of("train" if "train" in splits else split)
+        extra = sorted(set(classes_of(split)) - set(classes))
+        if extra:
+            raise ValueError(
+                f"{path / splits[split]} has classes that train/ has not: {', '.join(extra[:5])}"
+            )
+        if not classes:
+            raise ValueError(f"{path / splits[split]} has no class folders")
+        index = {name: i for i, name in enumerate(classes)}
+        found = make_dataset(str(path / splits[split]), index, IMG_EXTENSIONS, allow_empty=True)
+        if not found:
+            raise ValueError(f"{path / splits[split]} holds no images ({' '.join(IMG_EXTENSIONS)})")
+        files, labels = zip(*found, strict=True)
+        return EncodedImages(ReadPath(files), labels, f"{path.name}/{splits[split]}"), tuple(classes)
+
+    return Source(str(path), {split: lambda split=split: read(split) for split in splits})

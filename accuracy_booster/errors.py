@@ -1,0 +1,14 @@
+"""Errors that a user can act on: the value, the rule and the remedy, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, value: str, known: Iterable[str], remedy: str = "") -> ValueError:
+    """The error for a name that is not in a table, with the nearest names that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=4, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(names)}"
+    return ValueError(f"unknown {kind} {value!r}; {hint}{'; ' + remedy if remedy else ''}")

@@ -1,0 +1,74 @@
+"""What every network of ours has in common: timm's conventions for the head and the features."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    """A plain classification network (no gates) of three stages and a linear head.
+
+    A subclass sets `stem`-like modules, `num_features`, and ends its constructor with `_head`.
+    `recalibration_sites` are the names of the last layers of its residual branches: where the
+    paper puts its block (section 3: before the summation).
+    """
+
+    num_features: int
+    num_classes: int
+    fc: nn.Module
+    last_layer: str  # of a residual block: the name of the branch's last layer
+
+    def _head(self, num_features: int, num_classes: int) -> None:
+        self.num_features = num_features
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new head of `num_classes` outputs; 0 removes it."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be >= 0")
+        self.num_classes = num_classes
+        features = self.num_features
+        self.fc = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    @property
+    def recalibration_sites(self) -> list[str]:
+        return [
+            f"{name}.{self.last_layer}"
+            for name, module in self.named_modules()
+            if isinstance(module, ResidualBlock)
+        ]
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """x[N, C, H, W] -> the last feature map."""
+        raise NotImplementedError
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """The last feature map -> logits [N, num_classes], or its mean [N, num_features]."""
+        x = x.mean((2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class ResidualBlock(nn.Module):
+    """Marks the blocks whose branch a gate may scale."""
+
+
+def initialise_convs(model: nn.Module) -> None:
+    """He's initialisation, N(0, 2 / (k * k * outputs)), for the convolutions; zero biases."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)

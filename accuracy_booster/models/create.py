@@ -1,0 +1,112 @@
+"""One table of networks and one function that makes them, plain or boosted."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from accuracy_booster import blocks
+from accuracy_booster.blocks import Recipe
+from accuracy_booster.errors import unknown
+from accuracy_booster.models.base import Network
+from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
+from accuracy_booster.models.resnet_cifar import ResNetCifar
+from accuracy_booster.surgery import attach, measure
+
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network: how to build it, its usual input [C, H, W], and what it is."""
+
+    build: Callable[..., Network]
+    about: str
+    input_size: tuple[int, int, int] = (3, 32, 32)
+
+
+MODELS: dict[str, Entry] = {
+    **{
+        f"resnet{depth}": Entry(
+            partial(ResNetCifar, depth), f"ResNet-{depth} for CIFAR, option A shortcuts"
+        )
+        for depth in CIFAR_DEPTHS
+    },
+    "resnet164": Entry(partial(PreActResNet, 164), "pre-activation bottleneck ResNet-164"),
+    "resnet164v1": Entry(
+        partial(PreActResNet, 164, variant="v1"),
+        "the same, stride in the first 1x1, biased third conv (the paper's Table 15)",
+    ),
+    **{
+        f"wrn{depth}_{width}": Entry(
+            partial(WideResNet, depth, width), f"wide ResNet-{depth}, {width} times as wide"
+        )
+        for depth, width in ((16, 4), (22, 10), (28, 10))
+    },
+}
+_WIDE = re.compile(r"wrn(\d+)_(\d+)")
+
+
+def entry(name: str) -> Entry:
+    """The row of a network's name; `wrnD_K` works for any depth D = 6n + 4 and width K.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest ones.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if match := _WIDE.fullmatch(name):
+        depth, width = map(int, match.groups())
+        return Entry(partial(WideResNet, depth, width), f"wide ResNet-{depth}, {width} times")
+    raise unknown("model", name, MODELS, "or wrnD_K: depth D = 6n + 4, width K")
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """The names of our networks that match a shell-style pattern, as timm's `list_models`."""
+    return [name for name in MODELS if fnmatch.fnmatch(name, filter)]
+
+
+def create_model(
+    name: str,
+    *,
+    recipe: str | Recipe | None = None,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    input_size: tuple[int, int, int] | None = None,
+) -> nn.Module:
+    """Make a network, with fresh weights, and put a gate on every residual branch if asked.
+
+    Args:
+        name: one of `list_models()`, or `wrnD_K`.
+        recipe: what the gates compute (`ab.recipe`); None or "none" for the plain network.
+        num_classes: outputs of the head.
+        in_chans: channels of the images.
+        input_size: (C, H, W) of the images. Recipes with a weight for each position (designs G and
+            H, Gather-Excite's learned global gather) need it.
+
+    Returns:
+        The network. Its own parameters have the same names, and for the same random state the same
+        values, with and without gates; those of the gates are under `<site>.recalibrate`.
+
+    Raises:
+        ValueError: for an unknown name or recipe, or one that does not fit the network.
+    """
+    row = entry(name)
+    parsed = None if recipe is None or recipe == "none" else blocks.recipe(recipe)
+    model = row.build(num_classes=num_classes, in_chans=in_chans)
+    if parsed is None:
+        return model
+    if input_size is None and parsed.needs_spatial_size:
+        raise ValueError(
+            f"recipe {str(parsed)!r} has a weight for each position of the map, so it needs the "
+            "images' size: pass input_size=(C, H, W)"
+        )
+    size = tuple(input_size or (in_chans, *row.input_size[1:]))
+    if len(size) != 3 or size[0] != in_chans:
+        raise ValueError(f"input_size={size} must be (C, H, W) with C = in_chans = {in_chans}")
+    return attach(model, parsed, measure(model, model.recalibration_sites, size))

@@ -1,0 +1,51 @@
+"""What precision a computation runs in, and which ones this machine can really run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+import sys
+
+import torch
+
+# A child process: where the CPU announces instructions that it refuses, it dies of SIGILL.
+_BF16_PROBE = """
+import torch
+from torch import nn
+net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3),
+                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 64), nn.Linear(64, 10))
+for layout in (torch.contiguous_format, torch.channels_last):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = net(torch.randn(16, 3, 16, 16).contiguous(memory_format=layout))
+    y.float().sum().backward()
+    assert y.isfinite().all()
+"""
+
+
+@functools.cache
+def bf16_works(device_type: str) -> bool:
+    """Whether bfloat16 convolutions run on `device_type` ("cpu", "cuda", ...).
+
+    On the CPU it is tried in a child process (about 3 s, once per process), because some virtual
+    machines announce matrix instructions and end a program that uses them with a bare
+    `Illegal instruction`.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device_type != "cpu":
+        return False
+    probe = subprocess.run([sys.executable, "-c", _BF16_PROBE], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for the 16-bit types, else the type itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Turn autocast off for x's device, if it is on there."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,22 @@
+"""Apply re-calibration weights to a feature map."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def rescale(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """x[N, C, H, W] * weights, in x's dtype and memory format (section 3: `p_k * x_k`).
+
+    `weights` is [N, C] (one per channel), [N, 1, H, W] (one per position) or [N, C, h, w] (one per
+    channel and position; a coarser map is enlarged to H x W by nearest neighbour, as in
+    Gather-Excite).
+    """
+    if weights.ndim == 2:
+        weights = weights[:, :, None, None]
+    elif weights.shape[-2:] != x.shape[-2:]:
+        weights = F.interpolate(weights, size=x.shape[-2:], mode="nearest")
+    return x * weights.to(x.dtype)

@@ -1,0 +1,47 @@
+"""Progress on a terminal (stderr, so that a result on stdout stays clean), silent elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def console():
+    """The one console for everything that is not a result: stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def bars():
+    """A rich progress display with count, a note and the remaining time."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        *(BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)),
+        TextColumn("{task.fields[note]}"),
+        console=console(),
+        transient=True,
+    )
+
+
+def track(items: Sequence[T], description: str, after: float = 1.0) -> Iterable[T]:
+    """Iterate with a progress bar that appears once it has taken `after` seconds."""
+    start, shown = time.monotonic(), None
+    try:
+        for done, item in enumerate(items):
+            if shown is None and time.monotonic() - start > after:
+                shown = bars()
+                shown.start()
+                task = shown.add_task(description, total=len(items), note="")
+            if shown is not None and done % 64 == 0:
+                shown.update(task, completed=done)
+            yield item
+    finally:
+        if shown is not None:
+            shown.stop()

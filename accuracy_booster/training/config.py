@@ -1,0 +1,198 @@
+"""What a training run is: one typed configuration, and the presets that fill it.
+
+Sources of the presets: He et al. 2015 (section 4.2) and 2016 for the ResNets, Zagoruyko and
+Komodakis 2016 for the wide ones. The paper itself states no CIFAR schedule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accuracy_booster.errors import unknown
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. Every value can be set from Python, on the command line, or in a YAML file.
+
+    Args:
+        model: the network (`accuracy-booster models` lists them)
+        block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid", or "none"
+        data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class folders, or a directory of Parquet files
+        output: the run's directory (default: runs/MODEL-BLOCK-DATA-sSEED)
+        overwrite: replace a run that is already in the output directory
+        preset: the training settings to start from (default: the ones of the model's family)
+        epochs: passes over the training set
+        batch_size: images per step
+        lr: learning rate
+        momentum: SGD momentum
+        nesterov: use Nesterov momentum
+        weight_decay: on all parameters
+        schedule: "step" (times gamma at each milestone) or "cosine" (to zero)
+        milestones: shares of the epochs after which the rate drops
+        gamma: factor of a drop
+        warmup_epochs: epochs at the warm-up rate before the schedule's
+        warmup_lr: learning rate of the warm-up
+        augment: auto, crop, crop_flip, resized_crop or none
+        validation: share of the training set held out; each epoch is then measured on it and the test set only once, at the end
+        seed: of the initial weights, the order and the augmentation
+        device: auto, cpu or cuda
+        precision: fp32, bf16 or fp16
+        channels_last: keep images in the channels-last memory format
+        workers: processes that load images
+        eval_batch_size: images per batch when measuring
+        data_dir: where cifar10 and cifar100 are downloaded to
+        image_column: the Parquet column of the images
+        label_column: the Parquet column of the labels
+        image_size: height and width of the network's input (default: small images keep theirs, larger ones are cropped to 224)
+        in_chans: channels of the images (default: the data's)
+        num_classes: outputs of the head (default: the data's classes)
+        mean: per channel, of pixels in [0, 1] (default: the training set's)
+        std: per channel (default: the training set's)
+    """
+
+    model: str
+    block: str = "ab"
+    data: str = "digits"
+    output: str | None = None
+    overwrite: bool = False
+    preset: str = "cifar_resnet"
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.01
+    augment: str = "auto"
+    validation: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = True
+    workers: int = 0
+    eval_batch_size: int = 256
+    data_dir: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    image_size: int | tuple[int, int] | None = None
+    in_chans: int | None = None
+    num_classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        for name in ("milestones", "image_size", "mean", "std"):  # YAML and JSON give lists
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check(self)
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name, or the last part of its path."""
+        return Path(self.data).name
+
+    def to_yaml(self) -> str:
+        """Every value, in the order above; `from_yaml` reads it back to an equal configuration."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> TrainConfig:
+        return cls(**yaml.safe_load(text))
+
+
+# What a preset says; the rest is TrainConfig's own default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar_resnet": {},
+    "cifar_resnet_deep": {"warmup_epochs": 1},  # 110 layers and more: one epoch at 0.01 first
+    "cifar_wrn": {
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "milestones": (0.3, 0.6, 0.8),
+        "gamma": 0.2,
+    },
+    # minutes, not hours: for the 1437 digits
+    "digits": {"epochs": 15, "batch_size": 64, "schedule": "cosine"},
+}
+
+
+def resolve(model: str, **given: Any) -> TrainConfig:
+    """The configuration of `given` over the preset it names, or over the one that fits the model.
+
+    Raises:
+        ValueError: for an unknown preset or option, or a value out of range.
+    """
+    known = [f.name for f in fields(TrainConfig)]
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, known)
+    preset = given.get("preset") or default_preset(model, given.get("data", TrainConfig.data))
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return replace(TrainConfig(model, **{**PRESETS[preset], "preset": preset}), **given)
+
+
+def default_preset(model: str, data: str) -> str:
+    """The preset of a network's family, or the short one of the built-in digits."""
+    if data == "digits":
+        return "digits"
+    if model.startswith("wrn"):
+        return "cifar_wrn"
+    depth = re.match(r"resnet(\d+)", model)
+    return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
+
+
+def _check(c: TrainConfig) -> None:
+    rules: Mapping[str, tuple[bool, str]] = {
+        "epochs": (c.epochs >= 1, ">= 1"),
+        "batch_size": (c.batch_size >= 2, ">= 2: a gate's batch norm needs two images"),
+        "eval_batch_size": (c.eval_batch_size >= 1, ">= 1"),
+        "lr": (c.lr > 0, "> 0"),
+        "momentum": (0 <= c.momentum < 1, "in [0, 1)"),
+        "nesterov": (not c.nesterov or c.momentum > 0, "used with a momentum > 0"),
+        "weight_decay": (c.weight_decay >= 0, ">= 0"),
+        "schedule": (c.schedule in ("step", "cosine"), "step or cosine"),
+        "milestones": (all(0 < m < 1 for m in c.milestones), "shares of the epochs in (0, 1)"),
+        "gamma": (c.gamma > 0, "> 0"),
+        "warmup_epochs": (c.warmup_epochs >= 0, ">= 0"),
+        "warmup_lr": (c.warmup_lr > 0, "> 0"),
+        "validation": (0 <= c.validation < 1, "a share of the training set in [0, 1)"),
+        "seed": (c.seed >= 0, ">= 0"),
+        "precision": (c.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+        "device": (c.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        "workers": (c.workers >= 0, ">= 0"),
+        "num_classes": (c.num_classes is None or c.num_classes >= 1, ">= 1"),
+    }
+    for name, (holds, rule) in rules.items():
+        if not holds:
+            raise ValueError(f"{name}={getattr(c, name)!r} must be {rule}")
+
+
+def output_dir(config: TrainConfig) -> Path:
+    """Where the run goes: its `output`, or a new directory under `runs/` named after it."""
+    if config.output:
+        return Path(config.output)
+    block = config.block if config.block.isidentifier() else "recipe"
+    name = f"{config.model}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
+    return new_dir(Path("runs") / name)
+
+
+def new_dir(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... if it exists already."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

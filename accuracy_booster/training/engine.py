@@ -1,0 +1,114 @@
+"""The pieces of a run that a configuration decides: device, network, optimizer, schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from accuracy_booster.models import create_model
+from accuracy_booster.ops import bf16_works
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.run import WEIGHTS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """accelerate's engine on the configured device and precision.
+
+    Raises:
+        ValueError: for a device that is not here, or a precision that it refuses.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda', but no CUDA device is available; use device='cpu' or 'auto'")
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's settings stay
+    precision = "no" if config.precision == "fp32" else config.precision
+    # built without mixed precision first: to know the device before asking what it can do
+    device = Accelerator(cpu=config.device == "cpu").device.type
+    if precision == "fp16" and device == "cpu":
+        raise ValueError("precision='fp16' needs a GPU; on the CPU use fp32 or bf16")
+    if precision == "bf16" and not bf16_works(device):
+        raise ValueError(
+            f"precision='bf16' was tried on this {device} and it failed (a CPU can announce "
+            "instructions that it then refuses); use precision='fp32'"
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+
+
+def build_network(config: TrainConfig) -> nn.Module:
+    """The network of a resolved configuration, with fresh weights."""
+    assert config.in_chans and config.num_classes and config.image_size
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return create_model(
+        config.model,
+        recipe=config.block,
+        num_classes=config.num_classes,
+        in_chans=config.in_chans,
+        input_size=(config.in_chans, height, width),
+    )
+
+
+def save_network(network: nn.Module, path: Path) -> None:
+    """Write the weights to `path / model.safetensors`, all or nothing."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    partial = path / f"{WEIGHTS}.partial"
+    save_file(tensors, partial)
+    partial.replace(path / WEIGHTS)
+
+
+def load_network(path: Path, config: TrainConfig) -> nn.Module:
+    """The network of a finished run with its final weights.
+
+    Raises:
+        ValueError: if the weights are damaged or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network = build_network(config)
+    try:
+        network.load_state_dict(load_file(path / WEIGHTS))
+    except (SafetensorError, RuntimeError) as e:
+        raise ValueError(f"{path / WEIGHTS} does not load: {str(e).splitlines()[0]}") from e
+    return network
+
+
+def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate of each epoch; `step()` it after each."""
+    from torch.optim import lr_scheduler as S
+
+    warmup = min(config.warmup_epochs, config.epochs)
+    main: S.LRScheduler
+    if config.schedule == "cosine":
+        main = S.CosineAnnealingLR(optimizer, max(1, config.epochs - warmup))
+    else:
+        drops = [max(0, round(m * config.epochs) - warmup) for m in config.milestones]
+        main = S.MultiStepLR(optimizer, drops, config.gamma)
+    if not warmup:
+        return main
+    # built after `main`, which sets the rate to its own first value
+    first = S.ConstantLR(optimizer, config.warmup_lr / config.lr, total_iters=warmup)
+    return S.SequentialLR(optimizer, [first, main], milestones=[warmup])
