@@ -28,10 +28,17 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from accuracy_booster.analysis import compare, complexity
-    from accuracy_booster.blocks import Recalibrate, Recipe, list_recipes, recipe
-    from accuracy_booster.models import create_model, list_models
-    from accuracy_booster.training import TrainConfig, evaluate, train
+    from accuracy_booster.analysis import compare as compare
+    from accuracy_booster.analysis import complexity as complexity
+    from accuracy_booster.blocks import Recalibrate as Recalibrate
+    from accuracy_booster.blocks import Recipe as Recipe
+    from accuracy_booster.blocks import list_recipes as list_recipes
+    from accuracy_booster.blocks import recipe as recipe
+    from accuracy_booster.models import create_model as create_model
+    from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.training import TrainConfig as TrainConfig
+    from accuracy_booster.training import evaluate as evaluate
+    from accuracy_booster.training import train as train
 
 
 def __getattr__(name: str):

@@ -104,15 +104,13 @@ def _split(text: str) -> list[str]:
 
 
 def _eval_arguments(parser: _Parser) -> None:
+    from accuracy_booster.training.evaluation import OPTIONS
+
     parser.add_argument("run", type=str, help="the directory of a finished run")
-    parser.add_argument("--data", type=str | None, help="default: the data of the training")
+    parser.add_argument("--data", type=str | None, help="other data than those of the training")
     parser.add_argument("--split", type=str, default="test", help="test or train")
-    parser.add_argument("--batch_size", type=int | None, help="images per batch")
-    parser.add_argument("--device", type=str | None, help="auto, cpu or cuda")
-    parser.add_argument("--precision", type=str | None, help="fp32, bf16 or fp16")
-    parser.add_argument("--data_dir", type=str | None, help="where cifar10 and cifar100 lie")
-    parser.add_argument("--image_column", type=str | None, help="the Parquet column of the images")
-    parser.add_argument("--label_column", type=str | None, help="the Parquet column of the labels")
+    others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
+    parser.add_class_arguments(TrainConfig, skip=others)
 
 
 def _eval(given: dict[str, Any]):
@@ -138,7 +136,7 @@ def _models(given: dict[str, Any]):
     from accuracy_booster.models import MODELS, create_model, list_models
 
     pattern = given.get("filter", "*")
-    models = [
+    models: list[dict[str, Any]] = [
         {
             "name": name,
             "about": MODELS[name].about,
@@ -147,7 +145,9 @@ def _models(given: dict[str, Any]):
         }
         for name in list_models(pattern)
     ]
-    recipes = {name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()}
+    recipes = {
+        name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()
+    }
     if not models:
         raise ValueError(f"no model matches {pattern!r}; 'accuracy-booster models' lists all")
 
@@ -159,7 +159,7 @@ def _models(given: dict[str, Any]):
                 for m in models
             ],
         )
-        print("Parameters are those with 10 classes. wrnD_K works for any depth D = 6n + 4, width K.\n")
+        print("Parameters: with 10 classes. wrnD_K works for any depth D = 6n + 4 and width K.\n")
         _table(
             ["block", "recipe", "source"],
             [[name, row["recipe"], row["source"]] for name, row in recipes.items()],
@@ -198,7 +198,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for input that cannot be used, 130 if interrupted."""
+    """Run a command; returns the exit code: 0, 2 for input it cannot use, 130 if interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:

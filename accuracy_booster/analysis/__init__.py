@@ -1,6 +1,6 @@
 """What networks cost and reach: counting, timing, comparing, reporting."""
 
-from accuracy_booster.analysis.compare import Comparison, compare
-from accuracy_booster.analysis.complexity import Complexity, complexity
+from accuracy_booster.analysis.comparison import Comparison, compare
+from accuracy_booster.analysis.cost import Complexity, complexity
 
 __all__ = ["Comparison", "Complexity", "compare", "complexity"]

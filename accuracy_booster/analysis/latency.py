@@ -1,4 +1,4 @@
-"""How long inference takes, with the variants interleaved so that a noisy machine is fair to all."""
+"""How long inference takes; the variants take turns, so that a noisy machine is fair to all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def latency(
     batch_size: int = 64,
     rounds: int = 15,
 ) -> dict[str, float]:
-    """Milliseconds per image in eval mode: the median over `rounds` of one batch per model in turn."""
+    """Milliseconds per image in eval mode, the median over `rounds` of one batch per model."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():
         model.eval()

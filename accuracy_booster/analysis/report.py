@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accuracy_booster.analysis.compare import Comparison
+    from accuracy_booster.analysis.comparison import Comparison
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
 
 
-def write_page(
-    path: Path, title: str, lead: str, sections: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write a page of sections, each {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}."""
+def write_page(path: Path, title: str, lead: str, sections: Sequence[Mapping[str, Any]]) -> None:
+    """Write a page of sections: {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}."""
     import jinja2
 
     loader = jinja2.PackageLoader("accuracy_booster.analysis")
@@ -65,13 +63,13 @@ def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def write_comparison(path: Path, result: Comparison) -> None:
     """The report of `ab.compare`."""
-    from accuracy_booster.analysis.compare import BATCH
-
     config = result.runs[0].config
     seeds = sorted({run.config.seed for run in result.runs})
     split = "validation" if "validation_top1" in result.runs[0].history[0] else "test"
     images = result.runs[0].test.images
-    curves = {row.block: [r for r in result.runs if r.config.block == row.block] for row in result.rows}
+    curves = {
+        row.block: [r for r in result.runs if r.config.block == row.block] for row in result.rows
+    }
     one = 100 / images
     table = {
         "title": "Results",
@@ -80,9 +78,9 @@ def write_comparison(path: Path, result: Comparison) -> None:
             f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
             f"epoch's: mean ± sample standard deviation over {len(seeds)} seed"
             f"{'s' if len(seeds) > 1 else ''}. One image is {one:.2f} points. With so few seeds, "
-            "differences of the size of the spread mean nothing. MACs: multiply-adds for one image. "
-            f"ms / image: inference at batch {BATCH}, median, the blocks timed in turn on this "
-            "machine."
+            "differences of the size of the spread mean nothing. MACs: multiply-adds for one "
+            f"image. ms / image: inference at batch {result.latency_batch}, median, the blocks "
+            "timed in turn on this machine."
         ),
     }
     figure = {

@@ -84,10 +84,8 @@ class GateRecipe:
 
     @property
     def reads_only_mean(self) -> bool:
-        """Whether the gate is a function of each channel's mean over space alone (the fast path)."""
-        first = self.descriptors[0]
-        pools = isinstance(first, Gather) and first == Gather() or type(first) is Gap
-        return len(self.descriptors) == 1 and pools
+        """Whether the gate depends on each channel's mean over space alone (the fast path)."""
+        return self.descriptors in ((Gap(),), (Gather(),))
 
     def bias_is_dead(self, place: int) -> bool:
         """Whether a batch norm after the part at `place` removes any bias added there."""

@@ -117,7 +117,9 @@ class Dense(nn.Module):
 
     def extra_repr(self) -> str:
         out, per_group = self.weight.shape
-        return f"{per_group * self.groups}, {out}, groups={self.groups}, bias={self.bias is not None}"
+        return (
+            f"{per_group * self.groups}, {out}, groups={self.groups}, bias={self.bias is not None}"
+        )
 
 
 class Bottleneck(nn.Module):
@@ -168,15 +170,13 @@ class Conv(nn.Conv2d):
 
 
 class GlobalConv(nn.Conv2d):
-    """x[N, C, H, W] -> d[N, C]: a convolution whose kernel is the whole map, C x H x W or depthwise.
+    """x[N, C, H, W] -> d[N, C]: a convolution, full or depthwise, as large as the map.
 
     Raises:
         ValueError: for a map of another size than the one it was built for.
     """
 
-    def __init__(
-        self, channels: int, size: tuple[int, int], *, groups: int, bias: bool, init: str
-    ):
+    def __init__(self, channels: int, size: tuple[int, int], *, groups: int, bias: bool, init: str):
         super().__init__(channels, channels, size, groups=groups, bias=bias)
         initialise(self.weight, self.bias, init)
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from accuracy_booster.blocks import layers
 
-# What flows between parts. vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]
+# What flows between parts.
+# vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]
 Kind = Literal["map", "vector", "planes", "plane"]
 Value = int | float | bool | str
 
@@ -27,7 +28,7 @@ MEANING: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Context:
-    """Where a part is built: the kind it gets, the channels, the map's size, and if a bn follows."""
+    """Where a part is built: the kind it gets, the channels, the map's size, what follows."""
 
     kind: Kind
     channels: int
@@ -294,7 +295,7 @@ class ChannelPoolPart(Part):
 
 @dataclass(frozen=True)
 class Conv2dPart(Part):
-    """CBAM's spatial layer: the two planes of `channel_pool` to one, by a `kernel`-wide convolution."""
+    """CBAM's spatial layer: the two planes of `channel_pool` to one."""
 
     kernel: int = 7
     bias: bool | None = None

@@ -110,7 +110,9 @@ def load_data(
     loaders = {}
     for split, part in images.items():
         shuffled = training and split == "train"
-        transform = train_transform(augment, size, small) if shuffled else eval_transform(size, small)
+        transform = (
+            train_transform(augment, size, small) if shuffled else eval_transform(size, small)
+        )
         batch = min(batch_size if shuffled else eval_batch_size, len(part))
         loaders[split] = DataLoader(
             Transformed(part, transform),
@@ -153,7 +155,7 @@ def train_transform(
 def eval_transform(
     size: tuple[int, int], small: tuple[int, int] | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 [C, *, *] -> uint8 [C, *size]: small images resized if need be, large ones by centre crop."""
+    """uint8 [C, *, *] -> uint8 [C, *size]: small images are resized, large ones centre-cropped."""
     from torchvision.transforms import v2
 
     if small:
@@ -187,10 +189,13 @@ def _read(source, splits, validation):
 
 
 def _same_classes(name, images, names, expected) -> tuple[str, ...]:
-    """The class names that all labels index, renumbered where the splits' or the caller's differ."""
-    target = tuple(expected) if expected is not None else names.get("train", next(iter(names.values())))
-    if expected is None:  # unnamed classes: the split with more of them counts
-        target = max((target, *names.values()), key=len) if all(map(_unnamed, names.values())) else target
+    """The class names that all labels index; labels are renumbered where a split's names differ."""
+    if expected is not None:
+        target = tuple(expected)
+    elif all(map(_unnamed, names.values())):  # the split with most classes
+        target = max(names.values(), key=len)
+    else:
+        target = names.get("train", next(iter(names.values())))
     for split, given in names.items():
         if given == target or (_unnamed(given) and len(given) <= len(target)):
             continue

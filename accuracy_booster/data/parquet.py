@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def parquet_source(path: Path, image_column: str | None, label_column: str | Non
     def read(split: str):
         return _read(path, splits[split], files[splits[split]], image_column, label_column)
 
-    return Source(str(path), {split: lambda split=split: read(split) for split in splits})
+    return Source(str(path), {split: partial(read, split) for split in splits})
 
 
 class _ReadRow:
@@ -89,7 +90,9 @@ def _columns(schema, image: str | None, label: str | None) -> tuple[str, str, tu
 
     if image is None:
         found = [n for n in schema.names if kinds.get(n) == "Image"]
-        image = _only("image", found or by_type(t.is_struct, t.is_binary, t.is_large_binary), schema)
+        image = _only(
+            "image", found or by_type(t.is_struct, t.is_binary, t.is_large_binary), schema
+        )
     if label is None:
         found = [n for n in schema.names if kinds.get(n) == "ClassLabel"]
         found = found or by_type(t.is_integer) or by_type(t.is_string, t.is_large_string)

@@ -1,9 +1,10 @@
-"""Where images come from: a built-in name, a folder of class folders, a directory of Parquet files."""
+"""Where images come from: built-in names, folders of class folders, directories of Parquet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ def name_splits(found: Sequence[str]) -> dict[str, str]:
 
 
 def _digits() -> Source:
-    """scikit-learn's 1797 handwritten digits, 8x8, 10 classes; a fixed stratified fifth is the test."""
+    """scikit-learn's 1797 handwritten digits, 8x8; a fixed stratified fifth is the test split."""
 
     def read(test: bool):
         from sklearn.datasets import load_digits
@@ -100,9 +101,7 @@ def _digits() -> Source:
         labels = torch.tensor(digits.target[chosen])
         return TensorImages(images.round().to(torch.uint8)[:, None], labels), tuple("0123456789")
 
-    return Source(
-        "digits", {"train": lambda: read(False), "test": lambda: read(True)}, flips=False
-    )
+    return Source("digits", {"train": lambda: read(False), "test": lambda: read(True)}, flips=False)
 
 
 def _cifar(name: str, data_dir: str | None) -> Source:
@@ -159,6 +158,8 @@ def _folder(path: Path) -> Source:
         if not found:
             raise ValueError(f"{path / splits[split]} holds no images ({' '.join(IMG_EXTENSIONS)})")
         files, labels = zip(*found, strict=True)
-        return EncodedImages(ReadPath(files), labels, f"{path.name}/{splits[split]}"), tuple(classes)
+        return EncodedImages(ReadPath(files), labels, f"{path.name}/{splits[split]}"), tuple(
+            classes
+        )
 
-    return Source(str(path), {split: lambda split=split: read(split) for split in splits})
+    return Source(str(path), {split: partial(read, split) for split in splits})

@@ -14,7 +14,7 @@ from accuracy_booster.models.base import Network, ResidualBlock, conv, initialis
 
 
 class PreActBlock(ResidualBlock):
-    """norm, ReLU, conv, again and again; where the shape changes, a 1x1 shortcut from the first ReLU.
+    """(norm, ReLU, conv) repeated; where the shape changes, a 1x1 shortcut from the first ReLU.
 
     `layers` is (outputs, kernel, stride, bias) of each convolution.
     """
@@ -22,21 +22,23 @@ class PreActBlock(ResidualBlock):
     def __init__(self, inputs: int, layers: list[tuple[int, int, int, bool]]):
         super().__init__()
         width, stride = inputs, 1
+        self.steps: list[tuple[str, str, str]] = []
         for i, (outputs, kernel, step, bias) in enumerate(layers, start=1):
             self.add_module(f"bn{i}", nn.BatchNorm2d(width))
             self.add_module(f"act{i}", nn.ReLU(inplace=True))
             self.add_module(f"conv{i}", conv(width, outputs, kernel, step, bias))
+            self.steps.append((f"bn{i}", f"act{i}", f"conv{i}"))
             width, stride = outputs, stride * step
-        self.layers = len(layers)
         projects = stride != 1 or inputs != width
         self.downsample = conv(inputs, width, 1, stride) if projects else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first = branch = self.act1(self.bn1(x))
-        for i in range(1, self.layers + 1):
-            if i > 1:
-                branch = getattr(self, f"act{i}")(getattr(self, f"bn{i}")(branch))
-            branch = getattr(self, f"conv{i}")(branch)
+        first = branch = x
+        for i, (norm, act, layer) in enumerate(self.steps):
+            branch = getattr(self, act)(getattr(self, norm)(branch))
+            if i == 0:
+                first = branch
+            branch = getattr(self, layer)(branch)
         return branch + (x if self.downsample is None else self.downsample(first))
 
 
@@ -47,8 +49,7 @@ class PreActNet(Network):
         self, blocks: list[list[PreActBlock]], width: int, num_classes: int, in_chans: int
     ) -> None:
         self.conv1 = conv(in_chans, 16, 3)
-        for stage, members in enumerate(blocks, start=1):
-            self.add_module(f"layer{stage}", nn.Sequential(*members))
+        self.layer1, self.layer2, self.layer3 = (nn.Sequential(*members) for members in blocks)
         self.bn = nn.BatchNorm2d(width)
         self.act = nn.ReLU(inplace=True)
         self._head(width, num_classes)

@@ -55,15 +55,17 @@ class ResNetCifar(Network):
         self.conv1 = conv(in_chans, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
         self.act1 = nn.ReLU(inplace=True)
-        inputs = 16
-        for stage, outputs in enumerate((16, 32, 64), start=1):
-            blocks = []
-            for block in range((depth - 2) // 6):
-                blocks.append(BasicBlock(inputs, outputs, 2 if stage > 1 and not block else 1))
-                inputs = outputs
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
+        blocks = (depth - 2) // 6
+        self.layer1 = self._stage(16, 16, blocks, 1)
+        self.layer2 = self._stage(16, 32, blocks, 2)
+        self.layer3 = self._stage(32, 64, blocks, 2)
         self._head(64, num_classes)
         initialise_convs(self)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(inputs, outputs, stride)
+        return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act1(self.bn1(self.conv1(x)))

@@ -1,7 +1,7 @@
 """Train and measure: one configuration, one trainer, one run directory."""
 
 from accuracy_booster.training.config import PRESETS, TrainConfig, new_dir, resolve
-from accuracy_booster.training.evaluate import Metrics, evaluate
+from accuracy_booster.training.evaluation import Metrics, evaluate
 from accuracy_booster.training.loop import TrainResult, train
 
 __all__ = [

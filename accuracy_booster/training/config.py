@@ -23,38 +23,43 @@ class TrainConfig:
 
     Args:
         model: the network (`accuracy-booster models` lists them)
-        block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid", or "none"
-        data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class folders, or a directory of Parquet files
-        output: the run's directory (default: runs/MODEL-BLOCK-DATA-sSEED)
+        block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
+            or "none"
+        data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
+            folders, or a directory of Parquet files
+        output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
         overwrite: replace a run that is already in the output directory
-        preset: the training settings to start from (default: the ones of the model's family)
+        preset: the settings to start from; by default those of the model's family
         epochs: passes over the training set
         batch_size: images per step
         lr: learning rate
         momentum: SGD momentum
         nesterov: use Nesterov momentum
         weight_decay: on all parameters
-        schedule: "step" (times gamma at each milestone) or "cosine" (to zero)
+        schedule: step (times gamma at each milestone) or cosine (to zero)
         milestones: shares of the epochs after which the rate drops
         gamma: factor of a drop
         warmup_epochs: epochs at the warm-up rate before the schedule's
         warmup_lr: learning rate of the warm-up
         augment: auto, crop, crop_flip, resized_crop or none
-        validation: share of the training set held out; each epoch is then measured on it and the test set only once, at the end
-        seed: of the initial weights, the order and the augmentation
+        validation: share of the training set held out; each epoch is then measured on it, and the
+            test set only once, at the end
+        seed: of the initial weights, the order of the images and their augmentation
         device: auto, cpu or cuda
         precision: fp32, bf16 or fp16
         channels_last: keep images in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
-        data_dir: where cifar10 and cifar100 are downloaded to
-        image_column: the Parquet column of the images
-        label_column: the Parquet column of the labels
-        image_size: height and width of the network's input (default: small images keep theirs, larger ones are cropped to 224)
-        in_chans: channels of the images (default: the data's)
-        num_classes: outputs of the head (default: the data's classes)
-        mean: per channel, of pixels in [0, 1] (default: the training set's)
-        std: per channel (default: the training set's)
+        data_dir: where cifar10 and cifar100 are downloaded to; by default ~/.cache/accuracy_booster
+        image_column: the Parquet column of the images, where it cannot be told
+        label_column: the Parquet column of the labels, where it cannot be told
+        image_size: height and width of the network's input; by default small images keep theirs
+            and larger ones are cropped to 224
+        in_chans: channels of the images; by default the data's
+        num_classes: outputs of the head; by default the data's classes
+        mean: per channel, of pixels in [0, 1]; by default the training set's, or ImageNet's where
+            the images are not held in memory
+        std: as mean
     """
 
     model: str
@@ -92,15 +97,37 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        for name in ("milestones", "image_size", "mean", "std"):  # YAML and JSON give lists
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("milestones", "image_size", "mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # of YAML and JSON
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.image_size, int):
+            object.__setattr__(self, "image_size", (self.image_size, self.image_size))
         _check(self)
+
+    def change(self, given: Mapping[str, Any]) -> TrainConfig:
+        """A copy with other values.
+
+        Raises:
+            ValueError: for a name that is no option (with the nearest), or a value out of range.
+        """
+        known = [f.name for f in fields(self)]
+        for name in given:
+            if name not in known:
+                raise unknown("option", name, known)
+        return replace(self, **given)
 
     @property
     def data_name(self) -> str:
         """The data set's name, or the last part of its path."""
         return Path(self.data).name
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of a resolved configuration: one whose data have been opened."""
+        if self.in_chans is None or not isinstance(self.image_size, tuple):
+            raise ValueError("the configuration is not resolved: its data have not been opened")
+        return (self.in_chans, *self.image_size)
 
     def to_yaml(self) -> str:
         """Every value, in the order above; `from_yaml` reads it back to an equal configuration."""
@@ -129,19 +156,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(model: str, **given: Any) -> TrainConfig:
-    """The configuration of `given` over the preset it names, or over the one that fits the model.
+    """The configuration of `given` over the preset it names, or the one that fits the model.
 
     Raises:
         ValueError: for an unknown preset or option, or a value out of range.
     """
-    known = [f.name for f in fields(TrainConfig)]
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, known)
     preset = given.get("preset") or default_preset(model, given.get("data", TrainConfig.data))
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    return replace(TrainConfig(model, **{**PRESETS[preset], "preset": preset}), **given)
+    return TrainConfig(model, preset=preset).change({**PRESETS[preset], **given, "preset": preset})
 
 
 def default_preset(model: str, data: str) -> str:

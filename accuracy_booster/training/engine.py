@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from accuracy_booster.data import Data, load_data
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.training.config import TrainConfig
@@ -27,7 +28,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     from accelerate.state import AcceleratorState
 
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but no CUDA device is available; use device='cpu' or 'auto'")
+        raise ValueError(
+            "device='cuda', but no CUDA device is available; use device='cpu' or 'auto'"
+        )
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's settings stay
     precision = "no" if config.precision == "fp32" else config.precision
     # built without mixed precision first: to know the device before asking what it can do
@@ -43,17 +46,23 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
 
 
+def open_data(config: TrainConfig, **more: Any) -> Data:
+    """The data that a configuration names; `more` are further arguments of `load_data`."""
+    names = (
+        *("batch_size", "eval_batch_size", "image_size", "augment", "validation", "mean", "std"),
+        *("seed", "workers", "data_dir", "image_column", "label_column"),
+    )
+    return load_data(config.data, **{**{name: getattr(config, name) for name in names}, **more})
+
+
 def build_network(config: TrainConfig) -> nn.Module:
     """The network of a resolved configuration, with fresh weights."""
-    assert config.in_chans and config.num_classes and config.image_size
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
     return create_model(
         config.model,
         recipe=config.block,
-        num_classes=config.num_classes,
-        in_chans=config.in_chans,
-        input_size=(config.in_chans, height, width),
+        num_classes=config.num_classes or 0,
+        in_chans=config.input_size[0],
+        input_size=config.input_size,
     )
 
 

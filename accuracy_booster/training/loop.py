@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from accuracy_booster import blocks
-from accuracy_booster.data import Data, load_data, normalise
+from accuracy_booster.data import Data, normalise
 from accuracy_booster.models import entry
 from accuracy_booster.progress import bars
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig, output_dir, resolve
-from accuracy_booster.training.evaluate import Metrics, measure
+from accuracy_booster.training.evaluation import Metrics, measure
 from accuracy_booster.training.run import Run
 
 
@@ -141,27 +141,13 @@ def train(model: str | TrainConfig, *, progress: Any = None, **options: Any) -> 
         ValueError: for anything in the configuration that is unknown, out of range, or does not
             fit the data. Nothing is written then.
     """
-    config = replace(model, **options) if isinstance(model, TrainConfig) else resolve(model, **options)
+    config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
     entry(config.model)  # a wrong name is told before data are read
     if config.block != "none":
         blocks.recipe(config.block)
     output = output_dir(config)
     Run.check(output, config.overwrite)
-    data = load_data(
-        config.data,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        image_size=config.image_size,
-        augment=config.augment,
-        validation=config.validation,
-        mean=config.mean,
-        std=config.std,
-        seed=config.seed,
-        workers=config.workers,
-        data_dir=config.data_dir,
-        image_column=config.image_column,
-        label_column=config.label_column,
-    )
+    data = engine.open_data(config)
     config = _with_data(config, data, output)
     start = time.perf_counter()
     trainer = Trainer(config, data)

@@ -1,10 +1,10 @@
 """A run's directory: configuration, metrics and final weights.
 
-    config.yaml        the resolved configuration: `train --config` repeats the run
-    run.json           the classes, versions and command; after the end also the result
-    metrics.csv        a row per epoch
-    tensorboard/       the same, where tensorboard is installed
-    model.safetensors  the weights after the last epoch; its presence means that the run ended
+config.yaml        the resolved configuration: `train --config` repeats the run
+run.json           the classes, versions and command; after the end also the result
+metrics.csv        a row per epoch
+tensorboard/       the same, where tensorboard is installed
+model.safetensors  the weights after the last epoch; its presence means that the run ended
 """
 
 from __future__ import annotations

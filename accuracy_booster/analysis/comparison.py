@@ -12,7 +12,7 @@ from typing import Any
 
 from accuracy_booster import blocks as grammar
 from accuracy_booster.analysis import report
-from accuracy_booster.analysis.complexity import complexity
+from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.models import entry
 from accuracy_booster.progress import bars
@@ -44,12 +44,14 @@ class Comparison:
     report: Path
     seconds: float
     runs: list[TrainResult]
+    latency_batch: int = BATCH
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "rows": [asdict(row) for row in self.rows],
             "report": str(self.report),
             "seconds": self.seconds,
+            "latency_batch": self.latency_batch,
         }
 
 
@@ -90,7 +92,9 @@ def compare(
     base = resolve(model, **options)
     where = Path(output) if output else new_dir(Path("runs") / f"compare-{model}-{base.data_name}")
     configs = [
-        replace(base, block=block, seed=base.seed + i, output=str(where / f"{place}-s{base.seed + i}"))
+        replace(
+            base, block=block, seed=base.seed + i, output=str(where / f"{place}-s{base.seed + i}")
+        )
         for i in range(seeds)
         for place, block in zip(_folders(blocks), blocks, strict=True)
     ]
@@ -120,16 +124,12 @@ def _folders(blocks: Sequence[str]) -> list[str]:
 def _rows(blocks: Sequence[str], runs: list[TrainResult]) -> list[Row]:
     of = {block: [run for run in runs if run.config.block == block] for block in blocks}
     networks = {block: load_network(rs[0].output, rs[0].config) for block, rs in of.items()}
-    config = runs[0].config
-    assert config.in_chans and isinstance(config.image_size, tuple)
-    size = (config.in_chans, *config.image_size)
+    size = runs[0].config.input_size
     ms = latency(networks, size, batch_size=BATCH)
     rows = []
     for block, members in of.items():
         top1 = [run.test.top1 for run in members]
         cost = complexity(networks[block], size)
         spread = stdev(top1) if len(top1) > 1 else None
-        rows.append(
-            Row(block, top1, mean(top1), spread, cost.parameters, cost.macs, ms[block])
-        )
+        rows.append(Row(block, top1, mean(top1), spread, cost.parameters, cost.macs, ms[block]))
     return rows
