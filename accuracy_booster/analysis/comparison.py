@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy_booster import blocks as grammar
 from accuracy_booster.analysis import report
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
-from accuracy_booster.models import entry
 from accuracy_booster.progress import bars
-from accuracy_booster.training import TrainResult, new_dir, resolve, train
-from accuracy_booster.training.engine import load_network
+from accuracy_booster.training import TrainResult, engine, new_dir, resolve, run_training
 
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
 BATCH = 64  # of the latency measurement
@@ -85,29 +82,31 @@ def compare(
         raise ValueError(f"blocks={list(blocks)} names a block twice")
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be >= 1")
-    entry(model)
-    for block in blocks:
-        if block != "none":
-            grammar.recipe(block)
     base = resolve(model, **options)
+    variants = [base.change({"block": block}) for block in blocks]
+    for variant in variants:
+        engine.check_names(variant)
     where = Path(output) if output else new_dir(Path("runs") / f"compare-{model}-{base.data_name}")
-    configs = [
-        replace(
-            base, block=block, seed=base.seed + i, output=str(where / f"{place}-s{base.seed + i}")
-        )
-        for i in range(seeds)
-        for place, block in zip(_folders(blocks), blocks, strict=True)
-    ]
+    data = engine.open_data(base)
+    variants = [engine.fill_in(variant, data) for variant in variants]
+    for variant in variants:  # a block that does not fit is told before the first run
+        engine.build_network(variant)
     runs = []
     with bars() as progress:
-        total = progress.add_task("Comparing", total=len(configs), note=f"{model} on {base.data}")
-        for config in configs:
-            runs.append(train(config, progress=progress))
-            progress.console.print(
-                f"{config.block}, seed {config.seed}: top-1 {runs[-1].test.top1:.2f} % "
-                f"after {config.epochs} epochs, {runs[-1].seconds:.0f} s"
-            )
-            progress.advance(total)
+        total = progress.add_task(
+            "Comparing", total=seeds * len(blocks), note=f"{model} on {base.data}"
+        )
+        for seed in range(base.seed, base.seed + seeds):
+            for folder, variant in zip(_folders(blocks), variants, strict=True):
+                config = variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")})
+                label = f"{config.block}, seed {seed}"
+                run = run_training(config, data.reseed(seed), progress, label, lines=False)
+                progress.console.print(
+                    f"{label}: top-1 {run.test.top1:.2f} % after {config.epochs} epochs, "
+                    f"{run.seconds:.0f} s"
+                )
+                progress.advance(total)
+                runs.append(run)
         progress.update(total, note="measuring inference")
         rows = _rows(blocks, runs)
     page = where / "report.html"
@@ -123,7 +122,7 @@ def _folders(blocks: Sequence[str]) -> list[str]:
 
 def _rows(blocks: Sequence[str], runs: list[TrainResult]) -> list[Row]:
     of = {block: [run for run in runs if run.config.block == block] for block in blocks}
-    networks = {block: load_network(rs[0].output, rs[0].config) for block, rs in of.items()}
+    networks = {block: engine.load_network(rs[0].output, rs[0].config) for block, rs in of.items()}
     size = runs[0].config.input_size
     ms = latency(networks, size, batch_size=BATCH)
     rows = []

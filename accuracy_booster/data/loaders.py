@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.data import DataLoader
@@ -38,6 +38,11 @@ class Data:
     std: Stats
     augment: str
     loaders: dict[str, DataLoader] = field(repr=False)
+    make_loaders: Callable[[int], dict[str, DataLoader]] = field(repr=False)
+
+    def reseed(self, seed: int) -> Data:
+        """The same images in new loaders, as `load_data(..., seed=seed)` would give them."""
+        return replace(self, loaders=self.make_loaders(seed))
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -107,25 +112,30 @@ def load_data(
         images["train"], images["validation"] = _hold_out(images["train"], validation)
     chans = int(first[0][0].shape[0])
     mean, std = _statistics(images.get("train"), chans, mean, std)
-    loaders = {}
-    for split, part in images.items():
-        shuffled = training and split == "train"
-        transform = (
-            train_transform(augment, size, small) if shuffled else eval_transform(size, small)
-        )
-        batch = min(batch_size if shuffled else eval_batch_size, len(part))
-        loaders[split] = DataLoader(
-            Transformed(part, transform),
-            batch,
-            shuffle=shuffled,
-            # a gate's batch norm sees one value per image: a ragged batch of few would be noise
-            drop_last=shuffled,
-            generator=torch.Generator().manual_seed(seed) if shuffled else None,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-    return Data(source.name, names, chans, size, mean, std, augment, loaders)
+
+    def make_loaders(seed: int) -> dict[str, DataLoader]:
+        loaders = {}
+        for split, part in images.items():
+            shuffled = training and split == "train"
+            transform = (
+                train_transform(augment, size, small) if shuffled else eval_transform(size, small)
+            )
+            loaders[split] = DataLoader(
+                Transformed(part, transform),
+                min(batch_size if shuffled else eval_batch_size, len(part)),
+                shuffle=shuffled,
+                # a gate's batch norm sees one value per image: a ragged batch of few is noise
+                drop_last=shuffled,
+                generator=torch.Generator().manual_seed(seed) if shuffled else None,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=torch.cuda.is_available(),
+            )
+        return loaders
+
+    return Data(
+        source.name, names, chans, size, mean, std, augment, make_loaders(seed), make_loaders
+    )
 
 
 def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from accuracy_booster.training.config import PRESETS, TrainConfig, new_dir, resolve
 from accuracy_booster.training.evaluation import Metrics, evaluate
-from accuracy_booster.training.loop import TrainResult, train
+from accuracy_booster.training.loop import TrainResult, run_training, train
 
 __all__ = [
     "PRESETS",
@@ -12,5 +12,6 @@ __all__ = [
     "evaluate",
     "new_dir",
     "resolve",
+    "run_training",
     "train",
 ]

@@ -37,7 +37,7 @@ class TrainConfig:
         nesterov: use Nesterov momentum
         weight_decay: on all parameters
         schedule: step (times gamma at each milestone) or cosine (to zero)
-        milestones: shares of the epochs after which the rate drops
+        milestones: shares of the epochs after which the rate drops (rounded up to whole epochs)
         gamma: factor of a drop
         warmup_epochs: epochs at the warm-up rate before the schedule's
         warmup_lr: learning rate of the warm-up

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from accuracy_booster.blocks import recipe
 from accuracy_booster.data import Data, load_data
-from accuracy_booster.models import create_model
+from accuracy_booster.models import create_model, entry
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
@@ -53,6 +55,37 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
         *("seed", "workers", "data_dir", "image_column", "label_column"),
     )
     return load_data(config.data, **{**{name: getattr(config, name) for name in names}, **more})
+
+
+def check_names(config: TrainConfig) -> None:
+    """Raise ValueError for a wrong model or block, before data are read."""
+    entry(config.model)
+    if config.block != "none":
+        recipe(config.block)
+
+
+def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
+    """The configuration with what the data decide: it repeats the run as it is.
+
+    Raises:
+        ValueError: for classes or channels that do not fit the configuration.
+    """
+    classes = len(data.classes)
+    if config.num_classes is not None and classes > config.num_classes:
+        raise ValueError(
+            f"{data.name} has {classes} classes, more than num_classes={config.num_classes}"
+        )
+    if config.in_chans not in (None, data.in_chans):
+        raise ValueError(f"in_chans={config.in_chans}, but {data.name} has {data.in_chans}")
+    decided = {
+        "num_classes": config.num_classes or classes,
+        "in_chans": data.in_chans,
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
+        "augment": data.augment,
+    }
+    return config.change(decided)
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -114,7 +147,7 @@ def make_schedule(
     if config.schedule == "cosine":
         main = S.CosineAnnealingLR(optimizer, max(1, config.epochs - warmup))
     else:
-        drops = [max(0, round(m * config.epochs) - warmup) for m in config.milestones]
+        drops = [max(0, math.ceil(m * config.epochs) - warmup) for m in config.milestones]
         main = S.MultiStepLR(optimizer, drops, config.gamma)
     if not warmup:
         return main

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from accuracy_booster import blocks
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.models import entry
 from accuracy_booster.progress import bars
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig, output_dir, resolve
@@ -126,12 +124,11 @@ class Trainer:
         return metrics if split == "test" else self.measure("test")
 
 
-def train(model: str | TrainConfig, *, progress: Any = None, **options: Any) -> TrainResult:
+def train(model: str | TrainConfig, **options: Any) -> TrainResult:
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
         model: the network's name, or a whole `TrainConfig`.
-        progress: a display to share; by default one of its own, on a terminal.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
 
     Returns:
@@ -142,48 +139,33 @@ def train(model: str | TrainConfig, *, progress: Any = None, **options: Any) -> 
             fit the data. Nothing is written then.
     """
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
-    entry(config.model)  # a wrong name is told before data are read
-    if config.block != "none":
-        blocks.recipe(config.block)
+    engine.check_names(config)
     output = output_dir(config)
     Run.check(output, config.overwrite)
     data = engine.open_data(config)
-    config = _with_data(config, data, output)
+    config = engine.fill_in(config.change({"output": str(output)}), data)
+    with bars() as progress:
+        return run_training(config, data, progress, config.model, lines=True)
+
+
+def run_training(
+    config: TrainConfig, data: Data, progress: Any, label: str, *, lines: bool
+) -> TrainResult:
+    """`train` for a configuration that is filled in, on data that are open, on a shared display."""
     start = time.perf_counter()
     trainer = Trainer(config, data)
-    run = Run.create(output, config, {"classes": list(data.classes), "device": _device(trainer)})
-    if progress is None:
-        with bars() as display:
-            test = trainer.fit(run, display, config.model, lines=True)
-    else:
-        test = trainer.fit(run, progress, f"{config.block} seed {config.seed}", lines=False)
+    run = Run.create(
+        Path(str(config.output)),
+        config,
+        {"classes": list(data.classes), "device": _device(trainer)},
+    )
+    test = trainer.fit(run, progress, label, lines=lines)
     run.close()
     network = trainer.accelerator.unwrap_model(trainer.network)
     parameters = sum(p.numel() for p in network.parameters())
     seconds = time.perf_counter() - start
     run.write_info({"test": test.to_dict(), "parameters": parameters, "seconds": seconds})
-    return TrainResult(output, config, test, parameters, seconds, run.history())
-
-
-def _with_data(config: TrainConfig, data: Data, output: Path) -> TrainConfig:
-    """The configuration with what the data decide filled in: it repeats the run as it is."""
-    classes = len(data.classes)
-    if config.num_classes is not None and classes > config.num_classes:
-        raise ValueError(
-            f"{data.name} has {classes} classes, more than num_classes={config.num_classes}"
-        )
-    if config.in_chans not in (None, data.in_chans):
-        raise ValueError(f"in_chans={config.in_chans}, but {data.name} has {data.in_chans}")
-    return replace(
-        config,
-        output=str(output),
-        num_classes=config.num_classes or classes,
-        in_chans=data.in_chans,
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        augment=data.augment,
-    )
+    return TrainResult(run.path, config, test, parameters, seconds, run.history())
 
 
 def _device(trainer: Trainer) -> str:
