@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -10,15 +11,28 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from accuracy_booster.errors import unknown
 from accuracy_booster.training.config import PRESETS, TrainConfig
 
 PROGRAM = "accuracy-booster"
-FLAGS = ("--json", "--debug", "--print_config", "--help", "-h", "--version")
 
 
 class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise ValueError(" ".join(str(message).split()))
+        """Raise jsonargparse's message in a user's words."""
+        text = " ".join(str(message).split())
+        if unrecognised := re.fullmatch(r"unrecognized arguments: (--[\w-]+)\b.*", text):
+            options = [o for action in self._actions for o in action.option_strings]
+            raise unknown("option", unrecognised[1], options, f"see {self.prog} --help")
+        text = re.sub(r'Parser key "(\w+)": ', r"--\1: ", text)
+        text = re.sub(r"<class '(?:NoneType|(\w+))'>", lambda m: m[1] or "null", text)
+        text = re.sub(
+            r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors:.*"
+            r"Given value: (.*)",
+            r"expected one of: \1; got \2",
+            text,
+        )
+        raise ValueError(text)
 
 
 @dataclass(frozen=True)
@@ -224,8 +238,6 @@ def _main(words: list[str]) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        from accuracy_booster.errors import unknown
-
         raise unknown("command", name, COMMANDS, f"see {PROGRAM} --help")
     command = COMMANDS[name]
     parser = _Parser(

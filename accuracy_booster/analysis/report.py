@@ -129,7 +129,7 @@ def write_comparison(path: Path, result: Comparison) -> None:
 def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
     """Training loss and top-1 error by epoch, one colour per block, as an inline SVG."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, error = figure.subplots(1, 2)
@@ -146,10 +146,16 @@ def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
             means = [sum(values) / len(values) for values in zip(*curves, strict=True)]
             axis.plot(epochs, means, color=colour, linewidth=2, label=block, marker=".")
     loss.set(title="Training loss", ylabel="cross-entropy", yscale="log")
-    error.set(title=f"{split.capitalize()} top-1 error", ylabel="%", yscale="log")
-    error.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    error.set(title=f"{split.capitalize()} top-1 error", ylabel="%")
+    error.set_yscale("symlog", linthresh=1)  # logarithmic, but with room for an error of 0
+    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= error.get_ylim()[1]]
+    error.set_yticks(ticks)
+    error.set_ylim(bottom=0)
     for axis in (loss, error):
         axis.set_xlabel("epoch")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

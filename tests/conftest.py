@@ -1,0 +1,116 @@
+"""What several test files share: the folder of real data, and makers of small data sets."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+Picture = np.ndarray | Image.Image | bytes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Shapes are tiny, and on a busy machine threads wait for each other: up to 50 times slower."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data and weights of {folder}, which is absent")
+    return folder
+
+
+def random_pixels(name: str, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3], the same for the same name."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encode(picture: Picture, format: str = "PNG") -> bytes:
+    """The bytes of an image file; bytes are passed through."""
+    if isinstance(picture, bytes):
+        return picture
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def png() -> Callable[[Picture], bytes]:
+    """`png(picture)`: the bytes of a PNG file."""
+    return encode
+
+
+@pytest.fixture
+def pixels() -> Callable[..., np.ndarray]:
+    """`pixels(name, height, width)`: uint8 [H, W, 3], random, the same for the same name."""
+    return random_pixels
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """`make_folder({"train/cat": 3, "val/cat": [picture, ...]}, size=(8, 8))` -> the directory.
+
+    A number makes that many random PNG files, 000.png and on; what is listed is saved as it is.
+    """
+
+    def make(
+        folders: Mapping[str, int | Sequence[Picture]],
+        size: tuple[int, int] = (8, 8),
+        name: str = "images",
+    ) -> Path:
+        root = tmp_path / name
+        root.mkdir(parents=True, exist_ok=True)
+        for folder, content in folders.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            if isinstance(content, int):
+                content = [random_pixels(f"{folder}/{i}", *size) for i in range(content)]
+            for i, picture in enumerate(content):
+                (root / folder / f"{i:03}.png").write_bytes(encode(picture))
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_parquet(tmp_path: Path) -> Callable[..., Path]:
+    """`make_parquet({"train.parquet": {"img": [...], "label": [...]}}, features={...})` -> Path.
+
+    `features` is the schema that Hugging Face `datasets` keeps in the metadata; None leaves it out.
+    """
+
+    def make(
+        files: Mapping[str, Mapping[str, Sequence] | bytes],
+        features: Mapping[str, Mapping] | None = None,
+        name: str = "parquet",
+    ) -> Path:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        root = tmp_path / name
+        for file, columns in files.items():
+            path = root / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(columns, bytes):
+                path.write_bytes(columns)
+                continue
+            table = pa.table(dict(columns))
+            if features is not None:
+                text = json.dumps({"info": {"features": features}})
+                table = table.replace_schema_metadata({"huggingface": text})
+            pq.write_table(table, path)
+        return root
+
+    return make

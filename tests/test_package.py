@@ -1,0 +1,63 @@
+"""The package as a whole: directions of imports, what an import costs, public names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import accuracy_booster as ab
+
+ROOT = Path(ab.__file__).parent
+# each may import what stands left of it (DESIGN: layout and direction)
+ORDER = ["errors", "progress", "ops", "blocks", "surgery", "models", "data", "training"]
+ORDER += ["analysis", "cli", "__main__"]
+
+
+def imports_of(file: Path) -> set[str]:
+    """The parts of the package that a file imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name.startswith("accuracy_booster."):
+                found.add(name.split(".")[1])
+    return found
+
+
+def test_imports_point_one_way():
+    seen = set()
+    for file in ROOT.rglob("*.py"):
+        part = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        seen.add(part)
+        later = {p for p in imports_of(file) if p in ORDER and ORDER.index(p) > ORDER.index(part)}
+        assert not later, f"{file.relative_to(ROOT)} imports {later}, which stand right of it"
+    assert seen == set(ORDER), "a part of the package is missing in ORDER, or gone"
+
+
+def test_import_is_cheap_and_needs_nothing_but_torch():
+    code = (
+        "import sys, accuracy_booster as ab; first = set(sys.modules); ab.Recalibrate(8, 'ab');"
+        "print(*[m for m in ('torch', 'rich', 'yaml') if m in first]);"
+        "print(*[m for m in ('torchvision', 'timm', 'accelerate', 'sklearn', 'matplotlib', 'rich')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "\n\n", "import accuracy_booster, or a block, imports more than torch"
+
+
+def test_public_names_resolve_and_are_documented():
+    for name in ab.__all__:
+        value = getattr(ab, name)
+        assert name == "__version__" or value.__doc__, f"{name} has no docstring"
+        assert name in dir(ab)
+
+
+def test_unknown_public_name():
+    assert not hasattr(ab, "no_such_name")
