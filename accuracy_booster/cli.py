@@ -245,7 +245,6 @@ def _main(words: list[str]) -> int:
         description=f"{command.about} Example: {command.example}",
         exit_on_error=False,
         print_config=None,
-        default_meta=False,
     )
     command.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -263,8 +262,7 @@ def _main(words: list[str]) -> int:
 
 def _explicit(parsed: Namespace) -> dict[str, Any]:
     given = parsed.as_dict()
-    given.pop("config", None)
-    return given
+    return {k: v for k, v in given.items() if k != "config" and not k.startswith("__")}
 
 
 def _normalise(words: list[str]) -> list[str]:

@@ -17,16 +17,18 @@ def console():
 
 
 def bars():
-    """A rich progress display with count, a note and the remaining time."""
+    """A rich progress display with count, a note and the remaining time; none off a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
+    where = console()
     return Progress(
         TextColumn("[progress.description]{task.description}"),
         *(BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)),
         TextColumn("{task.fields[note]}"),
-        console=console(),
+        console=where,
         transient=True,
+        disable=not where.is_terminal,
     )
 
 

@@ -26,7 +26,6 @@ def latency(
         for name, model in models.items():
             like = next(model.parameters())
             x = torch.randn(batch_size, *input_size, device=like.device, dtype=like.dtype)
-            x = x.contiguous(memory_format=torch.channels_last)
             _wait(like)
             start = time.perf_counter()
             model(x)

@@ -13,13 +13,17 @@ import torch
 _BF16_PROBE = """
 import torch
 from torch import nn
-net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3),
-                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 64), nn.Linear(64, 10))
-for layout in (torch.contiguous_format, torch.channels_last):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = net(torch.randn(16, 3, 16, 16).contiguous(memory_format=layout))
-    y.float().sum().backward()
-    assert y.isfinite().all()
+for channels, batch in ((16, 2), (64, 32), (256, 8)):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net = nn.Sequential(
+            nn.Conv2d(3, channels, 3), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3), nn.Conv2d(channels, channels, 1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1024), nn.Linear(1024, 100),
+        ).to(memory_format=layout)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = net(torch.randn(batch, 3, 16, 16).contiguous(memory_format=layout))
+        y.float().sum().backward()
+        assert y.isfinite().all()
 """
 
 

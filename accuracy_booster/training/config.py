@@ -47,7 +47,7 @@ class TrainConfig:
         seed: of the initial weights, the order of the images and their augmentation
         device: auto, cpu or cuda
         precision: fp32, bf16 or fp16
-        channels_last: keep images in the channels-last memory format
+        channels_last: keep the network in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
         data_dir: where cifar10 and cifar100 are downloaded to; by default ~/.cache/accuracy_booster

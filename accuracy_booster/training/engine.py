@@ -89,14 +89,16 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
 
 
 def build_network(config: TrainConfig) -> nn.Module:
-    """The network of a resolved configuration, with fresh weights."""
-    return create_model(
+    """The network of a resolved configuration, with fresh weights, in its memory format."""
+    network = create_model(
         config.model,
         recipe=config.block,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],
         input_size=config.input_size,
     )
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return network.to(memory_format=layout)
 
 
 def save_network(network: nn.Module, path: Path) -> None:

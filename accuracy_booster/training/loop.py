@@ -43,11 +43,8 @@ class Trainer:
         self.accelerator = engine.make_accelerator(config)
         set_seed(config.seed)
         network = engine.build_network(config)
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        network = network.to(memory_format=layout)
         optimizer = engine.make_optimizer(network, config)
         self.schedule = engine.make_schedule(optimizer, config)
-        self.layout = layout
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.loaders = {k: self.accelerator.prepare(v) for k, v in data.loaders.items()}
         self.epoch = 0
@@ -61,10 +58,7 @@ class Trainer:
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen, start, lr = 0, time.perf_counter(), self.optimizer.param_groups[0]["lr"]
         for images, labels in self.loaders["train"]:
-            x = normalise(images, self.data.mean, self.data.std).contiguous(
-                memory_format=self.layout
-            )
-            logits = self.network(x)
+            logits = self.network(normalise(images, self.data.mean, self.data.std))
             loss = F.cross_entropy(logits, labels)
             self.optimizer.zero_grad(set_to_none=True)
             self.accelerator.backward(loss)
