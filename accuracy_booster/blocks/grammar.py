@@ -49,8 +49,12 @@ class GateRecipe:
         Raises:
             GateMisfit: where they do not.
         """
+        if not self.descriptors:
+            raise GateMisfit("a gate starts with what describes the feature map, such as gap", 0)
         kinds: list[Kind] = []
         for place, part in enumerate(self.descriptors):
+            if isinstance(part, Sigmoid):
+                raise GateMisfit("sigmoid needs something to act on, such as gap", place)
             if "map" not in part.takes:
                 raise GateMisfit(f"{part.name} cannot describe a feature map", place)
             yield part, "map", place
@@ -69,8 +73,6 @@ class GateRecipe:
             kind = part.gives(kind)
         if not isinstance(self.parts[-1], Sigmoid):
             raise GateMisfit("a gate ends in sigmoid", len(self.parts))
-        if len(self.parts) < 2:
-            raise GateMisfit("sigmoid needs something to act on, such as gap", 0)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -116,6 +118,10 @@ class Recipe:
     """
 
     gates: tuple[GateRecipe, ...]
+
+    def __post_init__(self):
+        if not self.gates:
+            raise ValueError("a recipe has at least one gate")
 
     @property
     def needs_spatial_size(self) -> bool:
@@ -180,7 +186,7 @@ def _make_part(name: str, arguments: Mapping[str, Any]) -> Part:
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![A-Za-z_]))"
+    r"\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
     r"|(?P<word>[A-Za-z_]\w*)|(?P<sign>[|+;(),=])|(?P<end>$))"
 )
 
@@ -267,12 +273,15 @@ class _Parser:
         arguments[name] = value
 
     def value(self) -> Any:
-        kind, text, _ = self.token
+        kind, text, position = self.token
         if kind not in ("number", "word"):
             raise self.fail("expected a value")
         self.advance()
         if kind == "number":
-            return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+            try:
+                return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+            except ValueError:  # thousands of digits
+                raise self.fail("not a number that Python reads", position) from None
         return {"true": True, "false": False}.get(text, text)
 
 

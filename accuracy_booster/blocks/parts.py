@@ -82,12 +82,14 @@ def _is_int(value: object, least: int = 1) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check_weighted(part: Part) -> None:
     _check(part, "init", part.init in layers.INITS, f"one of {', '.join(layers.INITS)}")  # type: ignore[attr-defined]
-    _check(part, "bias", part.bias in (None, True, False), "true or false")  # type: ignore[attr-defined]
+    bias = part.bias  # type: ignore[attr-defined]
+    _check(part, "bias", bias is None or isinstance(bias, bool), "true or false")
 
 
 def _bias(bias: bool | None, at: Context) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
 Item = tuple[torch.Tensor, int]
@@ -40,6 +40,13 @@ class TensorImages(Images):
         return self.images[index], int(self.labels[index])
 
 
+class UnreadableImage(ValueError):
+    """An image that does not decode. One line, also from a worker process with its traceback."""
+
+    def __init__(self, message: str):
+        super().__init__(message.strip().splitlines()[-1].split(f"{type(self).__name__}: ")[-1])
+
+
 class EncodedImages(Images):
     """Images that are decoded when asked for: `read(i)` gives a path or the bytes of a file."""
 
@@ -55,21 +62,21 @@ class EncodedImages(Images):
         encoded = self.read(index)
         try:
             return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-        except (OSError, UnidentifiedImageError, TypeError, SyntaxError) as e:
+        except Exception as e:  # Pillow's decoders raise what they like
             raise self._unreadable(index, encoded, e) from e
 
     def __getitem__(self, index: int) -> Item:
         with self.open(index) as image:
             try:
                 pixels = np.array(image.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as e:
+            except Exception as e:
                 raise self._unreadable(index, getattr(image, "filename", b""), e) from e
         return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
 
-    def _unreadable(self, index: int, encoded: bytes | str, error: Exception) -> ValueError:
+    def _unreadable(self, index: int, encoded: bytes | str, error: Exception) -> UnreadableImage:
         where = encoded if encoded and isinstance(encoded, str) else f"{self.source}, row {index}"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return ValueError(f"cannot read the image {where}: {reason}")
+        return UnreadableImage(f"cannot read the image {where}: {reason}")
 
 
 class Subset(Images):

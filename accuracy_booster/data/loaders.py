@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
@@ -50,7 +51,7 @@ class Data:
 
 
 def load_data(
-    data: str,
+    data: str | Path,
     *,
     splits: Sequence[str] = ("train", "test"),
     batch_size: int = 128,
@@ -96,10 +97,10 @@ def load_data(
     if not 0 <= validation < 1:
         raise ValueError(f"validation={validation} must be a share of the training set in [0, 1)")
     source = sources.find(
-        data, data_dir=data_dir, image_column=image_column, label_column=label_column
+        str(data), data_dir=data_dir, image_column=image_column, label_column=label_column
     )
     images, names = _read(source, splits, validation)
-    names = _same_classes(source.name, images, names, classes)
+    class_names = _same_classes(source.name, images, names, classes)
     first = next(iter(images.values()))
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
@@ -117,9 +118,11 @@ def load_data(
         loaders = {}
         for split, part in images.items():
             shuffled = training and split == "train"
-            transform = (
-                train_transform(augment, size, small) if shuffled else eval_transform(size, small)
-            )
+            now = small if _all_of_one_size(part) else None
+            if shuffled:
+                transform = train_transform(augment, size, now)
+            else:
+                transform = eval_transform(size, now, small is not None)
             loaders[split] = DataLoader(
                 Transformed(part, transform),
                 min(batch_size if shuffled else eval_batch_size, len(part)),
@@ -134,7 +137,7 @@ def load_data(
         return loaders
 
     return Data(
-        source.name, names, chans, size, mean, std, augment, make_loaders(seed), make_loaders
+        source.name, class_names, chans, size, mean, std, augment, make_loaders(seed), make_loaders
     )
 
 
@@ -146,14 +149,14 @@ def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:
 
 
 def train_transform(
-    augment: str, size: tuple[int, int], small: tuple[int, int] | None
+    augment: str, size: tuple[int, int], now: tuple[int, int] | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 [C, *, *] -> uint8 [C, *size], random."""
+    """uint8 [C, *, *] -> uint8 [C, *size], random; `now` is the images' size if all have one."""
     from torchvision.transforms import v2
 
     if augment == "resized_crop":
         return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    steps: list = [] if size == small else [v2.Resize(size, antialias=True)]
+    steps: list = [] if size == now else [v2.Resize(size, antialias=True)]
     if augment in ("crop", "crop_flip"):
         pad = [max(1, round(side / 8)) for side in size]  # 4 for CIFAR's 32
         steps.append(v2.RandomCrop(size, padding=[pad[1], pad[0]]))
@@ -163,15 +166,34 @@ def train_transform(
 
 
 def eval_transform(
-    size: tuple[int, int], small: tuple[int, int] | None
+    size: tuple[int, int], now: tuple[int, int] | None, small: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """uint8 [C, *, *] -> uint8 [C, *size]: small images are resized, large ones centre-cropped."""
     from torchvision.transforms import v2
 
     if small:
-        return _unchanged if size == small else v2.Resize(size, antialias=True)
-    edge = round(min(size) * 256 / 224)
-    return v2.Compose([v2.Resize(edge, antialias=True), v2.CenterCrop(size)])
+        return _unchanged if size == now else v2.Resize(size, antialias=True)
+    return CentreCrop(size)
+
+
+class CentreCrop:
+    """The centre of an image resized to just cover 256 / 224 of `size`, as for ImageNet."""
+
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+        self.cover = tuple(round(side * 256 / 224) for side in size)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        from torchvision.transforms.v2 import functional as F
+
+        (height, width), (h, w) = self.cover, image.shape[-2:]
+        by_height = height * w >= width * h
+        new = [height, int(height * w / h)] if by_height else [int(width * h / w), width]
+        return F.center_crop(F.resize(image, new, antialias=True), list(self.size))
+
+
+def _all_of_one_size(images: Images) -> bool:
+    return isinstance(images.images if isinstance(images, Subset) else images, TensorImages)
 
 
 def _unchanged(image: torch.Tensor) -> torch.Tensor:
@@ -187,41 +209,43 @@ def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _read(source, splits, validation):
-    images: dict[str, Images] = {}
-    names: dict[str, tuple[str, ...]] = {}
+def _read(
+    source: sources.Source, splits: Sequence[str], validation: float
+) -> tuple[dict[str, Images], dict[str, tuple[str, ...] | None]]:
     wanted = [*splits]
     if "train" in splits and "validation" in source.splits and not validation:
         wanted.append("validation")
-    for split in wanted:
-        images[split], names[split] = source.read(split)
-    return images, names
+    read = {split: source.read(split) for split in wanted}
+    images = {split: part for split, (part, _) in read.items()}
+    return images, {split: names for split, (_, names) in read.items()}
 
 
-def _same_classes(name, images, names, expected) -> tuple[str, ...]:
+def _same_classes(
+    name: str,
+    images: dict[str, Images],
+    names: dict[str, tuple[str, ...] | None],
+    expected: Sequence[str] | None,
+) -> tuple[str, ...]:
     """The class names that all labels index; labels are renumbered where a split's names differ."""
-    if expected is not None:
-        target = tuple(expected)
-    elif all(map(_unnamed, names.values())):  # the split with most classes
-        target = max(names.values(), key=len)
-    else:
-        target = names.get("train", next(iter(names.values())))
+    counts = {split: int(part.labels.max()) + 1 for split, part in images.items()}
+    named = [names[split] for split in ("train", *names) if names.get(split)]
+    target = tuple(expected) if expected is not None else next(iter(named), None)
+    if target is None:  # numbers: as many as the split with most
+        target = tuple(map(str, range(max(counts.values()))))
     for split, given in names.items():
-        if given == target or (_unnamed(given) and len(given) <= len(target)):
-            continue
-        extra = [n for n in given if n not in target]
-        if extra:
+        missing = [n for n in given or () if n not in target]
+        if given is None and counts[split] > len(target):
+            missing = [str(counts[split] - 1)]
+        if missing:
             raise ValueError(
-                f"the {split} split of {name} has {len(given)} classes, among them "
-                f"{', '.join(extra[:3])}, that are not among the {len(target)} expected"
+                f"the {split} split of {name} has {len(given or range(counts[split]))} classes, "
+                f"among them {', '.join(missing[:3])}, that are not among the {len(target)} "
+                "expected"
             )
-        place = torch.tensor([target.index(n) for n in given])
-        images[split].labels = place[images[split].labels]
+        if given is not None and given != target:
+            place = torch.tensor([target.index(n) for n in given])
+            images[split].labels = place[images[split].labels]
     return target
-
-
-def _unnamed(names: tuple[str, ...]) -> bool:
-    return names == tuple(map(str, range(len(names))))
 
 
 def _hold_out(images: Images, share: float) -> tuple[Images, Images]:

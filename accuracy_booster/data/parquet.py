@@ -15,6 +15,8 @@ from accuracy_booster.data.images import EncodedImages
 from accuracy_booster.data.sources import Source, name_splits
 from accuracy_booster.errors import unknown
 
+Names = tuple[str, ...] | None
+
 
 def parquet_source(path: Path, image_column: str | None, label_column: str | None) -> Source:
     """The splits of `train-00000-of-00002.parquet`, ... or `train/0000.parquet`, ...
@@ -60,8 +62,9 @@ def _read(path, split, files, image_column, label_column):
         schema = pq.read_schema(files[0])
         image, label, names = _columns(schema, image_column, label_column)
         table = pa.concat_tables([pq.read_table(f, columns=[image, label]) for f in files])
-    except pa.ArrowException as e:
-        raise ValueError(f"cannot read the Parquet files of {path}: {e}") from e
+    except (pa.ArrowException, OSError) as e:
+        reason = str(e).splitlines()[0]
+        raise ValueError(f"cannot read the Parquet files of {path}: {reason}") from e
     values = table[label].to_pylist()
     if any(value is None for value in values):
         raise ValueError(f"column {label!r} of {path}, {split}, has rows without a label")
@@ -70,34 +73,53 @@ def _read(path, split, files, image_column, label_column):
         index = {name: i for i, name in enumerate(names)}
         values = [index[value] for value in values]
     labels = torch.tensor(values, dtype=torch.int64)
-    names = names or tuple(str(i) for i in range(int(labels.max()) + 1 if len(labels) else 1))
     return EncodedImages(_ReadRow(table[image], path), labels, f"{path.name}/{split}"), names
 
 
-def _columns(schema, image: str | None, label: str | None) -> tuple[str, str, tuple[str, ...]]:
+def _columns(schema, image: str | None, label: str | None) -> tuple[str, str, Names]:
     """The image column, the label column, and the names of the classes if the file has them."""
+    features = _features(schema)
+    kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
+    images = [field.name for field in schema if _holds_images(field.type)]
+    labels = [field.name for field in schema if _holds_labels(field.type)]
+    for name, fit, what in ((image, images, "image"), (label, labels, "label")):
+        if name is not None and name not in schema.names:
+            raise unknown(f"column ({what}_column)", name, schema.names)
+        if name is not None and name not in fit:
+            raise ValueError(f"column {name!r} is {schema.field(name).type}, which is no {what}")
+    if image is None:
+        image = _only("image", [n for n in images if kinds.get(n) == "Image"] or images, schema)
+    if label is None:
+        classes = [n for n in labels if kinds.get(n) == "ClassLabel"]
+        called = [n for n in labels if n == "label"]
+        numbers = [n for n in labels if str(schema.field(n).type).startswith(("int", "uint"))]
+        label = _only("label", classes or called or numbers or labels, schema)
+    feature = features.get(label)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return image, label, tuple(names) if names else None
+
+
+def _features(schema) -> dict[str, Any]:
+    """The `datasets` schema that Hugging Face writes into the file, if it is there and sound."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _holds_images(kind) -> bool:
     import pyarrow.types as t
 
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
-    for name, option in ((image, "image_column"), (label, "label_column")):
-        if name is not None and name not in schema.names:
-            raise unknown(f"column ({option})", name, schema.names)
+    return t.is_struct(kind) or t.is_binary(kind) or t.is_large_binary(kind)
 
-    def by_type(*accepts) -> list[str]:
-        return [field.name for field in schema if any(accept(field.type) for accept in accepts)]
 
-    if image is None:
-        found = [n for n in schema.names if kinds.get(n) == "Image"]
-        image = _only(
-            "image", found or by_type(t.is_struct, t.is_binary, t.is_large_binary), schema
-        )
-    if label is None:
-        found = [n for n in schema.names if kinds.get(n) == "ClassLabel"]
-        found = found or by_type(t.is_integer) or by_type(t.is_string, t.is_large_string)
-        label = _only("label", [n for n in found if n != image], schema)
-    return image, label, tuple(features.get(label, {}).get("names") or ())
+def _holds_labels(kind) -> bool:
+    import pyarrow.types as t
+
+    if t.is_dictionary(kind):
+        kind = kind.value_type
+    return t.is_integer(kind) or t.is_string(kind) or t.is_large_string(kind)
 
 
 def _only(kind: str, found: list[str], schema) -> str:

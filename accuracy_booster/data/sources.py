@@ -17,17 +17,17 @@ BUILT_IN = ("digits", "cifar10", "cifar100")
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's splits, each read when asked for.
+    """A data set's splits, each read when asked for: images, and names of classes if they have any.
 
     `flips` says whether a mirrored image still shows its class (a digit's does not).
     """
 
     name: str
-    splits: dict[str, Callable[[], tuple[Images, tuple[str, ...]]]]
+    splits: dict[str, Callable[[], tuple[Images, tuple[str, ...] | None]]]
     flips: bool = True
 
-    def read(self, split: str) -> tuple[Images, tuple[str, ...]]:
-        """The images of a split and the names of the classes.
+    def read(self, split: str) -> tuple[Images, tuple[str, ...] | None]:
+        """The images of a split, and the names of the classes or None where they are numbers.
 
         Raises:
             ValueError: for a split that is missing, or that holds no images.
@@ -39,10 +39,13 @@ class Source:
         if not len(images):
             raise ValueError(f"the {split} split of {self.name} holds no images")
         low, high = int(images.labels.min()), int(images.labels.max())
-        if low < 0 or high >= len(classes):
+        count = len(images.labels.unique()) if classes is None else len(classes)
+        limit = max(1000, 10 * count) if classes is None else count
+        if low < 0 or high >= limit:
+            last = count - 1 if high >= limit else high
             raise ValueError(
-                f"the {split} split of {self.name} has labels {low} to {high}, but the classes "
-                f"are 0 to {len(classes) - 1}"
+                f"the {split} split of {self.name} has labels {low} to {high}: no class numbers, "
+                f"which go from 0 to {last}"
             )
         return images, classes
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate, Recipe
+from accuracy_booster.errors import unknown
 from accuracy_booster.surgery.sites import Site
 
 ATTRIBUTE = "recalibrate"
@@ -36,13 +37,15 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
     modules = dict(model.named_modules())
     gates = {}
     for site in sites:
+        if site.name not in modules:
+            raise unknown("module", site.name, modules)
         if hasattr(modules[site.name], ATTRIBUTE):
             raise ValueError(f"module {site.name!r} already has {ATTRIBUTE!r}; detach it first")
         try:
             gate = Recalibrate(site.channels, recipe, spatial_size=site.spatial_size)
         except ValueError as e:
             raise ValueError(f"at {site.name!r}: {e}") from None
-        gate.name_norms(f"{site.name}.{ATTRIBUTE}")
+        gate.name_norms(f"{site.name}.{ATTRIBUTE}" if site.name else ATTRIBUTE)
         gates[site.name] = gate
     fallback = next(model.parameters(), torch.empty(0))
     for name, gate in gates.items():

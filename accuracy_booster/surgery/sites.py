@@ -45,7 +45,8 @@ def measure(model: nn.Module, names: Iterable[str], input_size: tuple[int, int, 
     like = next(model.parameters())
     try:
         model.eval()
-        with torch.no_grad():
+        devices = [like.device] if like.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
             model(torch.zeros(1, *input_size, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError, IndexError) as e:
         reason = str(e).splitlines()[0]

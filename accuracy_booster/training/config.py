@@ -97,6 +97,9 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self):
+        for name in ("data", "output"):
+            if isinstance(getattr(self, name), Path):
+                object.__setattr__(self, name, str(getattr(self, name)))
         for name in ("milestones", "image_size", "mean", "std"):
             value = getattr(self, name)
             if isinstance(value, list):  # of YAML and JSON
