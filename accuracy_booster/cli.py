@@ -78,7 +78,7 @@ def _train(given: dict[str, Any]):
 
 
 def _compare_arguments(parser: _Parser) -> None:
-    parser.add_argument("--model", type=str, default="resnet20", help="the network")
+    parser.add_argument("--model", type=str, default="resnet14", help="the network")
     parser.add_argument(
         "--blocks",
         type=str,
@@ -186,7 +186,7 @@ def _models(given: dict[str, Any]):
 COMMANDS = {
     "compare": Command(
         "Train a network with several blocks and seeds; a table and an HTML report.",
-        "accuracy-booster compare --model resnet20 --blocks none,se,ab,ab_plus --seeds 2",
+        "accuracy-booster compare --model resnet14 --blocks none,se,ab,ab_plus --seeds 2",
         _compare_arguments,
         _compare,
     ),

@@ -53,7 +53,7 @@ class Comparison:
 
 
 def compare(
-    model: str = "resnet20",
+    model: str = "resnet14",
     *,
     blocks: Sequence[str] = DEFAULT_BLOCKS,
     seeds: int = 2,

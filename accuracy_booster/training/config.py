@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gamma": 0.2,
     },
     # minutes, not hours: for the 1437 digits
-    "digits": {"epochs": 15, "batch_size": 64, "schedule": "cosine"},
+    "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
 }
 
 
