@@ -16,6 +16,14 @@ _PUBLIC = {
     "Recipe": "blocks",
     "list_recipes": "blocks",
     "recipe": "blocks",
+    "Plan": "surgery",
+    "added_parameters": "surgery",
+    "boost": "surgery",
+    "disabled": "surgery",
+    "load": "surgery",
+    "plan": "surgery",
+    "save": "surgery",
+    "unboost": "surgery",
     "create_model": "models",
     "list_models": "models",
     "TrainConfig": "training",
@@ -36,6 +44,14 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import recipe as recipe
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.surgery import Plan as Plan
+    from accuracy_booster.surgery import added_parameters as added_parameters
+    from accuracy_booster.surgery import boost as boost
+    from accuracy_booster.surgery import disabled as disabled
+    from accuracy_booster.surgery import load as load
+    from accuracy_booster.surgery import plan as plan
+    from accuracy_booster.surgery import save as save
+    from accuracy_booster.surgery import unboost as unboost
     from accuracy_booster.training import TrainConfig as TrainConfig
     from accuracy_booster.training import evaluate as evaluate
     from accuracy_booster.training import train as train

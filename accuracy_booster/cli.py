@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.config import PRESETS, TrainConfig
@@ -33,6 +34,10 @@ class _Parser(ArgumentParser):
             text,
         )
         raise ValueError(text)
+
+
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Leaves the example on one line."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,50 @@ def _models(given: dict[str, Any]):
     return {"models": models, "blocks": recipes}, show
 
 
+def _plan_arguments(parser: _Parser) -> None:
+    parser.add_argument("model", type=str, help="the network: NAME, timm/NAME or torchvision/NAME")
+    parser.add_argument("--block", type=str, default="ab", help="the gates' recipe")
+    parser.add_argument(
+        "--where",
+        type=str,
+        default="residual",
+        help="residual, conv, attention, a module's name, or a regular expression between slashes",
+    )
+    parser.add_argument("--init", type=str, default="paper", help="paper or identity")
+    parser.add_argument(
+        "--input_size", type=tuple[int, int, int] | None, help="[C,H,W] of an image it can take"
+    )
+
+
+def _plan(given: dict[str, Any]):
+    import torch
+
+    from accuracy_booster.models import create_model
+    from accuracy_booster.surgery import plan
+
+    where, size = given.get("where", "residual"), given.get("input_size")
+    if len(where) > 2 and where[0] == where[-1] == "/":
+        try:
+            where = re.compile(where[1:-1])
+        except re.error as e:
+            raise ValueError(f"where={where!r} is no regular expression: {e}") from None
+    result = plan(
+        create_model(given["model"]),
+        given.get("block", "ab"),
+        where=where,
+        init=given.get("init", "paper"),
+        example=torch.zeros(1, *size) if size else None,
+    )
+
+    def show() -> None:
+        _table(*result.table())
+        print(result.summary())
+        for line in result.skipped:
+            print(f"skipped: {line}")
+
+    return result.to_dict(), show
+
+
 COMMANDS = {
     "compare": Command(
         "Train a network with several blocks and seeds; a table and an HTML report.",
@@ -201,6 +250,12 @@ COMMANDS = {
         "accuracy-booster eval runs/resnet56-ab-cifar100-s0",
         _eval_arguments,
         _eval,
+    ),
+    "plan": Command(
+        "Show where a network would be boosted, and what that adds.",
+        "accuracy-booster plan timm/resnet50 --block ab",
+        _plan_arguments,
+        _plan,
     ),
     "models": Command(
         "List the networks and the blocks.",
@@ -242,7 +297,8 @@ def _main(words: list[str]) -> int:
     command = COMMANDS[name]
     parser = _Parser(
         prog=f"{PROGRAM} {name}",
-        description=f"{command.about} Example: {command.example}",
+        description=f"{command.about}\n\nExample: {command.example}",
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
         print_config=None,
     )

@@ -499,6 +499,20 @@ def test_half_precision_modules(text, dtype):
     assert all(p.grad.isfinite().all() for p in m.parameters())
 
 
+@pytest.mark.parametrize("text", ["ab", "gmp | bn | sigmoid", "cbam", "ge_theta", "design_h_bn"])
+def test_descriptors_leave_16_bits(text):
+    """[N, C] values are few: they and their batch statistics are float32 under autocast."""
+    m = block(text, dtype=torch.float32)
+    x = torch.randn(3, 32, 5, 7)
+    for given in (x, x.half()):
+        with torch.autocast("cpu", dtype=torch.float16):
+            descriptors = m[0].describe(given)
+            weights = m[0].weigh(descriptors)
+        assert {d.shape for d in descriptors} == {(3, 32)}
+        assert {d.dtype for d in descriptors} == {torch.float32}
+        assert weights.dtype == torch.float32
+
+
 @pytest.mark.parametrize("text", ["ab", "ab_plus", "ab_g4", "design_f"])
 def test_the_descriptor_of_16_bit_maps_is_not_rounded(text):
     """Mean 4, spread 0.01: one unit of float16 at 4 is 0.004, half of the spread."""

@@ -162,6 +162,15 @@ def test_class_without_test_images_keeps_its_number(make_folder):
     assert everything(alone, "test")[1].tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_hidden_folders_are_no_classes(make_folder, split):
+    """Jupyter and macOS leave them behind; one more class would shift the numbers of all others."""
+    root = make_folder({"train/a": 1, "train/b": 1, "val/a": 1, f"{split}/.ipynb_checkpoints": 0})
+    data = load_data(str(root))
+    assert data.classes == ("a", "b")
+    assert everything(data, "test")[1].tolist() == [0]
+
+
 def test_images_below_a_class_folder_belong_to_it(make_folder):
     root = make_folder({"train/a/x": 2, "train/a/y/z": 1, "train/b": 1, "val/a": 1})
     assert raw(load_data(str(root)), "train")[1] == [0, 0, 0, 1]
@@ -517,6 +526,14 @@ def test_unnamed_classes_of_the_split_with_more(make_parquet, encoded):
     assert load_data(str(make_parquet(files))).classes == ("0", "1", "2", "3")
 
 
+def test_unnamed_classes_may_have_gaps(make_parquet, encoded):
+    """A part of a data set of 200 classes: the numbers stay."""
+    root = make_parquet({"test.parquet": {"image": encoded, "label": [7, 199, 0, 7]}})
+    data = load_data(str(root), splits=("test",))
+    assert data.classes == tuple(str(i) for i in range(200))
+    assert raw(data, "test")[1] == [7, 199, 0, 7]
+
+
 def test_which_of_two_label_columns(make_parquet, encoded):
     columns = {"img": encoded, "fine_label": [3, 2, 1, 0], "coarse_label": [1, 1, 0, 0]}
     features = {
@@ -551,19 +568,31 @@ def test_which_of_two_image_columns(make_parquet, encoded):
 
 
 @pytest.mark.parametrize(
-    ("other", "labels", "classes"),
+    ("columns", "features", "classes"),
     [
-        ({"id": [7, 8, 9, 10]}, [1, 0, 1, 0], ("0", "1")),
-        ({"caption": list("abcd")}, [1, 0, 1, 0], ("0", "1")),
-        ({"id": [0, 1, 2, 3]}, ["y", "x", "y", "x"], ("x", "y")),
+        ({"id": [7, 8, 9, 9], "label": [1, 0, 1, 0]}, None, ("0", "1")),
+        ({"caption": list("abcd"), "kind": [1, 0, 1, 0]}, None, ("0", "1")),
+        ({"id": [0, 1, 2, 3], "label": ["y", "x", "y", "x"]}, None, ("x", "y")),
+        ({"label": [7, 8, 9, 9], "kind": [1, 0, 1, 0]}, {"kind": class_label("xy")}, ("x", "y")),
+        ({"mask": [b"mask"] * 4, "label": [1, 0, 1, 0]}, None, ("0", "1")),
     ],
-    ids=["integer beside id", "integer beside text", "text beside id"],
+    ids=[
+        *("number called label beside id", "number beside text", "text called label beside id"),
+        *("ClassLabel beside label", "image beside mask"),
+    ],
 )
-def test_a_column_called_label_is_the_label(make_parquet, encoded, other, labels, classes):
-    root = make_parquet({"test.parquet": {"image": encoded, **other, "label": labels}})
+def test_which_column_is_which(make_parquet, encoded, columns, features, classes):
+    """The schema of `datasets` comes first, then the names "image" and "label", then the types."""
+    root = make_parquet({"test.parquet": {"image": encoded, **columns}}, features)
     data = load_data(str(root), splits=("test",))
     assert data.classes == classes
     assert raw(data, "test")[1] == [1, 0, 1, 0]
+
+
+def test_an_image_of_the_schema_comes_before_a_column_called_image(make_parquet, encoded):
+    columns = {"image": [b"a checksum"] * 4, "photo": encoded, "label": [1, 0, 1, 0]}
+    root = make_parquet({"test.parquet": columns}, {"photo": IMAGE})
+    assert everything(load_data(str(root), splits=("test",)), "test")[0].shape == (4, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -623,6 +652,18 @@ def test_parquet_files_without_names_of_splits(make_parquet, encoded, files):
     root = make_parquet({file: {"img": encoded, "label": [0, 1, 2, 3]} for file in files})
     with one_line("none is named train, val or test"):
         load_data(str(root))
+
+
+def test_two_configurations_are_not_mixed(make_parquet, encoded):
+    """A clone of a Hub data set can hold several: the same images, each with other labels."""
+    files = {
+        "fine/test-00000-of-00001.parquet": {"img": encoded, "label": [0, 1, 2, 3]},
+        "coarse/test-00000-of-00001.parquet": {"img": encoded, "label": [0, 0, 1, 1]},
+    }
+    root = make_parquet(files)
+    with one_line("coarse.*fine"):
+        load_data(str(root), splits=("test",))
+    assert raw(load_data(str(root / "coarse"), splits=("test",)), "test")[1] == [0, 0, 1, 1]
 
 
 def test_parquet_missing_split(make_parquet, encoded):
@@ -969,6 +1010,16 @@ def test_a_seed_is_an_order(ten):
     assert epochs == [numbers(same, "train") for _ in range(3)]
     assert epochs != [numbers(other, "train") for _ in range(3)]
     assert epochs[0] != epochs[1]  # each epoch has its own
+
+
+def test_reseeding_is_loading_with_that_seed(ten):
+    data = load_data(ten, batch_size=5, seed=1)
+    again, other = data.reseed(1), data.reseed(2)
+    expected = numbers(load_data(ten, batch_size=5, seed=2), "train")
+    assert numbers(other, "train") == expected
+    assert numbers(again, "train") == numbers(data, "train") != expected
+    assert numbers(other, "test") == numbers(data, "test")
+    assert (other.classes, other.mean, other.std) == (data.classes, data.mean, data.std)
 
 
 def test_the_order_does_not_hang_on_the_global_random_state(ten):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from accuracy_booster.blocks.parts import MEANING, PARTS, Bn, Gap, Gather, Kind, Part, Sigmoid
@@ -98,6 +98,24 @@ class GateRecipe:
                 return False
         return False
 
+    def as_identity(self) -> GateRecipe:
+        """The same gate starting at p = 1: scale 2, and one factor before the sigmoid at zero.
+
+        Exactly one, the last: with two at zero neither would get a gradient.
+
+        Raises:
+            ValueError: for a gate without parameters.
+        """
+        *before, last, end = self.parts
+        known = [f.name for f in fields(last)]
+        if "init" not in known:
+            raise ValueError(
+                f"{self} has no parameters that could start it as the identity; use init='paper'"
+            )
+        parts = (*before, replace(last, init="zeros"), replace(end, scale=2))  # type: ignore[call-arg]
+        count = len(self.descriptors)
+        return GateRecipe(parts[:count], parts[count:])
+
     def __str__(self) -> str:
         return " | ".join([" + ".join(map(str, self.descriptors)), *map(str, self.weigh)])
 
@@ -127,6 +145,10 @@ class Recipe:
     def needs_spatial_size(self) -> bool:
         """Whether it has a weight for each position of the map, whose size must then be given."""
         return any(part.needs_spatial_size for gate in self.gates for part in gate.parts)
+
+    def as_identity(self) -> Recipe:
+        """The same recipe with each gate starting at p = 1 (`ab.boost(..., init="identity")`)."""
+        return Recipe(tuple(gate.as_identity() for gate in self.gates))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, every argument spelled out."""

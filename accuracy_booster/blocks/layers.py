@@ -125,6 +125,8 @@ class Dense(nn.Module):
 class Bottleneck(nn.Module):
     """SE's two dense layers with a ReLU between: C -> hidden -> C, hidden = max(1, C // reduction).
 
+    With init="zeros" the second starts at zero and the first at its default.
+
     timm's SE rounds the hidden width to a multiple of 8 and its others round it up; the SE paper's
     code divides and floors.
     """
@@ -132,7 +134,10 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, *, reduction: int, bias: bool, init: str):
         super().__init__()
         hidden = max(1, channels // reduction)
-        self.reduce = Dense(channels, hidden, bias=bias, init=init)
+        # of two factors at zero neither would get a gradient
+        self.reduce = Dense(
+            channels, hidden, bias=bias, init="default" if init == "zeros" else init
+        )
         self.act = nn.ReLU()
         self.expand = Dense(hidden, channels, bias=bias, init=init)
 

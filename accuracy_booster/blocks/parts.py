@@ -161,11 +161,15 @@ class Gather(Part):
         if not self.learned:
             return layers.AverageGather(extent)
         steps: list[nn.Module] = []
-        for step in range(int(math.log2(extent))):
-            if step:
+        count = int(math.log2(extent))
+        zeros = self.init == "zeros"  # then one factor, the last norm's, starts at zero
+        for step in range(1, count + 1):
+            if step > 1:
                 steps.append(nn.ReLU())
-            conv = layers.Conv(c, c, 3, groups=c, stride=2, bias=False, init=self.init)
-            steps += [conv, layers.GateNorm(c, eps=1e-5, momentum=0.1, init="ones")]
+            init = "default" if zeros else self.init
+            conv = layers.Conv(c, c, 3, groups=c, stride=2, bias=False, init=init)
+            gamma = "zeros" if zeros and step == count else "ones"
+            steps += [conv, layers.GateNorm(c, eps=1e-5, momentum=0.1, init=gamma)]
         return nn.Sequential(*steps)
 
 

@@ -78,6 +78,7 @@ class Recalibrate(nn.Sequential):
             an `ab.recipe(...)`.
         spatial_size: (H, W) of the maps, or one number for both; needed only by recipes with a
             weight for each position (designs G and H, Gather-Excite's learned global gather).
+        layout: "NCHW", or "NHWC" for x[N, H, W, C].
 
     Raises:
         ValueError: for a recipe that does not parse, groups that do not divide the channels, or a
@@ -92,6 +93,7 @@ class Recalibrate(nn.Sequential):
         recipe: str | Recipe = "ab",
         *,
         spatial_size: int | tuple[int, int] | None = None,
+        layout: str = "NCHW",
     ):
         parsed = as_recipe(recipe)
         if not isinstance(channels, int) or channels < 1:
@@ -105,7 +107,18 @@ class Recalibrate(nn.Sequential):
         self.channels = channels
         self.recipe = parsed
         self.spatial_size = size
+        if layout not in ("NCHW", "NHWC"):
+            raise ValueError(f"layout={layout!r} must be 'NCHW' or 'NHWC'")
+        self.layout = layout
+        self.enabled = True  # `ab.disabled` turns it off for a while
         self.name_norms("")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.enabled:
+            return x
+        if self.layout == "NHWC":
+            return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().forward(x)
 
     def name_norms(self, prefix: str) -> None:
         """Tell each batch norm its qualified name, for its errors."""

@@ -203,9 +203,10 @@ def _unchanged(image: torch.Tensor) -> torch.Tensor:
 def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 1:
-        raise ValueError(f"image_size={size} must be >= 1")
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"image_size={size} must be one whole number >= 1, or (H, W)")
+    height, width = sides
     return int(height), int(width)
 
 

@@ -29,6 +29,13 @@ def parquet_source(path: Path, image_column: str | None, label_column: str | Non
         stem = re.split(r"[-_.]", file.stem)[0].lower()
         files[stem if name_splits([stem]) else file.parent.name.lower()].append(file)
     splits = name_splits(list(files))
+    for split in splits.values():
+        folders = sorted({str(file.parent.relative_to(path)) for file in files[split]})
+        if len(folders) > 1:
+            raise ValueError(
+                f"{path} holds several data sets with a {split} split, in "
+                f"{', '.join(folders[:4])}; give one of these folders"
+            )
     if not splits:
         names = ", ".join(sorted(files)[:5])
         raise ValueError(f"{path} has Parquet files, but none is named train, val or test: {names}")

@@ -72,18 +72,30 @@ def find(
         if path.exists():
             raise ValueError(f"data {data!r} is a file; give the directory that holds it")
         raise unknown("data set", data, BUILT_IN, remedy)
-    if any(path.rglob("*.parquet")):
+    if _has_parquet(path):
         from accuracy_booster.data.parquet import parquet_source
 
         return parquet_source(path, image_column, label_column)
     return _folder(path)
 
 
+def _has_parquet(path: Path) -> bool:
+    """Whether the data are Parquet files: here, one folder down, or two (CONFIG/train/0000)."""
+    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+        return True
+    return not name_splits(_folders(path)) and any(path.glob("*/*/*.parquet"))
+
+
+def _folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones left out."""
+    return sorted(e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith("."))
+
+
 def name_splits(found: Sequence[str]) -> dict[str, str]:
     """Our split -> the one found. A `val` split without a `test` split is the test split."""
     alias = {"train": "train", "training": "train", "test": "test", "testing": "test"}
     alias |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-    splits = {alias[name]: name for name in found if name in alias}
+    splits = {alias[name.lower()]: name for name in found if name.lower() in alias}
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     return splits
@@ -135,7 +147,7 @@ def _cifar(name: str, data_dir: str | None) -> Source:
 def _folder(path: Path) -> Source:
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    folders = _folders(path)
     splits = name_splits(folders)
     if not splits:
         raise ValueError(
@@ -144,7 +156,7 @@ def _folder(path: Path) -> Source:
         )
 
     def classes_of(split: str) -> list[str]:
-        return sorted(e.name for e in (path / splits[split]).iterdir() if e.is_dir())
+        return _folders(path / splits[split])
 
     def read(split: str):
         # the training folders name the classes: a class without test images keeps its number

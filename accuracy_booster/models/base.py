@@ -19,6 +19,7 @@ class Network(nn.Module):
     num_features: int
     num_classes: int
     fc: nn.Module
+    default_cfg: dict[str, tuple[int, int, int]]  # {"input_size": (C, H, W)}, as timm's
     last_layer: str  # of a residual block: the name of the branch's last layer
 
     def _head(self, num_features: int, num_classes: int) -> None:
@@ -26,12 +27,14 @@ class Network(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new head of `num_classes` outputs; 0 removes it."""
+        """A new head of `num_classes` outputs, on the device of the network; 0 removes it."""
         if num_classes < 0:
             raise ValueError(f"num_classes={num_classes} must be >= 0")
         self.num_classes = num_classes
         features = self.num_features
-        self.fc = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+        like = next(self.parameters())
+        head = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+        self.fc = head.to(device=like.device, dtype=like.dtype)
 
     def get_classifier(self) -> nn.Module:
         return self.fc

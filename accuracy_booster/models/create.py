@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import nn
 
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.base import Network
+from accuracy_booster.models.libraries import LIBRARIES
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
-from accuracy_booster.surgery import attach, measure
+from accuracy_booster.surgery import boost
+from accuracy_booster.surgery.planning import Where
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
@@ -63,50 +66,90 @@ def entry(name: str) -> Entry:
     if match := _WIDE.fullmatch(name):
         depth, width = map(int, match.groups())
         return Entry(partial(WideResNet, depth, width), f"wide ResNet-{depth}, {width} times")
-    raise unknown("model", name, MODELS, "or wrnD_K: depth D = 6n + 4, width K")
+    remedy = "or wrnD_K (depth D = 6n + 4, width K), timm/NAME, torchvision/NAME"
+    raise unknown("model", name, MODELS, remedy)
 
 
 def list_models(filter: str = "*") -> list[str]:
-    """The names of our networks that match a shell-style pattern, as timm's `list_models`."""
-    return [name for name in MODELS if fnmatch.fnmatch(name, filter)]
+    """The names of our networks that match a shell-style pattern, as timm's `list_models`.
+
+    A pattern that starts with "timm/" or "torchvision/" lists theirs.
+    """
+    library, _, pattern = filter.rpartition("/")
+    if library in LIBRARIES:
+        return [f"{library}/{name}" for name in fnmatch.filter(LIBRARIES[library].names(), pattern)]
+    return fnmatch.filter(MODELS, filter)
 
 
 def create_model(
     name: str,
     *,
     recipe: str | Recipe | None = None,
-    num_classes: int = 10,
+    init: str = "paper",
+    where: Where = "residual",
+    pretrained: bool = False,
+    num_classes: int | None = None,
     in_chans: int = 3,
     input_size: tuple[int, int, int] | None = None,
 ) -> nn.Module:
-    """Make a network, with fresh weights, and put a gate on every residual branch if asked.
+    """Make a network and, if asked, boost it: `ab.boost(create_model(name), recipe)`.
 
     Args:
-        name: one of `list_models()`, or `wrnD_K`.
+        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`.
         recipe: what the gates compute (`ab.recipe`); None or "none" for the plain network.
-        num_classes: outputs of the head.
+        init, where: as for `ab.boost`.
+        pretrained: with the library's weights (timm and torchvision; downloaded once).
+        num_classes: outputs of the head; by default the network's own (ours: 10).
         in_chans: channels of the images.
-        input_size: (C, H, W) of the images. Recipes with a weight for each position (designs G and
-            H, Gather-Excite's learned global gather) need it.
+        input_size: (C, H, W) of the images, by default the network's usual. Recipes with a weight
+            for each position (designs G and H, Gather-Excite's learned global gather) need it.
 
     Returns:
         The network. Its own parameters have the same names, and for the same random state the same
         values, with and without gates; those of the gates are under `<site>.recalibrate`.
 
     Raises:
-        ValueError: for an unknown name or recipe, or one that does not fit the network.
+        ValueError: for an unknown name or recipe, one that does not fit the network, or weights
+            that cannot be had.
     """
-    row = entry(name)
+    build = builder(name)
     parsed = None if recipe is None or recipe == "none" else blocks.recipe(recipe)
-    model = row.build(num_classes=num_classes, in_chans=in_chans)
-    if parsed is None:
-        return model
-    if input_size is None and parsed.needs_spatial_size:
+    if parsed is not None and input_size is None and parsed.needs_spatial_size:
         raise ValueError(
             f"recipe {str(parsed)!r} has a weight for each position of the map, so it needs the "
             "images' size: pass input_size=(C, H, W)"
         )
-    size = tuple(input_size or (in_chans, *row.input_size[1:]))
-    if len(size) != 3 or size[0] != in_chans:
-        raise ValueError(f"input_size={size} must be (C, H, W) with C = in_chans = {in_chans}")
-    return attach(model, parsed, measure(model, model.recalibration_sites, size))
+    if input_size is not None and (len(input_size) != 3 or input_size[0] != in_chans):
+        raise ValueError(
+            f"input_size={input_size} must be (C, H, W) with C = in_chans = {in_chans}"
+        )
+    model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+    if parsed is None:
+        return model
+    example = torch.zeros(1, *input_size) if input_size else None
+    return boost(model, parsed, example=example, where=where, init=init)
+
+
+def builder(name: str) -> Callable[..., nn.Module]:
+    """What builds the network of a name: called with pretrained, num_classes and in_chans.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest ones.
+    """
+    library, _, rest = name.partition("/")
+    if library in LIBRARIES and rest:
+        return LIBRARIES[library].builder(rest)
+    return partial(_ours, name, entry(name))
+
+
+def _ours(
+    name: str, row: Entry, *, pretrained: bool, num_classes: int | None, in_chans: int
+) -> nn.Module:
+    if pretrained:
+        raise ValueError(
+            f"there are no pretrained weights for {name!r}; use timm/NAME or torchvision/NAME"
+        )
+    classes = 10 if num_classes is None else num_classes
+    model = row.build(num_classes=classes, in_chans=in_chans)
+    model.default_cfg = {"input_size": (in_chans, *row.input_size[1:])}
+    return model

@@ -21,8 +21,27 @@ ATTRIBUTE = "recalibrate"
 Model = TypeVar("Model", bound=nn.Module)
 
 
+class Replaced(nn.Identity):
+    """Stands where an attention module was; keeps that module, unregistered, for `unboost`."""
+
+    def __init__(self, original: nn.Module):
+        super().__init__()
+        self.__dict__["original"] = original
+
+
 def _apply(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
     return getattr(module, ATTRIBUTE)(output)
+
+
+def _restore(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Before a parent runs: put the hook back on a child that was rebuilt, its gate copied along.
+
+    `convert_sync_batchnorm` and its like make a new norm and copy the old one's children, not its
+    hooks: without this the gate would keep its keys and lose its effect.
+    """
+    for child in module.children():
+        if ATTRIBUTE in child._modules and _apply not in child._forward_hooks.values():
+            child.register_forward_hook(_apply)
 
 
 def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
@@ -42,7 +61,9 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
         if hasattr(modules[site.name], ATTRIBUTE):
             raise ValueError(f"module {site.name!r} already has {ATTRIBUTE!r}; detach it first")
         try:
-            gate = Recalibrate(site.channels, recipe, spatial_size=site.spatial_size)
+            gate = Recalibrate(
+                site.channels, recipe, spatial_size=site.spatial_size, layout=site.layout
+            )
         except ValueError as e:
             raise ValueError(f"at {site.name!r}: {e}") from None
         gate.name_norms(f"{site.name}.{ATTRIBUTE}" if site.name else ATTRIBUTE)
@@ -54,6 +75,9 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
         gate.to(device=like.device, dtype=like.dtype).train(module.training)
         module.add_module(ATTRIBUTE, gate)
         module.register_forward_hook(_apply)
+        parent = modules[name.rpartition(".")[0]]
+        if name and _restore not in parent._forward_pre_hooks.values():
+            parent.register_forward_pre_hook(_restore)
     return model
 
 
@@ -71,8 +95,30 @@ def detach(model: Model) -> Model:
     modules = dict(model.named_modules())
     for name in attached(model):
         module = modules[name]
-        for key, hook in list(module._forward_hooks.items()):
-            if hook is _apply:
-                del module._forward_hooks[key]
         delattr(module, ATTRIBUTE)
+        _remove(module._forward_hooks, _apply)
+        _remove(modules[name.rpartition(".")[0]]._forward_pre_hooks, _restore)
     return model
+
+
+def _remove(hooks: dict[int, Any], function: Any) -> None:
+    for key, hook in list(hooks.items()):
+        if hook is function:
+            del hooks[key]
+
+
+def replace_attention(model: nn.Module, sites: Iterable[Site]) -> None:
+    """Put an identity where each site's module is; `put_back_attention` undoes it."""
+    for site in sites:
+        parent, _, child = site.name.rpartition(".")
+        original = model.get_submodule(site.name)
+        stand_in = Replaced(original).train(original.training)
+        setattr(model.get_submodule(parent), child, stand_in)
+
+
+def put_back_attention(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Replaced):
+            parent, _, child = name.rpartition(".")
+            original = module.__dict__["original"].train(module.training)
+            setattr(model.get_submodule(parent), child, original)

@@ -27,6 +27,10 @@ class TrainConfig:
             or "none"
         data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
             folders, or a directory of Parquet files
+        init: paper, or identity: the boosted network starts as what it was, for pretrained ones
+        pretrained: start from the weights of timm or torchvision
+        freeze: none, or base: train the gates alone (and the head, where its classes are new)
+        gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
         overwrite: replace a run that is already in the output directory
         preset: the settings to start from; by default those of the model's family
@@ -65,6 +69,10 @@ class TrainConfig:
     model: str
     block: str = "ab"
     data: str = "digits"
+    init: str = "paper"
+    pretrained: bool = False
+    freeze: str = "none"
+    gate_lr: float | None = None
     output: str | None = None
     overwrite: bool = False
     preset: str = "cifar_resnet"
@@ -186,6 +194,9 @@ def _check(c: TrainConfig) -> None:
         "batch_size": (c.batch_size >= 2, ">= 2: a gate's batch norm needs two images"),
         "eval_batch_size": (c.eval_batch_size >= 1, ">= 1"),
         "lr": (c.lr > 0, "> 0"),
+        "gate_lr": (c.gate_lr is None or c.gate_lr > 0, "> 0"),
+        "init": (c.init in ("paper", "identity"), "paper or identity"),
+        "freeze": (c.freeze in ("none", "base"), "none or base"),
         "momentum": (0 <= c.momentum < 1, "in [0, 1)"),
         "nesterov": (not c.nesterov or c.momentum > 0, "used with a momentum > 0"),
         "weight_decay": (c.weight_decay >= 0, ">= 0"),

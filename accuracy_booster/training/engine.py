@@ -11,8 +11,9 @@ from torch import nn
 
 from accuracy_booster.blocks import recipe
 from accuracy_booster.data import Data, load_data
-from accuracy_booster.models import create_model, entry
+from accuracy_booster.models import builder, classifier, create_model
 from accuracy_booster.ops import bf16_works
+from accuracy_booster.surgery import added_parameters, attached
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
 
@@ -59,7 +60,7 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
 
 def check_names(config: TrainConfig) -> None:
     """Raise ValueError for a wrong model or block, before data are read."""
-    entry(config.model)
+    builder(config.model)
     if config.block != "none":
         recipe(config.block)
 
@@ -88,11 +89,13 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
     return config.change(decided)
 
 
-def build_network(config: TrainConfig) -> nn.Module:
-    """The network of a resolved configuration, with fresh weights, in its memory format."""
+def build_network(config: TrainConfig, *, pretrained: bool = False) -> nn.Module:
+    """The network of a resolved configuration, in its memory format, fresh or pretrained."""
     network = create_model(
         config.model,
         recipe=config.block,
+        init=config.init if config.block != "none" else "paper",
+        pretrained=pretrained,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],
         input_size=config.input_size,
@@ -128,9 +131,48 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
     return network
 
 
+def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
+    """Freeze what `config.freeze` says; returns the norms that then stay in eval mode.
+
+    The head stays trainable unless it came with pretrained weights and fits the classes as it is.
+
+    Raises:
+        ValueError: if nothing would be left to train.
+    """
+    if config.freeze == "none":
+        return []
+    gates = attached(network)
+    if not gates:
+        raise ValueError("freeze='base' leaves nothing to train without a block; give one")
+    trained = {id(p) for gate in gates.values() for p in gate.parameters()}
+    _, head = classifier(network)
+    if not config.pretrained or not _keeps_head(config):
+        trained |= {id(p) for p in head.parameters()}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    inside = {id(module) for gate in gates.values() for module in gate.modules()}
+    norms = [m for m in network.modules() if hasattr(m, "running_mean") and id(m) not in inside]
+    return norms
+
+
+def _keeps_head(config: TrainConfig) -> bool:
+    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
+    return classifier(own)[1].out_features == config.num_classes
+
+
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD on what is trainable; the gates are a group of their own if they have their own rate."""
+    gates = {id(p) for p in added_parameters(network)} if config.gate_lr else set()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for rate, members in (
+        (config.lr, [p for p in trained if id(p) not in gates]),
+        (config.gate_lr, [p for p in trained if id(p) in gates]),
+    ):
+        if members:
+            groups.append({"params": members, "lr": rate})
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,

@@ -42,7 +42,8 @@ class Trainer:
         self.config, self.data = config, data
         self.accelerator = engine.make_accelerator(config)
         set_seed(config.seed)
-        network = engine.build_network(config)
+        network = engine.build_network(config, pretrained=config.pretrained)
+        self.frozen_norms = engine.freeze(network, config)
         optimizer = engine.make_optimizer(network, config)
         self.schedule = engine.make_schedule(optimizer, config)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
@@ -54,6 +55,8 @@ class Trainer:
     def train_epoch(self, on_batch: Callable[[], None]) -> dict[str, float]:
         """One pass over the training set; returns its mean loss, accuracy in %, and the rate."""
         self.network.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         device = self.accelerator.device
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen, start, lr = 0, time.perf_counter(), self.optimizer.param_groups[0]["lr"]

@@ -1,0 +1,113 @@
+"""Networks of timm and torchvision, by the names they have there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.errors import unknown
+
+
+@dataclass(frozen=True)
+class Library:
+    """How to list a library's classification networks and how to build one."""
+
+    names: Callable[[], list[str]]
+    build: Callable[..., nn.Module]
+    has: Callable[[str], bool]
+
+    def builder(self, name: str) -> Callable[..., nn.Module]:
+        if not self.has(name):
+            raise unknown("model", name, self.names())
+        return partial(self.build, name)
+
+
+def classifier(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The head's last linear layer and its name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no linear head to replace")
+    return linear[-1]
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def _timm_has(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name)  # also with a weight tag: resnet50.a1_in1k
+
+
+def _timm(name: str, *, pretrained: bool, num_classes: int | None, in_chans: int) -> nn.Module:
+    import timm
+
+    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    with _weights_or_value_error(f"timm/{name}"):
+        return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **given)
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _torchvision(
+    name: str, *, pretrained: bool, num_classes: int | None, in_chans: int
+) -> nn.Module:
+    import torchvision
+
+    if in_chans != 3:
+        raise ValueError(
+            f"torchvision/{name} takes images of 3 channels, not in_chans={in_chans}; timm's "
+            "networks take any number"
+        )
+    with _weights_or_value_error(f"torchvision/{name}"):
+        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    if num_classes is not None:
+        place, head = classifier(model)
+        if head.out_features != num_classes:
+            parent, _, child = place.rpartition(".")
+            new = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
+            setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+class _weights_or_value_error:
+    """Tells in one line that weights cannot be had, whatever the library raised."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None or isinstance(error, ValueError):
+            return
+        words = str(error).splitlines()
+        reason = words[0] if words else type(error).__name__
+        if isinstance(error, (OSError, RuntimeError)):
+            raise ValueError(
+                f"cannot make {self.name} or get its weights (is there a network?): {reason}"
+            ) from error
+
+
+LIBRARIES = {
+    "timm": Library(_timm_names, _timm, _timm_has),
+    "torchvision": Library(
+        _torchvision_names, _torchvision, lambda name: name in _torchvision_names()
+    ),
+}

@@ -1,0 +1,119 @@
+"""Boost a network in place, take the gates off again, compare with and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from accuracy_booster.blocks import Recipe
+from accuracy_booster.surgery import storage
+from accuracy_booster.surgery.attach import (
+    Model,
+    attach,
+    attached,
+    detach,
+    put_back_attention,
+    replace_attention,
+)
+from accuracy_booster.surgery.planning import Where, plan
+
+
+def boost(
+    model: Model,
+    recipe: str | Recipe = "ab",
+    *,
+    example: torch.Tensor | None = None,
+    where: Where = "residual",
+    init: str = "paper",
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Model:
+    """Put a gate on every residual branch of any network (or elsewhere), in place.
+
+    The names of the network's own parameters and buffers stay as they are; those of the gates are
+    under `<module>.recalibrate`. Nothing has changed if it raises.
+
+    Args:
+        model, recipe, example, where: as for `ab.plan`.
+        init: "paper", or "identity": the output stays bit for bit what it was, in eval and in
+            training mode, and the gates learn. Use it for pretrained networks.
+        optimizer: a live optimizer of the model; each new parameter joins the group of the
+            parameter of the same kind (a weight, or a norm's or a bias) nearest to its site.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: as `ab.plan`.
+    """
+    planned = plan(model, recipe, example=example, where=where, init=init)
+    sites = [gate.site for gate in planned.gates]
+    storage.remember(model)
+    if where == "attention":
+        replace_attention(model, sites)
+    attach(model, planned.recipe, sites)
+    if optimizer is not None:
+        _join(optimizer, model)
+    return model
+
+
+def unboost(model: Model) -> Model:
+    """Take every gate off, in place, and put replaced attention modules back; returns the model.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not attached(model):
+        raise ValueError(f"{type(model).__name__} has no gates to take off")
+    detach(model)
+    put_back_attention(model)
+    storage.forget(model)
+    return model
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """`with ab.disabled(model):` the network computes without its gates."""
+    gates = attached(model).values()
+    before = [gate.enabled for gate in gates]
+    try:
+        for gate in gates:
+            gate.enabled = False
+        yield model
+    finally:
+        for gate, flag in zip(gates, before, strict=True):
+            gate.enabled = flag
+
+
+def added_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the gates, for an optimizer."""
+    return [p for gate in attached(model).values() for p in gate.parameters()]
+
+
+def _join(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    group_of = {
+        id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]
+    }
+    modules = dict(model.named_modules())
+    for name, gate in attached(model).items():
+        own = {id(p) for p in gate.parameters()}
+        for parameter in gate.parameters():
+            if id(parameter) not in group_of:
+                index = _nearest_group(modules, name, parameter.ndim > 1, own, group_of)
+                optimizer.param_groups[index]["params"].append(parameter)
+
+
+def _nearest_group(
+    modules: dict[str, nn.Module], name: str, weight: bool, own: set[int], group_of: dict[int, int]
+) -> int:
+    """The group of a parameter of the same kind, in the site's module, else around it."""
+    while True:
+        for parameter in reversed(list(modules[name].parameters())):
+            same_kind = (parameter.ndim > 1) == weight and id(parameter) not in own
+            if same_kind and id(parameter) in group_of:
+                return group_of[id(parameter)]
+        if not name:
+            return 0
+        name = name.rpartition(".")[0]

@@ -1,0 +1,272 @@
+"""What boosting a network would do, found from one pass and changing nothing."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from accuracy_booster import blocks
+from accuracy_booster.blocks import Recalibrate, Recipe
+from accuracy_booster.errors import unknown
+from accuracy_booster.surgery.attach import ATTRIBUTE
+from accuracy_booster.surgery.find import (
+    Found,
+    attention_sites,
+    conv_sites,
+    layout_of,
+    residual_sites,
+)
+from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.trace import Trace, Value
+
+Where = str | Iterable[str] | re.Pattern[str] | Callable[[str, nn.Module], bool]
+INITS = ("paper", "identity")
+
+
+@dataclass(frozen=True)
+class PlannedGate:
+    """A gate to be: where, why there, and how many parameters it adds."""
+
+    site: Site
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `ab.boost` would do; `print(plan)` shows it as a table."""
+
+    model: str
+    recipe: Recipe
+    where: str
+    init: str
+    gates: list[PlannedGate]
+    skipped: list[str] = field(default_factory=list)  # branches without a place for a gate
+
+    @property
+    def parameters(self) -> int:
+        """What all gates add."""
+        return sum(gate.parameters for gate in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [
+            {**vars(g.site), "reason": g.reason, "parameters": g.parameters} for g in self.gates
+        ]
+        return {
+            **{"model": self.model, "recipe": str(self.recipe), "where": self.where},
+            **{"init": self.init, "parameters": self.parameters, "gates": rows},
+            "skipped": self.skipped,
+        }
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["module", "channels", "size", "parameters", "why"]
+        rows = []
+        for gate in self.gates:
+            site = gate.site
+            size = "x".join(map(str, site.spatial_size))
+            layout = "" if site.layout == "NCHW" else f" {site.layout}"
+            cells = (site.name, f"{site.channels:,}", size + layout, f"{gate.parameters:,}")
+            rows.append([*cells, gate.reason])
+        return header, rows
+
+    def summary(self) -> str:
+        count = f"{len(self.gates)} gate{'s' if len(self.gates) != 1 else ''}"
+        return f"{self.model}: {count} of {self.recipe}, {self.parameters:,} parameters"
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
+        return "\n".join([*lines, self.summary(), *(f"skipped: {line}" for line in self.skipped)])
+
+
+def plan(
+    model: nn.Module,
+    recipe: str | Recipe = "ab",
+    *,
+    example: torch.Tensor | None = None,
+    where: Where = "residual",
+    init: str = "paper",
+) -> Plan:
+    """What `ab.boost` with these arguments would do. Nothing of the model changes.
+
+    Args:
+        model: any network that maps images [N, C, H, W] to something.
+        recipe: what the gates compute: a name, a text, or an `ab.recipe(...)`.
+        example: an image [1, C, H, W]; by default zeros of the size in the model's own
+            configuration (timm, Hugging Face, ours), else 224 x 224.
+        where: "residual" (the ends of residual branches), "conv" (after each convolution's norm),
+            "attention" (in place of the SE, ECA, CBAM modules that are there), the names of
+            modules, a compiled regular expression, or a predicate `(name, module) -> bool`.
+        init: "paper", or "identity": the boosted network computes what it did, and the gates learn.
+
+    Raises:
+        ValueError: where nothing fits, a name is unknown, the recipe does not fit, or the network
+            is wrapped (DDP, compiled, quantised) or boosted there already.
+    """
+    parsed = blocks.recipe(recipe)
+    if init not in INITS:
+        raise ValueError(f"init={init!r} must be 'paper' or 'identity'")
+    if init == "identity":
+        if where == "attention":
+            raise ValueError(
+                "init='identity' keeps what the network computes; where='attention' takes modules "
+                "of it away, so use init='paper' there"
+            )
+        parsed = parsed.as_identity()
+    refuse_wrapped(model)
+    if example is None:
+        example = infer_example(model)
+    trace = Trace(model)
+    with quiet_pass(model, example) as inputs:
+        trace.run(model, inputs)
+    found = _find(model, trace, where)
+    skipped = [f.reason for f in found if f.site is None]
+    modules = dict(model.named_modules())
+    gates = []
+    for entry in found:
+        site = entry.site
+        if site is None:
+            continue
+        if hasattr(modules[site.name], ATTRIBUTE):
+            raise ValueError(f"{site.name!r} has a gate already; ab.unboost(model) takes it off")
+        try:
+            with torch.device("meta"):
+                gate = Recalibrate(
+                    site.channels, parsed, spatial_size=site.spatial_size, layout=site.layout
+                )
+        except ValueError as e:
+            raise ValueError(f"at {site.name!r}: {e}") from None
+        gates.append(PlannedGate(site, entry.reason, sum(p.numel() for p in gate.parameters())))
+    if not gates:
+        name = type(model).__name__
+        if skipped:
+            raise ValueError(
+                f"{name} has residual branches, but {skipped[0]}; name modules instead"
+            )
+        raise ValueError(
+            f"{name} has no {_where_text(where)} to boost; see where= for other places, such as "
+            "where='conv' or the names of modules"
+        )
+    if where in ("residual", "conv") and (present := attention_sites(trace)):
+        example_name = present[0].site.name if present[0].site else ""
+        warnings.warn(
+            f"the network has {len(present)} attention modules already (such as {example_name!r}); "
+            "where='attention' puts the gates in their place",
+            stacklevel=2,
+        )
+    return Plan(type(model).__name__, parsed, _where_text(where), init, gates, skipped)
+
+
+def _where_text(where: Where) -> str:
+    if isinstance(where, str):
+        texts = {"residual": "residual branch", "conv": "convolution", "attention": "attention"}
+        return texts.get(where, where)
+    if isinstance(where, re.Pattern):
+        return f"module that matches {where.pattern!r}"
+    return "module that the predicate accepts" if callable(where) else "module of those names"
+
+
+def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
+    kinds = {"residual": residual_sites, "conv": conv_sites, "attention": attention_sites}
+    if isinstance(where, str) and where in kinds:
+        return kinds[where](trace)
+    modules = dict(model.named_modules())
+    if isinstance(where, re.Pattern):
+        names = [name for name in modules if where.search(name)]
+        reason = f"matches {where.pattern!r}"
+    elif callable(where):
+        names = [name for name, module in modules.items() if where(name, module)]
+        reason = "chosen by the predicate"
+    else:
+        names = [where] if isinstance(where, str) else list(where)
+        reason = "named"
+        for name in names:
+            if name not in modules:
+                known = [*modules, *kinds] if isinstance(where, str) else modules
+                raise unknown("module", name, known)
+    outputs: dict[str, Value] = {}
+    for value in trace.values:
+        outputs |= dict.fromkeys(value.modules, value)
+    found = []
+    for name in dict.fromkeys(names):
+        output = outputs.get(name)
+        if output is None or len(output.shape) != 4:
+            got = "is not run in a pass" if output is None else f"gives {list(output.shape)}"
+            raise ValueError(f"module {name!r} {got}; a gate needs a feature map [N, C, H, W]")
+        layout = layout_of(output)
+        if layout is None:
+            raise ValueError(f"module {name!r}: it is unclear which dimension holds its channels")
+        found.append(Found(Site.of(name, output.shape, layout), reason))
+    return found
+
+
+@contextmanager
+def quiet_pass(model: nn.Module, example: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Eval mode without gradients; training flags and random states are put back.
+
+    Yields the example on the model's device and in its dtype.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    devices = [like.device] if like.device.type == "cuda" else []
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            yield example.to(device=like.device, dtype=like.dtype)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(
+            f"{type(model).__name__} cannot take an image {list(example.shape)}: {reason}; pass "
+            "example=, an image it can take"
+        ) from e
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def infer_example(model: nn.Module) -> torch.Tensor:
+    """Zeros [1, C, H, W] of the size in the model's configuration, else 224 x 224."""
+    for name in ("pretrained_cfg", "default_cfg"):  # timm, and ours
+        config = getattr(model, name, None)
+        if config and "input_size" in config:
+            return torch.zeros(1, *config["input_size"])
+    config = getattr(model, "config", None)  # Hugging Face
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        size = (size, size)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = getattr(config, "num_channels", None) or (first.in_channels if first else 3)
+    return torch.zeros(1, channels, *(size or (224, 224)))
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise ValueError for a model that must be boosted before it is wrapped."""
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
+    if isinstance(model, parallel):
+        raise ValueError(
+            f"the model is wrapped in {type(model).__name__}; boost model.module before wrapping it"
+        )
+    if isinstance(model, OptimizedModule):
+        raise ValueError("the model is compiled; boost it first and compile the result")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("the model is a TorchScript module; boost the Python module instead")
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise ValueError(f"the model is quantised (at {name!r}); boost it before quantising")

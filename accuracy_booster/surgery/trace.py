@@ -1,0 +1,151 @@
+"""What one pass does: every call on what depends on the input, and which module gave what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor that depends on the input, at one moment: an in-place call makes a new value."""
+
+    index: int  # in order of creation
+    shape: tuple[int, ...]
+    call: Call | None  # what made it; None for the input
+    ancestors: int  # bit i is set if value i flows into this one, and for itself
+    modules: list[str] = field(default_factory=list)  # whose output it is, the innermost first
+    users: list[Call] = field(default_factory=list)
+
+    def flows_into(self, other: Value) -> bool:
+        return bool(other.ancestors >> self.index & 1)
+
+
+@dataclass(eq=False)
+class Call:
+    """A torch function, or a module inside of which none was seen (name "module")."""
+
+    name: str
+    inputs: list[Value]  # the arguments that depend on the input of the network
+    learned: bool  # whether another argument is a tensor that is no buffer: a weight
+    arguments: tuple[Any, ...]  # the positional ones, tensors as None
+    outputs: list[Value] = field(default_factory=list)
+
+
+class Trace(TorchFunctionMode):
+    """The graph of what runs while it is entered; `values[0]` is the input.
+
+    It follows the identity of tensors through torch's functions and through modules, so Python
+    control flow, in-place calls and shared modules are what they are.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.values: list[Value] = []
+        self.calls_of: dict[str, int] = {}  # how often a module ran
+        self.input_of: dict[str, Value] = {}  # the first input of a module's last call
+        self._known = WeakTensorKeyDictionary()
+        self._names = {module: name for name, module in model.named_modules()}
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+        self._stack: list[tuple[nn.Module, int, list[Value]]] = []
+
+    def run(self, model: nn.Module, example: torch.Tensor) -> Any:
+        """One pass of the example [N, C, H, W]; returns the model's output."""
+        self._bind(example, None, [])
+        with ExitStack() as stack:
+            for register, hook in (
+                (module_hooks.register_module_forward_pre_hook, self._enter_module),
+                (module_hooks.register_module_forward_hook, self._leave_module),
+            ):
+                stack.callback(register(hook).remove)
+            stack.enter_context(self)
+            return model(example)
+
+    def _bind(self, tensor: torch.Tensor, call: Call | None, inputs: list[Value]) -> Value:
+        index = len(self.values)
+        ancestors = 1 << index
+        for value in inputs:
+            ancestors |= value.ancestors
+        value = Value(index, tuple(tensor.shape), call, ancestors)
+        self.values.append(value)
+        self._known[tensor] = value
+        return value
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        outputs = list(_tensors(result))
+        if outputs:
+            self._record(getattr(func, "__name__", str(func)), args, kwargs, outputs)
+        return result
+
+    def _record(self, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
+        tensors = list(_tensors((args, kwargs)))
+        inputs = [self._known[t] for t in tensors if t in self._known]
+        if not inputs:
+            return
+        others = [t for t in tensors if t not in self._known and t.numel() > 1]
+        learned = any(id(t) not in self._buffers for t in others)
+        plain = tuple(None if isinstance(a, torch.Tensor) else a for a in args)
+        call = Call(name, inputs, learned, plain)
+        in_place = _in_place(name, kwargs)
+        for tensor in outputs:
+            if tensor in self._known and not in_place:
+                continue  # handed through, as dropout in eval mode does
+            call.outputs.append(self._bind(tensor, call, inputs))
+        if call.outputs:
+            for value in inputs:
+                value.users.append(call)
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        inputs = [self._known[t] for t in _tensors(args) if t in self._known]
+        self._stack.append((module, len(self.values), inputs))
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        entered, first, inputs = self._stack.pop()
+        assert entered is module
+        name = self._names.get(module)
+        outputs = list(_tensors(output))
+        unseen = [t for t in outputs if t not in self._known]
+        if unseen and inputs:  # a scripted function or an autograd.Function: opaque
+            learned = any(True for _ in module.parameters())
+            call = Call("module", inputs, learned, ())
+            call.outputs = [self._bind(t, call, inputs) for t in unseen]
+            for value in inputs:
+                value.users.append(call)
+        if name is None:
+            return
+        self.calls_of[name] = self.calls_of.get(name, 0) + 1
+        if inputs:
+            self.input_of[name] = inputs[0]
+        for tensor in outputs:
+            value = self._known.get(tensor)
+            if value is not None and value.index >= first:
+                value.modules.append(name)
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _tensors(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _tensors(item)
+    elif hasattr(tree, "__dataclass_fields__"):  # a Hugging Face output
+        yield from _tensors(vars(tree))
+
+
+def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    if name.startswith("__i") and name.endswith("__") and name != "__index__":
+        return True
+    return (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
