@@ -34,6 +34,7 @@ SHAPES = {"permute", "contiguous", "to", "type_as", "float", "half", "bfloat16",
 SHAPES |= {"pad", "constant_pad_nd", "__getitem__", "dropout", "feature_dropout", "dropout2d"}
 SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
 SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
+ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
 
 
@@ -158,7 +159,7 @@ def _summed_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
         fork = _fork(shortcut, branch, trace)
         if fork is None:
             continue
-        kind = _shortcut_kind(shortcut, fork)
+        kind = _shortcut_kind(shortcut, fork, slices=_reads_whole(branch, fork))
         if kind is None or not _is_branch(branch, shortcut, fork, trace):
             continue
         if _ends_in_upsampling(branch, fork):
@@ -206,30 +207,41 @@ FREE = (IDENTITY, WITHOUT_WEIGHTS)
 
 def _shortcut_kind(shortcut: Value, fork: Value, *, slices: bool = False) -> str | None:
     """What leads from the fork to the shortcut, or None where it is more than a projection."""
-    value, layers, steps = shortcut, 0, 0
+    value, layers, steps, partial = shortcut, 0, 0, False
     while value is not fork:
         call = value.call
         assert call is not None
         inputs = [i for i in call.inputs if fork.flows_into(i)]
         if len(inputs) != 1:
             return None
-        before = inputs[0]
         if call.name in LAYERS and call.learned:
             layers += 1
-        elif (call.name in SLICES and not slices and _loses_channels(value, before)) or not (
-            call.name in POOLS | SHAPES | UPSAMPLING
-            or (call.name in NORMS)
-            or (call.name in PRODUCTS | SUMS | {"cat"} and len(call.inputs) == 1)
-            or (call.name in CONVOLUTIONS and not call.learned)
-        ):
-            return None
+        elif call.name in SLICES and _loses_channels(value, inputs[0]):
+            partial = True
+        elif not _is_plain(call) and not (layers and call.name in ACTIVATIONS):
+            return None  # DPN's projection has a norm and an activation of its own before it
         steps += 1
-        value = before
-    if layers > 2:
-        return None
+        value = inputs[0]
     if layers:
-        return PROJECTION
+        return PROJECTION if layers <= 2 else None
+    if partial and not slices:
+        return None
     return WITHOUT_WEIGHTS if steps else IDENTITY
+
+
+def _reads_whole(branch: Value, fork: Value) -> bool:
+    """Whether the branch reads all channels of the fork (DPN), not other slices (Res2Net)."""
+    into = [u for u in fork.users if any(o.flows_into(branch) for o in u.outputs)]
+    return not any(u.name in SLICES and _loses_channels(u.outputs[0], fork) for u in into)
+
+
+def _is_plain(call: Call) -> bool:
+    """Whether a call is neither a layer nor a nonlinearity: pooling, padding, norms, scales."""
+    if call.name in POOLS | SHAPES | UPSAMPLING | NORMS | SLICES:
+        return True
+    if call.name in PRODUCTS | SUMS | {"cat"}:
+        return len(call.inputs) == 1  # with a constant
+    return call.name in CONVOLUTIONS and not call.learned  # a blur
 
 
 def _loses_channels(value: Value, before: Value) -> bool:
@@ -281,13 +293,15 @@ def _ends_in_upsampling(branch: Value, fork: Value) -> bool:
 
 def _place(end: Value, call: Call, trace: Trace) -> Site | None:
     """The module whose output the gate scales: the last before layer scale and functions."""
-    target, value = call.outputs[0], end
-    crossed: list[Call] = []
+    value = end
+    # ReXNet sums some of the channels and puts the others beside them
+    reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name == "cat")]
     while True:
         made = value.call
         scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
-        only_here = all(u is call or u.outputs[0].flows_into(end) for u in value.users)
-        if not only_here:
+        if not all(
+            u is call or any(u.outputs[0].flows_into(r) for r in reach) for u in value.users
+        ):
             return None
         if not scales and (name := _module_of(value, trace)):
             layout = layout_of(value)
@@ -295,11 +309,11 @@ def _place(end: Value, call: Call, trace: Trace) -> Site | None:
                 return Site.of(name, value.shape, layout)
         if made is None:
             return None
-        same = [i for i in made.inputs if sorted(i.shape) == sorted(value.shape)]
+        sliced = made.name in SLICES and made.inputs[0].shape[2:] == value.shape[2:]
+        same = [i for i in made.inputs if sliced or sorted(i.shape) == sorted(value.shape)]
         carries = made.name in PRODUCTS or len(made.inputs) == 1
-        if not same or not carries or made.name in LAYERS | UPSAMPLING or value is target:
+        if not same or not carries or made.name in LAYERS | UPSAMPLING:
             return None
-        crossed.append(made)
         value = same[0]
 
 
