@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from argparse import RawDescriptionHelpFormatter
@@ -12,10 +13,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.training.config import PRESETS, TrainConfig
 
 PROGRAM = "accuracy-booster"
+LISTS = ("--milestones", "--mean", "--std", "--image_size", "--input_size")  # take numbers
+NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
 
 
 class _Parser(ArgumentParser):
@@ -27,6 +30,7 @@ class _Parser(ArgumentParser):
             raise unknown("option", unrecognised[1], options, f"see {self.prog} --help")
         text = re.sub(r'Parser key "(\w+)": ', r"--\1: ", text)
         text = re.sub(r"<class '(?:NoneType|(\w+))'>", lambda m: m[1] or "null", text)
+        text = re.sub(r"Expected an? ", "expected ", text)
         text = re.sub(
             r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors:.*"
             r"Given value: (.*)",
@@ -71,10 +75,10 @@ def _train(given: dict[str, Any]):
     }
 
     def show() -> None:
-        test = result.test
+        test, epochs = result.test, result.config.epochs
         print(
             f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
-            f"on {test.images:,} test images after {result.config.epochs} epochs, "
+            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
             f"{result.seconds:.0f} s, {result.parameters:,} parameters"
         )
         print(result.output)
@@ -127,7 +131,7 @@ def _eval_arguments(parser: _Parser) -> None:
 
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument("--data", type=str | None, help="other data than those of the training")
-    parser.add_argument("--split", type=str, default="test", help="test or train")
+    parser.add_argument("--split", type=str, default="test", help="test, train or validation")
     others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
     parser.add_class_arguments(TrainConfig, skip=others)
 
@@ -271,15 +275,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _main([word for word in words if word != "--debug"])
-    except (ValueError, KeyboardInterrupt) as e:
+        code = _main([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return code
+    except (ValueError, TrainingStopped, OSError, KeyboardInterrupt) as e:
         if debug:
             raise
         if isinstance(e, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
             return 130
+        if isinstance(e, OSError):  # stdout is closed or full: nothing more goes there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(e, BrokenPipeError):
+                return 141  # as a shell reports it
         print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(e, ValueError) else 1
 
 
 def _main(words: list[str]) -> int:
@@ -301,6 +311,7 @@ def _main(words: list[str]) -> int:
         formatter_class=_HelpFormatter,
         exit_on_error=False,
         print_config=None,
+        allow_abbrev=False,
     )
     command.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -322,9 +333,9 @@ def _explicit(parsed: Namespace) -> dict[str, Any]:
 
 
 def _normalise(words: list[str]) -> list[str]:
-    """`--batch-size` for `--batch_size`, and a bare `--overwrite` for `--overwrite true`."""
+    """`--batch-size` for `--batch_size`, a bare `--overwrite`, and `0.5,0.75` for `[0.5,0.75]`."""
     switches = {f"--{f.name}" for f in fields(TrainConfig) if isinstance(f.default, bool)}
-    out = []
+    out: list[str] = []
     for i, word in enumerate(words):
         if word.startswith("--") and len(word) > 2:
             option, equals, value = word.partition("=")
@@ -333,6 +344,9 @@ def _normalise(words: list[str]) -> list[str]:
                 word = f"--{word[5:]}=false"
             elif word in switches and (i + 1 == len(words) or words[i + 1].startswith("--")):
                 word += "=true"
+        elif out and out[-1] in LISTS and re.fullmatch(NUMBERS, word):
+            single = out[-1] == "--image_size" and "," not in word  # may be one number
+            word = word if single else f"[{word}]"
         out.append(word)
     return out
 

@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class TrainingStopped(RuntimeError):
+    """Training cannot go on, through no fault of the input's form."""
+
+
 def unknown(kind: str, value: str, known: Iterable[str], remedy: str = "") -> ValueError:
     """The error for a name that is not in a table, with the nearest names that are."""
     names = sorted(known)

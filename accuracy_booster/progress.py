@@ -13,7 +13,7 @@ def console():
     """The one console for everything that is not a result: stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def bars():

@@ -18,10 +18,47 @@ import torch
 import torchvision
 from torch import nn
 
-TIMM_FAMILIES = """byobnet convmixer convnext cspnet densenet dla dpn efficientnet edgenext fasternet
-fastvit ghostnet hardcorenas hgnet hrnet inception_next inception_resnet_v2 inception_v3 inception_v4
-mambaout mobilenetv3 nfnet regnet repghost repvit res2net resnest resnet resnetv2 rexnet selecsls
-senet sknet starnet tresnet vgg vovnet xception xception_aligned""".split()
+TIMM_FAMILIES = [
+    "byobnet",
+    "convmixer",
+    "convnext",
+    "cspnet",
+    "densenet",
+    "dla",
+    "dpn",
+    "efficientnet",
+    "edgenext",
+    "fasternet",
+    "fastvit",
+    "ghostnet",
+    "hardcorenas",
+    "hgnet",
+    "hrnet",
+    "inception_next",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
+    "mambaout",
+    "mobilenetv3",
+    "nfnet",
+    "regnet",
+    "repghost",
+    "repvit",
+    "res2net",
+    "resnest",
+    "resnet",
+    "resnetv2",
+    "rexnet",
+    "selecsls",
+    "senet",
+    "sknet",
+    "starnet",
+    "tresnet",
+    "vgg",
+    "vovnet",
+    "xception",
+    "xception_aligned",
+]
 POOLFORMERS = "poolformer*"
 
 
@@ -90,6 +127,7 @@ RULES = {
     ("mambaout", "GatedConvBlock"): always,
     ("metaformer", "MetaFormerBlock"): always,  # in a PoolFormer: its MLP; pooling has no layer
     ("edgenext", "ConvBlock"): always,
+    ("edgenext", "SplitTransposeBlock"): always,
     # torchvision
     ("mobilenetv2", "InvertedResidual"): when("use_res_connect"),
     ("mobilenetv3", "InvertedResidual"): when("use_res_connect"),
@@ -99,8 +137,23 @@ RULES = {
     ("mnasnet", "_InvertedResidual"): when("apply_residual"),
     ("shufflenetv2", "InvertedResidual"): lambda block: block.stride == 1,
 }
-TORCHVISION = """alexnet densenet efficientnet googlenet inception mnasnet mobilenet regnet resnet
-resnext shufflenet squeezenet vgg wide_resnet convnext""".split()
+TORCHVISION = [
+    "alexnet",
+    "densenet",
+    "efficientnet",
+    "googlenet",
+    "inception",
+    "mnasnet",
+    "mobilenet",
+    "regnet",
+    "resnet",
+    "resnext",
+    "shufflenet",
+    "squeezenet",
+    "vgg",
+    "wide_resnet",
+    "convnext",
+]
 # Blocks of these files are known to have no residual branch, or only through the blocks above.
 SUSPECT = ("Block", "Bottleneck", "Residual")
 

@@ -69,6 +69,58 @@ def test_spellings(capsys):
     assert (values["batch_size"], values["nesterov"], values["channels_last"]) == (32, True, False)
 
 
+def test_lists_of_numbers(capsys):
+    words = ("train", "--model", "resnet8", "--milestones", "0.2,0.9", "--mean", "0.4")
+    _, out, err = run(capsys, *words, "--image_size", "9", "--print_config")
+    values = yaml.safe_load(out)
+    assert (values["milestones"], values["mean"]) == ([0.2, 0.9], [0.4]), err
+    assert values["image_size"] == [9, 9]
+
+
+def test_plan(capsys):
+    code, out, err = run(capsys, "plan", "timm/resnet18", "--block", "ab", "--json")
+    planned = json.loads(out)
+    assert code == 0, err
+    assert len(planned["gates"]) == 8
+    assert planned["parameters"] == 3 * 2 * (64 + 128 + 256 + 512)
+    code, out, _ = run(capsys, "plan", "resnet20", "--where", r"/layer1\..*bn1/")
+    assert code == 0
+    assert out.count("layer1.") == 3
+
+
+def test_fine_tune_the_gates_of_a_pretrained_network(tmp_path, capsys, monkeypatch):
+    """The base keeps its weights and statistics; head and gates learn; the run is evaluated."""
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    made = timm.create_model("resnet10t", num_classes=1000, in_chans=1, zero_init_last=False)
+    torch.save(made.state_dict(), tmp_path / "w.pth")
+    build = timm.create_model
+
+    def local(name, pretrained=False, **given):
+        if pretrained:
+            given["pretrained_cfg_overlay"] = {"file": str(tmp_path / "w.pth")}
+        return build(name, pretrained=pretrained, **given)
+
+    monkeypatch.setattr(timm, "create_model", local)
+    code, _, err = run(
+        *(capsys, "train", "--model", "timm/resnet10t", "--pretrained", "--block", "ab"),
+        *("--init", "identity", "--freeze", "base", "--gate-lr", "0.3", "--epochs", "1"),
+        *("--image_size", "32", "--device", "cpu", "--output", tmp_path / "r"),
+    )
+    assert code == 0, err
+    trained = load_file(tmp_path / "r" / "model.safetensors")
+    for name, tensor in made.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(trained[name], tensor), name
+    gammas = [v for k, v in trained.items() if k.endswith("recalibrate.0.bn.weight")]
+    assert len(gammas) == 4
+    assert all(gamma.abs().max() > 0 for gamma in gammas), "a gate has not learned"
+    code, _, err = run(capsys, "eval", tmp_path / "r", "--device", "cpu")
+    assert code == 0, err
+
+
 def test_models(capsys):
     code, out, _ = run(capsys, "models", "--json")
     listed = json.loads(out)
@@ -104,6 +156,7 @@ def data(tmp_path):
     (tmp_path / "no_images/train/a").mkdir(parents=True)
     (tmp_path / "no_images/test/a").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
     return tmp_path
 
 
@@ -122,7 +175,15 @@ BAD = [
     (["train", "--model", "resnet8", "--epochs", "many"], ["--epochs: ", "int", "many"]),
     (["train", "--model", "resnet8", "--epochs", "0"], ["epochs=0", ">= 1"]),
     (["train", "--model", "resnet8", "--epohcs", "3"], ["epohcs", "nearest: --epochs"]),
-    (["train", "--model", "resnet8", "--mean", "3"], ["--mean: expected", "got 3"]),
+    (["train", "--model", "resnet8", "--mean", "x"], ["--mean: expected", "got x"]),
+    (["train", "--model", "resnet8", "--data", ""], ["data=''"]),
+    (["train", "--model", "resnet8", "--output", "{data}/file/x"], ["is a file"]),
+    (["compare", "--block", "ab"], ["'--block'", "nearest: --blocks"]),
+    (["plan", "timm/resnet81"], ["unknown model 'resnet81'", "resnet18"]),
+    (["plan", "resnet20", "--where", "layer9"], ["unknown module 'layer9'", "layer1"]),
+    (["plan", "timm/vit_tiny_patch16_224"], ["no residual branch"]),
+    (["plan", "resnet20", "--block", "design_e", "--init", "identity"], ["no parameters"]),
+    (["train", "--model", "resnet8", "--freeze", "base", "--block", "none"], ["nothing to train"]),
     (["train", "--model", "resnet8", "--config", "{data}/none.yaml"], ["none.yaml"]),
     (["train", "--model", "wrn21_2"], ["6n + 4"]),
     (["eval", "{data}/empty"], ["holds no run"]),

@@ -101,10 +101,7 @@ def compare(
                 config = variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")})
                 label = f"{config.block}, seed {seed}"
                 run = run_training(config, data.reseed(seed), progress, label, lines=False)
-                progress.console.print(
-                    f"{label}: top-1 {run.test.top1:.2f} % after {config.epochs} epochs, "
-                    f"{run.seconds:.0f} s"
-                )
+                progress.console.print(f"{label}: top-1 {run.test.top1:.2f} %, {run.seconds:.0f} s")
                 progress.advance(total)
                 runs.append(run)
         progress.update(total, note="measuring inference")

@@ -151,12 +151,12 @@ def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
     error.set_yscale("symlog", linthresh=1)  # logarithmic, but with room for an error of 0
     ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= error.get_ylim()[1]]
     error.set_yticks(ticks)
-    error.set_ylim(bottom=0)
+    error.set_ylim(0, 1.1 * error.get_ylim()[1])
     for axis in (loss, error):
         axis.set_xlabel("epoch")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     error.legend(frameon=False)

@@ -130,10 +130,13 @@ def _cifar(name: str, data_dir: str | None) -> Source:
         except RuntimeError:  # torchvision's word for "not there"
             from accuracy_booster.progress import console
 
+            made = not root.exists()
             console().print(f"Downloading {name} to {root}")
             try:
                 data = kind(str(root), train=train, download=True)
             except (OSError, RuntimeError) as e:
+                if made and root.is_dir() and not any(root.iterdir()):
+                    root.rmdir()
                 raise ValueError(
                     f"cannot download {name} to {root} ({e}); give --data a directory that has "
                     "it, or --data_dir the folder of an earlier download"

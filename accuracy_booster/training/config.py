@@ -6,6 +6,7 @@ Komodakis 2016 for the wide ones. The paper itself states no CIFAR schedule.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,7 +20,7 @@ from accuracy_booster.errors import unknown
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. Every value can be set from Python, on the command line, or in a YAML file.
+    """A training run. The defaults shown are those of the preset cifar_resnet.
 
     Args:
         model: the network (`accuracy-booster models` lists them)
@@ -33,7 +34,8 @@ class TrainConfig:
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
         overwrite: replace a run that is already in the output directory
-        preset: the settings to start from; by default those of the model's family
+        preset: the settings to start from; by default digits for the built-in digits, else those
+            of the model's family (train --print_config shows what they come to)
         epochs: passes over the training set
         batch_size: images per step
         lr: learning rate
@@ -75,7 +77,7 @@ class TrainConfig:
     gate_lr: float | None = None
     output: str | None = None
     overwrite: bool = False
-    preset: str = "cifar_resnet"
+    preset: str | None = None
     epochs: int = 200
     batch_size: int = 128
     lr: float = 0.1
@@ -105,15 +107,20 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self):
-        for name in ("data", "output"):
+        for name in ("data", "output", "data_dir"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
+        if self.block is None:
+            object.__setattr__(self, "block", "none")
+        elif hasattr(self.block, "gates"):  # an ab.Recipe
+            object.__setattr__(self, "block", str(self.block))
         for name in ("milestones", "image_size", "mean", "std"):
             value = getattr(self, name)
             if isinstance(value, list):  # of YAML and JSON
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.image_size, int):
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        _check_types(self)
         _check(self)
 
     def change(self, given: Mapping[str, Any]) -> TrainConfig:
@@ -148,7 +155,14 @@ class TrainConfig:
 
     @classmethod
     def from_yaml(cls, text: str) -> TrainConfig:
-        return cls(**yaml.safe_load(text))
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            reason = " ".join(str(e).split())
+            raise ValueError(f"the configuration is no YAML: {reason}") from None
+        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+            raise ValueError("the configuration names no model")
+        return cls(values["model"]).change(values)
 
 
 # What a preset says; the rest is TrainConfig's own default.
@@ -188,6 +202,26 @@ def default_preset(model: str, data: str) -> str:
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
 
 
+def _check_types(c: TrainConfig) -> None:
+    """The types that annotations state, told as ValueErrors (the command line checks them too)."""
+    for f in fields(c):
+        value, kind = getattr(c, f.name), str(f.type)
+        if value is None and "None" in kind:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = {
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "int": number and isinstance(value, int),
+            "float": number and math.isfinite(value),
+            "tuple[float, ...]": isinstance(value, tuple)
+            and all(isinstance(v, (int, float)) for v in value),
+        }.get(kind.removesuffix(" | None"), True)
+        if not fits:
+            expected = kind.replace("tuple[float, ...]", "a list of numbers")
+            raise ValueError(f"{f.name}={value!r} must be {expected}")
+
+
 def _check(c: TrainConfig) -> None:
     rules: Mapping[str, tuple[bool, str]] = {
         "epochs": (c.epochs >= 1, ">= 1"),
@@ -207,6 +241,7 @@ def _check(c: TrainConfig) -> None:
         "warmup_lr": (c.warmup_lr > 0, "> 0"),
         "validation": (0 <= c.validation < 1, "a share of the training set in [0, 1)"),
         "seed": (c.seed >= 0, ">= 0"),
+        "data": (bool(c.data), "a name or a directory"),
         "precision": (c.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
         "device": (c.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         "workers": (c.workers >= 0, ">= 0"),

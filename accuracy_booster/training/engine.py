@@ -85,6 +85,7 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         "mean": data.mean,
         "std": data.std,
         "augment": data.augment,
+        "batch_size": data.loaders["train"].batch_size,  # no larger than the training set
     }
     return config.change(decided)
 
@@ -127,7 +128,8 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
     try:
         network.load_state_dict(load_file(path / WEIGHTS))
     except (SafetensorError, RuntimeError) as e:
-        raise ValueError(f"{path / WEIGHTS} does not load: {str(e).splitlines()[0]}") from e
+        reason = " ".join(str(e).split())[:300]
+        raise ValueError(f"{path / WEIGHTS} does not load: {reason}") from e
     return network
 
 

@@ -102,7 +102,8 @@ def evaluate(
     Args:
         model: a run's directory, or a module that maps images [N, C, H, W] to logits.
         data: a name or a path as for `ab.train`; by default, for a run, what it was trained on.
-        split: "test" or "train" (measured without augmentation).
+        split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
+            the share that the run held out).
         options: `image_size`, `mean`, `std`, `eval_batch_size`, `device`, `precision`, `workers`,
             `data_dir`, `image_column`, `label_column`: by default the run's own; for a module the
             defaults of `ab.train`.
@@ -111,8 +112,8 @@ def evaluate(
         ValueError: for a directory without a finished run, an unknown option, or data that do not
             fit the network.
     """
-    if split not in ("test", "train"):
-        raise ValueError(f"split={split!r} must be 'test' or 'train'")
+    if split not in ("test", "train", "validation"):
+        raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
     for name in options:
         if name not in OPTIONS:
             raise unknown("option", name, OPTIONS)
@@ -121,6 +122,8 @@ def evaluate(
         if data is None:
             raise ValueError("which data? a module does not know; pass data=...")
         network, config = model, TrainConfig("module", data=data).change(options)
+    elif not isinstance(model, (str, Path)):
+        raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
     else:
         run, config = Run.open(Path(model))
         network, classes = load_network(run.path, config), run.info["classes"]
@@ -128,10 +131,20 @@ def evaluate(
             config = config.change({"data": data, "image_column": None, "label_column": None})
         config = config.change(options)
     accelerator = make_accelerator(config)
-    loaded = open_data(config, splits=(split,), training=False, validation=0.0, classes=classes)
-    if config.in_chans not in (None, loaded.in_chans):
+    held_out = split == "validation"
+    loaded = open_data(
+        config,
+        splits=("train",) if held_out else (split,),
+        training=False,
+        validation=config.validation if held_out else 0.0,
+        classes=classes,
+    )
+    if split not in loaded.loaders:
+        raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != loaded.in_chans:
         raise ValueError(
-            f"the network takes images of {config.in_chans} channels, {loaded.name} has "
+            f"the network takes images of {first.in_channels} channels, {loaded.name} has "
             f"{loaded.in_chans}"
         )
     network.to(accelerator.device)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from accuracy_booster.data import Data, normalise
+from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.progress import bars
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig, output_dir, resolve
@@ -75,6 +77,11 @@ class Trainer:
         loss_sum, correct, total = self.accelerator.reduce(
             torch.stack([loss_sum, correct, torch.tensor(float(seen), device=device)])
         ).tolist()
+        if not math.isfinite(loss_sum):
+            raise TrainingStopped(
+                f"the training loss is {loss_sum / total:g} in epoch {self.epoch} at lr={lr:g}; "
+                "no weights were written; try a lower lr, or a warm-up"
+            )
         return {
             "lr": lr,
             "train_loss": loss_sum / total,

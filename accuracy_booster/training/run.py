@@ -34,9 +34,15 @@ class Run:
     @staticmethod
     def check(path: Path, overwrite: bool) -> None:
         """Raise ValueError where a run is already and may not be replaced."""
+        for place in (path, *path.parents):
+            if place.exists():
+                if not place.is_dir():
+                    raise ValueError(f"output {path}: {place} is a file, not a directory")
+                break
         if (path / CONFIG).exists() and not overwrite:
+            state = "a run" if (path / WEIGHTS).exists() else "a run that has not ended"
             raise ValueError(
-                f"{path} already holds a run; choose another --output, or --overwrite true"
+                f"{path} already holds {state}; choose another --output, or --overwrite"
             )
 
     @classmethod
@@ -74,8 +80,10 @@ class Run:
         try:
             config = TrainConfig.from_yaml((path / CONFIG).read_text())
             run.info = json.loads((path / INFO).read_text())
-        except (OSError, TypeError, ValueError) as e:
+        except (OSError, ValueError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
+        if not isinstance(run.info, dict) or not isinstance(run.info.get("classes"), list):
+            raise ValueError(f"the run in {path} cannot be read: {INFO} names no classes")
         return run, config
 
     def write_info(self, more: Mapping[str, Any]) -> None:
