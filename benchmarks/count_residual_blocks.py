@@ -90,7 +90,7 @@ RULES = {
         ("resnetv2", name): always
         for name in ("PreActBottleneck", "PreActBasic", "Bottleneck", "BasicBlock")
     },
-    **{("regnet", name): always for name in ("Bottleneck", "PreBottleneck")},
+    **{("regnet", name): has("downsample") for name in ("Bottleneck", "PreBottleneck")},
     ("nfnet", "NormFreeBlock"): always,
     ("convnext", "ConvNeXtBlock"): always,
     ("convmixer", "Residual"): always,
@@ -122,6 +122,7 @@ RULES = {
     ("fastvit", "RepMixerBlock"): always,  # its MLP; the token mixer's sums are linear branches
     ("fastvit", "AttentionBlock"): always,  # its MLP; attention has no convolution
     ("repvit", "RepViTBlock"): always,  # its channel mixer
+    ("repvit", "RepVitDownsample"): always,  # its feed-forward part
     ("starnet", "Block"): always,
     ("fasternet", "MLPBlock"): always,
     ("mambaout", "GatedConvBlock"): always,

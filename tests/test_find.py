@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 
 import pytest
 import timm
@@ -185,8 +184,7 @@ def test_a_family_without_residual_branches_is_refused(name):
     side = FAMILIES[name][1]
     model = build(name)
     keys = list(model.state_dict())
-    with pytest.raises(ValueError, match="no residual branch.*where="), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.raises(ValueError, match=r"no residual branch.*where="):
         ab.boost(model, "ab", example=torch.zeros(1, 3, side, side))
     assert list(model.state_dict()) == keys
     assert not any(m._forward_hooks for m in model.modules())
@@ -453,7 +451,7 @@ class ControlFlow(Body):
             y = f(x)
             if y.shape != x.shape:
                 x = self.proj(x)
-            x = x + y if float(x.mean()) < 1e9 else x - y
+            x = x + y if float(x.detach().mean()) < 1e9 else x - y
         return x
 
     def skip(self, x):
@@ -1031,13 +1029,53 @@ class FunctionsOnly(Body):
 
 
 def test_a_branch_without_modules_is_told_apart_from_no_branch():
-    with pytest.raises(ValueError, match="residual branches, but no module.*name modules"):
+    with pytest.raises(ValueError, match=r"residual branches, but no module.*name modules"):
         ab.plan(Net(FunctionsOnly()), "ab", example=EXAMPLE)
     model = Net(nn.Sequential(FunctionsOnly(), Body()))
     planned = ab.plan(model, "ab", example=EXAMPLE)
     assert [gate.site.name for gate in planned.gates] == ["body.1.f.4"]
     assert len(planned.skipped) == 1
     assert "skipped" in str(planned)
+
+
+class EndsInFunctionalNorm(Body):
+    """The branch's last layer is a function; a gate before it would be normalised away."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.f = nn.Sequential(conv(), nn.ReLU(), conv())
+        self.weight, self.bias = nn.Parameter(torch.ones(C)), nn.Parameter(torch.ones(C))
+
+    def forward(self, x):
+        return x + F.group_norm(self.f(x), 1, self.weight, self.bias)
+
+
+class EndsInFunctionalConv(Body):
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.f = nn.Sequential(conv(), nn.ReLU())
+        self.weight, self.bias = nn.Parameter(torch.randn(C, C, 1, 1)), nn.Parameter(torch.ones(C))
+
+    def forward(self, x):
+        return x + F.conv2d(self.f(x), self.weight, self.bias)
+
+
+class EndsInSigmoid(Body):
+    """A gate before it could not shut the branch."""
+
+    def forward(self, x):
+        return x + torch.sigmoid(self.f(x))
+
+
+@pytest.mark.parametrize("kind", [EndsInFunctionalNorm, EndsInFunctionalConv, EndsInSigmoid])
+def test_a_gate_that_could_not_shut_its_branch_is_not_placed(kind):
+    model, x = randomise(Net(kind())), torch.randn(2, 3, 12, 12)
+    try:
+        ab.boost(model, "ab", example=EXAMPLE)
+    except ValueError:
+        return
+    with torch.no_grad():
+        torch.testing.assert_close(shut(model)(x), model.stem(x))
 
 
 def test_a_branch_that_something_else_reads_is_not_gated_silently():

@@ -106,15 +106,16 @@ class GateRecipe:
         Raises:
             ValueError: for a gate without parameters.
         """
-        *before, last, end = self.parts
-        known = [f.name for f in fields(last)]
-        if "init" not in known:
+        parts = list(self.parts)
+        weighted = [i for i, part in enumerate(parts) if part.has_parameters]
+        if not weighted:
             raise ValueError(
                 f"{self} has no parameters that could start it as the identity; use init='paper'"
             )
-        parts = (*before, replace(last, init="zeros"), replace(end, scale=2))  # type: ignore[call-arg]
+        parts[weighted[-1]] = replace(parts[weighted[-1]], init="zeros")  # type: ignore[call-arg]
+        parts[-1] = replace(parts[-1], scale=2)  # type: ignore[call-arg]
         count = len(self.descriptors)
-        return GateRecipe(parts[:count], parts[count:])
+        return GateRecipe(tuple(parts[:count]), tuple(parts[count:]))
 
     def __str__(self) -> str:
         return " | ".join([" + ".join(map(str, self.descriptors)), *map(str, self.weigh)])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -196,6 +197,25 @@ class GlobalConv(nn.Conv2d):
         return d.to(accumulation_dtype(d.dtype))
 
 
+SMALL_BATCH = 16  # values per channel under which a gate's batch norm warns, once
+
+
+_warned = False
+
+
+def _warn_of_small_batches(where: str, values: int) -> None:
+    global _warned
+    if _warned or torch.compiler.is_compiling():
+        return
+    _warned = True
+    warnings.warn(
+        f"the batch norm of the gate {where or '(not attached)'} sees {values} values per channel, "
+        f"fewer than {SMALL_BATCH}: its statistics are noisy; use larger batches, synchronised "
+        "norms, or put the gates' norms in eval mode",
+        stacklevel=2,
+    )
+
+
 class GateNorm(nn.modules.batchnorm._BatchNorm):
     """The batch norm inside a gate, on d[N, C] or on a map [N, C, H, W].
 
@@ -223,4 +243,6 @@ class GateNorm(nn.modules.batchnorm._BatchNorm):
                 "2 or more (drop_last=True drops a ragged last batch), or put this norm in eval "
                 "mode to use its running statistics"
             )
+        if self.training and x.numel() < SMALL_BATCH * x.shape[1]:
+            _warn_of_small_batches(self.where, x.numel() // x.shape[1])
         return super().forward(x.to(self.weight.dtype) if x.ndim == 2 else x)

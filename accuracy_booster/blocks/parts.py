@@ -53,6 +53,10 @@ class Part:
     def needs_spatial_size(self) -> bool:
         return False
 
+    @property
+    def has_parameters(self) -> bool:
+        return any(f.name == "init" for f in fields(self))
+
     def build(self, at: Context) -> nn.Module:
         raise NotImplementedError
 
@@ -149,6 +153,10 @@ class Gather(Part):
     @property
     def needs_spatial_size(self) -> bool:
         return self.learned and self.extent == "global"
+
+    @property
+    def has_parameters(self) -> bool:
+        return self.learned
 
     def build(self, at: Context) -> nn.Module:
         c = at.channels

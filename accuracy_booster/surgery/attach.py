@@ -18,6 +18,7 @@ from accuracy_booster.errors import unknown
 from accuracy_booster.surgery.sites import Site
 
 ATTRIBUTE = "recalibrate"
+KEPT = "_recalibrated"  # on the module around a site: {path of the site: gate}, not registered
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -33,15 +34,32 @@ def _apply(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> to
     return getattr(module, ATTRIBUTE)(output)
 
 
-def _restore(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Before a parent runs: put the hook back on a child that was rebuilt, its gate copied along.
+def _restore(owner: nn.Module, args: tuple[Any, ...] = ()) -> None:
+    """Put gates back on submodules that were rebuilt since, and the hooks that apply them.
 
-    `convert_sync_batchnorm` and its like make a new norm and copy the old one's children, not its
-    hooks: without this the gate would keep its keys and lose its effect.
+    `convert_sync_batchnorm`, timm's `freeze` and their like make a new norm: they copy the old
+    one's children or drop them, and lose its hooks. It runs before each pass of the module that
+    `_owner` names.
     """
-    for child in module.children():
-        if ATTRIBUTE in child._modules and _apply not in child._forward_hooks.values():
-            child.register_forward_hook(_apply)
+    if torch.compiler.is_compiling():
+        return
+    for path, gate in owner.__dict__[KEPT].items():
+        module = owner
+        for name in path.split("."):
+            module = module._modules[name]  # type: ignore[assignment]
+        if ATTRIBUTE not in module._modules:
+            module.add_module(ATTRIBUTE, gate)
+        if _apply not in module._forward_hooks.values():
+            module.register_forward_hook(_apply)
+
+
+def _owner(modules: dict[str, nn.Module], name: str) -> str:
+    """The nearest module around `name` that runs itself (a ModuleList does not)."""
+    while name:
+        name = name.rpartition(".")[0]
+        if not isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
+            return name
+    return name
 
 
 def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
@@ -75,29 +93,36 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
         gate.to(device=like.device, dtype=like.dtype).train(module.training)
         module.add_module(ATTRIBUTE, gate)
         module.register_forward_hook(_apply)
-        parent = modules[name.rpartition(".")[0]]
-        if name and _restore not in parent._forward_pre_hooks.values():
-            parent.register_forward_pre_hook(_restore)
+        if name:  # the root has no module around it
+            owner = _owner(modules, name)
+            modules[owner].__dict__.setdefault(KEPT, {})[name.removeprefix(f"{owner}.")] = gate
+            if _restore not in modules[owner]._forward_pre_hooks.values():
+                modules[owner].register_forward_pre_hook(_restore)
     return model
 
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:
     """The gates on a model, by the qualified name of the module whose output they scale."""
+    for module in list(model.modules()):
+        if KEPT in module.__dict__:
+            _restore(module)
     return {
         name: gate
         for name, module in model.named_modules()
-        if isinstance(gate := module._modules.get(ATTRIBUTE), Recalibrate)
+        if isinstance(gate := getattr(module, ATTRIBUTE, None), Recalibrate)
     }
 
 
 def detach(model: Model) -> Model:
     """Take every gate off again, in place; returns the model."""
+    gates = attached(model)
     modules = dict(model.named_modules())
-    for name in attached(model):
-        module = modules[name]
-        delattr(module, ATTRIBUTE)
-        _remove(module._forward_hooks, _apply)
-        _remove(modules[name.rpartition(".")[0]]._forward_pre_hooks, _restore)
+    for name in gates:
+        delattr(modules[name], ATTRIBUTE)
+        _remove(modules[name]._forward_hooks, _apply)
+    for module in modules.values():
+        if module.__dict__.pop(KEPT, None) is not None:
+            _remove(module._forward_pre_hooks, _restore)
     return model
 
 
@@ -117,8 +142,10 @@ def replace_attention(model: nn.Module, sites: Iterable[Site]) -> None:
 
 
 def put_back_attention(model: nn.Module) -> None:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     for name, module in list(model.named_modules()):
         if isinstance(module, Replaced):
             parent, _, child = name.rpartition(".")
             original = module.__dict__["original"].train(module.training)
+            original.to(device=like.device, dtype=like.dtype)
             setattr(model.get_submodule(parent), child, original)

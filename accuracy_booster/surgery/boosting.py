@@ -18,7 +18,7 @@ from accuracy_booster.surgery.attach import (
     put_back_attention,
     replace_attention,
 )
-from accuracy_booster.surgery.planning import Where, plan
+from accuracy_booster.surgery.planning import Where, make_plan
 
 
 def boost(
@@ -48,7 +48,7 @@ def boost(
     Raises:
         ValueError: as `ab.plan`.
     """
-    planned = plan(model, recipe, example=example, where=where, init=init)
+    planned = make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
     sites = [gate.site for gate in planned.gates]
     storage.remember(model)
     if where == "attention":

@@ -35,7 +35,10 @@ SHAPES |= {"pad", "constant_pad_nd", "__getitem__", "dropout", "feature_dropout"
 SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
 SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
 ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
+ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign"}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
+# where the input is 0 the output is: a gate may as well stand before
+KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def residual_sites(trace: Trace) -> list[Found]:
         end, reason = branch
         site = _place(end, call, trace)
         if site is None:
-            name = (value.modules or ["(function)"])[-1]
+            name = next(filter(None, reversed(value.modules)), "the network")
             found.append(Found(None, f"no module gives the branch that {name} sums"))
         elif site.name not in taken:
             taken.add(site.name)
@@ -87,15 +90,13 @@ def conv_sites(trace: Trace) -> list[Found]:
 
 def attention_sites(trace: Trace) -> list[Found]:
     """Modules that scale their own input by something computed from it: SE, ECA, CBAM, ..."""
-    found: list[Found] = []
+    sites: dict[str, Site] = {}
     for value in trace.values:
-        if not value.modules or not _is_map(value):
-            continue
-        name = value.modules[-1] if len(value.modules) == 1 else _outer_gate(value, trace)
-        source = trace.input_of.get(name) if name else None
-        if name and source is not None and _gates(value, source) and trace.calls_of[name] == 1:
-            found.append(Found(Site.of(name, value.shape), "an attention module"))
-    return found
+        name = _outer_gate(value, trace) if _is_map(value) else None
+        if name and trace.calls_of[name] == 1:
+            sites[name] = Site.of(name, value.shape)
+    outer = [n for n in sites if not any(n.startswith(f"{other}.") for other in sites)]
+    return [Found(sites[name], "an attention module") for name in outer]
 
 
 def _outer_gate(value: Value, trace: Trace) -> str | None:
@@ -278,7 +279,7 @@ def _is_nonlinear(call: Call) -> bool:
     )
     if call.name in PRODUCTS:
         return len(call.inputs) > 1
-    return call.name not in linear
+    return call.name not in linear or call.name == "module"  # unseen: it may be anything
 
 
 def _ends_in_upsampling(branch: Value, fork: Value) -> bool:
@@ -301,10 +302,10 @@ def _place(end: Value, call: Call, trace: Trace) -> Site | None:
     while True:
         made = value.call
         scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
-        if not all(
-            u is call or any(u.outputs[0].flows_into(r) for r in reach) for u in value.users
-        ):
-            return None
+        for user in value.users:
+            stays = any(user.outputs[0].flows_into(r) for r in reach)
+            if not (user is call or stays or not trace.is_live(user)):
+                return None
         if not scales and (name := _module_of(value, trace)):
             layout = layout_of(value)
             if layout:
@@ -312,10 +313,14 @@ def _place(end: Value, call: Call, trace: Trace) -> Site | None:
         if made is None:
             return None
         sliced = made.name in SLICES and made.inputs[0].shape[2:] == value.shape[2:]
-        same = [i for i in made.inputs if sliced or sorted(i.shape) == sorted(value.shape)]
-        carries = made.name in PRODUCTS or len(made.inputs) == 1
-        if not same or not carries or made.name in LAYERS | UPSAMPLING:
-            return None
+        resized = sliced or made.name in POOLS
+        same = [i for i in made.inputs if resized or sorted(i.shape) == sorted(value.shape)]
+        if (
+            not same
+            or made.name not in KEEPS_ZERO
+            or len(made.inputs) > 1 + (made.name in PRODUCTS)
+        ):
+            return None  # a gate before it could not shut the branch
         value = same[0]
 
 

@@ -116,6 +116,19 @@ def plan(
         ValueError: where nothing fits, a name is unknown, the recipe does not fit, or the network
             is wrapped (DDP, compiled, quantised) or boosted there already.
     """
+    return make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
+
+
+def make_plan(
+    model: nn.Module,
+    recipe: str | Recipe,
+    *,
+    example: torch.Tensor | None,
+    where: Where,
+    init: str,
+    stacklevel: int,
+) -> Plan:
+    """`plan`, whose warning points `stacklevel` calls up."""
     parsed = blocks.recipe(recipe)
     if init not in INITS:
         raise ValueError(f"init={init!r} must be 'paper' or 'identity'")
@@ -127,11 +140,7 @@ def plan(
             )
         parsed = parsed.as_identity()
     refuse_wrapped(model)
-    if example is None:
-        example = infer_example(model)
-    trace = Trace(model)
-    with quiet_pass(model, example) as inputs:
-        trace.run(model, inputs)
+    trace = _traced(model, infer_examples(model) if example is None else [example])
     found = _find(model, trace, where)
     skipped = [f.reason for f in found if f.site is None]
     modules = dict(model.named_modules())
@@ -140,8 +149,10 @@ def plan(
         site = entry.site
         if site is None:
             continue
-        if hasattr(modules[site.name], ATTRIBUTE):
-            raise ValueError(f"{site.name!r} has a gate already; ab.unboost(model) takes it off")
+        before, gated, _ = f".{site.name}.".partition(f".{ATTRIBUTE}.")
+        if gated or hasattr(modules[site.name], ATTRIBUTE):
+            place = before.strip(".")
+            raise ValueError(f"{place!r} has a gate already; ab.unboost(model) takes it off")
         try:
             with torch.device("meta"):
                 gate = Recalibrate(
@@ -165,9 +176,23 @@ def plan(
         warnings.warn(
             f"the network has {len(present)} attention modules already (such as {example_name!r}); "
             "where='attention' puts the gates in their place",
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
     return Plan(type(model).__name__, parsed, _where_text(where), init, gates, skipped)
+
+
+def _traced(model: nn.Module, examples: list[torch.Tensor]) -> Trace:
+    """The trace of the first example that the network can take."""
+    for last, example in enumerate(examples, start=1 - len(examples)):
+        trace = Trace(model)
+        try:
+            with quiet_pass(model, example) as inputs:
+                trace.run(model, inputs)
+            return trace
+        except ValueError:
+            if last == 0:
+                raise
+    raise AssertionError("no example")
 
 
 def _where_text(where: Where) -> str:
@@ -225,7 +250,7 @@ def quiet_pass(model: nn.Module, example: torch.Tensor) -> Iterator[torch.Tensor
     try:
         model.eval()
         with torch.no_grad(), torch.random.fork_rng(devices):
-            yield example.to(device=like.device, dtype=like.dtype)
+            yield example.to(device=like.device, dtype=like.dtype, copy=True)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(
@@ -237,19 +262,22 @@ def quiet_pass(model: nn.Module, example: torch.Tensor) -> Iterator[torch.Tensor
             module.training = flag
 
 
-def infer_example(model: nn.Module) -> torch.Tensor:
-    """Zeros [1, C, H, W] of the size in the model's configuration, else 224 x 224."""
-    for name in ("pretrained_cfg", "default_cfg"):  # timm, and ours
-        config = getattr(model, name, None)
-        if config and "input_size" in config:
-            return torch.zeros(1, *config["input_size"])
+def infer_examples(model: nn.Module) -> list[torch.Tensor]:
+    """Zeros [1, C, H, W] of the size in the model's configuration, else 224 x 224.
+
+    There is a second one where the first convolution takes another number of channels than the
+    configuration says (timm's in_chans=).
+    """
+    channels, size = 3, (224, 224)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if config and "input_size" in config:  # timm, and ours
+        channels, *size = config["input_size"]
     config = getattr(model, "config", None)  # Hugging Face
-    size = getattr(config, "image_size", None)
-    if isinstance(size, int):
-        size = (size, size)
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = getattr(config, "num_channels", None) or (first.in_channels if first else 3)
-    return torch.zeros(1, channels, *(size or (224, 224)))
+    channels = getattr(config, "num_channels", None) or channels
+    image_size = getattr(config, "image_size", None) or size
+    height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), channels)
+    return [torch.zeros(1, c, height, width) for c in dict.fromkeys((channels, first))]
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -263,10 +291,11 @@ def refuse_wrapped(model: nn.Module) -> None:
         raise ValueError(
             f"the model is wrapped in {type(model).__name__}; boost model.module before wrapping it"
         )
-    if isinstance(model, OptimizedModule):
-        raise ValueError("the model is compiled; boost it first and compile the result")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is a TorchScript module; boost the Python module instead")
     for name, module in model.named_modules():
+        if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
+            where = f"the part {name!r} of the model" if name else "the model"
+            raise ValueError(f"{where} is compiled; boost it first and compile the result")
         if ".quantized" in type(module).__module__:
             raise ValueError(f"the model is quantised (at {name!r}); boost it before quantising")

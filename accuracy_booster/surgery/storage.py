@@ -24,6 +24,8 @@ from accuracy_booster.surgery.attach import (
     Replaced,
     attach,
     attached,
+    detach,
+    put_back_attention,
     replace_attention,
 )
 from accuracy_booster.surgery.sites import Site
@@ -128,7 +130,8 @@ def load(model: Model, path: str | Path) -> Model:
         recipes = {text: Recipe.from_dict(data) for text, data in info["recipes"].items()}
         base, replaced, full = info["base"], info["replaced"], info["full"]
     except FileNotFoundError as e:
-        raise ValueError(f"{path} holds no saved gates: no {Path(e.filename).name}") from None
+        missing = next((n for n in (INFO, TENSORS) if not (path / n).exists()), e)
+        raise ValueError(f"{path} holds no saved gates: no {missing}") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"the gates saved in {path} cannot be read: {e}") from e
     if attached(model):
@@ -152,13 +155,23 @@ def load(model: Model, path: str | Path) -> Model:
             stacklevel=2,
         )
     remember(model)
-    replace_attention(model, [site for site, _ in sites if site.name in replaced])
-    for text, recipe in recipes.items():
-        attach(model, recipe, [site for site, used in sites if used == text])
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    lost = [name for name in missing if _is_gates(name)]
-    if lost or unexpected:
-        raise ValueError(f"the gates saved in {path} do not fit: {[*lost, *unexpected][:3]}")
+    try:
+        replace_attention(model, [site for site, _ in sites if site.name in replaced])
+        for text, recipe in recipes.items():
+            attach(model, recipe, [site for site, used in sites if used == text])
+        shapes = {name: t.shape for name, t in model.state_dict().items()}
+        wrong = [name for name, t in tensors.items() if shapes.get(name) != t.shape]
+        wrong += [name for name in shapes if _is_gates(name) and name not in tensors]
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} tensors are missing or do not fit, such as {wrong[0]!r}"
+            )
+    except (ValueError, AttributeError) as e:
+        detach(model)
+        put_back_attention(model)
+        forget(model)
+        raise ValueError(f"the gates saved in {path} do not fit: {e}") from e
+    model.load_state_dict(tensors, strict=False)
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from accuracy_booster.surgery.attach import ATTRIBUTE
 
 
 @dataclass(eq=False)
@@ -53,9 +55,14 @@ class Trace(TorchFunctionMode):
         self.calls_of: dict[str, int] = {}  # how often a module ran
         self.input_of: dict[str, Value] = {}  # the first input of a module's last call
         self._known = WeakTensorKeyDictionary()
-        self._names = {module: name for name, module in model.named_modules()}
+        self._names = {
+            module: name
+            for name, module in model.named_modules()
+            if f".{ATTRIBUTE}." not in f".{name}."  # gates that are there are no places for gates
+        }
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._stack: list[tuple[nn.Module, int, list[Value]]] = []
+        self._live = 0  # bit i is set if value i flows into the network's output
 
     def run(self, model: nn.Module, example: torch.Tensor) -> Any:
         """One pass of the example [N, C, H, W]; returns the model's output."""
@@ -66,8 +73,17 @@ class Trace(TorchFunctionMode):
                 (module_hooks.register_module_forward_hook, self._leave_module),
             ):
                 stack.callback(register(hook).remove)
+            stack.enter_context(_scripted_calls(self))
             stack.enter_context(self)
-            return model(example)
+            output = model(example)
+        for tensor in _tensors(output):
+            if tensor in self._known:
+                self._live |= self._known[tensor].ancestors
+        return output
+
+    def is_live(self, call: Call) -> bool:
+        """Whether anything of a call flows into the network's output."""
+        return any(self._live >> value.index & 1 for value in call.outputs)
 
     def _bind(self, tensor: torch.Tensor, call: Call | None, inputs: list[Value]) -> Value:
         index = len(self.values)
@@ -82,9 +98,10 @@ class Trace(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
         outputs = list(_tensors(result))
-        if outputs:
-            self._record(getattr(func, "__name__", str(func)), args, kwargs, outputs)
+        if outputs and name not in CREATES and not _by_zero(name, args):
+            self._record(name, args, kwargs, outputs)
         return result
 
     def _record(self, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
@@ -143,6 +160,34 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
     elif hasattr(tree, "__dataclass_fields__"):  # a Hugging Face output
         yield from _tensors(vars(tree))
+
+
+@contextmanager
+def _scripted_calls(trace: Trace) -> Iterator[None]:
+    """Have scripted functions recorded too: torch's function mode does not see them."""
+    call = torch.jit.ScriptFunction.__call__
+
+    def recorded(self, *args, **kwargs):
+        result = call(self, *args, **kwargs)
+        trace._record("scripted", args, kwargs, list(_tensors(result)))
+        return result
+
+    torch.jit.ScriptFunction.__call__ = recorded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.jit.ScriptFunction.__call__ = call  # type: ignore[method-assign]
+
+
+# functions whose result does not depend on the values of their argument
+CREATES = {f"{what}_like" for what in ("zeros", "ones", "full", "empty", "rand", "randn")}
+CREATES |= {f"new_{what}" for what in ("zeros", "ones", "full", "empty", "tensor")}
+
+
+def _by_zero(name: str, args: tuple[Any, ...]) -> bool:
+    """`x.mul(0)`, which some code writes for zeros."""
+    factors = [a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    return name in ("mul", "__mul__", "__rmul__") and factors == [0]
 
 
 def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
