@@ -98,8 +98,8 @@ def check(name: str, expected: int, size: int = SIZE) -> dict:
     expect(keys == list(state), "a name of the base has changed")
     expect(torch.equal(outputs(boosted, False), y_eval), "identity differs in eval mode")
     expect(torch.equal(outputs(boosted, True), y_train), "identity differs in training mode")
-    loss = first(boosted.train()(x)).square().mean()
-    loss.backward()
+    for _ in range(4):  # stochastic depth drops branches of a pass
+        first(boosted.train()(x)).square().mean().backward()
     grads = [
         p.grad for n, p in boosted.named_parameters() if n.endswith("0.bn.weight") and "recal" in n
     ]
@@ -149,7 +149,7 @@ def main() -> None:
         try:
             try:
                 done[name] = check(name, expected)
-            except AssertionError:  # BAT-ResNeXt wants sizes that 8 divides at stride 32
+            except (AssertionError, RuntimeError):  # too small for the architecture
                 done[name] = check(name, expected, 256)
         except Wrong as e:
             done[name] = {"result": "wrong", "expected": expected, "reason": str(e)}

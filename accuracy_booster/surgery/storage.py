@@ -171,7 +171,10 @@ def load(model: Model, path: str | Path) -> Model:
         put_back_attention(model)
         forget(model)
         raise ValueError(f"the gates saved in {path} do not fit: {e}") from e
-    model.load_state_dict(tensors, strict=False)
+    with torch.no_grad():  # not load_state_dict: some networks want metadata that no file has
+        state = model.state_dict(keep_vars=True)
+        for name, tensor in tensors.items():
+            state[name].copy_(tensor)
     return model
 
 

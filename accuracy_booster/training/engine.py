@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,10 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
 
     network = build_network(config)
     try:
-        network.load_state_dict(load_file(path / WEIGHTS))
+        state = OrderedDict(load_file(path / WEIGHTS))
+        # which a file has not, and torchvision's MNASNet wants
+        state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+        network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as e:
         reason = " ".join(str(e).split())[:300]
         raise ValueError(f"{path / WEIGHTS} does not load: {reason}") from e
