@@ -19,7 +19,10 @@ import accuracy_booster as ab
 from accuracy_booster.blocks import TABLE
 from accuracy_booster.surgery import ATTRIBUTE, Site, attach, attached, detach
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),  # once, by whichever is first
+]
 
 STAGES = [f"layer{stage}.{i}.bn2" for stage in (1, 2, 3, 4) for i in (0, 1)]
 NETWORKS = {  # how to build it, where its residual branches end, its input
