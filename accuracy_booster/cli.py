@@ -151,28 +151,42 @@ def _eval(given: dict[str, Any]):
 
 
 def _models_arguments(parser: _Parser) -> None:
-    parser.add_argument("filter", type=str, nargs="?", default="*", help='a pattern: "resnet*"')
+    parser.add_argument(
+        "filter",
+        type=str,
+        nargs="?",
+        default="*",
+        help='a pattern of networks: "resnet*", "timm/resnet*", "torchvision/*"',
+    )
 
 
 def _models(given: dict[str, Any]):
+    import torch
+
     from accuracy_booster.blocks import TABLE, list_recipes
     from accuracy_booster.models import MODELS, create_model, list_models
 
     pattern = given.get("filter", "*")
-    models: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "about": MODELS[name].about,
-            "input_size": MODELS[name].input_size,
-            "parameters": sum(p.numel() for p in create_model(name).parameters()),
-        }
-        for name in list_models(pattern)
-    ]
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(
+            f"no model matches {pattern!r}; 'accuracy-booster models' lists all of ours"
+        )
+    if any(name not in MODELS for name in names):  # of timm or torchvision: too many to build
+        return {"models": names}, lambda: print(*names, sep="\n")
+    with torch.device("meta"):
+        models: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "about": MODELS[name].about,
+                "input_size": MODELS[name].input_size,
+                "parameters": sum(p.numel() for p in create_model(name).parameters()),
+            }
+            for name in names
+        ]
     recipes = {
         name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()
     }
-    if not models:
-        raise ValueError(f"no model matches {pattern!r}; 'accuracy-booster models' lists all")
 
     def show() -> None:
         _table(

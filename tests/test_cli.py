@@ -131,6 +131,9 @@ def test_models(capsys):
     assert code == 0
     assert "wrn22_10" in out
     assert "resnet20" not in out
+    code, out, _ = run(capsys, "models", "timm/resnet1*")
+    assert code == 0
+    assert "timm/resnet18" in out.split()
 
 
 def test_help_has_an_example_and_every_option(capsys):

@@ -86,7 +86,11 @@ def compare(
     variants = [base.change({"block": block}) for block in blocks]
     for variant in variants:
         engine.check_names(variant)
-    where = Path(output) if output else new_dir(Path("runs") / f"compare-{model}-{base.data_name}")
+    where = (
+        Path(output)
+        if output
+        else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
+    )
     data = engine.open_data(base)
     variants = [engine.fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block that does not fit is told before the first run
