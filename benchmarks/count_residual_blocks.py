@@ -127,6 +127,7 @@ RULES = {
     ("fasternet", "MLPBlock"): always,
     ("mambaout", "GatedConvBlock"): always,
     ("metaformer", "MetaFormerBlock"): always,  # in a PoolFormer: its MLP; pooling has no layer
+    **{("non_local_attn", name): always for name in ("NonLocalAttn", "BatNonLocalAttn")},
     ("edgenext", "ConvBlock"): always,
     ("edgenext", "SplitTransposeBlock"): always,
     # torchvision

@@ -182,7 +182,8 @@ def _concatenated_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
         fork = _fork(shortcut, branch, trace)
         if fork is None or _shortcut_kind(shortcut, fork, slices=True) not in FREE:
             continue
-        if shortcut.shape[1] >= fork.shape[1] and shortcut.shape[2:] == fork.shape[2:]:
+        halved = 2 * shortcut.shape[2] <= fork.shape[2] + 1
+        if shortcut.shape[1] >= fork.shape[1] and not halved:
             continue  # neither a part of the channels nor a coarser map: a stem
         between = _between(fork, branch, trace)
         if sum(c.name in CONVOLUTIONS and c.learned for c in between) < 2:
