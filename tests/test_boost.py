@@ -1208,3 +1208,27 @@ def test_pretrained_weights_survive_boosting(monkeypatch, tmp_path, name):
     for key in shared:
         assert torch.equal(other.state_dict()[key], base.state_dict()[key]), key
     assert other.eval()(x).shape == (2, 7)
+
+
+# --- public weights -------------------------------------------------------------------------------
+
+
+def test_a_public_network_computes_the_same_after_boosting_with_identity(shared):
+    """ResNet-20 with weights that nobody here trained, on real images: every logit, bit for bit."""
+    from accuracy_booster.data import load_data, normalise
+    from accuracy_booster.models import from_akamaster
+
+    stored = torch.load(
+        shared / "weights/resnet20_cifar10.th", weights_only=True, map_location="cpu"
+    )
+    model = ab.create_model("resnet20").eval()
+    model.load_state_dict(from_akamaster(stored["state_dict"]))
+    data = load_data(shared / "data/cifar10", splits=("test",), eval_batch_size=256)
+    pixels, labels = next(iter(data.loaders["test"]))
+    x = normalise(pixels, data.mean, data.std)
+    with torch.no_grad():
+        before = model(x)
+        after = ab.boost(model, "ab", init="identity").eval()(x)
+    assert len(ab.surgery.attached(model)) == 9
+    assert torch.equal(before, after)
+    assert (after.argmax(1) == labels).float().mean() > 0.85
