@@ -228,6 +228,8 @@ def _plan(given: dict[str, Any]):
     from accuracy_booster.surgery import plan
 
     where, size = given.get("where", "residual"), given.get("input_size")
+    if size and min(size) < 1:
+        raise ValueError(f"--input_size {list(size)} must be three numbers >= 1")
     if len(where) > 2 and where[0] == where[-1] == "/":
         try:
             where = re.compile(where[1:-1])

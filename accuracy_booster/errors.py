@@ -14,5 +14,6 @@ def unknown(kind: str, value: str, known: Iterable[str], remedy: str = "") -> Va
     """The error for a name that is not in a table, with the nearest names that are."""
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=4, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(names)}"
+    few = names if len(names) <= 40 else [*names[:12], "..."]
+    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(few)}"
     return ValueError(f"unknown {kind} {value!r}; {hint}{'; ' + remedy if remedy else ''}")

@@ -1232,3 +1232,48 @@ def test_a_public_network_computes_the_same_after_boosting_with_identity(shared)
     assert len(ab.surgery.attached(model)) == 9
     assert torch.equal(before, after)
     assert (after.argmax(1) == labels).float().mean() > 0.85
+
+
+def test_disabled_brings_replaced_attention_back_for_a_while():
+    model = timm.create_model("seresnet18", num_classes=3, zero_init_last=False).double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    y = model(x)
+    ab.boost(model, "ab", example=x[:1], where="attention")
+    assert not torch.equal(model(x), y)
+    with ab.disabled(model):
+        assert torch.equal(model(x), y)
+
+
+@pytest.mark.parametrize("optimizer", [3, "sgd", torch.optim.SGD([torch.zeros(2)], lr=0.1)])
+def test_an_optimizer_of_something_else_is_refused_and_changes_nothing(optimizer):
+    model = timm.create_model("resnet10t", num_classes=3)
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match="optimizer"):
+        ab.boost(model, "ab", example=torch.zeros(1, 3, 64, 64), optimizer=optimizer)
+    assert list(model.state_dict()) == keys
+
+
+def test_a_branch_that_starts_at_zero_is_a_warning_with_identity():
+    model = timm.create_model("resnet10t", num_classes=3)  # zero_init_last
+    with pytest.warns(UserWarning, match="4 of 4 branches end in a norm whose weight is zero"):
+        ab.plan(model, "ab", example=torch.zeros(1, 3, 64, 64), init="identity")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: ab.plan(m, where=3),
+        lambda m: ab.plan(m, where=None),
+        lambda m: ab.plan(m, where=[3]),
+        lambda m: ab.plan(m, where=""),
+        lambda m: ab.plan(m, example=(1, 3, 64, 64)),
+        lambda m: ab.boost(m, example={"pixel_values": torch.zeros(1, 3, 64, 64)}),
+        lambda m: ab.unboost(3),
+        lambda m: ab.added_parameters(None),
+        lambda m: ab.save(m, "nowhere"),
+        lambda m: ab.load(m, None),
+    ],
+)
+def test_wrong_types_are_value_errors(call):
+    with pytest.raises(ValueError):
+        call(timm.create_model("resnet10t", num_classes=3))

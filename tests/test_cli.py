@@ -116,6 +116,8 @@ def test_fine_tune_the_gates_of_a_pretrained_network(tmp_path, capsys, monkeypat
             assert torch.equal(trained[name], tensor), name
     gammas = [v for k, v in trained.items() if k.endswith("recalibrate.0.bn.weight")]
     assert len(gammas) == 4
+    tracked = [v for k, v in trained.items() if k.endswith("0.bn.num_batches_tracked")]
+    assert all(count > 0 for count in tracked), "the gates' own norms were frozen with the base's"
     assert all(gamma.abs().max() > 0 for gamma in gammas), "a gate has not learned"
     code, _, err = run(capsys, "eval", tmp_path / "r", "--device", "cpu")
     assert code == 0, err
@@ -184,6 +186,7 @@ BAD = [
     (["compare", "--block", "ab"], ["'--block'", "nearest: --blocks"]),
     (["plan", "timm/resnet81"], ["unknown model 'resnet81'", "resnet18"]),
     (["plan", "resnet20", "--where", "layer9"], ["unknown module 'layer9'", "layer1"]),
+    (["plan", "timm/resnet18", "--input_size", "3,-4,64"], ["input_size"]),
     (["plan", "timm/vit_tiny_patch16_224"], ["no residual branch"]),
     (["plan", "resnet20", "--block", "design_e", "--init", "identity"], ["no parameters"]),
     (["train", "--model", "resnet8", "--freeze", "base", "--block", "none"], ["nothing to train"]),

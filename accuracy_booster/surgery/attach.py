@@ -29,6 +29,20 @@ class Replaced(nn.Identity):
         super().__init__()
         self.__dict__["original"] = original
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = getattr(self, ATTRIBUTE, None)
+        if gate is not None and not gate.enabled:  # within `ab.disabled`
+            return self.__dict__["original"](x)
+        return x
+
+    def train(self, mode: bool = True):
+        self.__dict__["original"].train(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True):
+        self.__dict__["original"]._apply(fn, recurse)  # it follows the model's device and dtype
+        return super()._apply(fn, recurse)
+
 
 def _apply(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
     return getattr(module, ATTRIBUTE)(output)
@@ -103,6 +117,8 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:
     """The gates on a model, by the qualified name of the module whose output they scale."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     for module in list(model.modules()):
         if KEPT in module.__dict__:
             _restore(module)
@@ -142,10 +158,7 @@ def replace_attention(model: nn.Module, sites: Iterable[Site]) -> None:
 
 
 def put_back_attention(model: nn.Module) -> None:
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     for name, module in list(model.named_modules()):
         if isinstance(module, Replaced):
             parent, _, child = name.rpartition(".")
-            original = module.__dict__["original"].train(module.training)
-            original.to(device=like.device, dtype=like.dtype)
-            setattr(model.get_submodule(parent), child, original)
+            setattr(model.get_submodule(parent), child, module.__dict__["original"])

@@ -50,6 +50,8 @@ def boost(
     """
     planned = make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
     sites = [gate.site for gate in planned.gates]
+    if optimizer is not None:
+        _check_optimizer(optimizer, model)
     storage.remember(model)
     if where == "attention":
         replace_attention(model, sites)
@@ -90,6 +92,14 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 def added_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the gates, for an optimizer."""
     return [p for gate in attached(model).values() for p in gate.parameters()]
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optimizer is no torch.optim.Optimizer but {type(optimizer).__name__}")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise ValueError("the optimizer holds no parameter of the model; make it for this model")
 
 
 def _join(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

@@ -140,6 +140,11 @@ def make_plan(
             )
         parsed = parsed.as_identity()
     refuse_wrapped(model)
+    if example is not None and not isinstance(example, torch.Tensor):
+        raise ValueError(
+            f"example is no tensor [1, C, H, W] but {type(example).__name__}: the network is run "
+            "on one image, its first argument"
+        )
     trace = _traced(model, infer_examples(model) if example is None else [example])
     found = _find(model, trace, where)
     skipped = [f.reason for f in found if f.site is None]
@@ -171,7 +176,20 @@ def make_plan(
             f"{name} has no {_where_text(where)} to boost; see where= for other places, such as "
             "where='conv' or the names of modules"
         )
-    if where in ("residual", "conv") and (present := attention_sites(trace)):
+    if init == "identity":
+        still = [g.site.name for g in gates if _starts_at_zero(modules[g.site.name])]
+        if still:
+            warnings.warn(
+                f"{len(still)} of {len(gates)} branches end in a norm whose weight is zero (such "
+                f"as {still[0]!r}): their gates get no gradient until that weight is trained; use "
+                "pretrained weights, or timm's zero_init_last=False",
+                stacklevel=stacklevel,
+            )
+    if (
+        isinstance(where, str)
+        and where in ("residual", "conv")
+        and (present := attention_sites(trace))
+    ):
         example_name = present[0].site.name if present[0].site else ""
         warnings.warn(
             f"the network has {len(present)} attention modules already (such as {example_name!r}); "
@@ -179,6 +197,11 @@ def make_plan(
             stacklevel=stacklevel,
         )
     return Plan(type(model).__name__, parsed, _where_text(where), init, gates, skipped)
+
+
+def _starts_at_zero(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and not weight.is_meta and not weight.any()
 
 
 def _traced(model: nn.Module, examples: list[torch.Tensor]) -> Trace:
@@ -216,12 +239,19 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
         names = [name for name, module in modules.items() if where(name, module)]
         reason = "chosen by the predicate"
     else:
-        names = [where] if isinstance(where, str) else list(where)
-        reason = "named"
+        if isinstance(where, str):
+            where = [where]
+        if not isinstance(where, Iterable):
+            raise ValueError(
+                f"where={where!r} must be 'residual', 'conv', 'attention', names of modules, a "
+                "compiled regular expression or a predicate"
+            )
+        names, reason = list(where), "named"
         for name in names:
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"where names a module by {name!r}, which is no name")
             if name not in modules:
-                known = [*modules, *kinds] if isinstance(where, str) else modules
-                raise unknown("module", name, known)
+                raise unknown("module", name, [*filter(None, modules), *kinds])
     outputs: dict[str, Value] = {}
     for value in trace.values:
         outputs |= dict.fromkeys(value.modules, value)

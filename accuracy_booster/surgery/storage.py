@@ -98,7 +98,7 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     }
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path = _as_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         tensors = {name: state[name].detach().cpu().contiguous().clone() for name in keep}
@@ -122,18 +122,19 @@ def load(model: Model, path: str | Path) -> Model:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path)
+    path = _as_path(path)
     try:
         info = json.loads((path / INFO).read_text())
         tensors = load_file(path / TENSORS, device="cpu")
         sites = [_site(entry) for entry in info["sites"]]
         recipes = {text: Recipe.from_dict(data) for text, data in info["recipes"].items()}
-        base, replaced, full = info["base"], info["replaced"], info["full"]
+        base = {key: info["base"][key] for key in ("class", "structure", "fingerprint", "trained")}
+        replaced, full = set(info["replaced"]), bool(info["full"])
     except FileNotFoundError as e:
         missing = next((n for n in (INFO, TENSORS) if not (path / n).exists()), e)
         raise ValueError(f"{path} holds no saved gates: no {missing}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"the gates saved in {path} cannot be read: {e}") from e
+    except (SafetensorError, OSError, LookupError, AttributeError, TypeError, ValueError) as e:
+        raise ValueError(f"the gates saved in {path} cannot be read: {e!r}") from e
     if attached(model):
         raise ValueError(
             "the model has gates already; load on a fresh base, or ab.unboost it first"
@@ -159,9 +160,9 @@ def load(model: Model, path: str | Path) -> Model:
         replace_attention(model, [site for site, _ in sites if site.name in replaced])
         for text, recipe in recipes.items():
             attach(model, recipe, [site for site, used in sites if used == text])
-        shapes = {name: t.shape for name, t in model.state_dict().items()}
-        wrong = [name for name, t in tensors.items() if shapes.get(name) != t.shape]
-        wrong += [name for name in shapes if _is_gates(name) and name not in tensors]
+        kinds = {n: (t.shape, t.is_floating_point()) for n, t in model.state_dict().items()}
+        wrong = [n for n, t in tensors.items() if kinds.get(n) != (t.shape, t.is_floating_point())]
+        wrong += [name for name in kinds if _is_gates(name) and name not in tensors]
         if wrong:
             raise ValueError(
                 f"{len(wrong)} tensors are missing or do not fit, such as {wrong[0]!r}"
@@ -178,9 +179,15 @@ def load(model: Model, path: str | Path) -> Model:
     return model
 
 
+def _as_path(path: str | Path) -> Path:
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"expected a directory's path, got {type(path).__name__}")
+    return Path(path)
+
+
 def _site(entry: dict[str, Any]) -> tuple[Site, str]:
     height, width = entry["spatial_size"]
-    site = Site(entry["name"], entry["channels"], (height, width), entry["layout"])
+    site = Site(str(entry["name"]), entry["channels"], (height, width), entry["layout"])
     return site, entry["recipe"]
 
 

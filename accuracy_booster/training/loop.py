@@ -58,7 +58,7 @@ class Trainer:
         """One pass over the training set; returns its mean loss, accuracy in %, and the rate."""
         self.network.train()
         for norm in self.frozen_norms:
-            norm.eval()
+            norm.training = False  # not eval(): a gate may be its child
         device = self.accelerator.device
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         seen, start, lr = 0, time.perf_counter(), self.optimizer.param_groups[0]["lr"]
