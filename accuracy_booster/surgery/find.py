@@ -118,8 +118,7 @@ def _gates(value: Value, source: Value) -> bool:
             return False
         a, b = call.inputs
         big, small = (a, b) if a.shape == value.shape else (b, a)
-        smaller = _numel(small) < _numel(value) or small.call is not None
-        if big.shape != source.shape or not source.flows_into(small) or not smaller:
+        if big.shape != source.shape or not source.flows_into(small):
             return False
         if small.shape == value.shape and not _broadcast(small, source):
             return False
