@@ -59,5 +59,11 @@ def test_public_names_resolve_and_are_documented():
         assert name in dir(ab)
 
 
+def test_submodules_are_attributes():
+    code = "import accuracy_booster as ab; print(ab.models.from_akamaster({'linear.bias': 1}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "{'fc.bias': 1}"
+
+
 def test_unknown_public_name():
     assert not hasattr(ab, "no_such_name")
