@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -291,7 +292,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        code = _main([word for word in words if word != "--debug"])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _main([word for word in words if word != "--debug"])
         sys.stdout.flush()
         return code
     except (ValueError, TrainingStopped, OSError, KeyboardInterrupt) as e:
@@ -306,6 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 141  # as a shell reports it
         print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2 if isinstance(e, ValueError) else 1
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
 
 
 def _main(words: list[str]) -> int:
