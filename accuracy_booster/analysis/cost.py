@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from accuracy_booster.blocks import Dense
+from accuracy_booster.surgery.planning import quiet_pass
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,14 @@ def complexity(model: nn.Module, input_size: tuple[int, int, int]) -> Complexity
 
     dense = [m for m in model.modules() if isinstance(m, Dense) and m.depthwise]
     handles = [m.register_forward_hook(count) for m in dense]
-    training = {module: module.training for module in model.modules()}
-    like = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, *input_size, device=like.device, dtype=like.dtype))
+        with (
+            quiet_pass(model, torch.zeros(1, *input_size)) as x,
+            FlopCounterMode(display=False) as f,
+        ):
+            model(x)
     finally:
         for handle in handles:
             handle.remove()
-        for module, flag in training.items():
-            module.training = flag
     parameters = sum(p.numel() for p in model.parameters())
-    return Complexity(parameters, counter.get_total_flops() // 2 + products)
+    return Complexity(parameters, f.get_total_flops() // 2 + products)
