@@ -58,6 +58,6 @@ if TYPE_CHECKING:
     from accuracy_booster.training import train as train
 
 
-__getattr__, __dir__ = lazy.names(
-    __name__, _PUBLIC, ("analysis", "blocks", "data", "models", "ops", "surgery", "training")
-)
+_PARTS = ("analysis", "blocks", "data", "models", "ops", "reproduction", "surgery", "training")
+
+__getattr__, __dir__ = lazy.names(__name__, _PUBLIC, _PARTS)

@@ -10,7 +10,7 @@ import accuracy_booster as ab
 ROOT = Path(ab.__file__).parent
 # each may import what stands left of it (DESIGN: layout and direction)
 ORDER = ["lazy", "errors", "progress", "ops", "blocks", "surgery", "models", "data", "training"]
-ORDER += ["analysis", "cli", "__main__"]
+ORDER += ["analysis", "reproduction", "cli", "__main__"]
 
 
 def imports_of(file: Path) -> set[str]:

@@ -1,54 +1,230 @@
-"""What a network costs: parameters and multiply-adds."""
+"""What a network and its blocks cost: parameters, arithmetic, activations, memory, depth."""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from accuracy_booster.blocks import Dense
-from accuracy_booster.surgery.planning import quiet_pass
+from accuracy_booster.analysis import conventions
+from accuracy_booster.analysis.counter import Count, OperationCounter
+from accuracy_booster.surgery import attached, disabled
+from accuracy_booster.surgery.attach import Replaced
+from accuracy_booster.surgery.planning import infer_examples, quiet_pass
+
+BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
-class Complexity:
-    """Parameters, and multiply-adds (MACs) for one image.
+class Cost:
+    """What a network or a block costs for one batch.
 
-    MACs are those of convolutions, dense layers and the gates' layers; norms, activations, pooling,
-    scaling, sums and biases count nothing. (The paper prints MACs and calls them FLOPs.)
+    Attributes:
+        parameters: all of them, as a state_dict holds them (without buffers).
+        weights: those of convolutions and dense layers alone; no biases, no norms. For a block this
+            is what the paper's Table 1 counts.
+        macs: multiply-adds, in the convention that was asked for.
+        flops: floating point operations: 2 per multiply-add, and everything else that was counted
+            (`ab.analysis.counter.KINDS`). The paper's FLOPS are MACs.
+        activations: elements that convolutions, dense layers and matrix products give.
+        rtm: run-time memory in bytes, 4 * (weights + activations); a network counts all parameters.
+        rtm_paper: the same with the formulas of Table 1, which give both layers of an SE block
+            C / r outputs, where the second has C.
     """
 
     parameters: int
+    weights: int
     macs: int
+    flops: int
+    activations: int
+    rtm: int
+    rtm_paper: int
+
+    def __sub__(self, other: Cost) -> Cost:
+        mine, others = asdict(self), asdict(other)
+        return Cost(**{name: mine[name] - others[name] for name in Cost.__dataclass_fields__})
 
 
-def complexity(model: nn.Module, input_size: tuple[int, int, int]) -> Complexity:
-    """Count a network on one image [1, *input_size], by torch's own counter.
+@dataclass(frozen=True)
+class BlockCost(Cost):
+    """The block on one module's output [N, channels, *spatial_size].
 
-    That counter sees matrix multiplications and convolutions; a gate's one weight per channel is a
-    product, which is added here. Nothing in the model changes.
+    `depth` is its number of layers with weights, norms aside (Table 10).
     """
-    products = 0
 
-    def count(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal products
-        if output.ndim == 2:
-            products += output.numel()
+    site: str
+    channels: int
+    spatial_size: tuple[int, int]
+    depth: int
 
-    dense = [m for m in model.modules() if isinstance(m, Dense) and m.depthwise]
-    handles = [m.register_forward_hook(count) for m in dense]
-    try:
-        with (
-            quiet_pass(model, torch.zeros(1, *input_size)) as x,
-            FlopCounterMode(display=False) as f,
-        ):
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    parameters = sum(p.numel() for p in model.parameters())
-    return Complexity(parameters, f.get_total_flops() // 2 + products)
+
+@dataclass(frozen=True)
+class Complexity(Cost):
+    """A network's cost, that of the same network without gates, and that of each block.
+
+    Attributes:
+        base: the unboosted network.
+        blocks: one for each gate, in the order of the network's modules.
+        depth: layers that a block adds, 0 without blocks (Table 10).
+        uncounted: operators that nobody knows how to count, and how often they ran.
+        count: the arithmetic by kind, from which `macs` and `flops` are made.
+    """
+
+    base: Cost
+    blocks: list[BlockCost]
+    depth: int
+    input_size: tuple[int, int, int]
+    batch_size: int
+    convention: str
+    uncounted: dict[str, int]
+    count: Count
+
+    @property
+    def extra(self) -> Cost:
+        """What boosting added."""
+        return self - self.base
+
+    @property
+    def block_weights(self) -> int:
+        """The extra parameters as the paper's Tables 1, 2 and 4 count them: no biases, no norms."""
+        return sum(block.weights for block in self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        extra = {"extra": asdict(self.extra), "block_weights": self.block_weights}
+        return {**asdict(self), **extra}
+
+
+def complexity(
+    model: nn.Module,
+    input_size: tuple[int, int, int] | None = None,
+    *,
+    batch_size: int = 1,
+    convention: str = "mac",
+) -> Complexity:
+    """Count a network, boosted or not, and its blocks. Nothing in the model changes.
+
+    Counting takes two quick passes in eval mode (four for batches, whose cost is extrapolated from
+    one image and two), or none of the arithmetic for a model on the meta device.
+
+    Args:
+        model: any network that maps images [N, C, H, W] to something, on any device.
+        input_size: (C, H, W) of an image; by default that of the model's own configuration (timm,
+            Hugging Face, ours), else (3, 224, 224).
+        batch_size: images in a batch; MACs, FLOPs, activations and memory are those of the batch.
+        convention: what `macs` counts beside multiply-adds: "mac" (nothing), "mac+norm",
+            "mac+sum", "mac+bias" (the paper's: `ab.analysis.conventions`), or other such sums.
+
+    Raises:
+        ValueError: for an unknown convention, a size that is no (C, H, W), or one that the network
+            or a gate with a weight for each position cannot take.
+
+    Warns:
+        UserWarning: of operators that cannot be counted; they are in `uncounted` too.
+    """
+    conventions.terms_of(convention)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
+    size = _size(model, input_size)
+    gates = attached(model)
+    total, of, shapes, uncounted = _count(model, size, batch_size)
+    with disabled(model):
+        plain = _count(model, size, batch_size)[0] if gates else total
+    if uncounted:
+        listed = ", ".join(f"{name} ({n}x)" for name, n in uncounted.items())
+        warnings.warn(
+            f"{type(model).__name__}: cannot count {listed}; "
+            "torch.utils.flop_counter.register_flop_formula teaches how",
+            stacklevel=2,
+        )
+    blocks = []
+    for name, gate in gates.items():
+        weights = _weights(gate)
+        cost = _cost(_size_of(gate), weights, weights, of[name], convention)
+        shape = shapes[name][2:] if gate.layout == "NCHW" else shapes[name][1:3]
+        depth = sum(_is_layer(module) for module in gate.modules())
+        blocks.append(
+            BlockCost(**cost, site=name, channels=gate.channels, spatial_size=shape, depth=depth)
+        )
+    added = sum(block.parameters for block in blocks), sum(block.weights for block in blocks)
+    parameters, weights = _size_of(model), _weights(model)
+    replaced = [m.__dict__["original"] for m in model.modules() if isinstance(m, Replaced)]
+    own = parameters - added[0] + sum(map(_size_of, replaced))
+    own_weights = weights - added[1] + sum(map(_weights, replaced))
+    stored = parameters - added[0] + added[1]
+    return Complexity(
+        **_cost(parameters, weights, stored, total, convention),
+        base=Cost(**_cost(own, own_weights, own, plain, convention)),
+        blocks=blocks,
+        depth=max((block.depth for block in blocks), default=0),
+        input_size=size,
+        batch_size=batch_size,
+        convention=convention,
+        uncounted=uncounted,
+        count=total,
+    )
+
+
+def _cost(
+    parameters: int, weights: int, stored: int, count: Count, convention: str
+) -> dict[str, Any]:
+    return {
+        "parameters": parameters,
+        "weights": weights,
+        "macs": conventions.count(count, convention),
+        "flops": count.flops,
+        "activations": count.outputs,
+        "rtm": BYTES * (stored + count.outputs),
+        "rtm_paper": BYTES * (stored + count.outputs - count.compressed),
+    }
+
+
+def _size_of(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return any(p.ndim > 1 for p in module.parameters(recurse=False))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
+
+
+def _size(model: nn.Module, given: Any) -> tuple[int, int, int]:
+    if given is None:
+        _, channels, height, width = infer_examples(model)[-1].shape
+        return channels, height, width
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given)
+    if len(given) != 3 or not whole:
+        raise ValueError(f"input_size={given} must be three whole numbers >= 1: (C, H, W)")
+    channels, height, width = given
+    return channels, height, width
+
+
+def _count(model: nn.Module, size: tuple[int, int, int], batch_size: int):
+    """The counts of the network and of its gates for one batch, the gates' input shapes, gaps."""
+    one = _pass(model, size, 1)
+    if batch_size == 1:
+        return one.total, one.of, one.shapes, dict(one.uncounted)
+    two = _pass(model, size, 2)  # what is computed from weights alone does not grow with the batch
+
+    def grown(first: Count, second: Count) -> Count:
+        return first.combine(second, 2 - batch_size, batch_size - 1)
+
+    of = {name: grown(count, two.of[name]) for name, count in one.of.items()}
+    return grown(one.total, two.total), of, one.shapes, dict(one.uncounted)
+
+
+def _pass(model: nn.Module, size: tuple[int, int, int], batch_size: int) -> OperationCounter:
+    counter = OperationCounter(attached(model))
+    example, remedy = torch.zeros(batch_size, *size), "pass another input_size=(C, H, W)"
+    with quiet_pass(model, example, remedy) as x, counter.watching(model), counter:
+        model(x)
+    return counter

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -65,13 +67,16 @@ class ResidualBlock(nn.Module):
 
 
 def initialise_convs(model: nn.Module) -> None:
-    """He's initialisation, N(0, 2 / (k * k * outputs)), for the convolutions; zero biases."""
+    """He's initialisation, N(0, 2 / (k * k * outputs / groups)), for convolutions; zero biases."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0) / math.sqrt(fan_out))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+def conv(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, *, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +15,11 @@ from torch import nn
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.errors import unknown
-from accuracy_booster.models.base import Network
 from accuracy_booster.models.libraries import LIBRARIES
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
+from accuracy_booster.models.resnet_imagenet import stride_in_first_conv, wide_resnet18
+from accuracy_booster.models.shufflenet import ShuffleNet
 from accuracy_booster.surgery import boost
 from accuracy_booster.surgery.planning import Where
 
@@ -26,11 +28,29 @@ CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 @dataclass(frozen=True)
 class Entry:
-    """A network: how to build it, its usual input [C, H, W], and what it is."""
+    """A network: how to build it, what it is, its usual input [C, H, W] and number of classes.
 
-    build: Callable[..., Network]
+    `build` takes num_classes and in_chans; where there are weights (`pretrained`), that too.
+    """
+
+    build: Callable[..., nn.Module]
     about: str
     input_size: tuple[int, int, int] = (3, 32, 32)
+    num_classes: int = 10
+    pretrained: bool = False
+
+
+def _imagenet(build: Callable[..., nn.Module], about: str, pretrained: bool = False) -> Entry:
+    return Entry(build, about, (3, 224, 224), 1000, pretrained)
+
+
+def _timm(name: str, **given: Any) -> nn.Module:
+    """A ResNet of timm that starts as torchvision's do: no norm has weight zero."""
+    return LIBRARIES["timm"].builder(name)(zero_init_last=False, **given)
+
+
+def _v1(name: str, **given: Any) -> nn.Module:
+    return stride_in_first_conv(_timm(name, pretrained=False, **given))
 
 
 MODELS: dict[str, Entry] = {
@@ -51,6 +71,33 @@ MODELS: dict[str, Entry] = {
         )
         for depth, width in ((16, 4), (22, 10), (28, 10))
     },
+    **{
+        f"resnet{depth}": _imagenet(
+            partial(_timm, f"resnet{depth}.{tag}"),
+            f"ResNet-{depth} for ImageNet, as torchvision's",
+            pretrained=True,
+        )
+        for depth, tag in (
+            *((18, "tv_in1k"), (34, "tv_in1k")),  # torchvision's default weights
+            *((50, "tv2_in1k"), (101, "tv2_in1k"), (152, "tv2_in1k")),
+        )
+    },
+    **{
+        f"resnet{depth}v1": _imagenet(
+            partial(_v1, f"resnet{depth}"),
+            "the same, stride in the first 1x1 of a bottleneck (the paper's Table 2)",
+        )
+        for depth in (50, 101, 152)
+    },
+    "wrn18_2": _imagenet(wide_resnet18, "ResNet-18 with twice the channels (the paper's Table 4)"),
+    "resnext101_32x4d": _imagenet(
+        partial(_timm, "resnext101_32x4d.gluon_in1k"),
+        "ResNeXt-101, 32 groups of 4 (the paper's Table 8)",
+        pretrained=True,
+    ),
+    "shufflenet_g3": _imagenet(
+        partial(ShuffleNet, 3), "ShuffleNet v1, 1x, 3 groups (the paper's Table 7)"
+    ),
 }
 _WIDE = re.compile(r"wrn(\d+)_(\d+)")
 
@@ -91,6 +138,7 @@ def create_model(
     num_classes: int | None = None,
     in_chans: int = 3,
     input_size: tuple[int, int, int] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Make a network and, if asked, boost it: `ab.boost(create_model(name), recipe)`.
 
@@ -98,11 +146,14 @@ def create_model(
         name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`.
         recipe: what the gates compute (`ab.recipe`); None or "none" for the plain network.
         init, where: as for `ab.boost`.
-        pretrained: with the library's weights (timm and torchvision; downloaded once).
-        num_classes: outputs of the head; by default the network's own (ours: 10).
+        pretrained: with the weights of timm or torchvision, downloaded once.
+        num_classes: outputs of the head; by default the network's own (ours: 10 for CIFAR's, 1000
+            for ImageNet's).
         in_chans: channels of the images.
         input_size: (C, H, W) of the images, by default the network's usual. Recipes with a weight
             for each position (designs G and H, Gather-Excite's learned global gather) need it.
+        options: further arguments of timm's or torchvision's own function, such as timm's
+            `drop_path_rate=0.1` or `pretrained_cfg_overlay={"file": PATH}`.
 
     Returns:
         The network. Its own parameters have the same names, and for the same random state the same
@@ -123,7 +174,12 @@ def create_model(
         raise ValueError(
             f"input_size={input_size} must be (C, H, W) with C = in_chans = {in_chans}"
         )
-    model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans)
+    try:
+        model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
+    except TypeError as e:
+        if "unexpected keyword argument" not in str(e):
+            raise
+        raise ValueError(f"{name}: {str(e).rpartition('() ')[2]}") from None
     if parsed is None:
         return model
     example = torch.zeros(1, *input_size) if input_size else None
@@ -143,13 +199,25 @@ def builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _ours(
-    name: str, row: Entry, *, pretrained: bool, num_classes: int | None, in_chans: int
+    name: str,
+    row: Entry,
+    *,
+    pretrained: bool,
+    num_classes: int | None,
+    in_chans: int,
+    **options: Any,
 ) -> nn.Module:
-    if pretrained:
+    if pretrained and not row.pretrained:
+        has = ", ".join(n for n, e in MODELS.items() if e.pretrained)
         raise ValueError(
-            f"there are no pretrained weights for {name!r}; use timm/NAME or torchvision/NAME"
+            f"there are no pretrained weights for {name!r}; there are for {has}, and for many of "
+            "timm/NAME and torchvision/NAME"
         )
-    classes = 10 if num_classes is None else num_classes
-    model = row.build(num_classes=classes, in_chans=in_chans)
-    model.default_cfg = {"input_size": (in_chans, *row.input_size[1:])}
+    if row.pretrained:
+        options["pretrained"] = pretrained
+    classes = row.num_classes if num_classes is None else num_classes
+    model = row.build(num_classes=classes, in_chans=in_chans, **options)
+    known = getattr(model, "default_cfg", None) or {}
+    size = (in_chans, *row.input_size[1:])
+    model.default_cfg = {**known, "input_size": size}  # type: ignore[assignment]
     return model

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,12 +54,43 @@ def _timm_has(name: str) -> bool:
     return timm.is_model(name)  # also with a weight tag: resnet50.a1_in1k
 
 
-def _timm(name: str, *, pretrained: bool, num_classes: int | None, in_chans: int) -> nn.Module:
+def _timm(
+    name: str, *, pretrained: bool, num_classes: int | None, in_chans: int, **options: Any
+) -> nn.Module:
     import timm
 
-    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    with _weights_or_value_error(f"timm/{name}"):
-        return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **given)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    with _weights_or_value_error(f"timm/{name}"), _hub_if_reachable(pretrained):
+        return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **options)
+
+
+@contextmanager
+def _hub_if_reachable(pretrained: bool) -> Iterator[None]:
+    """Without a network only the local cache is asked, instead of retrying for a minute."""
+    if not pretrained:
+        yield
+        return
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(address: str) -> bool:
+    if urllib.request.getproxies():
+        return True  # the proxy knows
+    url = urllib.parse.urlsplit(address)
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _torchvision_names() -> list[str]:
@@ -65,7 +100,7 @@ def _torchvision_names() -> list[str]:
 
 
 def _torchvision(
-    name: str, *, pretrained: bool, num_classes: int | None, in_chans: int
+    name: str, *, pretrained: bool, num_classes: int | None, in_chans: int, **options: Any
 ) -> nn.Module:
     import torchvision
 
@@ -74,8 +109,10 @@ def _torchvision(
             f"torchvision/{name} takes images of 3 channels, not in_chans={in_chans}; timm's "
             "networks take any number"
         )
+    if pretrained:
+        options.setdefault("weights", "DEFAULT")
     with _weights_or_value_error(f"torchvision/{name}"):
-        model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+        model = torchvision.models.get_model(name, **options)
     if num_classes is not None:
         place, head = classifier(model)
         if head.out_features != num_classes:

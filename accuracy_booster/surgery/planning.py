@@ -269,10 +269,13 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
 
 
 @contextmanager
-def quiet_pass(model: nn.Module, example: torch.Tensor) -> Iterator[torch.Tensor]:
+def quiet_pass(
+    model: nn.Module, example: torch.Tensor, remedy: str = "pass example=, an image it can take"
+) -> Iterator[torch.Tensor]:
     """Eval mode without gradients; training flags and random states are put back.
 
-    Yields the example on the model's device and in its dtype.
+    Yields the example on the model's device and in its dtype. An example that the model cannot take
+    is a ValueError that ends in the remedy.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     devices = [like.device] if like.device.type == "cuda" else []
@@ -284,8 +287,7 @@ def quiet_pass(model: nn.Module, example: torch.Tensor) -> Iterator[torch.Tensor
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(
-            f"{type(model).__name__} cannot take an image {list(example.shape)}: {reason}; pass "
-            "example=, an image it can take"
+            f"{type(model).__name__} cannot take an image {list(example.shape)}: {reason}; {remedy}"
         ) from e
     finally:
         for module, flag in training.items():
@@ -299,7 +301,7 @@ def infer_examples(model: nn.Module) -> list[torch.Tensor]:
     configuration says (timm's in_chans=).
     """
     channels, size = 3, (224, 224)
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    config = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
     if config and "input_size" in config:  # timm, and ours
         channels, *size = config["input_size"]
     config = getattr(model, "config", None)  # Hugging Face

@@ -1,0 +1,95 @@
+"""The command line: parse, call, print. Results go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from accuracy_booster.cli import networks, reproduce, runs
+from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise
+from accuracy_booster.errors import TrainingStopped, unknown
+from accuracy_booster.training.config import PRESETS
+
+COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **reproduce.COMMANDS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for input it cannot use, 130 if interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _main([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return code
+    except (ValueError, TrainingStopped, OSError, KeyboardInterrupt) as e:
+        if debug:
+            raise
+        if isinstance(e, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+            return 130
+        if isinstance(e, OSError):  # stdout is closed or full: nothing more goes there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(e, BrokenPipeError):
+                return 141  # as a shell reports it
+        print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2 if isinstance(e, ValueError) else 1
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from accuracy_booster import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS, f"see {PROGRAM} --help")
+    command = COMMANDS[name]
+    parser = Parser(
+        prog=f"{PROGRAM} {name}",
+        description=f"{command.about}\n\nExample: {command.example}",
+        formatter_class=HelpFormatter,
+        exit_on_error=False,
+        print_config=None,
+        allow_abbrev=False,
+    )
+    command.arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = explicit(parser.parse_args(normalise(rest), defaults=False))
+    as_json = given.pop("json", False)
+    given.pop("debug", None)
+    value, show = command.run(given)
+    if as_json and value is not None:
+        print(json.dumps(value))
+    else:
+        show()
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"usage: {PROGRAM} COMMAND ...",
+        "",
+        "Make convolutional networks more accurate by re-calibrating their channels.",
+        "",
+        *(f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()),
+        "",
+        f"{PROGRAM} COMMAND --help shows a command's options and an example.",
+        f"Presets of settings: {', '.join(PRESETS)}.",
+    ]
+    return "\n".join(lines)

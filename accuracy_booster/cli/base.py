@@ -1,0 +1,99 @@
+"""What every command has in common: its shape, its parser, its words, its tables."""
+
+from __future__ import annotations
+
+import re
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from accuracy_booster.errors import unknown
+from accuracy_booster.training.config import TrainConfig
+
+PROGRAM = "accuracy-booster"
+LISTS = ("--milestones", "--mean", "--std", "--image_size", "--input_size", "--tables")
+NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
+
+
+class Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raise jsonargparse's message in a user's words."""
+        text = " ".join(str(message).split())
+        if unrecognised := re.fullmatch(r"unrecognized arguments: (--[\w-]+)\b.*", text):
+            options = [o for action in self._actions for o in action.option_strings]
+            raise unknown("option", unrecognised[1], options, f"see {self.prog} --help")
+        text = re.sub(r'Parser key "(\w+)": ', r"--\1: ", text)
+        text = re.sub(r"<class '(?:NoneType|(\w+))'>", lambda m: m[1] or "null", text)
+        text = re.sub(r"Expected an? ", "expected ", text)
+        text = re.sub(
+            r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors:.*"
+            r"Given value: (.*)",
+            r"expected one of: \1; got \2",
+            text,
+        )
+        raise ValueError(text)
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Leaves the example on one line."""
+
+
+@dataclass(frozen=True)
+class Command:
+    about: str
+    example: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[dict[str, Any]], tuple[Any, Callable[[], None]]]  # JSON value, and how to print
+
+
+def explicit(parsed: Namespace) -> dict[str, Any]:
+    given = parsed.as_dict()
+    return {k: v for k, v in given.items() if k != "config" and not k.startswith("__")}
+
+
+def normalise(words: list[str]) -> list[str]:
+    """`--batch-size` for `--batch_size`, a bare `--overwrite`, and `0.5,0.75` for `[0.5,0.75]`."""
+    switches = {f"--{f.name}" for f in fields(TrainConfig) if isinstance(f.default, bool)}
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            option, equals, value = word.partition("=")
+            word = option.replace("-", "_").replace("__", "--", 1) + equals + value
+            if word.startswith("--no_") and f"--{word[5:]}" in switches:
+                word = f"--{word[5:]}=false"
+            elif word in switches and (i + 1 == len(words) or words[i + 1].startswith("--")):
+                word += "=true"
+        elif out and out[-1] in LISTS and re.fullmatch(NUMBERS, word):
+            single = out[-1] == "--image_size" and "," not in word  # may be one number
+            word = word if single else f"[{word}]"
+        out.append(word)
+    return out
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def split(text: str) -> list[str]:
+    """Split at commas outside of parentheses, and at newlines."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "\n" or (character == "," and depth <= 0):
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

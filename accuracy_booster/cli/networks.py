@@ -1,0 +1,265 @@
+"""The commands about networks without training them: models, plan, complexity."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table, split
+
+
+def _models_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "filter",
+        type=str,
+        nargs="?",
+        default="*",
+        help='a pattern of networks: "resnet*", "timm/resnet*", "torchvision/*"',
+    )
+
+
+def _models(given: dict[str, Any]):
+    import torch
+
+    from accuracy_booster.blocks import TABLE, list_recipes
+    from accuracy_booster.models import MODELS, create_model, list_models
+
+    pattern = given.get("filter", "*")
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(
+            f"no model matches {pattern!r}; 'accuracy-booster models' lists all of ours"
+        )
+    if any(name not in MODELS for name in names):  # of timm or torchvision: too many to build
+        return {"models": names}, lambda: print(*names, sep="\n")
+    with torch.device("meta"):
+        models: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "about": MODELS[name].about,
+                "input_size": MODELS[name].input_size,
+                "num_classes": MODELS[name].num_classes,
+                "parameters": sum(p.numel() for p in create_model(name).parameters()),
+            }
+            for name in names
+        ]
+    recipes = {
+        name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()
+    }
+
+    def show() -> None:
+        print_table(
+            ["model", "parameters", "classes", "input", "about"],
+            [
+                [
+                    *(m["name"], f"{m['parameters']:,}", f"{m['num_classes']:,}"),
+                    *("x".join(map(str, m["input_size"])), m["about"]),
+                ]
+                for m in models
+            ],
+        )
+        print("wrnD_K works for any depth D = 6n + 4 and width K.\n")
+        print_table(
+            ["block", "recipe", "source"],
+            [[name, row["recipe"], row["source"]] for name, row in recipes.items()],
+        )
+        print("ab_gN works for any number of groups N, and --block takes any recipe's text.")
+
+    return {"models": models, "blocks": recipes}, show
+
+
+def _network_arguments(parser: Parser) -> None:
+    about = "the network: NAME, timm/NAME or torchvision/NAME"
+    parser.add_argument("name", type=str, nargs="?", help=f"{about} (short for --model NAME)")
+    parser.add_argument("--model", type=str, help=about)
+
+
+def _network(given: dict[str, Any]) -> str:
+    """The network's name, given in one of the two ways."""
+    names = [n for n in (given.get("name"), given.get("model")) if n]
+    if len(set(names)) != 1:
+        found = " and ".join(names) or "none"
+        raise ValueError(f"name one network, with --model NAME; given: {found}")
+    return names[0]
+
+
+def _input_size_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--input_size", type=tuple[int, int, int] | None, help="C,H,W of an image it can take"
+    )
+
+
+def _input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
+    size = given.get("input_size")
+    if size and min(size) < 1:
+        raise ValueError(f"--input_size {list(size)} must be three numbers >= 1")
+    return size
+
+
+def _plan_arguments(parser: Parser) -> None:
+    _network_arguments(parser)
+    parser.add_argument("--block", type=str, default="ab", help="the gates' recipe")
+    parser.add_argument(
+        "--where",
+        type=str,
+        default="residual",
+        help="residual, conv, attention, a module's name, or a regular expression between slashes",
+    )
+    parser.add_argument("--init", type=str, default="paper", help="paper or identity")
+    _input_size_argument(parser)
+
+
+def _plan(given: dict[str, Any]):
+    import torch
+
+    from accuracy_booster.models import create_model
+    from accuracy_booster.surgery import plan
+
+    name, size = _network(given), _input_size(given)
+    where = given.get("where", "residual")
+    if len(where) > 2 and where[0] == where[-1] == "/":
+        try:
+            where = re.compile(where[1:-1])
+        except re.error as e:
+            raise ValueError(f"where={where!r} is no regular expression: {e}") from None
+    result = plan(
+        create_model(name),
+        given.get("block", "ab"),
+        where=where,
+        init=given.get("init", "paper"),
+        example=torch.zeros(1, *size) if size else None,
+    )
+
+    def show() -> None:
+        print_table(*result.table())
+        print(result.summary())
+        for line in result.skipped:
+            print(f"skipped: {line}")
+
+    return result.to_dict(), show
+
+
+def _complexity_arguments(parser: Parser) -> None:
+    _network_arguments(parser)
+    parser.add_argument(
+        "--block",
+        type=str,
+        default="ab",
+        help="the blocks, separated by commas (or by newlines, for texts with commas)",
+    )
+    _input_size_argument(parser)
+    parser.add_argument("--batch_size", type=int, default=1, help="images in a batch")
+    parser.add_argument(
+        "--convention",
+        type=str,
+        default="mac",
+        help="what MACs counts beside multiply-adds: mac (nothing), mac+norm, mac+sum, mac+bias",
+    )
+
+
+def _complexity(given: dict[str, Any]):
+    import torch
+
+    from accuracy_booster.analysis import Complexity, complexity, conventions
+    from accuracy_booster.models import create_model
+
+    name, size = _network(given), _input_size(given)
+    options = {
+        "batch_size": given.get("batch_size", 1),
+        "convention": given.get("convention", "mac"),
+    }
+    conventions.terms_of(options["convention"])
+    blocks = split(given.get("block", "ab"))
+    costs: dict[str, Complexity] = {}
+    for block in dict.fromkeys(["none", *blocks]):
+        with torch.device("meta"):
+            model = create_model(
+                name, recipe=block, input_size=size, in_chans=size[0] if size else 3
+            )
+            costs[block] = complexity(model, size, **options)
+        size = costs["none"].input_size
+
+    def show() -> None:
+        first = costs["none"]
+        images = first.batch_size
+        shape = "x".join(map(str, first.input_size))
+        print(
+            f"{name}, {images} image{'s'[: images > 1]} of {shape}, convention {first.convention}"
+        )
+        print_table(*_network_table(costs))
+        for block, cost in costs.items():
+            if cost.blocks:
+                print(f"Each block of {block}")
+                print_table(*_block_table(cost))
+        print(
+            "MACs are multiply-adds (the paper's FLOPS); FLOPs count 2 for each and all other "
+            "arithmetic.\nRTM: 4 bytes for each weight and each output of a layer; (paper): as in "
+            "its Table 1."
+        )
+
+    return {"model": name, "rows": [{"block": b, **c.to_dict()} for b, c in costs.items()]}, show
+
+
+def _network_table(costs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    header = ["block", "parameters", "block weights", "MACs", "FLOPs", "activations"]
+    header += ["RTM", "RTM (paper)", "depth"]
+    rows = []
+    for block, cost in costs.items():
+        extra = cost.extra
+        cells = [block, f"{cost.parameters:,}", f"{cost.block_weights:,}"]
+        for what in ("macs", "flops", "activations", "rtm", "rtm_paper"):
+            cells.append(_short(getattr(cost, what)) + "B" * what.startswith("rtm"))
+        rows.append([*cells, str(cost.depth)])
+        if cost.blocks:
+            cells = ["  extra", f"{extra.parameters:+,}", ""]
+            for what in ("macs", "flops", "activations", "rtm", "rtm_paper"):
+                cells.append("+" + _short(getattr(extra, what)) + "B" * what.startswith("rtm"))
+            rows.append([*cells, ""])
+    return header, rows
+
+
+def _block_table(cost: Any) -> tuple[list[str], list[list[str]]]:
+    """One row for the blocks of the same size."""
+    header = ["blocks", "channels", "map", "parameters", "weights", "MACs", "FLOPs"]
+    header += ["activations", "RTM", "RTM (paper)", "depth"]
+    groups: dict[tuple, list[Any]] = {}
+    for block in cost.blocks:
+        groups.setdefault((block.channels, block.spatial_size), []).append(block)
+    rows = []
+    for (channels, size), members in groups.items():
+        one = members[0]
+        numbers = [one.parameters, one.weights, one.macs, one.flops, one.activations]
+        cells = [f"{len(members)}", f"{channels:,}", "x".join(map(str, size))]
+        cells += [f"{n:,}" for n in numbers]
+        rows.append([*cells, f"{one.rtm:,} B", f"{one.rtm_paper:,} B", str(one.depth)])
+    return header, rows
+
+
+def _short(number: int) -> str:
+    """Four digits and a unit: 3.858 G."""
+    for power, unit in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(number) >= 10**power:
+            return f"{number / 10**power:.4g} {unit}"
+    return f"{number} "
+
+
+COMMANDS = {
+    "plan": Command(
+        "Show where a network would be boosted, and what that adds.",
+        "accuracy-booster plan timm/resnet50 --block ab",
+        _plan_arguments,
+        _plan,
+    ),
+    "complexity": Command(
+        "Count parameters, MACs, FLOPs, activations and memory of a network and its blocks.",
+        "accuracy-booster complexity --model resnet50 --block ab,ab_plus,se,cbam",
+        _complexity_arguments,
+        _complexity,
+    ),
+    "models": Command(
+        "List the networks and the blocks.",
+        'accuracy-booster models "resnet*"',
+        _models_arguments,
+        _models,
+    ),
+}

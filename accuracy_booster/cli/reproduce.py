@@ -1,0 +1,53 @@
+"""The command that makes the paper's tables again: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table
+from accuracy_booster.errors import unknown
+
+WHAT = ("counts",)
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "what", type=str, help="counts: every Params, FLOPS, RTM and depth figure of the paper"
+    )
+    parser.add_argument("--tables", type=list[int] | None, help="only these, such as 2,4")
+    parser.add_argument("--output", type=str | None, help="also write an HTML page to this file")
+
+
+def _reproduce(given: dict[str, Any]):
+    if given["what"] not in WHAT:
+        raise unknown("reproduction", given["what"], WHAT)
+    from accuracy_booster.analysis.report import write_page
+    from accuracy_booster.reproduction import counts
+
+    result = counts(given.get("tables"))
+    if output := given.get("output"):
+        sections = [
+            {"title": title, "table": (header, rows)} for title, header, rows in result.tables()
+        ]
+        write_page(Path(output), "The paper's counts", result.summary_text(), sections)
+
+    def show() -> None:
+        for title, header, rows in result.tables():
+            print(title)
+            print_table(header, rows)
+        print(result.summary_text())
+        if output:
+            print(output)
+
+    return result.to_dict(), show
+
+
+COMMANDS = {
+    "reproduce": Command(
+        "Make the paper's tables again and say how far they agree.",
+        "accuracy-booster reproduce counts",
+        _arguments,
+        _reproduce,
+    ),
+}

@@ -1,0 +1,117 @@
+"""The commands that train and measure accuracy: train, eval, compare."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table, split
+from accuracy_booster.training.config import TrainConfig
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
+    )
+    parser.add_class_arguments(TrainConfig)
+
+
+def _train(given: dict[str, Any]):
+    from accuracy_booster.training import resolve, train
+
+    if given.pop("print_config", False):
+        config = resolve(**given)
+        return None, lambda: print(config.to_yaml(), end="")
+    result = train(**given)
+    value = {
+        "output": str(result.output),
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "test": result.test.to_dict(),
+    }
+
+    def show() -> None:
+        test, epochs = result.test, result.config.epochs
+        print(
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
+            f"{result.seconds:.0f} s, {result.parameters:,} parameters"
+        )
+        print(result.output)
+
+    return value, show
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("--model", type=str, default="resnet14", help="the network")
+    parser.add_argument(
+        "--blocks",
+        type=str,
+        default="none,se,ab,ab_plus",
+        help="the blocks to compare, separated by commas (or by newlines, for texts with commas)",
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
+    parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
+    parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
+
+
+def _compare(given: dict[str, Any]):
+    from accuracy_booster.analysis import compare
+    from accuracy_booster.analysis.report import comparison_table
+
+    blocks = given.pop("blocks", "none,se,ab,ab_plus")
+    result = compare(blocks=split(blocks), **given)
+
+    def show() -> None:
+        print_table(*comparison_table(result))
+        print(f"{result.seconds:.0f} s. Report:")
+        print(result.report)
+
+    return result.to_dict(), show
+
+
+def _eval_arguments(parser: Parser) -> None:
+    from accuracy_booster.training.evaluation import OPTIONS
+
+    parser.add_argument("run", type=str, help="the directory of a finished run")
+    parser.add_argument("--data", type=str | None, help="other data than those of the training")
+    parser.add_argument("--split", type=str, default="test", help="test, train or validation")
+    others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
+    parser.add_class_arguments(TrainConfig, skip=others)
+
+
+def _eval(given: dict[str, Any]):
+    from accuracy_booster.training import evaluate
+
+    metrics = evaluate(given.pop("run"), **given)
+
+    def show() -> None:
+        print(
+            f"top-1 error {metrics.top1_error:.2f} %, top-5 error {metrics.top5_error:.2f} % "
+            f"({metrics.images:,} images)"
+        )
+
+    return metrics.to_dict(), show
+
+
+COMMANDS = {
+    "compare": Command(
+        "Train a network with several blocks and seeds; a table and an HTML report.",
+        "accuracy-booster compare --model resnet14 --blocks none,se,ab,ab_plus --seeds 2",
+        _compare_arguments,
+        _compare,
+    ),
+    "train": Command(
+        "Train a network with or without a block.",
+        "accuracy-booster train --model resnet56 --block ab --data cifar100 --epochs 200",
+        _train_arguments,
+        _train,
+    ),
+    "eval": Command(
+        "Top-1 and top-5 error of a finished run.",
+        "accuracy-booster eval runs/resnet56-ab-cifar100-s0",
+        _eval_arguments,
+        _eval,
+    ),
+}
