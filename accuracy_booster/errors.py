@@ -10,6 +10,14 @@ class TrainingStopped(RuntimeError):
     """Training cannot go on, through no fault of the input's form."""
 
 
+class TrainingInterrupted(TrainingStopped):
+    """A signal ended the training after a checkpoint; it can go on from there."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
 def unknown(kind: str, value: str, known: Iterable[str], remedy: str = "") -> ValueError:
     """The error for a name that is not in a table, with the nearest names that are."""
     names = sorted(known)

@@ -95,8 +95,19 @@ class Complexity(Cost):
         return sum(block.weights for block in self.blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        extra = {"extra": asdict(self.extra), "block_weights": self.block_weights}
-        return {**asdict(self), **extra}
+        """Plain values for JSON."""
+        names = ("input_size", "batch_size", "convention", "depth", "uncounted")
+        kinds = {
+            "maps": {k: n for k, n in self.count.maps.items() if n},
+            "vectors": {k: n for k, n in self.count.vectors.items() if n},
+        }
+        return {
+            **{name: getattr(self, name) for name in Cost.__dataclass_fields__},
+            **{name: getattr(self, name) for name in names},
+            **{"block_weights": self.block_weights, "count": kinds},
+            **{"base": asdict(self.base), "extra": asdict(self.extra)},
+            "blocks": [asdict(block) for block in self.blocks],
+        }
 
 
 def complexity(
@@ -129,7 +140,7 @@ def complexity(
     conventions.terms_of(convention)
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
     size = _size(model, input_size)
     gates = attached(model)
@@ -147,7 +158,8 @@ def complexity(
     for name, gate in gates.items():
         weights = _weights(gate)
         cost = _cost(_size_of(gate), weights, weights, of[name], convention)
-        shape = shapes[name][2:] if gate.layout == "NCHW" else shapes[name][1:3]
+        shape = shapes.get(name, (0, 0, 0, 0))  # of a module that does not run
+        shape = shape[2:] if gate.layout == "NCHW" else shape[1:3]
         depth = sum(_is_layer(module) for module in gate.modules())
         blocks.append(
             BlockCost(**cost, site=name, channels=gate.channels, spatial_size=shape, depth=depth)
@@ -201,8 +213,10 @@ def _size(model: nn.Module, given: Any) -> tuple[int, int, int]:
     if given is None:
         _, channels, height, width = infer_examples(model)[-1].shape
         return channels, height, width
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given)
-    if len(given) != 3 or not whole:
+    whole = isinstance(given, (tuple, list)) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given
+    )
+    if not whole or len(given) != 3:
         raise ValueError(f"input_size={given} must be three whole numbers >= 1: (C, H, W)")
     channels, height, width = given
     return channels, height, width

@@ -124,7 +124,8 @@ class OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.OpOverload) and not _knows(func):
-            out = func.decompose(*args, **kwargs)  # into what runs under this same mode
+            with self:  # what it is made of runs under this mode
+                out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
@@ -138,6 +139,7 @@ class OperationCounter(TorchDispatchMode):
             self.uncounted[str(getattr(func, "_overloadpacket", func)).replace(".", "::", 1)] += 1
             return
         outputs = results[0].numel() if "mac" in counted else 0
+        outputs += counted.pop("scores", 0)
         if self._in_dense and not outputs and results:  # one weight per channel
             counted = {{"scale": "mac", "sum": "bias"}.get(k, k): v for k, v in counted.items()}
             outputs = counted.get("mac", 0)
@@ -211,6 +213,8 @@ def _arithmetic(
     packet = getattr(func, "_overloadpacket", func)
     if packet in flop_registry:
         flops = flop_registry[packet](*args, **kwargs, out_val=out)
+        if "scaled_dot_product" in _name(func):
+            return {"mac": flops // 2, **_attention(args, kwargs)}
         return {"mac": flops // 2, "bias": results[0].numel() if _has_bias(func, args) else 0}
     if not isinstance(func, torch._ops.OpOverload):
         return None
@@ -242,6 +246,15 @@ def _arithmetic(
     if name in ACTIVATIONS or torch.Tag.pointwise in func.tags:
         return {"activation": elements}
     return None
+
+
+def _attention(args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
+    """What fused attention does beside its products, as the unfused one: it has scores too."""
+    query, key = args[:2]
+    scores = query.numel() // query.shape[-1] * key.shape[-2]
+    masked = any(_is_tensor(a) for a in (*args[3:], *kwargs.values()))
+    scaled = query.numel() + key.numel()  # both by the root of the scale
+    return {"softmax": scores, "scale": scaled, "sum": scores * masked, "scores": scores}
 
 
 def _flat(items: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,14 +12,17 @@ from typing import Any
 
 from accuracy_booster.cli import networks, reproduce, runs
 from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise
-from accuracy_booster.errors import TrainingStopped, unknown
-from accuracy_booster.training.config import PRESETS
+from accuracy_booster.errors import TrainingInterrupted, TrainingStopped, unknown
+from accuracy_booster.training.presets import PRESETS
 
 COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **reproduce.COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for input it cannot use, 130 if interrupted."""
+    """Run a command; returns the exit code.
+
+    0; 1 where training cannot go on; 2 for input it cannot use; 128 + the signal if interrupted.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
@@ -33,10 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(e, KeyboardInterrupt):
             print("interrupted", file=sys.stderr)
             return 130
-        if isinstance(e, OSError):  # stdout is closed or full: nothing more goes there
+        if isinstance(e, OSError) and e.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            # stdout is closed or full: nothing more goes there
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if isinstance(e, BrokenPipeError):
                 return 141  # as a shell reports it
+        if isinstance(e, TrainingInterrupted):
+            print(f"{PROGRAM}: {e}", file=sys.stderr)
+            return 128 + e.signal
         print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2 if isinstance(e, ValueError) else 1
 

@@ -170,6 +170,8 @@ def _complexity(given: dict[str, Any]):
     }
     conventions.terms_of(options["convention"])
     blocks = split(given.get("block", "ab"))
+    if not blocks:
+        raise ValueError("--block names no block; 'none' is the plain network")
     costs: dict[str, Complexity] = {}
     for block in dict.fromkeys(["none", *blocks]):
         with torch.device("meta"):

@@ -25,8 +25,11 @@ def _reproduce(given: dict[str, Any]):
     from accuracy_booster.analysis.report import write_page
     from accuracy_booster.reproduction import counts
 
+    output = given.get("output")
+    if output and Path(output).is_dir():
+        raise ValueError(f"--output {output} is a directory; name a file, such as counts.html")
     result = counts(given.get("tables"))
-    if output := given.get("output"):
+    if output:
         sections = [
             {"title": title, "table": (header, rows)} for title, header, rows in result.tables()
         ]

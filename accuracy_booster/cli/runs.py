@@ -14,16 +14,22 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
     )
-    parser.add_class_arguments(TrainConfig)
+    parser.add_argument(
+        "--resume", type=str | None, help="go on with the run in this directory, as it was"
+    )
+    parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
+    parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
 def _train(given: dict[str, Any]):
     from accuracy_booster.training import resolve, train
 
+    if not given.get("model") and not given.get("resume"):
+        raise ValueError("name a network with --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
         config = resolve(**given)
         return None, lambda: print(config.to_yaml(), end="")
-    result = train(**given)
+    result = train(given.pop("model", None), **given)
     value = {
         "output": str(result.output),
         "parameters": result.parameters,
@@ -95,6 +101,32 @@ def _eval(given: dict[str, Any]):
     return metrics.to_dict(), show
 
 
+def _runs_arguments(parser: Parser) -> None:
+    parser.add_argument("folder", type=str, nargs="?", default="runs", help="where the runs are")
+
+
+def _runs(given: dict[str, Any]):
+    from accuracy_booster.training import list_runs
+
+    folder = given.get("folder", "runs")
+    found = list_runs(folder)
+
+    def show() -> None:
+        rows = [
+            [
+                *(str(run.path), run.model, run.block, run.data, str(run.seed)),
+                *(f"{run.epoch}/{run.epochs}", "" if run.top1 is None else f"{run.top1:.2f}"),
+                run.state,
+            ]
+            for run in found
+        ]
+        print_table(["run", "model", "block", "data", "seed", "epoch", "top-1 %", "state"], rows)
+        if any(run.state.startswith("stopped") for run in found):
+            print("accuracy-booster train --resume RUN goes on with one that stopped.")
+
+    return {"runs": [{**vars(run), "path": str(run.path)} for run in found]}, show
+
+
 COMMANDS = {
     "compare": Command(
         "Train a network with several blocks and seeds; a table and an HTML report.",
@@ -107,6 +139,12 @@ COMMANDS = {
         "accuracy-booster train --model resnet56 --block ab --data cifar100 --epochs 200",
         _train_arguments,
         _train,
+    ),
+    "runs": Command(
+        "List runs with their accuracy and state.",
+        "accuracy-booster runs runs",
+        _runs_arguments,
+        _runs,
     ),
     "eval": Command(
         "Top-1 and top-5 error of a finished run.",

@@ -21,6 +21,7 @@ class Images(Dataset[Item]):
     """A data set whose labels are known without reading an image."""
 
     labels: torch.Tensor  # [N] int64
+    unreadable: tuple[str, ...] = ()  # what was left out when the images were read, and why
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,8 +112,13 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
     assert isinstance(images, EncodedImages)
     sizes = set()
     for index in np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int):
-        with images.open(int(index)) as image:
-            sizes.add((image.height, image.width))
+        try:
+            with images.open(int(index)) as image:
+                sizes.add((image.height, image.width))
+        except UnreadableImage:
+            continue  # it is told when the images are read
+    if not sizes:
+        raise ValueError(f"none of {samples} images of {images.source} can be read")
     size = sizes.pop()
     return size if not sizes and max(size) <= SMALL else None
 
@@ -120,7 +126,8 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
 def in_memory(images: Images, size: tuple[int, int], limit: int = 1 << 30) -> Images:
     """Decode all images of `size` once, with a progress bar, if they fit in `limit` bytes.
 
-    Where one turns out to have another size, the images stay encoded.
+    Where one turns out to have another size, the images stay encoded. Unreadable ones are left out
+    and told in `unreadable`.
     """
     height, width = size
     if not isinstance(images, EncodedImages) or len(images) * 3 * height * width > limit:
@@ -128,12 +135,22 @@ def in_memory(images: Images, size: tuple[int, int], limit: int = 1 << 30) -> Im
     from accuracy_booster.progress import track
 
     decoded = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
+    kept, unreadable = [], []
     for index in track(range(len(images)), f"Reading {images.source}"):
-        image, _ = images[index]
+        try:
+            image, _ = images[index]
+        except UnreadableImage as e:
+            unreadable.append(str(e))
+            continue
         if image.shape[1:] != (height, width):
             return images
         decoded[index] = image
-    return TensorImages(decoded, images.labels)
+        kept.append(index)
+    if not unreadable:
+        return TensorImages(decoded, images.labels)
+    whole = TensorImages(decoded[kept], images.labels[kept])
+    whole.unreadable = tuple(unreadable)
+    return whole
 
 
 class ReadPath:

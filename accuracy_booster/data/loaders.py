@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from accuracy_booster.data import sources
+from accuracy_booster.data.batches import VECTORISED, Loader, as_is
 from accuracy_booster.data.images import (
     Images,
     Subset,
     TensorImages,
-    Transformed,
     in_memory,
     native_size,
 )
@@ -38,8 +37,9 @@ class Data:
     mean: Stats
     std: Stats
     augment: str
-    loaders: dict[str, DataLoader] = field(repr=False)
-    make_loaders: Callable[[int], dict[str, DataLoader]] = field(repr=False)
+    unreadable: list[str]  # images that were left out when the data were read into memory
+    loaders: dict[str, Loader] = field(repr=False)
+    make_loaders: Callable[[int], dict[str, Loader]] = field(repr=False)
 
     def reseed(self, seed: int) -> Data:
         """The same images in new loaders, as `load_data(..., seed=seed)` would give them."""
@@ -106,38 +106,47 @@ def load_data(
     size = _size(image_size) or small or (LARGE, LARGE)
     if small:
         images = {split: in_memory(part, small) for split, part in images.items()}
+    unreadable = [reason for part in images.values() for reason in part.unreadable]
     if augment == "auto":
         kind = "crop_flip" if source.flips else "crop"
         augment = kind if small else "resized_crop"
     if "train" in images and "validation" not in images and validation:
         images["train"], images["validation"] = _hold_out(images["train"], validation)
-    chans = int(first[0][0].shape[0])
+    chans = first.images.shape[1] if isinstance(first, TensorImages) else 3
     mean, std = _statistics(images.get("train"), chans, mean, std)
 
-    def make_loaders(seed: int) -> dict[str, DataLoader]:
+    def make_loaders(seed: int) -> dict[str, Loader]:
         loaders = {}
         for split, part in images.items():
             shuffled = training and split == "train"
             now = small if _all_of_one_size(part) else None
+            whole = None
             if shuffled:
                 transform = train_transform(augment, size, now)
+                if size == now and augment in VECTORISED:
+                    whole = VECTORISED[augment](size)
             else:
                 transform = eval_transform(size, now, small is not None)
-            loaders[split] = DataLoader(
-                Transformed(part, transform),
+                if transform is _unchanged:
+                    whole = as_is
+            loaders[split] = Loader(
+                part,
+                transform,
                 min(batch_size if shuffled else eval_batch_size, len(part)),
-                shuffle=shuffled,
-                # a gate's batch norm sees one value per image: a ragged batch of few is noise
-                drop_last=shuffled,
-                generator=torch.Generator().manual_seed(seed) if shuffled else None,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                pin_memory=torch.cuda.is_available(),
+                shuffled=shuffled,
+                seed=seed,
+                workers=workers,
+                whole=whole,
             )
         return loaders
 
+    if "train" in images:
+        images["train"] = _compact(images["train"])
+    if "validation" in images:
+        images["validation"] = _compact(images["validation"])
     return Data(
-        source.name, class_names, chans, size, mean, std, augment, make_loaders(seed), make_loaders
+        *(source.name, class_names, chans, size, mean, std, augment, unreadable),
+        *(make_loaders(seed), make_loaders),
     )
 
 
@@ -190,6 +199,13 @@ class CentreCrop:
         by_height = height * w >= width * h
         new = [height, int(height * w / h)] if by_height else [int(width * h / w), width]
         return F.center_crop(F.resize(image, new, antialias=True), list(self.size))
+
+
+def _compact(images: Images) -> Images:
+    """The chosen images themselves, where they are in memory."""
+    if isinstance(images, Subset) and isinstance(images.images, TensorImages):
+        return TensorImages(images.images.images[images.indices], images.labels)
+    return images
 
 
 def _all_of_one_size(images: Images) -> bool:

@@ -109,6 +109,8 @@ def counts(tables: Sequence[int] | None = None) -> Counts:
     """
     known = [1, *TABLES]
     wanted = known if tables is None else list(tables)
+    if not wanted:
+        raise ValueError(f"name tables among {', '.join(map(str, known))}")
     for number in wanted:
         if number not in known:
             raise unknown("table", str(number), map(str, known), "these print counts")

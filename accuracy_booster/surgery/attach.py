@@ -11,11 +11,17 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import _dynamo, nn
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.surgery.sites import Site
+
+# torch.compile takes two modules of one class for alike, whatever their hooks, unless it guards
+# them: a boosted network compiled after a plain one of its class would run without its gates.
+if _dynamo.config.skip_nnmodule_hook_guards:
+    _dynamo.config.skip_nnmodule_hook_guards = False
+    _dynamo.reset()  # what was compiled before has no such guards
 
 ATTRIBUTE = "recalibrate"
 KEPT = "_recalibrated"  # on the module around a site: {path of the site: gate}, not registered

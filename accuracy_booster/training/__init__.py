@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 from accuracy_booster import lazy
 
 _NAMES = {
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "TrainConfig": "config",
-    "new_dir": "config",
-    "resolve": "config",
+    "new_dir": "presets",
+    "resolve": "presets",
     "Metrics": "evaluation",
     "evaluate": "evaluation",
+    "Listed": "listing",
+    "list_runs": "listing",
     "TrainResult": "loop",
     "run_training": "loop",
     "train": "loop",
@@ -18,14 +20,16 @@ _NAMES = {
 __all__ = list(_NAMES)
 
 if TYPE_CHECKING:
-    from accuracy_booster.training.config import PRESETS as PRESETS
     from accuracy_booster.training.config import TrainConfig as TrainConfig
-    from accuracy_booster.training.config import new_dir as new_dir
-    from accuracy_booster.training.config import resolve as resolve
     from accuracy_booster.training.evaluation import Metrics as Metrics
     from accuracy_booster.training.evaluation import evaluate as evaluate
+    from accuracy_booster.training.listing import Listed as Listed
+    from accuracy_booster.training.listing import list_runs as list_runs
     from accuracy_booster.training.loop import TrainResult as TrainResult
     from accuracy_booster.training.loop import run_training as run_training
     from accuracy_booster.training.loop import train as train
+    from accuracy_booster.training.presets import PRESETS as PRESETS
+    from accuracy_booster.training.presets import new_dir as new_dir
+    from accuracy_booster.training.presets import resolve as resolve
 
 __getattr__, __dir__ = lazy.names(__name__, _NAMES)

@@ -1,13 +1,8 @@
-"""What a training run is: one typed configuration, and the presets that fill it.
-
-Sources of the presets: He et al. 2015 (section 4.2) and 2016 for the ResNets, Zagoruyko and
-Komodakis 2016 for the wide ones. The paper itself states no CIFAR schedule.
-"""
+"""What a training run is: one typed configuration."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -34,25 +29,41 @@ class TrainConfig:
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
         overwrite: replace a run that is already in the output directory
+        checkpoint_minutes: time between checkpoints within an epoch; there is one after each epoch
+        bad_images: unreadable images that are skipped before training stops
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
         epochs: passes over the training set
-        batch_size: images per step
+        batch_size: images per step, of all processes together
+        accumulate: parts into which a step's images are split, one after the other
         lr: learning rate
         momentum: SGD momentum
         nesterov: use Nesterov momentum
-        weight_decay: on all parameters
+        weight_decay: on all parameters but those of the next two
+        norm_weight_decay: on the network's norms and biases; by default weight_decay
+        gate_weight_decay: on the gates; by default weight_decay
+        clip_grad: largest norm of the gradient; by default it is not clipped
         schedule: step (times gamma at each milestone) or cosine (to zero)
         milestones: shares of the epochs after which the rate drops (rounded up to whole epochs)
         gamma: factor of a drop
         warmup_epochs: epochs at the warm-up rate before the schedule's
-        warmup_lr: learning rate of the warm-up
+        warmup_lr: learning rate of the warm-up, or with which it starts
+        warmup: constant, or linear: from warmup_lr up to lr, step by step
+        label_smoothing: share of the target that goes to all classes alike
+        mixup: alpha of mixup; 0 is none
+        cutmix: alpha of CutMix; 0 is none. With both, each batch takes one of them
+        ema: decay of a moving average of the weights, which is then what is measured and kept;
+            0 is none
         augment: auto, crop, crop_flip, resized_crop or none
         validation: share of the training set held out; each epoch is then measured on it, and the
             test set only once, at the end
         seed: of the initial weights, the order of the images and their augmentation
         device: auto, cpu or cuda
         precision: fp32, bf16 or fp16
+        skipped_steps: steps in a row that fp16's loss scaling may skip before training stops
+        compile: auto, on or off: torch.compile the training step. auto tries it where the run is
+            long enough to pay for compiling, and keeps what was faster
+        sync_bn: batch norms, the gates' too, take the moments of all processes together
         channels_last: keep the network in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
@@ -77,23 +88,37 @@ class TrainConfig:
     gate_lr: float | None = None
     output: str | None = None
     overwrite: bool = False
+    checkpoint_minutes: float = 10.0
+    bad_images: int = 100
     preset: str | None = None
     epochs: int = 200
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None
+    gate_weight_decay: float | None = None
+    clip_grad: float | None = None
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
     warmup_epochs: int = 0
     warmup_lr: float = 0.01
+    warmup: str = "constant"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
     augment: str = "auto"
     validation: float = 0.0
     seed: int = 0
     device: str = "auto"
     precision: str = "fp32"
+    skipped_steps: int = 20
+    compile: str = "auto"
+    sync_bn: bool = False
     channels_last: bool = True
     workers: int = 0
     eval_batch_size: int = 256
@@ -165,43 +190,6 @@ class TrainConfig:
         return cls(values["model"]).change(values)
 
 
-# What a preset says; the rest is TrainConfig's own default.
-PRESETS: dict[str, dict[str, Any]] = {
-    "cifar_resnet": {},
-    "cifar_resnet_deep": {"warmup_epochs": 1},  # 110 layers and more: one epoch at 0.01 first
-    "cifar_wrn": {
-        "nesterov": True,
-        "weight_decay": 5e-4,
-        "milestones": (0.3, 0.6, 0.8),
-        "gamma": 0.2,
-    },
-    # minutes, not hours: for the 1437 digits
-    "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
-}
-
-
-def resolve(model: str, **given: Any) -> TrainConfig:
-    """The configuration of `given` over the preset it names, or the one that fits the model.
-
-    Raises:
-        ValueError: for an unknown preset or option, or a value out of range.
-    """
-    preset = given.get("preset") or default_preset(model, given.get("data", TrainConfig.data))
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    return TrainConfig(model, preset=preset).change({**PRESETS[preset], **given, "preset": preset})
-
-
-def default_preset(model: str, data: str) -> str:
-    """The preset of a network's family, or the short one of the built-in digits."""
-    if data == "digits":
-        return "digits"
-    if model.startswith("wrn"):
-        return "cifar_wrn"
-    depth = re.match(r"resnet(\d+)", model)
-    return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
-
-
 def _check_types(c: TrainConfig) -> None:
     """The types that annotations state, told as ValueErrors (the command line checks them too)."""
     for f in fields(c):
@@ -239,6 +227,22 @@ def _check(c: TrainConfig) -> None:
         "gamma": (c.gamma > 0, "> 0"),
         "warmup_epochs": (c.warmup_epochs >= 0, ">= 0"),
         "warmup_lr": (c.warmup_lr > 0, "> 0"),
+        "warmup": (c.warmup in ("constant", "linear"), "constant or linear"),
+        "accumulate": (
+            c.accumulate >= 1 and c.batch_size % c.accumulate == 0,
+            f"a divisor of batch_size={c.batch_size}",
+        ),
+        "norm_weight_decay": (c.norm_weight_decay is None or c.norm_weight_decay >= 0, ">= 0"),
+        "gate_weight_decay": (c.gate_weight_decay is None or c.gate_weight_decay >= 0, ">= 0"),
+        "clip_grad": (c.clip_grad is None or c.clip_grad > 0, "> 0"),
+        "label_smoothing": (0 <= c.label_smoothing < 1, "in [0, 1)"),
+        "mixup": (c.mixup >= 0, ">= 0"),
+        "cutmix": (c.cutmix >= 0, ">= 0"),
+        "ema": (0 <= c.ema < 1, "in [0, 1)"),
+        "checkpoint_minutes": (c.checkpoint_minutes >= 0, ">= 0"),
+        "bad_images": (c.bad_images >= 0, ">= 0"),
+        "skipped_steps": (c.skipped_steps >= 0, ">= 0"),
+        "compile": (c.compile in ("auto", "on", "off"), "auto, on or off"),
         "validation": (0 <= c.validation < 1, "a share of the training set in [0, 1)"),
         "seed": (c.seed >= 0, ">= 0"),
         "data": (bool(c.data), "a name or a directory"),
@@ -250,21 +254,3 @@ def _check(c: TrainConfig) -> None:
     for name, (holds, rule) in rules.items():
         if not holds:
             raise ValueError(f"{name}={getattr(c, name)!r} must be {rule}")
-
-
-def output_dir(config: TrainConfig) -> Path:
-    """Where the run goes: its `output`, or a new directory under `runs/` named after it."""
-    if config.output:
-        return Path(config.output)
-    block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.model}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return new_dir(Path("runs") / name)
-
-
-def new_dir(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if it exists already."""
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from accuracy_booster.data import Data, load_data
 from accuracy_booster.models import builder, classifier, create_model
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.surgery import added_parameters, attached
+from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
 
@@ -87,6 +89,10 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         "std": data.std,
         "augment": data.augment,
         "batch_size": data.loaders["train"].batch_size,  # no larger than the training set
+        # fewer images than a batch come in one part
+        "accumulate": config.accumulate
+        if data.loaders["train"].batch_size == config.batch_size
+        else 1,
     }
     return config.change(decided)
 
@@ -108,12 +114,13 @@ def build_network(config: TrainConfig, *, pretrained: bool = False) -> nn.Module
 
 def save_network(network: nn.Module, path: Path) -> None:
     """Write the weights to `path / model.safetensors`, all or nothing."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    partial = path / f"{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    partial.replace(path / WEIGHTS)
+    tensors = {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for k, v in network.state_dict().items()
+    }
+    checkpoint.write(path / WEIGHTS, save(tensors))
 
 
 def load_network(path: Path, config: TrainConfig) -> nn.Module:
@@ -167,40 +174,73 @@ def _keeps_head(config: TrainConfig) -> bool:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD on what is trainable; the gates are a group of their own if they have their own rate."""
-    gates = {id(p) for p in added_parameters(network)} if config.gate_lr else set()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = []
-    for rate, members in (
-        (config.lr, [p for p in trained if id(p) not in gates]),
-        (config.gate_lr, [p for p in trained if id(p) in gates]),
-    ):
-        if members:
-            groups.append({"params": members, "lr": rate})
+    """SGD on what is trainable, in groups of one rate and weight decay; `lr0` is a group's rate."""
+    gates = {id(p) for p in added_parameters(network)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
+        rate, decay, own = config.lr, config.weight_decay, None
+        if id(parameter) in gates:
+            rate, own = config.gate_lr or config.lr, config.gate_weight_decay
+        elif parameter.ndim < 2:
+            own = config.norm_weight_decay
+        groups.setdefault((rate, decay if own is None else own), []).append(parameter)
     return torch.optim.SGD(
-        groups,
+        [
+            {"params": members, "lr": rate, "lr0": rate, "weight_decay": decay}
+            for (rate, decay), members in groups.items()
+        ],
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
     )
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, config: TrainConfig
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate of each epoch; `step()` it after each."""
-    from torch.optim import lr_scheduler as S
+def rate_factor(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
+    """What the rates are multiplied with in an epoch (from 0), of which the share `done` is over.
 
+    It is a function of the place alone, so a training that goes on needs no schedule's state.
+    """
     warmup = min(config.warmup_epochs, config.epochs)
-    main: S.LRScheduler
+    if epoch < warmup:
+        first = config.warmup_lr / config.lr
+        if config.warmup == "constant":
+            return first
+        return first + (1 - first) * (epoch + done) / warmup
     if config.schedule == "cosine":
-        main = S.CosineAnnealingLR(optimizer, max(1, config.epochs - warmup))
-    else:
-        drops = [max(0, math.ceil(m * config.epochs) - warmup) for m in config.milestones]
-        main = S.MultiStepLR(optimizer, drops, config.gamma)
-    if not warmup:
-        return main
-    # built after `main`, which sets the rate to its own first value
-    first = S.ConstantLR(optimizer, config.warmup_lr / config.lr, total_iters=warmup)
-    return S.SequentialLR(optimizer, [first, main], milestones=[warmup])
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, config.epochs - warmup)))
+    drops = sum(epoch >= math.ceil(m * config.epochs) for m in config.milestones)
+    return config.gamma**drops
+
+
+def set_rates(optimizer: Any, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr0"] * factor
+
+
+def make_mixing(config: TrainConfig) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
+    """(images[N, C, H, W], labels[N]) -> mixed images, targets[N, classes]; None where none is on.
+
+    Random numbers come from torch's generator, which is seeded for each step.
+    """
+    if not config.mixup and not config.cutmix:
+        return None
+    from torchvision.transforms import v2
+
+    classes = config.num_classes
+    ways: list[Any] = []
+    if config.mixup:
+        ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
+    if config.cutmix:
+        ways.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
+    return ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
+
+
+def make_average(network: nn.Module, config: TrainConfig) -> Any:
+    """timm's exponential moving average of the weights, or None."""
+    if not config.ema:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(network, decay=config.ema)

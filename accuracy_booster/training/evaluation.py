@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.errors import unknown
+from accuracy_booster.data.batches import Batch, Loader
+from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.progress import bars
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
-    *("data_dir", "image_column", "label_column"),
+    *("data_dir", "image_column", "label_column", "bad_images"),
 )
 
 
@@ -57,41 +58,42 @@ class Metrics:
 @torch.no_grad()
 def measure(
     model: nn.Module,
-    loader: DataLoader,
+    loader: Loader,
     data: Data,
     accelerator: Accelerator,
-    on_batch: Callable[[], None] = lambda: None,
+    on_batch: Callable[[Batch], None] = lambda batch: None,
 ) -> Metrics:
-    """Run `loader` (prepared by the accelerator) through the model in eval mode."""
-    from torchmetrics import MeanMetric
-    from torchmetrics.classification import MulticlassAccuracy
+    """Run `loader` through the model in eval mode; the processes share the images and the result.
 
-    was_training = model.training
+    Every image counts once, also where the last batch is ragged or the processes get unequal
+    numbers. Sums are exact: hits are whole numbers, losses are added in float64.
+    """
+    was_training = {module: module.training for module in model.modules()}
     model.eval()
-    loss = MeanMetric().to(accelerator.device)
-    hits: list[MulticlassAccuracy] = []  # top-1 and top-5, once the head's width is known
-    count = 0
-    for images, labels in loader:
-        with accelerator.autocast():
-            logits = model(normalise(images, data.mean, data.std))
-        logits, labels = accelerator.gather_for_metrics((logits.float(), labels))
-        if not hits:
-            outputs = logits.shape[1]
-            if len(data.classes) > outputs:
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # top-1, -5, loss, images
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    for batch in loader.batches(0, **share, device=accelerator.device):
+        if len(batch.labels):
+            with accelerator.autocast():
+                logits = model(normalise(batch.images, data.mean, data.std)).float()
+            if len(data.classes) > logits.shape[1]:
                 raise ValueError(
-                    f"{data.name} has {len(data.classes)} classes, more than the head's {outputs}"
+                    f"{data.name} has {len(data.classes)} classes, more than the head's "
+                    f"{logits.shape[1]}"
                 )
-            for k in (1, min(5, outputs)):
-                metric = MulticlassAccuracy(max(2, outputs), k, average="micro")
-                hits.append(metric.to(accelerator.device))
-        for metric in hits:
-            metric.update(logits, labels)
-        loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-        count += len(labels)
-        on_batch()
-    model.train(was_training)
-    top1, top5 = (100 * metric.compute().item() for metric in hits)
-    return Metrics(top1, top5, loss.compute().item(), count)
+            best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
+            losses = F.cross_entropy(logits, batch.labels, reduction="none").double()
+            hits = best[:, 0].sum().double(), best.sum().double()
+            sums += torch.stack([*hits, losses.sum(), hits[0].new_tensor(len(best))])
+        on_batch(batch)
+    for module, flag in was_training.items():
+        module.training = flag
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums, "sum")
+    top1, top5, loss, count = sums.tolist()
+    if not count:
+        raise ValueError(f"no image of {data.name} could be read")
+    return Metrics(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
 def evaluate(
@@ -105,8 +107,8 @@ def evaluate(
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
         options: `image_size`, `mean`, `std`, `eval_batch_size`, `device`, `precision`, `workers`,
-            `data_dir`, `image_column`, `label_column`: by default the run's own; for a module the
-            defaults of `ab.train`.
+            `data_dir`, `image_column`, `label_column`, `bad_images`: by default the run's own; for
+            a module the defaults of `ab.train`.
 
     Raises:
         ValueError: for a directory without a finished run, an unknown option, or data that do not
@@ -148,7 +150,21 @@ def evaluate(
             f"{loaded.in_chans}"
         )
     network.to(accelerator.device)
-    loader = accelerator.prepare(loaded.loaders[split])
+    loader = loaded.loaders[split]
+    unreadable = list(loaded.unreadable)
     with bars() as progress:
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
-        return measure(network, loader, loaded, accelerator, lambda: progress.advance(task))
+
+        def on_batch(batch: Batch) -> None:
+            progress.advance(task)
+            unreadable.extend(batch.unreadable.values())
+            if len(unreadable) > config.bad_images:
+                raise TrainingStopped(
+                    f"{len(unreadable)} images cannot be read, more than "
+                    f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
+                )
+
+        metrics = measure(network, loader, loaded, accelerator, on_batch)
+    for reason in unreadable:
+        warnings.warn(f"left out, {reason}", stacklevel=2)
+    return metrics

@@ -1,10 +1,18 @@
-"""The one trainer: from a configuration to a run's directory."""
+"""The one trainer: from a configuration to a run's directory, whatever happens on the way.
+
+All that a step depends on is in the checkpoint or a function of (seed, epoch, step): the order of
+the images, their augmentation, torch's, numpy's and Python's random states. So a run that was
+killed goes on bit for bit.
+"""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,14 +21,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.data.batches import Batch
+from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
+from accuracy_booster.ops.streams import mix
 from accuracy_booster.progress import bars
-from accuracy_booster.training import engine
-from accuracy_booster.training.config import TrainConfig, output_dir, resolve
+from accuracy_booster.signals import StopRequest
+from accuracy_booster.training import checkpoint, compiling, engine
+from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
+from accuracy_booster.training.lock import locked
+from accuracy_booster.training.presets import output_dir, resolve
 from accuracy_booster.training.run import Run
+from accuracy_booster.training.synchronise import synchronised
+
+STEP = 1  # of the random stream of a step, beside those of `data.batches`
 
 
 @dataclass(frozen=True)
@@ -43,96 +60,314 @@ class Trainer:
 
         self.config, self.data = config, data
         self.accelerator = engine.make_accelerator(config)
+        self.rank = self.accelerator.process_index
+        self.world = self.accelerator.num_processes
+        self.device = self.accelerator.device
+        if config.batch_size % (self.world * config.accumulate):
+            raise ValueError(
+                f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
+                f"times accumulate={config.accumulate}"
+            )
         set_seed(config.seed)
-        network = engine.build_network(config, pretrained=config.pretrained)
-        self.frozen_norms = engine.freeze(network, config)
-        optimizer = engine.make_optimizer(network, config)
-        self.schedule = engine.make_schedule(optimizer, config)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        self.loaders = {k: self.accelerator.prepare(v) for k, v in data.loaders.items()}
-        self.epoch = 0
-        # however many random numbers the gates took, the images are augmented the same
-        set_seed(config.seed)
+        self.plain = engine.build_network(config, pretrained=config.pretrained)
+        self.frozen_norms = engine.freeze(self.plain, config)
+        optimizer = engine.make_optimizer(self.plain, config)
+        self.network, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.network
+        self.mixing = engine.make_mixing(config)
+        self.average = engine.make_average(self.plain, config)
+        self.loaders = data.loaders
+        self.epoch = self.step = 0  # the next step is number `step` (from 0) of `epoch`
+        self.sums = self._no_sums()
+        self.history: list[dict[str, float]] = []
+        self.unreadable: dict[str, str] = {}
+        self.skipped = 0  # steps in a row, by fp16's loss scaling
+        self.seconds = 0.0  # before this process went on
 
-    def train_epoch(self, on_batch: Callable[[], None]) -> dict[str, float]:
-        """One pass over the training set; returns its mean loss, accuracy in %, and the rate."""
+    def _no_sums(self) -> torch.Tensor:
+        """Of an epoch so far: loss, hits, images. float64, so that the order hardly matters."""
+        return torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    # --- a step
+
+    def train_step(self, batch: Batch) -> bool:
+        """One optimizer step on this process's share of a batch; whether all should stop after it.
+
+        Raises:
+            TrainingStopped: before a step whose loss or gradient is not finite.
+        """
+        from accelerate.utils import set_seed
+
+        config = self.config
+        self._note(batch)
+        self._set_rates(self.step)
+        set_seed(mix(config.seed, self.epoch, self.step, self.rank, STEP) % 2**32)
         self.network.train()
         for norm in self.frozen_norms:
             norm.training = False  # not eval(): a gate may be its child
-        device = self.accelerator.device
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-        seen, start, lr = 0, time.perf_counter(), self.optimizer.param_groups[0]["lr"]
-        for images, labels in self.loaders["train"]:
-            logits = self.network(normalise(images, self.data.mean, self.data.std))
-            loss = F.cross_entropy(logits, labels)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.detach().argmax(1) == labels).sum()
-            seen += len(labels)
-            on_batch()
-        self.schedule.step()
-        self.epoch += 1
-        loss_sum, correct, total = self.accelerator.reduce(
-            torch.stack([loss_sum, correct, torch.tensor(float(seen), device=device)])
-        ).tolist()
-        if not math.isfinite(loss_sum):
-            raise TrainingStopped(
-                f"the training loss is {loss_sum / total:g} in epoch {self.epoch} at lr={lr:g}; "
-                "no weights were written; try a lower lr, or a warm-up"
+        self.optimizer.zero_grad(set_to_none=True)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        parts = batch.images.chunk(config.accumulate), batch.labels.chunk(config.accumulate)
+        for i, (images, labels) in enumerate(zip(*parts, strict=True)):
+            last = i + 1 == len(parts[0])
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                loss, logits = self._loss(images, labels)
+                self.accelerator.backward(loss * (len(labels) / len(batch.labels)))
+            finite &= loss.detach().isfinite()
+            hits = (logits.detach().argmax(1) == labels).sum()
+            self.sums += torch.stack(
+                [loss.detach().double() * len(labels), hits.double(), hits.new_tensor(len(labels))]
             )
-        return {
-            "lr": lr,
-            "train_loss": loss_sum / total,
-            "train_top1": 100 * correct / total,
-            "images_per_second": total / (time.perf_counter() - start),
+        trained = [p for p in self.plain.parameters() if p.grad is not None]
+        norm = self.accelerator.clip_grad_norm_(trained, config.clip_grad or math.inf)
+        stop = self._agree(finite, norm, batch)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.plain)
+        self.step += 1
+        return stop
+
+    def _set_rates(self, step: int) -> None:
+        done = step / max(1, len(self.loaders["train"]))
+        engine.set_rates(self.optimizer, engine.rate_factor(self.config, self.epoch, done))
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, targets = normalise(images, self.data.mean, self.data.std), labels
+        if self.config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.mixing is not None:
+            x, targets = self.mixing(x, labels)
+        with synchronised(self.config.sync_bn and self.world > 1):
+            logits = self.forward(x).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+        return loss, logits
+
+    def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> bool:
+        """Stop before a step that would spread what is not finite; agree on stopping after it."""
+        asked = self.stop.signal is not None
+        flags = torch.stack([~finite, ~torch.as_tensor(norm, device=self.device).isfinite()])
+        flags = torch.cat([flags.float(), flags.new_tensor([asked]).float()])
+        if self.world > 1:
+            flags = self.accelerator.reduce(flags, "sum")
+        loss_bad, norm_bad, asked_any = (value > 0 for value in flags.tolist())
+        scaler = self.accelerator.scaler
+        if norm_bad and not loss_bad and scaler is not None:  # the scaler skips this step
+            self.skipped += 1
+            if self.skipped <= self.config.skipped_steps:
+                return asked_any
+            raise self._stopped(f"fp16's loss scaling skipped {self.skipped} steps in a row", batch)
+        self.skipped = 0
+        if loss_bad or norm_bad:
+            what = "loss" if loss_bad else "norm of the gradient"
+            raise self._stopped(f"the {what} is not finite", batch)
+        return asked_any
+
+    def _stopped(self, what: str, batch: Batch) -> TrainingStopped:
+        numbers = ", ".join(map(str, batch.indices[:8].tolist()))
+        rate = self.optimizer.param_groups[0]["lr"]
+        steps = len(self.loaders["train"])
+        return TrainingStopped(
+            f"{what} at step {self.step + 1} of {steps} in epoch {self.epoch + 1}, lr={rate:g}, "
+            f"batch of images {numbers}, ...; nothing of this step was saved; try a lower lr, or "
+            "a warm-up"
+        )
+
+    def _note(self, batch: Batch, split: str = "train") -> None:
+        """Tell and count images that could not be read; too many stop the training."""
+        for index, reason in batch.unreadable.items():
+            key = f"{split} {index}"
+            if key not in self.unreadable:
+                self.unreadable[key] = reason
+                self._say(f"skipped, {reason} ({len(self.unreadable)} so far)")
+        limit = self.config.bad_images
+        if len(self.unreadable) > limit:
+            raise TrainingStopped(
+                f"{len(self.unreadable)} images cannot be read, more than bad_images={limit}; the "
+                f"last: {next(reversed(self.unreadable.values()))}"
+            )
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            self.console.print(text)
+
+    # --- its state
+
+    def save(self) -> None:
+        """Write a checkpoint; of several processes the first one does."""
+        self._saved = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"network.{k}": v for k, v in self.plain.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{k}": v for k, v in self.average.module.state_dict().items()}
+        for i, parameter in enumerate(self._trained()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{i}.{name}"] = value
+        tensors["sums"] = self._total(local=True)
+        scaler = self.accelerator.scaler
+        values = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "unreadable": self.unreadable,
+            "skipped": self.skipped,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "seconds": self.seconds + time.perf_counter() - self._started,
         }
+        checkpoint.save(self.run.path, self.epoch, self.step, tensors, values)
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: for one of another network.
+        """
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in saved.tensors.items():
+            part, _, key = name.partition(".")
+            parts.setdefault(part, {})[key] = tensor
+        try:
+            self.plain.load_state_dict(parts["network"])
+            if self.average is not None:
+                self.average.module.load_state_dict(parts["average"])
+        except (RuntimeError, KeyError) as e:
+            reason = " ".join(str(e).split())[:300]
+            raise ValueError(f"{saved.path} is of another network: {reason}") from e
+        state: dict[Any, dict[str, torch.Tensor]] = {}
+        trained = self._trained()
+        for key, value in parts.get("optimizer", {}).items():
+            index, _, name = key.partition(".")
+            parameter = trained[int(index)]
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else value
+            state.setdefault(parameter, {})[name] = like.copy_(value)
+        for parameter, tensors in state.items():
+            self.optimizer.state[parameter].update(tensors)
+        values = saved.values
+        self.epoch, self.step = values["epoch"], values["step"]
+        self.history, self.unreadable = values["history"], values["unreadable"]
+        self.skipped, self.seconds = values["skipped"], values["seconds"]
+        if self.rank == 0:  # the sum over the processes so far
+            self.sums = parts["sums"][""].to(self.device)
+        if values["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _total(self, local: bool = False) -> torch.Tensor:
+        return self.sums if local or self.world == 1 else self.accelerator.reduce(self.sums, "sum")
+
+    # --- the whole
+
+    def measured(self) -> nn.Module:
+        """The network that is measured and kept: the moving average, if there is one."""
+        return self.plain if self.average is None else self.average.module
 
     def measure(self, split: str) -> Metrics:
-        return measure(self.network, self.loaders[split], self.data, self.accelerator)
+        def on_batch(batch: Batch) -> None:
+            self._note(batch, split)
+            if self.stop.signal is not None and self.world == 1:
+                self._interrupted()
+
+        return measure(self.measured(), self.loaders[split], self.data, self.accelerator, on_batch)
 
     def fit(self, run: Run, progress: Any, label: str, *, lines: bool) -> Metrics:
-        """Train every epoch, log each, write the weights, and measure the test set at the end.
+        """Train every epoch from where it stands, log each, and write the weights at the end.
 
         `lines` prints a lasting line per epoch beside the progress bar.
         """
+        self.run, self.console = run, progress.console
+        self._started = time.perf_counter()
+        self._saved = time.monotonic()
+        go_on = f"go on with: accuracy-booster train --resume {shlex.quote(str(run.path))}"
+        self.go_on = go_on
+        with StopRequest(f"stopped on the last checkpoint; {go_on}") as self.stop:
+            self.forward = compiling.choose(self, run)
+            return self._fit(progress, label, lines)
+
+    def _fit(self, progress: Any, label: str, lines: bool) -> Metrics:
+        config = self.config
         split = "validation" if "validation" in self.loaders else "test"
-        epochs, steps = self.config.epochs, len(self.loaders["train"])
-        task = progress.add_task(label, total=epochs * steps, note="")
+        epochs, steps = config.epochs, len(self.loaders["train"])
+        done = self.epoch * steps + self.step
+        task = progress.add_task(label, total=epochs * steps, completed=done, note="")
+        for reason in self.data.unreadable:
+            self._note(
+                Batch(self.sums, self.sums, self.sums, {len(self.unreadable): reason}), "read"
+            )
+        metrics = None
         while self.epoch < epochs:
-            start = time.perf_counter()
-            row = self.train_epoch(lambda: progress.advance(task))
-            metrics = self.measure(split)
+            start, first = time.perf_counter(), self.step
+            self._epoch(lambda: progress.advance(task))
+            self._set_rates(steps - 1)  # also where all steps were done before
             seconds = time.perf_counter() - start
-            run.log(
-                {
-                    "epoch": self.epoch,
-                    **row,
-                    f"{split}_loss": metrics.loss,
-                    f"{split}_top1": metrics.top1,
-                    f"{split}_top5": metrics.top5,
-                    "seconds": seconds,
-                }
-            )
-            line = (
-                f"epoch {self.epoch}/{epochs}  loss {row['train_loss']:.3f}  {split} top-1 "
-                f"{metrics.top1:.2f} %  {row['images_per_second']:.0f} images/s"
-            )
+            images = (self.step - first) * config.batch_size
+            loss, hits, seen = self._total().tolist()
+            metrics = self.measure(split)
+            row = {
+                "epoch": self.epoch + 1,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "train_loss": loss / seen,
+                "train_top1": 100 * hits / seen,
+                "images_per_second": images / seconds if images else 0.0,
+                f"{split}_loss": metrics.loss,
+                f"{split}_top1": metrics.top1,
+                f"{split}_top5": metrics.top5,
+                "seconds": time.perf_counter() - start,
+            }
+            self.history.append(row)
+            self.epoch, self.step, self.sums = self.epoch + 1, 0, self._no_sums()
+            if self.accelerator.is_main_process:
+                self.run.log(self.history)
+            self.save()
             progress.update(task, note=f"{split} top-1 {metrics.top1:.2f} %")
             if lines:
-                progress.console.print(line)
+                self._say(
+                    f"epoch {self.epoch}/{epochs}  loss {row['train_loss']:.3f}  {split} top-1 "
+                    f"{metrics.top1:.2f} %  {row['images_per_second']:.0f} images/s"
+                )
+            if self.stop.signal is not None and self.world == 1:
+                self._interrupted()
         progress.remove_task(task)
-        if self.accelerator.is_main_process:
-            engine.save_network(self.accelerator.unwrap_model(self.network), run.path)
-        return metrics if split == "test" else self.measure("test")
+        return metrics if metrics and split == "test" else self.measure("test")
+
+    def _epoch(self, on_step: Callable[[], None]) -> None:
+        """The steps of an epoch that are left."""
+        pause = 60 * self.config.checkpoint_minutes
+        where = {"rank": self.rank, "world": self.world, "device": self.device}
+        for batch in self.loaders["train"].batches(self.epoch, self.step, **where):
+            stop = self.train_step(batch)
+            on_step()
+            if stop:
+                self._interrupted()
+            if self.world == 1 and time.monotonic() - self._saved >= pause:
+                self.save()
+
+    def _interrupted(self) -> None:
+        """Save and leave."""
+        self.save()
+        self.accelerator.wait_for_everyone()
+        number = self.stop.signal or 15
+        raise TrainingInterrupted(
+            f"stopped by signal {number} after step {self.step} of epoch {self.epoch + 1}, which "
+            f"is saved; {self.go_on}",
+            number,
+        )
 
 
-def train(model: str | TrainConfig, **options: Any) -> TrainResult:
+def train(
+    model: str | TrainConfig | None = None,
+    *,
+    resume: str | Path | None = None,
+    **options: Any,
+) -> TrainResult:
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
         model: the network's name, or a whole `TrainConfig`.
+        resume: the directory of a run to go on with, with its own settings; one that has ended
+            stays as it is.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
 
     Returns:
@@ -141,8 +376,19 @@ def train(model: str | TrainConfig, **options: Any) -> TrainResult:
     Raises:
         ValueError: for anything in the configuration that is unknown, out of range, or does not
             fit the data. Nothing is written then.
+        TrainingStopped: where training cannot go on; the last checkpoint is intact.
+        TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
+    if resume is not None:
+        if model is not None or options:
+            given = ", ".join(["model"] * (model is not None) + list(options))
+            raise ValueError(f"resume goes on with the run's own settings; leave out {given}")
+        return resume_training(Path(resume))
+    if model is None:
+        raise ValueError("name a model, or a run to resume")
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
+    if _restarted() and config.output and (Path(config.output) / "config.yaml").exists():
+        return resume_training(Path(config.output))  # torchrun starts the same command again
     engine.check_names(config)
     output = output_dir(config)
     Run.check(output, config.overwrite)
@@ -152,26 +398,83 @@ def train(model: str | TrainConfig, **options: Any) -> TrainResult:
         return run_training(config, data, progress, config.model, lines=True)
 
 
+def _restarted() -> bool:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def resume_training(path: Path) -> TrainResult:
+    """Go on with a run, as `train(resume=path)`."""
+    run, config = Run.open(path, ended=False)
+    config = config.change({"output": str(path)})
+    if run.ended:
+        return _result(run, config)
+    data = engine.open_data(config, classes=run.info["classes"])
+    with bars() as progress:
+        return run_training(config, data, progress, config.model, lines=True, run=run)
+
+
 def run_training(
-    config: TrainConfig, data: Data, progress: Any, label: str, *, lines: bool
+    config: TrainConfig,
+    data: Data,
+    progress: Any,
+    label: str,
+    *,
+    lines: bool,
+    run: Run | None = None,
 ) -> TrainResult:
-    """`train` for a configuration that is filled in, on data that are open, on a shared display."""
+    """`train` for a configuration that is filled in, on data that are open, on a shared display.
+
+    With a `run`, that one goes on from its last good checkpoint.
+    """
     start = time.perf_counter()
     trainer = Trainer(config, data)
-    run = Run.create(
-        Path(str(config.output)),
-        config,
-        {"classes": list(data.classes), "device": _device(trainer)},
-    )
-    test = trainer.fit(run, progress, label, lines=lines)
-    run.close()
-    network = trainer.accelerator.unwrap_model(trainer.network)
-    parameters = sum(p.numel() for p in network.parameters())
-    seconds = time.perf_counter() - start
-    run.write_info({"test": test.to_dict(), "parameters": parameters, "seconds": seconds})
-    return TrainResult(run.path, config, test, parameters, seconds, run.history())
+    path, main = Path(str(config.output)), trainer.accelerator.is_main_process
+    with contextlib.ExitStack() as stack:
+        if main:
+            Run.check_place(path)
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        if run is not None:
+            saved, problems = checkpoint.load(path)
+            if main:
+                for problem in problems:
+                    progress.console.print(problem)
+                where = saved.path if saved else "the start: there is no good checkpoint"
+                progress.console.print(f"going on from {where}")
+            if saved is not None:
+                trainer.restore(saved)
+        elif main:
+            info = {"classes": list(data.classes), "device": _device(trainer)}
+            run = Run.create(path, config, info)
+        trainer.accelerator.wait_for_everyone()
+        if run is None:
+            run = Run(path)
+        try:
+            test = trainer.fit(run, progress, label, lines=lines)
+        finally:
+            run.close()
+        if main:
+            seconds = trainer.seconds + time.perf_counter() - start
+            parameters = sum(p.numel() for p in trainer.plain.parameters())
+            run.write_info(
+                {
+                    **{"test": test.to_dict(), "parameters": parameters, "seconds": seconds},
+                    "unreadable": list(trainer.unreadable.values()),
+                }
+            )
+            engine.save_network(trainer.measured(), path)
+        trainer.accelerator.wait_for_everyone()
+    if not main:
+        return TrainResult(path, config, test, 0, 0.0, trainer.history)
+    return _result(run, config)
+
+
+def _result(run: Run, config: TrainConfig) -> TrainResult:
+    info = run.info
+    test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
+    return TrainResult(run.path, config, test, info["parameters"], info["seconds"], run.history())
 
 
 def _device(trainer: Trainer) -> str:
-    device = trainer.accelerator.device
+    device = trainer.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

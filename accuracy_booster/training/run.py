@@ -4,20 +4,24 @@ config.yaml        the resolved configuration: `train --config` repeats the run
 run.json           the classes, versions and command; after the end also the result
 metrics.csv        a row per epoch
 tensorboard/       the same, where tensorboard is installed
+checkpoints/       where it can go on (`training.checkpoint`)
 model.safetensors  the weights after the last epoch; its presence means that the run ended
+.lock              held by the process that trains here
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.training.checkpoint import FOLDER, write
 from accuracy_booster.training.config import TrainConfig
 
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
@@ -31,19 +35,26 @@ class Run:
         self.info: dict[str, Any] = {}
         self._writer: Any = None
 
-    @staticmethod
-    def check(path: Path, overwrite: bool) -> None:
+    @classmethod
+    def check(cls, path: Path, overwrite: bool) -> None:
         """Raise ValueError where a run is already and may not be replaced."""
+        cls.check_place(path)
+        if (path / CONFIG).exists() and not overwrite:
+            ended = (path / WEIGHTS).exists()
+            state = "a run" if ended else "a run that has not ended"
+            more = "" if ended else f"; go on with it by --resume {path}"
+            raise ValueError(
+                f"{path} already holds {state}; choose another --output, or --overwrite{more}"
+            )
+
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Raise ValueError where there can be no directory."""
         for place in (path, *path.parents):
             if place.exists():
                 if not place.is_dir():
                     raise ValueError(f"output {path}: {place} is a file, not a directory")
                 break
-        if (path / CONFIG).exists() and not overwrite:
-            state = "a run" if (path / WEIGHTS).exists() else "a run that has not ended"
-            raise ValueError(
-                f"{path} already holds {state}; choose another --output, or --overwrite"
-            )
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig, info: Mapping[str, Any]) -> Run:
@@ -55,27 +66,31 @@ class Run:
         cls.check(path, config.overwrite)
         for name in (CONFIG, INFO, METRICS, WEIGHTS):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(path / "tensorboard", ignore_errors=True)
+        for folder in ("tensorboard", FOLDER):
+            shutil.rmtree(path / folder, ignore_errors=True)
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / CONFIG).write_text(config.to_yaml())
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
         run.write_info({**info, "command": sys.argv, "versions": _versions()})
+        write(path / CONFIG, config.to_yaml().encode())  # last: now there is a run
         return run
 
     @classmethod
-    def open(cls, path: Path) -> tuple[Run, TrainConfig]:
-        """An ended run and its configuration.
+    def open(cls, path: Path, *, ended: bool = True) -> tuple[Run, TrainConfig]:
+        """A run, which must have ended unless told otherwise, and its configuration.
 
         Raises:
             ValueError: if there is none in `path`, or it has not ended.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} holds no run (no {CONFIG}); give the --output of a training")
-        if not (path / WEIGHTS).is_file():
-            raise ValueError(f"the run in {path} has not ended: it has no {WEIGHTS}")
+        if not (path / WEIGHTS).is_file() and ended:
+            raise ValueError(
+                f"the run in {path} has not ended: it has no {WEIGHTS}; go on with it by "
+                f"--resume {path}"
+            )
         run = cls(path)
         try:
             config = TrainConfig.from_yaml((path / CONFIG).read_text())
@@ -88,21 +103,28 @@ class Run:
 
     def write_info(self, more: Mapping[str, Any]) -> None:
         self.info.update(more)
-        (self.path / INFO).write_text(json.dumps(self.info, indent=1) + "\n")
+        write(self.path / INFO, (json.dumps(self.info, indent=1) + "\n").encode())
 
-    def log(self, row: Mapping[str, float]) -> None:
-        """Add an epoch's row to the CSV and to TensorBoard."""
-        file = self.path / METRICS
-        new = not file.exists()
-        with file.open("a", newline="") as f:
-            writer = csv.DictWriter(f, row)
-            if new:
-                writer.writeheader()
+    @property
+    def ended(self) -> bool:
+        return (self.path / WEIGHTS).is_file()
+
+    def log(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write the epochs' rows to the CSV, and the last one to TensorBoard."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, rows[-1])
+        writer.writeheader()
+        for row in rows:
             writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+        write(self.path / METRICS, text.getvalue().encode())
+        row = rows[-1]
         if self._writer is None and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.path / "tensorboard"))
+            # what an interrupted run logged after its checkpoint is logged again
+            self._writer = SummaryWriter(
+                str(self.path / "tensorboard"), purge_step=int(row["epoch"])
+            )
         if self._writer is not None:
             for name, value in row.items():
                 if name != "epoch":
@@ -115,6 +137,8 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """The rows of the CSV."""
+        if not (self.path / METRICS).exists():
+            return []
         with (self.path / METRICS).open(newline="") as f:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 

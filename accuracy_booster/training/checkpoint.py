@@ -1,0 +1,165 @@
+"""Checkpoints that are whole or not there: tensors and plain values, hashed, all or nothing.
+
+checkpoints/epoch0002-step000120-<hash>.safetensors  after so many epochs, and steps in the next:
+                                                     tensors, and plain values as JSON in the header
+checkpoints/manifest.json                            what is there, with sizes and SHA-256
+
+A file is written under a temporary name, flushed to the disk and then renamed. Loading one never
+runs code. The name carries the start of the hash, so a damaged manifest costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accuracy_booster.errors import TrainingStopped
+
+FOLDER, MANIFEST = "checkpoints", "manifest.json"
+_NAME = re.compile(r"epoch(\d+)-step(\d+)-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, plain values, and the file they came from."""
+
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+    path: Path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file all or nothing: after a crash there is the old one, or the new one.
+
+    Raises:
+        TrainingStopped: if it cannot be written (a full disk); what was there is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+        _flush_folder(path.parent)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise TrainingStopped(f"cannot write {path}: {e.strerror or e}") from e
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last; not every system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save(
+    run: Path,
+    epoch: int,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    values: Mapping[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write a checkpoint after whole epochs and some steps of the next; the newest `keep` stay.
+
+    Raises:
+        TrainingStopped: if it cannot be written; the earlier ones are untouched.
+    """
+    from safetensors.torch import save as to_bytes
+
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    content = to_bytes(plain, {"values": json.dumps(values)})
+    digest = hashlib.sha256(content).hexdigest()
+    folder = run / FOLDER
+    path = folder / f"epoch{epoch:04d}-step{step:06d}-{digest[:16]}.safetensors"
+    write(path, content)
+    row = {"file": path.name, "bytes": len(content), "sha256": digest}
+    known = [r for r in _manifest(folder)[0] if r["file"] != path.name][-(keep - 1) :]
+    rows = [*known, row] if keep > 1 else [row]
+    write(folder / MANIFEST, (json.dumps({"checkpoints": rows}, indent=1) + "\n").encode())
+    kept = {r["file"] for r in rows}
+    for old in folder.iterdir():
+        if old.name not in kept and (_NAME.fullmatch(old.name) or old.suffix == ".partial"):
+            old.unlink(missing_ok=True)
+    return path
+
+
+def load(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The last good checkpoint of a run, or None, and what is wrong with those after it."""
+    folder = run / FOLDER
+    rows, problems = _manifest(folder)
+    known = {row["file"]: row for row in rows}
+    names = {p.name for p in folder.glob("*.safetensors")} if folder.is_dir() else set()
+    problems += [f"{folder / name} is missing" for name in known if name not in names]
+    found = []
+    for name in names:
+        if match := _NAME.fullmatch(name):
+            found.append((int(match[1]), int(match[2]), name))
+        else:
+            problems.append(f"{folder / name} has no checkpoint's name")
+    for *_, name in sorted(found, reverse=True):
+        try:
+            return _read(folder / name, known.get(name)), problems
+        except ValueError as e:
+            problems.append(str(e))
+    return None, problems
+
+
+def _read(path: Path, row: Mapping[str, Any] | None) -> Checkpoint:
+    """One checkpoint; ValueError if it is not what was written."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load as from_bytes
+
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise ValueError(f"{path} cannot be read: {e.strerror or e}") from e
+    digest = hashlib.sha256(content).hexdigest()
+    match = _NAME.fullmatch(path.name)
+    named = match[3] if match else ""
+    if (row and row.get("sha256") != digest) or not digest.startswith(named):
+        size = f", {len(content):,} bytes of {row['bytes']:,}" if row else ""
+        raise ValueError(f"{path} is damaged: its hash is not the one it was written with{size}")
+    try:
+        with safe_open(path, "pt") as f:
+            values = json.loads(f.metadata()["values"])
+        return Checkpoint(from_bytes(content), values, path)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())}") from e
+
+
+def _manifest(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The manifest's rows, and what is wrong with it."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return [], []
+    try:
+        rows = json.loads(path.read_bytes())["checkpoints"]
+        for row in rows:
+            match = _NAME.fullmatch(row["file"])
+            digest, size = row["sha256"], row["bytes"]
+            if not (match and len(digest) == 64 and digest.startswith(match[3]) and size > 0):
+                raise ValueError("a row does not hold together")
+        return rows, []
+    except (ValueError, KeyError, TypeError, OSError) as e:
+        return [], [f"{path} is damaged: {e}"]

@@ -1,0 +1,71 @@
+"""A lock on a run's directory that dies with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+def _take(descriptor: int) -> bool:
+    """A lock of this process alone: a loader's worker does not inherit it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except PermissionError:
+        return False
+    return True
+
+
+_held: set[str] = set()  # the system's lock does not keep a process from itself
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run's lock.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    key = str(run.resolve())
+    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if key in _held or not _take(descriptor):
+            raise ValueError(f"{run} is in use: another process is training there")
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.discard(key)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(run: Path) -> bool:
+    """Whether a process is training there now."""
+    if str(run.resolve()) in _held:
+        return True
+    if not (run / LOCK).exists():
+        return False
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _take(descriptor)
+    finally:
+        os.close(descriptor)

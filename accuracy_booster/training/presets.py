@@ -1,0 +1,94 @@
+"""The presets that fill a configuration, and where its run goes.
+
+Sources: He et al. 2015 (section 4.2) and 2016 for the CIFAR ResNets, Zagoruyko and Komodakis 2016
+for the wide ones; the paper itself states no CIFAR schedule. ImageNet: "the same settings as CBAM"
+(section 6.1), which are those of the ResNet-50 baseline. ShuffleNet: "the same settings as SENet",
+whose paper trains its mobile networks with batches of 256 at a rate of 0.1 that falls by 10 when
+the validation loss stays, for about 400 epochs; section 6.1 excludes lowering the rate on a
+plateau, so here it falls at fixed epochs, which is our choice.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.data import BUILT_IN
+from accuracy_booster.data.images import SMALL
+from accuracy_booster.errors import unknown
+from accuracy_booster.models import MODELS
+from accuracy_booster.training.config import TrainConfig
+
+# What a preset says; the rest is TrainConfig's own default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar_resnet": {},
+    "cifar_resnet_deep": {"warmup_epochs": 1},  # 110 layers and more: one epoch at 0.01 first
+    "cifar_wrn": {
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "milestones": (0.3, 0.6, 0.8),
+        "gamma": 0.2,
+    },
+    "imagenet_resnet": {
+        "epochs": 90,
+        "batch_size": 256,
+        "milestones": (1 / 3, 2 / 3),
+        "augment": "resized_crop",
+        "workers": 4,
+    },
+    "imagenet_shufflenet": {
+        "epochs": 400,
+        "batch_size": 256,
+        "milestones": (0.3, 0.6, 0.9),
+        "augment": "resized_crop",
+        "workers": 4,
+    },
+    # minutes, not hours: for the 1437 digits
+    "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
+}
+
+
+def resolve(model: str, **given: Any) -> TrainConfig:
+    """The configuration of `given` over the preset it names, or the one that fits the model.
+
+    Raises:
+        ValueError: for an unknown preset or option, or a value out of range.
+    """
+    preset = given.get("preset") or default_preset(model, given.get("data", TrainConfig.data))
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return TrainConfig(model, preset=preset).change({**PRESETS[preset], **given, "preset": preset})
+
+
+def default_preset(model: str, data: str) -> str:
+    """The preset of a network's family, or the short one of the built-in digits."""
+    if data == "digits":
+        return "digits"
+    name = model.rpartition("/")[2]
+    row = MODELS.get(model)
+    large = row.input_size[1] > SMALL if row else "/" in model
+    if large and data not in BUILT_IN:
+        return "imagenet_shufflenet" if name.startswith("shufflenet") else "imagenet_resnet"
+    if name.startswith("wrn"):
+        return "cifar_wrn"
+    depth = re.match(r"resnet(\d+)", name)
+    return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
+
+
+def output_dir(config: TrainConfig) -> Path:
+    """Where the run goes: its `output`, or a new directory under `runs/` named after it."""
+    if config.output:
+        return Path(config.output)
+    block = config.block if config.block.isidentifier() else "recipe"
+    name = f"{config.model}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
+    return new_dir(Path("runs") / name)
+
+
+def new_dir(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... if it exists already."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
