@@ -351,29 +351,50 @@ def broken_files(png) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", broken_files(lambda *_: b""))
-def test_unreadable_small_image_is_named(make_folder, png, pixels, kind):
-    pictures = [pixels("0", 8, 8), broken_files(png)[kind], pixels("2", 8, 8)]
+def test_unreadable_small_image_is_left_out_and_named(make_folder, png, pixels, kind):
+    """The rule: what does not decode when small images are read is told, and the rest is used."""
+    good = [pixels("0", 8, 8), pixels("2", 8, 8)]
+    pictures = [good[0], broken_files(png)[kind], good[1]]
     root = make_folder({"train/a": pictures, "val/a": 1})
-    with one_line(re.escape(str(root / "train/a/001.png"))):
-        everything(load_data(str(root)), "train")
+    data = load_data(str(root), augment="none")
+    if kind == "truncated JPEG":  # its header is whole and says 64x64: images of several sizes
+        assert not in_memory(data, "train")
+        with pytest.warns(UserWarning, match=re.escape(str(root / "train/a/001.png"))):
+            assert len(everything(data, "train")[0]) == 3  # the next image takes its place
+        return
+    assert in_memory(data, "train")
+    (reason,) = data.unreadable
+    assert str(root / "train/a/001.png") in reason
+    assert "\n" not in reason
+    assert raw(data, "train") == ([chw(p).numpy().tobytes() for p in good], [0, 0])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_large_image_is_named(make_folder, png, pixels, workers):
-    """It is found when it is asked for; a worker process must not add its traceback to the line."""
+def test_unreadable_large_image_is_skipped_and_named(make_folder, png, pixels, workers):
+    """The rule: it is found when it is asked for, left out, and a warning of one line names it.
+
+    A worker process must not add its traceback to the line.
+    """
     picture = png(pixels("large", 80, 80))
     root = make_folder({"train/a": 1, "val/a": [picture, picture[:9000]]}, size=(80, 80))
     data = load_data(str(root), splits=("test",), workers=workers)
-    with one_line(re.escape(str(root / "val/a/001.png"))):
-        everything(data, "test")
+    with pytest.warns(UserWarning, match=re.escape(str(root / "val/a/001.png"))) as warned:
+        images, labels = everything(data, "test")
+    assert len(images) == len(labels) == 1
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
+    assert data.unreadable == []
 
 
 def test_an_image_that_pillow_refuses_for_its_size_is_named(make_folder, monkeypatch):
-    """DecompressionBombError is neither an OSError nor a ValueError."""
-    root = make_folder({"train/a": 1, "val/a": 1}, size=(16, 16))
+    """DecompressionBombError is neither an OSError nor a ValueError; it is skipped like those."""
+    root = make_folder({"train/a": 2, "val/a": 1}, size=(16, 16))
+    (root / "train/a/000.png").write_bytes(encode(np.zeros((8, 8, 3), np.uint8)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with one_line("000.png"):
-        everything(load_data(str(root)), "test")
+    data = load_data(str(root), splits=("train",))
+    (reason,) = data.unreadable
+    assert "001.png" in reason
+    assert len(everything(data, "train")[0]) == 1
 
 
 def test_jpegs_and_upper_case_extensions_are_found(make_folder, png, pixels):
@@ -724,8 +745,11 @@ def test_foreign_metadata_is_no_obstacle(make_parquet, encoded, metadata):
 def test_corrupt_image_bytes_name_the_row(make_parquet, encoded, bad):
     images = structs([*encoded[:2], bad, encoded[3]])
     root = make_parquet({"test.parquet": {"img": images, "label": [0, 1, 2, 3]}})
-    with one_line("test.*row 2"):
-        everything(load_data(str(root), splits=("test",)), "test")
+    data = load_data(str(root), splits=("test",))
+    (reason,) = data.unreadable  # the rule: left out, and named
+    assert re.search("test.*row 2", reason)
+    assert raw(data, "test")[1] == [0, 1, 3]
+    assert data.classes == ("0", "1", "2", "3")
 
 
 def test_real_cifar10(shared):
@@ -1030,13 +1054,25 @@ def test_the_order_does_not_hang_on_the_global_random_state(ten):
     assert orders[0] == orders[1]
 
 
-def test_augmentation_repeats_with_torchs_seed():
+def test_augmentation_belongs_to_the_loaders_seed_the_epoch_and_the_image():
+    """The rule: torch's global seed decides nothing in batches; `dataset[i]` still draws from it."""
     epochs = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        epochs.append(everything(load_data("digits", batch_size=64), "train")[0])
+    for state, seed in ((0, 0), (1, 0), (0, 1)):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        data = load_data("digits", batch_size=64, seed=seed)
+        epochs.append(everything(data, "train")[0])
+        assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(everything(data, "train")[0], epochs[2])  # the next epoch
+    dataset = data.loaders["train"].dataset
+    drawn = []
+    for state in (0, 0, 1, 2, 3):
+        torch.manual_seed(state)
+        drawn.append(dataset[0][0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
 
 
 def test_training_batches_are_never_ragged(ten):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from accuracy_booster import ops
 from accuracy_booster.ops import precision
 from accuracy_booster.training import config as configs
 from accuracy_booster.training import engine, loop
+from accuracy_booster.training.presets import resolve
 
 
 @pytest.fixture
@@ -49,26 +51,24 @@ def short(tmp_path, name="run", **options):
     ],
 )
 def test_presets(model, data, expected):
-    c = configs.resolve(model, data=data)
+    c = resolve(model, data=data)
     got = (c.preset, c.epochs, c.batch_size, c.lr, c.weight_decay, c.nesterov, c.warmup_epochs)
     assert [g for g, e in zip(got, expected, strict=True) if e is not None] == [
         e for e in expected if e is not None
     ]
-    changed = configs.resolve(model, data=data, epochs=7, lr=0.3)
+    changed = resolve(model, data=data, epochs=7, lr=0.3)
     assert (changed.epochs, changed.lr, changed.preset) == (7, 0.3, c.preset)
-    named = configs.resolve(model, data=data, preset="cifar_wrn")
+    named = resolve(model, data=data, preset="cifar_wrn")
     assert named.weight_decay == 5e-4
 
 
 def rates(**options):
-    c = configs.resolve(options.pop("model", "resnet56"), data="cifar100", **options)
+    c = resolve(options.pop("model", "resnet56"), data="cifar100", **options)
     optimizer = engine.make_optimizer(nn.Linear(1, 1), c)
-    schedule = engine.make_schedule(optimizer, c)
     found = []
-    for _ in range(c.epochs):
+    for epoch in range(c.epochs):  # the rule: a rate is a function of the epoch, without a state
+        engine.set_rates(optimizer, engine.rate_factor(c, epoch))
         found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
     return found
 
 
@@ -100,7 +100,7 @@ def test_schedule(options, expected):
 
 
 def test_config_round_trip_and_refusals():
-    c = configs.resolve("wrn16_4", data="cifar10", image_size=40, mean=[0.1, 0.2, 0.3])
+    c = resolve("wrn16_4", data="cifar10", image_size=40, mean=[0.1, 0.2, 0.3])
     assert configs.TrainConfig.from_yaml(c.to_yaml()) == c
     for wrong in (
         {"epochs": 0},
@@ -113,7 +113,7 @@ def test_config_round_trip_and_refusals():
         {"nesterov": True, "momentum": 0.0},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            configs.resolve("resnet20", **wrong)
+            resolve("resnet20", **wrong)
     with pytest.raises(ValueError, match="nearest: epochs"):
         ab.train("resnet20", epoch=3)
     with pytest.raises(ValueError, match="nearest: cifar_wrn"):
@@ -183,7 +183,7 @@ def test_validation_split_keeps_the_test_set_out(folder, tmp_path, monkeypatch):
 def test_same_start_and_same_images_for_every_block(folder, tmp_path):
     first = {}
     for block in ("none", "ab_plus"):
-        config = configs.resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
+        config = resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
         data = engine.open_data(config)
         trainer = loop.Trainer(engine.fill_in(config, data), data)
         weights = trainer.network.conv1.weight.detach().clone()
@@ -232,7 +232,7 @@ def test_evaluate_refusals(folder, tmp_path):
     with pytest.raises(ValueError, match="does not load"):
         ab.evaluate(result.output)
     weights.unlink()
-    with pytest.raises(ValueError, match="has not ended"):
+    with pytest.raises(ValueError, match=f"has not ended.*--resume {re.escape(str(result.output))}"):
         ab.evaluate(result.output)
 
 
@@ -244,8 +244,13 @@ def test_train_refusals(folder, tmp_path):
         ab.train("resnet8", data=str(folder), block="ab_g5", **options)
     assert not (tmp_path / "run").exists(), "a refused run left something behind"
     ab.train("resnet8", data=str(folder), **options)
-    with pytest.raises(ValueError, match="already holds a run"):
+    with pytest.raises(ValueError, match="already holds a run; choose another --output, or --over"):
         ab.train("resnet8", data=str(folder), **options)
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.rename(tmp_path / "weights")  # now it has not ended
+    with pytest.raises(ValueError, match=r"has not ended.*--overwrite; go on .*--resume"):
+        ab.train("resnet8", data=str(folder), **options)
+    (tmp_path / "weights").rename(weights)
     ab.train("resnet8", data=str(folder), overwrite=True, **options)
     with pytest.raises(ValueError, match="needs a GPU"):
         ab.train("resnet8", data=str(folder), precision="fp16", **short(tmp_path, "half"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,9 +14,21 @@ from typing import Any
 from accuracy_booster.analysis import report
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
+from accuracy_booster.data import Data
 from accuracy_booster.progress import bars
-from accuracy_booster.training import TrainResult, engine, new_dir, resolve, run_training
+from accuracy_booster.training import (
+    TrainConfig,
+    TrainResult,
+    engine,
+    new_dir,
+    resolve,
+    run_training,
+)
+from accuracy_booster.training.checkpoint import write
+from accuracy_booster.training.loop import result_of
+from accuracy_booster.training.run import CONFIG, Run
 
+DEFAULT_MODEL, BEGUN = "resnet14", "compare.json"
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
 BATCH = 64  # of the latency measurement
 
@@ -53,11 +66,12 @@ class Comparison:
 
 
 def compare(
-    model: str = "resnet14",
+    model: str = DEFAULT_MODEL,
     *,
     blocks: Sequence[str] = DEFAULT_BLOCKS,
     seeds: int = 2,
     output: str | None = None,
+    resume: str | Path | None = None,
     **options: Any,
 ) -> Comparison:
     """Train `model` with each block and seed, and write one HTML report.
@@ -70,12 +84,17 @@ def compare(
         blocks: recipes, or "none" for the plain network.
         seeds: how many; they count up from `seed`.
         output: the directory of the runs and the report; by default a new one under `runs/`.
+        resume: the directory of a comparison to go on with, as it was begun.
         options: any other field of `ab.TrainConfig`, for all runs alike.
 
     Raises:
         ValueError: for anything that `ab.train` refuses, before the first run starts.
     """
     start = time.perf_counter()
+    if resume is not None:
+        begun = _begun(Path(resume))
+        model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
+        options, output = begun["options"], str(resume)
     if isinstance(blocks, str) or not blocks:
         raise ValueError(f"blocks={blocks!r} must be a list of recipes, such as ['none', 'ab']")
     if len(set(blocks)) < len(blocks):
@@ -91,10 +110,13 @@ def compare(
         if output
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
+    go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
     data = engine.open_data(base)
     variants = [engine.fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block that does not fit is told before the first run
         engine.build_network(variant)
+    given = {"model": model, "blocks": list(blocks), "seeds": seeds, "options": options}
+    write(where / BEGUN, (json.dumps(given, indent=1) + "\n").encode())
     runs = []
     with bars() as progress:
         total = progress.add_task(
@@ -104,7 +126,7 @@ def compare(
             for folder, variant in zip(_folders(blocks), variants, strict=True):
                 config = variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")})
                 label = f"{config.block}, seed {seed}"
-                run = run_training(config, data.reseed(seed), progress, label, lines=False)
+                run = _run(config, data.reseed(seed), progress, label, go_on, resume is not None)
                 progress.console.print(f"{label}: top-1 {run.test.top1:.2f} %, {run.seconds:.0f} s")
                 progress.advance(total)
                 runs.append(run)
@@ -115,6 +137,26 @@ def compare(
     report.write_comparison(page, result)
     (where / "results.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
     return result
+
+
+def _begun(where: Path) -> dict[str, Any]:
+    """What the comparison in a directory was begun with."""
+    try:
+        return json.loads((where / BEGUN).read_text())
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{where} holds no comparison (no {BEGUN}): {e}") from None
+
+
+def _run(
+    config: TrainConfig, data: Data, progress: Any, label: str, go_on: str, resume: bool
+) -> TrainResult:
+    """One run of a comparison: begun, gone on with, or taken as it ended."""
+    run = None
+    if resume and (Path(str(config.output)) / CONFIG).exists():
+        run, config = Run.open(Path(str(config.output)), ended=False)
+        if run.ended:
+            return result_of(run, config)
+    return run_training(config, data, progress, label, lines=False, run=run, go_on=go_on)
 
 
 def _folders(blocks: Sequence[str]) -> list[str]:

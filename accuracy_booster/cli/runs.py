@@ -59,6 +59,9 @@ def _compare_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
     parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
+    parser.add_argument(
+        "--resume", type=str | None, help="go on with the comparison in this directory, as it was"
+    )
     parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
 
 
@@ -66,8 +69,12 @@ def _compare(given: dict[str, Any]):
     from accuracy_booster.analysis import compare
     from accuracy_booster.analysis.report import comparison_table
 
-    blocks = given.pop("blocks", "none,se,ab,ab_plus")
-    result = compare(blocks=split(blocks), **given)
+    if given.get("resume"):
+        if more := sorted(set(given) - {"resume"}):
+            raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
+        result = compare(resume=given["resume"])
+    else:
+        result = compare(blocks=split(given.pop("blocks", "none,se,ab,ab_plus")), **given)
 
     def show() -> None:
         print_table(*comparison_table(result))

@@ -13,6 +13,7 @@ from accuracy_booster.data.images import EncodedImages, Images, ReadPath, Tensor
 from accuracy_booster.errors import unknown
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
+Read = Callable[[], tuple[Images, tuple[str, ...] | None]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Source:
     """
 
     name: str
-    splits: dict[str, Callable[[], tuple[Images, tuple[str, ...] | None]]]
+    splits: dict[str, Read]
     flips: bool = True
 
     def read(self, split: str) -> tuple[Images, tuple[str, ...] | None]:
@@ -68,7 +69,11 @@ def find(
         return _cifar(data, data_dir)
     path = Path(data).expanduser()
     if not path.is_dir():
-        remedy = "or a directory of class folders or Parquet files"
+        from accuracy_booster.data.timm_sources import is_timms, timm_source
+
+        if is_timms(data):
+            return timm_source(data, data_dir)
+        remedy = "or a directory of class folders or Parquet files, or timm's hfds/NAME, torch/NAME"
         if path.exists():
             raise ValueError(f"data {data!r} is a file; give the directory that holds it")
         raise unknown("data set", data, BUILT_IN, remedy)
@@ -76,6 +81,11 @@ def find(
         from accuracy_booster.data.parquet import parquet_source
 
         return parquet_source(path, image_column, label_column)
+    if any(path.glob("*.tar")) and not name_splits(_folders(path)):
+        from accuracy_booster.data.timm_sources import tar_source
+
+        if tars := tar_source(path):
+            return tars
     return _folder(path)
 
 

@@ -22,7 +22,8 @@ class TrainConfig:
         block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
             or "none"
         data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
-            folders, or a directory of Parquet files
+            folders (or .tar files of them), a directory of Parquet files, or what timm's factory
+            reads by number: hfds/NAME, torch/NAME
         init: paper, or identity: the boosted network starts as what it was, for pretrained ones
         pretrained: start from the weights of timm or torchvision
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
@@ -67,7 +68,8 @@ class TrainConfig:
         channels_last: keep the network in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
-        data_dir: where cifar10 and cifar100 are downloaded to; by default ~/.cache/accuracy_booster
+        data_dir: where cifar10 and cifar100 are downloaded to, by default
+            ~/.cache/accuracy_booster; the root of timm's data sets
         image_column: the Parquet column of the images, where it cannot be told
         label_column: the Parquet column of the labels, where it cannot be told
         image_size: height and width of the network's input; by default small images keep theirs

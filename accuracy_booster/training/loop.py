@@ -272,17 +272,20 @@ class Trainer:
 
         return measure(self.measured(), self.loaders[split], self.data, self.accelerator, on_batch)
 
-    def fit(self, run: Run, progress: Any, label: str, *, lines: bool) -> Metrics:
+    def fit(
+        self, run: Run, progress: Any, label: str, *, lines: bool, go_on: str | None = None
+    ) -> Metrics:
         """Train every epoch from where it stands, log each, and write the weights at the end.
 
-        `lines` prints a lasting line per epoch beside the progress bar.
+        `lines` prints a lasting line per epoch beside the progress bar; `go_on` is the command that
+        goes on after an interruption.
         """
         self.run, self.console = run, progress.console
         self._started = time.perf_counter()
         self._saved = time.monotonic()
-        go_on = f"go on with: accuracy-booster train --resume {shlex.quote(str(run.path))}"
-        self.go_on = go_on
-        with StopRequest(f"stopped on the last checkpoint; {go_on}") as self.stop:
+        go_on = go_on or f"accuracy-booster train --resume {shlex.quote(str(run.path))}"
+        self.go_on = f"go on with: {go_on}"
+        with StopRequest(f"stopped on the last checkpoint; {self.go_on}") as self.stop:
             self.forward = compiling.choose(self, run)
             return self._fit(progress, label, lines)
 
@@ -407,7 +410,7 @@ def resume_training(path: Path) -> TrainResult:
     run, config = Run.open(path, ended=False)
     config = config.change({"output": str(path)})
     if run.ended:
-        return _result(run, config)
+        return result_of(run, config)
     data = engine.open_data(config, classes=run.info["classes"])
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True, run=run)
@@ -421,10 +424,12 @@ def run_training(
     *,
     lines: bool,
     run: Run | None = None,
+    go_on: str | None = None,
 ) -> TrainResult:
     """`train` for a configuration that is filled in, on data that are open, on a shared display.
 
-    With a `run`, that one goes on from its last good checkpoint.
+    With a `run`, that one goes on from its last good checkpoint. `go_on` is the command that an
+    interruption names.
     """
     start = time.perf_counter()
     trainer = Trainer(config, data)
@@ -450,7 +455,7 @@ def run_training(
         if run is None:
             run = Run(path)
         try:
-            test = trainer.fit(run, progress, label, lines=lines)
+            test = trainer.fit(run, progress, label, lines=lines, go_on=go_on)
         finally:
             run.close()
         if main:
@@ -466,10 +471,11 @@ def run_training(
         trainer.accelerator.wait_for_everyone()
     if not main:
         return TrainResult(path, config, test, 0, 0.0, trainer.history)
-    return _result(run, config)
+    return result_of(run, config)
 
 
-def _result(run: Run, config: TrainConfig) -> TrainResult:
+def result_of(run: Run, config: TrainConfig) -> TrainResult:
+    """What a run that has ended came to."""
     info = run.info
     test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
     return TrainResult(run.path, config, test, info["parameters"], info["seconds"], run.history())

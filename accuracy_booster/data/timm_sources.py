@@ -1,0 +1,107 @@
+"""Data sets that timm's factory reads: `hfds/NAME`, `torch/NAME`, a folder of tar files.
+
+Its streams (`tfds/`, `wds/`, `hfids/`) are refused: their images have no numbers, so a training on
+them could not go on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from accuracy_booster.data.images import EncodedImages, Images
+from accuracy_booster.data.sources import Read, Source, name_splits
+
+PREFIXES = ("hfds", "torch")
+STREAMS = ("tfds", "wds", "hfids")
+
+
+class _Indexed(EncodedImages):
+    """Images by number, from a function that opens one."""
+
+    def __init__(self, open_one: Callable[[int], Any], labels: list[int], source: str):
+        super().__init__(lambda index: b"", labels, source)
+        self.open_one = open_one
+
+    def open(self, index: int) -> Image.Image:
+        try:
+            found = self.open_one(index)
+            if isinstance(found, Image.Image):
+                return found
+            return Image.open(io.BytesIO(found) if isinstance(found, bytes) else found)
+        except Exception as e:  # readers and decoders raise what they like
+            raise self._unreadable(index, b"", e) from e
+
+
+def is_timms(data: str) -> bool:
+    """Whether a data set's name is one of timm's."""
+    return data.partition("/")[0].lower() in PREFIXES + STREAMS and "/" in data
+
+
+def timm_source(name: str, root: str | None) -> Source:
+    """The train and validation splits of timm's data set of this name, under `root`.
+
+    Raises:
+        ValueError: for a stream, or one that timm cannot make.
+    """
+    if name.partition("/")[0].lower() in STREAMS:
+        raise ValueError(
+            f"data {name!r} is a stream, whose images have no numbers: a training on it could not "
+            f"go on where it was; use {', '.join(f'{p}/NAME' for p in PREFIXES)} or a directory"
+        )
+    splits: dict[str, Read] = {
+        "train": partial(_read, name, root, "train"),
+        "test": partial(_read, name, root, "validation"),
+    }
+    return Source(name, splits)
+
+
+def tar_source(path: Path) -> Source | None:
+    """The splits of a folder with train.tar and val.tar or test.tar, each with class folders."""
+    found = name_splits(sorted(file.stem for file in path.glob("*.tar")))
+    if not found:
+        return None
+    splits: dict[str, Read] = {
+        split: partial(_read, "", str(path / f"{stem}.tar"), stem) for split, stem in found.items()
+    }
+    return Source(str(path), splits)
+
+
+def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, ...] | None]:
+    from timm.data import create_dataset
+
+    try:
+        dataset = create_dataset(name, root=root, split=split)
+    except Exception as e:  # whatever the library behind it raises
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(
+            f"timm cannot read {name or root!r}, split {split}, in {root}: {reason}"
+        ) from e
+    source = f"{name or root}/{split}"
+    if hasattr(dataset, "reader"):  # its own __getitem__ passes over unreadable images in silence
+        reader = dataset.reader
+        images = _Indexed(lambda i: reader[i][0], _labels(reader), source)
+        classes = getattr(reader, "class_to_idx", None) or getattr(
+            reader, "class_name_to_idx", None
+        )
+        return images, tuple(sorted(classes, key=classes.get)) if classes else None
+    images = _Indexed(lambda i: dataset[i][0], _labels(dataset), source)
+    names = getattr(dataset, "classes", None)
+    return images, tuple(map(str, names)) if names else None
+
+
+def _labels(dataset: Any) -> list[int]:
+    """The labels without reading an image, where the data set has them."""
+    for attribute in ("targets", "labels", "_labels", "y"):
+        if hasattr(dataset, attribute):
+            return [int(label) for label in getattr(dataset, attribute)]
+    if hasattr(dataset, "label_key"):  # of Hugging Face
+        return [int(label) for label in dataset.dataset[dataset.label_key]]
+    if hasattr(dataset, "samples"):
+        return [int(sample[-1]) for sample in dataset.samples]
+    return [int(dataset[i][1]) for i in range(len(dataset))]
