@@ -9,7 +9,18 @@ import accuracy_booster as ab
 
 ROOT = Path(ab.__file__).parent
 # each may import what stands left of it (DESIGN: layout and direction)
-ORDER = ["lazy", "errors", "progress", "signals", "ops", "blocks", "surgery", "models", "data", "training"]
+ORDER = [
+    "lazy",
+    "errors",
+    "progress",
+    "signals",
+    "ops",
+    "blocks",
+    "surgery",
+    "models",
+    "data",
+    "training",
+]
 ORDER += ["analysis", "reproduction", "cli", "__main__"]
 
 

@@ -232,7 +232,9 @@ def test_evaluate_refusals(folder, tmp_path):
     with pytest.raises(ValueError, match="does not load"):
         ab.evaluate(result.output)
     weights.unlink()
-    with pytest.raises(ValueError, match=f"has not ended.*--resume {re.escape(str(result.output))}"):
+    with pytest.raises(
+        ValueError, match=f"has not ended.*--resume {re.escape(str(result.output))}"
+    ):
         ab.evaluate(result.output)
 
 

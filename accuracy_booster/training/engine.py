@@ -194,6 +194,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
+        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
     )
 
 

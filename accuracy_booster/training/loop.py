@@ -10,7 +10,6 @@ killed goes on bit for bit.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shlex
 import time
@@ -26,6 +25,7 @@ from torch import nn
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
+from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.progress import bars
 from accuracy_booster.signals import StopRequest
@@ -68,6 +68,8 @@ class Trainer:
                 f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
                 f"times accumulate={config.accumulate}"
             )
+        if self.device.type == "cpu":
+            keep_freed_memory()
         set_seed(config.seed)
         self.plain = engine.build_network(config, pretrained=config.pretrained)
         self.frozen_norms = engine.freeze(self.plain, config)
@@ -103,8 +105,8 @@ class Trainer:
         self._set_rates(self.step)
         set_seed(mix(config.seed, self.epoch, self.step, self.rank, STEP) % 2**32)
         self.network.train()
-        for norm in self.frozen_norms:
-            norm.training = False  # not eval(): a gate may be its child
+        for module in self.frozen_norms:
+            module.training = False  # not eval(): a gate may be its child
         self.optimizer.zero_grad(set_to_none=True)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         parts = batch.images.chunk(config.accumulate), batch.labels.chunk(config.accumulate)
@@ -119,7 +121,11 @@ class Trainer:
                 [loss.detach().double() * len(labels), hits.double(), hits.new_tensor(len(labels))]
             )
         trained = [p for p in self.plain.parameters() if p.grad is not None]
-        norm = self.accelerator.clip_grad_norm_(trained, config.clip_grad or math.inf)
+        norm: Any
+        if config.clip_grad:
+            norm = self.accelerator.clip_grad_norm_(trained, config.clip_grad)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         stop = self._agree(finite, norm, batch)
         self.optimizer.step()
         if self.average is not None:
@@ -215,7 +221,12 @@ class Trainer:
             "scaler": None if scaler is None else scaler.state_dict(),
             "seconds": self.seconds + time.perf_counter() - self._started,
         }
-        checkpoint.save(self.run.path, self.epoch, self.step, tensors, values)
+        try:
+            checkpoint.save(self.run.path, self.epoch, self.step, tensors, values)
+        except TrainingStopped as e:
+            raise TrainingStopped(
+                f"{e}; the last checkpoint is intact: when there is room again, {self.go_on}"
+            ) from e
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint.

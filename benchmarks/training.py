@@ -1,0 +1,227 @@
+"""Our training step with its loader against the plain loop that most repositories ship.
+
+python benchmarks/training.py [--model resnet56] [--block none] [--rounds 7]
+
+The plain loop: eager float32, contiguous, torchvision's transforms on PIL images in a DataLoader
+with 0, 1 and 2 workers, of which the best counts. Ours: `Trainer.train_step` with its own loader.
+The plain loops and ours run in a process each, since ours tells the C library how to keep memory;
+they take turns, a few steps each; medians of the time per step. The images are
+random: their content does not change the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+import accuracy_booster as ab
+from accuracy_booster.data import Data
+from accuracy_booster.data.batches import Loader, as_is, crop
+from accuracy_booster.data.images import TensorImages
+from accuracy_booster.signals import StopRequest
+from accuracy_booster.training import compiling, loop
+from accuracy_booster.training.presets import resolve
+
+CLASSES, COUNT = 100, 5000
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+
+class Pictures(Dataset):
+    """As torchvision's CIFAR: an array, an image of PIL at each access."""
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor):
+        self.pixels = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def forever(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    while True:
+        yield from make()
+
+
+def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -> Callable:
+    network = ab.create_model(name, recipe=block, num_classes=CLASSES).train()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    loader = DataLoader(
+        pictures,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    batches = forever(lambda: iter(loader))
+    next(batches)
+
+    def step() -> float:
+        start = time.perf_counter()
+        images, labels = next(batches)
+        waited = time.perf_counter() - start
+        loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return waited
+
+    return step
+
+
+def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool) -> Callable:
+    config = resolve(name, block=block, data="cifar100", batch_size=batch, num_classes=CLASSES)
+    config = config.change({"in_chans": 3, "image_size": (32, 32), "device": "cpu"})
+    loader = Loader(images, as_is, batch, shuffled=True, whole=crop((32, 32), True))
+    data = Data(
+        *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip", []),
+        *({"train": loader}, lambda seed: {}),
+    )
+    trainer = loop.Trainer(config, data)
+    trainer.stop = StopRequest("")
+    trainer.forward = compiling.compiled(trainer) if compile else trainer.network
+    epochs = iter(range(10**9))
+    batches = forever(lambda: loader.batches(next(epochs)))
+
+    def step() -> float:
+        start = time.perf_counter()
+        found = next(batches)
+        waited = time.perf_counter() - start
+        trainer.train_step(found)
+        return waited
+
+    return step
+
+
+def peak(step: Callable) -> int:
+    """Bytes of tensors at a step's highest point, above what is held before it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    held = most = 0
+    for event in sorted(
+        (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    ):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
+    """A process with the variants of one kind; it times one at each word it gets."""
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (COUNT,))
+    shape = given.model, given.block, given.batch
+    steps: dict[str, Callable] = {}
+    if kind == "plain":
+        for workers in (0, 1, 2):
+            steps[f"plain, {workers} workers"] = plain(*shape, Pictures(pixels, labels), workers)
+    else:
+        for name, compile in (("ours, eager", False), ("ours, compiled", True)):
+            steps[name] = ours(*shape, TensorImages(pixels, labels), compile)
+    first = {}
+    for name, step in steps.items():
+        start = time.perf_counter()
+        step()
+        first[name] = time.perf_counter() - start
+        step()
+    connection.send(first)
+    while name := connection.recv():
+        if name.startswith("peak "):
+            connection.send(peak(steps[name.removeprefix("peak ")]))
+            continue
+        times = []
+        for _ in range(given.steps):
+            start = time.perf_counter()
+            waited = steps[name]()
+            times.append((time.perf_counter() - start, waited))
+        connection.send(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet56")
+    parser.add_argument("--block", default="none")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    given = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    first: dict[str, float] = {}
+    asked: dict[str, Any] = {}
+    for kind in ("plain", "ours"):
+        here, there = context.Pipe()
+        context.Process(target=child, args=(there, kind, given), daemon=False).start()
+        found = here.recv()
+        first |= found
+        asked |= dict.fromkeys(found, here)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
+    for _ in range(given.rounds):
+        for name, connection in asked.items():
+            connection.send(name)
+            times[name] += connection.recv()
+    peaks = {}
+    for name, connection in asked.items():
+        connection.send(f"peak {name}")
+        peaks[name] = connection.recv()
+    for connection in set(asked.values()):
+        connection.send("")
+    seconds = {name: median(s for s, _ in values) for name, values in times.items()}
+    best = min(s for n, s in seconds.items() if n.startswith("plain"))
+    rows = {
+        name: {
+            "seconds per step": round(s, 4),
+            "images per second": round(given.batch / s, 1),
+            "times the best plain loop": round(best / s, 3),
+            "loader's share of a step": round(
+                sum(w for _, w in times[name]) / sum(t for t, _ in times[name]), 4
+            ),
+            "peak tensor memory of a step, MB": round(peaks[name] / 1e6, 1),
+            "first step, s": round(first[name], 1),
+        }
+        for name, s in seconds.items()
+    }
+    result = {
+        **{"model": given.model, "block": given.block, "batch": given.batch},
+        **{"threads": given.threads, "machine": platform.machine(), "torch": torch.__version__},
+        "rows": rows,
+    }
+    given.output.write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in rows.items():
+        print(name, row)
+
+
+if __name__ == "__main__":
+    main()
