@@ -343,6 +343,49 @@ def test_copies_keep_the_gates(network):
     assert not torch.allclose(detach(fresh)(x), y, rtol=1e-2)
 
 
+@pytest.mark.parametrize("boosted_first", [False, True])
+def test_compiling_one_of_two_networks_of_a_class_leaves_the_other_alone(boosted_first):
+    """The rule: modules of one class are told apart by their hooks, whichever compiles first."""
+    torch._dynamo.reset()
+    x = torch.randn(4, 3, 16, 16)
+    build, *_ = NETWORKS["our resnet20"]
+    plain, boosted = build().eval(), ab.boost(build(), "ab", where="residual").eval()
+    with torch.no_grad():
+        for gate in attached(boosted).values():
+            for parameter in gate.parameters():
+                parameter.normal_()
+        assert not torch.allclose(detach(copy.deepcopy(boosted))(x), boosted(x), rtol=1e-2)
+        order = [boosted, plain] if boosted_first else [plain, boosted]
+        for _ in range(2):  # the second time from what was compiled
+            for model in order:
+                compiled = torch.compile(model, backend="eager")
+                torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=0)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("boosted_first", [False, True])
+def test_a_network_that_is_boosted_after_compiling_or_detached(boosted_first):
+    """The same object: the compiled call follows its gates on and off."""
+    torch._dynamo.reset()
+    x = torch.randn(4, 3, 16, 16)
+    build, names, _ = NETWORKS["our resnet20"]
+    model = build().eval()
+    sites = [Site(name, model.get_submodule(name).num_features, (4, 4)) for name in names]
+    if boosted_first:
+        attach(model, "ab", sites)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        first = compiled(x)
+        torch.testing.assert_close(first, model(x), rtol=0, atol=0)
+        if boosted_first:
+            detach(model)
+        else:
+            attach(model, "ab", sites)
+        assert not torch.equal(model(x), first)
+        torch.testing.assert_close(compiled(x), model(x), rtol=0, atol=0)
+    torch._dynamo.reset()
+
+
 def test_compile_and_export_keep_the_gates():
     torch._dynamo.reset()
     model = ab.create_model("resnet8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -312,6 +313,15 @@ def kill(data, run, tmp_path, plant, setup="files", **more):
 
     log = tmp_path / "killed.log"
     assert wait(in_child(doomed, log)) == -signal.SIGKILL, log.read_text()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """What every child would import anew."""
+    for name in ("accelerate", "timm.utils", "torchvision.transforms.v2", "torch._dynamo"):
+        importlib.import_module(name)
+    if importlib.util.find_spec("tensorboard"):
+        importlib.import_module("torch.utils.tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -859,9 +869,8 @@ def test_a_full_disk_stops_and_the_run_goes_on(data, reference, tmp_path, number
     last = log.read_text().strip().splitlines()[-1]
     assert last.startswith("accuracy-booster: error: cannot write")
     assert last.endswith("No space left on device")
-    saved, problems = checkpoint.load(run)
-    assert saved is not None
-    assert not [p for p in run.rglob("*.partial")]
+    assert checkpoint.load(run)[0] is not None
+    assert not list(run.rglob("*.partial"))
     finish(data, run, tmp_path)
     assert_equal_ends(reference(), run)
 
@@ -873,7 +882,7 @@ def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     given = {"compile": "on", "block": "none", "accumulate": 1, "mixup": 0.0, "cutmix": 0.0}
 
     def aot(trainer):
-        print("compiled")
+        print("compiled", flush=True)
         return torch.compile(trainer.network, backend="aot_eager", dynamic=False)
 
     def work(run, plant=lambda: None):
@@ -1000,9 +1009,9 @@ def test_label_smoothing_is_torchs(tmp_path, smoothing):
     smooth = torch.full((32, 10), smoothing / 10)
     smooth[torch.arange(32), batch.labels] += 1 - smoothing
     by_hand = -(smooth * logits.log_softmax(1)).sum(1).mean()
-    assert float(loss) == pytest.approx(float(by_hand), rel=1e-5)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     torchs = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-    assert float(loss) == float(torchs)
+    assert loss.item() == torchs.item()
 
 
 def test_weight_decay_and_rates_of_gates_and_norms():

@@ -143,7 +143,8 @@ class Trainer:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.mixing is not None:
             x, targets = self.mixing(x, labels)
-        with synchronised(self.config.sync_bn and self.world > 1):
+        together = self.config.sync_bn and self.world > 1
+        with synchronised() if together else contextlib.nullcontext():
             logits = self.forward(x).float()
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         return loss, logits
