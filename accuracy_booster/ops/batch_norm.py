@@ -1,4 +1,4 @@
-"""Batch norm from the moments of each sample: `F.batch_norm` in training mode, reduced in two steps.
+"""Batch norm from the moments of each sample: `F.batch_norm` in training mode, in two steps.
 
     var_nc, mean_nc = var_mean(x, over H and W, correction=0)
     mean = mean_n(mean_nc),  var = mean_n(var_nc) + mean_n((mean_nc - mean)^2)

@@ -13,7 +13,7 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ class Trainer:
         self.sums = self._no_sums()
         self.history: list[dict[str, float]] = []
         self.unreadable: dict[str, str] = {}
+        self.asked = self.due = False
+        self._saved = time.monotonic()
         self.skipped = 0  # steps in a row, by fp16's loss scaling
         self.seconds = 0.0  # before this process went on
 
@@ -92,8 +94,10 @@ class Trainer:
 
     # --- a step
 
-    def train_step(self, batch: Batch) -> bool:
-        """One optimizer step on this process's share of a batch; whether all should stop after it.
+    def train_step(self, batch: Batch) -> None:
+        """One optimizer step on this process's share of a batch.
+
+        It leaves in `asked` whether a process was told to stop, in `due` whether to save now.
 
         Raises:
             TrainingStopped: before a step whose loss or gradient is not finite.
@@ -101,7 +105,7 @@ class Trainer:
         from accelerate.utils import set_seed
 
         config = self.config
-        self._note(batch)
+        self._note(batch.unreadable)
         self._set_rates(self.step)
         set_seed(mix(config.seed, self.epoch, self.step, self.rank, STEP) % 2**32)
         self.network.train()
@@ -126,12 +130,11 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(trained, config.clip_grad)
         else:
             norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        stop = self._agree(finite, norm, batch)
+        self._agree(finite, norm, batch)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.plain)
         self.step += 1
-        return stop
 
     def _set_rates(self, step: int) -> None:
         done = step / max(1, len(self.loaders["train"]))
@@ -149,25 +152,29 @@ class Trainer:
         loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
         return loss, logits
 
-    def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> bool:
-        """Stop before a step that would spread what is not finite; agree on stopping after it."""
-        asked = self.stop.signal is not None
+    def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> None:
+        """Stop before a step that would spread what is not finite; else all agree on what follows.
+
+        Raises:
+            TrainingStopped: in all processes, if the loss or the gradient of one is not finite.
+        """
+        late = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        own = [self.stop.signal is not None, late and self.rank == 0]
         flags = torch.stack([~finite, ~torch.as_tensor(norm, device=self.device).isfinite()])
-        flags = torch.cat([flags.float(), flags.new_tensor([asked]).float()])
+        flags = torch.cat([flags, flags.new_tensor(own)]).float()
         if self.world > 1:
             flags = self.accelerator.reduce(flags, "sum")
-        loss_bad, norm_bad, asked_any = (value > 0 for value in flags.tolist())
-        scaler = self.accelerator.scaler
-        if norm_bad and not loss_bad and scaler is not None:  # the scaler skips this step
-            self.skipped += 1
-            if self.skipped <= self.config.skipped_steps:
-                return asked_any
-            raise self._stopped(f"fp16's loss scaling skipped {self.skipped} steps in a row", batch)
-        self.skipped = 0
-        if loss_bad or norm_bad:
+        loss_bad, norm_bad, self.asked, self.due = (value > 0 for value in flags.tolist())
+        if norm_bad and not loss_bad and self.accelerator.scaler is not None:
+            self.skipped += 1  # the scaler skips this step
+            if self.skipped > self.config.skipped_steps:
+                what = f"fp16's loss scaling skipped {self.skipped} steps in a row"
+                raise self._stopped(what, batch)
+        elif loss_bad or norm_bad:
             what = "loss" if loss_bad else "norm of the gradient"
             raise self._stopped(f"the {what} is not finite", batch)
-        return asked_any
+        else:
+            self.skipped = 0
 
     def _stopped(self, what: str, batch: Batch) -> TrainingStopped:
         numbers = ", ".join(map(str, batch.indices[:8].tolist()))
@@ -179,9 +186,9 @@ class Trainer:
             "a warm-up"
         )
 
-    def _note(self, batch: Batch, split: str = "train") -> None:
+    def _note(self, unreadable: Mapping[int, str], split: str = "train") -> None:
         """Tell and count images that could not be read; too many stop the training."""
-        for index, reason in batch.unreadable.items():
+        for index, reason in unreadable.items():
             key = f"{split} {index}"
             if key not in self.unreadable:
                 self.unreadable[key] = reason
@@ -202,6 +209,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; of several processes the first one does."""
         self._saved = time.monotonic()
+        sums = self.sums if self.world == 1 else self.accelerator.reduce(self.sums, "sum")
         if not self.accelerator.is_main_process:
             return
         tensors = {f"network.{k}": v for k, v in self.plain.state_dict().items()}
@@ -211,7 +219,7 @@ class Trainer:
             for name, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"optimizer.{i}.{name}"] = value
-        tensors["sums"] = self._total(local=True)
+        tensors["sums"] = sums
         scaler = self.accelerator.scaler
         values = {
             "epoch": self.epoch,
@@ -267,9 +275,6 @@ class Trainer:
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _total(self, local: bool = False) -> torch.Tensor:
-        return self.sums if local or self.world == 1 else self.accelerator.reduce(self.sums, "sum")
-
     # --- the whole
 
     def measured(self) -> nn.Module:
@@ -278,7 +283,7 @@ class Trainer:
 
     def measure(self, split: str) -> Metrics:
         def on_batch(batch: Batch) -> None:
-            self._note(batch, split)
+            self._note(batch.unreadable, split)
             if self.stop.signal is not None and self.world == 1:
                 self._interrupted()
 
@@ -307,10 +312,7 @@ class Trainer:
         epochs, steps = config.epochs, len(self.loaders["train"])
         done = self.epoch * steps + self.step
         task = progress.add_task(label, total=epochs * steps, completed=done, note="")
-        for reason in self.data.unreadable:
-            self._note(
-                Batch(self.sums, self.sums, self.sums, {len(self.unreadable): reason}), "read"
-            )
+        self._note(dict(enumerate(self.data.unreadable)), "read into memory")
         metrics = None
         while self.epoch < epochs:
             start, first = time.perf_counter(), self.step
@@ -318,7 +320,8 @@ class Trainer:
             self._set_rates(steps - 1)  # also where all steps were done before
             seconds = time.perf_counter() - start
             images = (self.step - first) * config.batch_size
-            loss, hits, seen = self._total().tolist()
+            sums = self.sums if self.world == 1 else self.accelerator.reduce(self.sums, "sum")
+            loss, hits, seen = sums.tolist()
             metrics = self.measure(split)
             row = {
                 "epoch": self.epoch + 1,
@@ -349,14 +352,13 @@ class Trainer:
 
     def _epoch(self, on_step: Callable[[], None]) -> None:
         """The steps of an epoch that are left."""
-        pause = 60 * self.config.checkpoint_minutes
         where = {"rank": self.rank, "world": self.world, "device": self.device}
         for batch in self.loaders["train"].batches(self.epoch, self.step, **where):
-            stop = self.train_step(batch)
+            self.train_step(batch)
             on_step()
-            if stop:
+            if self.asked:
                 self._interrupted()
-            if self.world == 1 and time.monotonic() - self._saved >= pause:
+            if self.due:
                 self.save()
 
     def _interrupted(self) -> None:
