@@ -81,6 +81,8 @@ def _main(words: list[str]) -> int:
     as_json = given.pop("json", False)
     given.pop("debug", None)
     value, show = command.run(given)
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # of torchrun's processes the first one tells
     if as_json and value is not None:
         print(json.dumps(value))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -38,9 +39,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             "device='cuda', but no CUDA device is available; use device='cpu' or 'auto'"
         )
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's settings stay
+    # accelerate takes torchrun's processes for a group on the CPU only if it is asked for that
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = config.device == "cpu" or (several and not torch.cuda.is_available())
     precision = "no" if config.precision == "fp32" else config.precision
     # built without mixed precision first: to know the device before asking what it can do
-    device = Accelerator(cpu=config.device == "cpu").device.type
+    device = Accelerator(cpu=cpu).device.type
     if precision == "fp16" and device == "cpu":
         raise ValueError("precision='fp16' needs a GPU; on the CPU use fp32 or bf16")
     if precision == "bf16" and not bf16_works(device):
@@ -49,7 +53,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             "instructions that it then refuses); use precision='fp32'"
         )
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
+    return Accelerator(cpu=cpu, mixed_precision=precision)
 
 
 def open_data(config: TrainConfig, **more: Any) -> Data:

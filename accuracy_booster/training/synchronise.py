@@ -8,9 +8,27 @@ processes' moments, weighted by their counts, within a scope.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from accuracy_booster.ops.batch_norm import BatchNorms, Moments
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; a gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        total = grad.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 def merged(found: Moments) -> Moments:
@@ -18,13 +36,11 @@ def merged(found: Moments) -> Moments:
 
     mean = sum n_i mean_i / M and var = sum n_i (var_i + (mean_i - mean)^2) / M.
     """
-    from torch.distributed.nn.functional import all_reduce
-
     mean, var, count = found
-    sums = all_reduce(torch.cat([mean * count, mean.new_tensor([count])]))
+    sums = _Sum.apply(torch.cat([mean * count, mean.new_tensor([count])]))
     total = sums[-1].detach()
     together = sums[:-1] / total
-    spread = all_reduce(count * (var + (mean - together).square())) / total
+    spread = _Sum.apply(count * (var + (mean - together).square())) / total
     return together, spread, total
 
 
