@@ -93,14 +93,20 @@ def save(
     folder = run / FOLDER
     path = folder / f"epoch{epoch:04d}-step{step:06d}-{digest[:16]}.safetensors"
     write(path, content)
-    row = {"file": path.name, "bytes": len(content), "sha256": digest}
-    known = [r for r in _manifest(folder)[0] if r["file"] != path.name][-(keep - 1) :]
-    rows = [*known, row] if keep > 1 else [row]
+    good = {path.name: {"file": path.name, "bytes": len(content), "sha256": digest}}
+    for old in _newest_first(folder)[0]:
+        if len(good) >= keep:
+            break
+        if old == path.name:
+            continue
+        with contextlib.suppress(ValueError):  # a damaged one takes no place of a good one
+            bytes_, known = _hash(folder / old, None)
+            good[old] = {"file": old, "bytes": bytes_, "sha256": known}
+    rows = sorted(good.values(), key=lambda row: str(row["file"]))
     write(folder / MANIFEST, (json.dumps({"checkpoints": rows}, indent=1) + "\n").encode())
-    kept = {r["file"] for r in rows}
-    for old in folder.iterdir():
-        if old.name not in kept and (_NAME.fullmatch(old.name) or old.suffix == ".partial"):
-            old.unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if file.name not in good and (_NAME.fullmatch(file.name) or file.suffix == ".partial"):
+            file.unlink(missing_ok=True)
     return path
 
 
@@ -109,15 +115,10 @@ def load(run: Path) -> tuple[Checkpoint | None, list[str]]:
     folder = run / FOLDER
     rows, problems = _manifest(folder)
     known = {row["file"]: row for row in rows}
-    names = {p.name for p in folder.glob("*.safetensors")} if folder.is_dir() else set()
+    names, strange = _newest_first(folder)
     problems += [f"{folder / name} is missing" for name in known if name not in names]
-    found = []
+    problems += [f"{folder / name} has no checkpoint's name" for name in strange]
     for name in names:
-        if match := _NAME.fullmatch(name):
-            found.append((int(match[1]), int(match[2]), name))
-        else:
-            problems.append(f"{folder / name} has no checkpoint's name")
-    for *_, name in sorted(found, reverse=True):
         try:
             return _read(folder / name, known.get(name)), problems
         except ValueError as e:
@@ -125,25 +126,41 @@ def load(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def _read(path: Path, row: Mapping[str, Any] | None) -> Checkpoint:
-    """One checkpoint; ValueError if it is not what was written."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load as from_bytes
+def _newest_first(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of a folder's checkpoints, and those of files that are none."""
+    found, strange = [], []
+    for file in folder.glob("*.safetensors"):
+        if match := _NAME.fullmatch(file.name):
+            found.append((int(match[1]), int(match[2]), file.name))
+        else:
+            strange.append(file.name)
+    return [name for *_, name in sorted(found, reverse=True)], strange
 
+
+def _hash(path: Path, row: Mapping[str, Any] | None) -> tuple[int, str]:
+    """The size and SHA-256 of a checkpoint; ValueError if they are not what was written."""
     try:
         content = path.read_bytes()
     except OSError as e:
         raise ValueError(f"{path} cannot be read: {e.strerror or e}") from e
     digest = hashlib.sha256(content).hexdigest()
     match = _NAME.fullmatch(path.name)
-    named = match[3] if match else ""
-    if (row and row.get("sha256") != digest) or not digest.startswith(named):
+    if (row and row.get("sha256") != digest) or not (match and digest.startswith(match[3])):
         size = f", {len(content):,} bytes of {row['bytes']:,}" if row else ""
         raise ValueError(f"{path} is damaged: its hash is not the one it was written with{size}")
+    return len(content), digest
+
+
+def _read(path: Path, row: Mapping[str, Any] | None) -> Checkpoint:
+    """One checkpoint; ValueError if it is not what was written."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load as from_bytes
+
+    _hash(path, row)
     try:
         with safe_open(path, "pt") as f:
             values = json.loads(f.metadata()["values"])
-        return Checkpoint(from_bytes(content), values, path)
+        return Checkpoint(from_bytes(path.read_bytes()), values, path)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
         raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())}") from e
 

@@ -42,10 +42,13 @@ def locked(run: Path) -> Iterator[None]:
         ValueError: if another process holds it.
     """
     key = str(run.resolve())
+    refusal = f"{run} is in use: another process is training there"
+    if key in _held:  # before a second descriptor, whose closing would free the system's lock
+        raise ValueError(refusal)
     descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if key in _held or not _take(descriptor):
-            raise ValueError(f"{run} is in use: another process is training there")
+        if not _take(descriptor):
+            raise ValueError(refusal)
         _held.add(key)
         try:
             yield
