@@ -22,9 +22,10 @@ from test_resume import TIMES, checkpoint, in_child, until, wait
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
+from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.training import loop
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.synchronise import batch_norm, synchronised
+from accuracy_booster.training.synchronise import merged, synchronised
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork") or torch.cuda.is_available(),
@@ -62,16 +63,27 @@ def words(output, **more):
 
 
 def torchrun(*given, restarts=0):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(free_port()), "--max-restarts", str(restarts)]
-    return subprocess.run(
-        [*command, *map(str, given)],
-        capture_output=True,
+    """Run to the end.
+
+    torch 2.15's torchrun keeps one store for all attempts, in which gloo may find the addresses of
+    an earlier one and wait for them; with the variable below each attempt gets a store of its own.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", str(restarts), *map(str, given)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
+    try:
+        out, err = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it ends its workers
+        out, err = process.communicate(timeout=60)
+        pytest.fail(f"torchrun did not end: {err[-3000:]}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def free_port():
@@ -202,16 +214,9 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint(two, stopped, tmp_
     again = ranks(lambda rank: main(["train", "--resume", str(run)]), tmp_path)
     assert [wait(pid) for pid in again] == [0, 0], said(tmp_path)
     assert_equal_weights(two[0], run)
+    assert rows(two[0]) == rows(run)  # with the sums of both processes from before the stop
     test = json.loads((run / "run.json").read_text())["test"]
     assert test == json.loads((two[0] / "run.json").read_text())["test"]
-
-
-@pytest.mark.xfail(strict=True, reason="the sums of the other processes are not in the checkpoint")
-def test_the_history_of_a_stopped_run_of_two_is_the_same(two, stopped, tmp_path):
-    run, _ = stopped
-    again = ranks(lambda rank: main(["train", "--resume", str(run)]), tmp_path)
-    assert [wait(pid) for pid in again] == [0, 0], said(tmp_path)
-    assert rows(two[0]) == rows(run)
 
 
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
@@ -260,7 +265,7 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(counts, tmp_path):
                 with synchronised():
                     y = F.batch_norm(*given)
             else:
-                y = batch_norm(*given)
+                y = batch_norm(*given, merge=merged)
             (y * g[mine]).sum().backward()
             close = {"rtol": 1e-9, "atol": 1e-9}
             torch.testing.assert_close(y, expected[mine], **close)
@@ -296,14 +301,6 @@ def test_synchronised_batch_norm_leaves_measuring_alone_and_is_stable(tmp_path):
 
     pids = ranks(work, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
-
-
-def test_synchronised_is_off_where_it_is_not_asked_for():
-    with synchronised(False):
-        x = torch.randn(4, 3)
-        assert torch.equal(
-            F.batch_norm(x, None, None, training=True), F.batch_norm(x, None, None, training=True)
-        )
 
 
 # what a batch of two processes is measured on
