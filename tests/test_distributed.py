@@ -63,11 +63,7 @@ def words(output, **more):
 
 
 def torchrun(*given, restarts=0):
-    """Run to the end.
-
-    torch 2.15's torchrun keeps one store for all attempts, in which gloo may find the addresses of
-    an earlier one and wait for them; with the variable below each attempt gets a store of its own.
-    """
+    """Run to the end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "--max-restarts", str(restarts), *map(str, given)]
     process = subprocess.Popen(
@@ -75,7 +71,7 @@ def torchrun(*given, restarts=0):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
         out, err = process.communicate(timeout=90)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from accuracy_booster.data.images import Images, Item, TensorImages, Transformed, UnreadableImage
+from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.ops.streams import integers, mix
 from accuracy_booster.signals import ignore_in_worker
 
@@ -172,13 +173,25 @@ class Loader:
                 generator=torch.Generator(),
             )
         self._sampler[:] = [[(epoch, i) for i in indices.tolist()] for indices in chosen]
-        for batch in self._loader:
+        for batch in self._from_workers():
             yield Batch(
                 batch.images.to(device, non_blocking=True),
                 batch.labels.to(device, non_blocking=True),
                 batch.indices,
                 batch.unreadable,
             )
+
+    def _from_workers(self) -> Iterator[Batch]:
+        assert self._loader is not None
+        try:
+            yield from self._loader
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            self._loader = None
+            raise TrainingStopped(
+                "a process that loads images died (killed, or out of memory); use fewer --workers"
+            ) from e
 
 
 def as_is(images: torch.Tensor, samples: torch.Tensor, *keys: int) -> torch.Tensor:

@@ -110,15 +110,16 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
     if isinstance(images, TensorImages):
         return images.images.shape[2], images.images.shape[3]
     assert isinstance(images, EncodedImages)
-    sizes = set()
+    sizes, reasons = set(), []
     for index in np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int):
         try:
             with images.open(int(index)) as image:
                 sizes.add((image.height, image.width))
-        except UnreadableImage:
-            continue  # it is told when the images are read
+        except UnreadableImage as e:
+            reasons.append(str(e))  # told when the images are read
     if not sizes:
-        raise ValueError(f"none of {samples} images of {images.source} can be read")
+        number = len(reasons)
+        raise ValueError(f"none of {number} images of {images.source} can be read: {reasons[0]}")
     size = sizes.pop()
     return size if not sizes and max(size) <= SMALL else None
 

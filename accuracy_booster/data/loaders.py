@@ -89,8 +89,8 @@ def load_data(
         seed: of the order of the training images.
 
     Raises:
-        ValueError: for an unknown name, a split that is missing, a directory without images, an
-            unreadable image, a column that cannot be told, classes that do not fit.
+        ValueError: for an unknown name, a split that is missing, a directory without images, images
+            none of which can be read, a column that cannot be told, classes that do not fit.
     """
     if augment not in AUGMENTS:
         raise ValueError(f"augment={augment!r} must be one of {', '.join(AUGMENTS)}")

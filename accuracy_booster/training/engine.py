@@ -25,6 +25,32 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+def attempt() -> int:
+    """How often torchrun has started this command again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _join_restarted_group() -> None:
+    """Meet the other processes of a torchrun restart at addresses of this attempt.
+
+    All attempts share torchrun's store, where a process can still find the address of one that
+    died with the attempt before, and then waits for it.
+    """
+    from torch import distributed
+
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not attempt() or not shared or distributed.is_initialized():
+        return
+    world, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    if world < 2:
+        return
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(host, port, world, is_master=False)
+    own = distributed.PrefixStore(f"accuracy-booster/attempt{attempt()}", store)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=world)
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """accelerate's engine on the configured device and precision.
 
@@ -38,6 +64,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(
             "device='cuda', but no CUDA device is available; use device='cpu' or 'auto'"
         )
+    _join_restarted_group()
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's settings stay
     # accelerate takes torchrun's processes for a group on the CPU only if it is asked for that
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

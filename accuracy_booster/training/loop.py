@@ -10,7 +10,6 @@ killed goes on bit for bit.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +32,8 @@ from accuracy_booster.training import checkpoint, compiling, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
 from accuracy_booster.training.lock import locked
-from accuracy_booster.training.presets import output_dir, resolve
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.presets import begun_dir, output_dir, resolve
+from accuracy_booster.training.run import CONFIG, Run
 from accuracy_booster.training.synchronise import synchronised
 
 STEP = 1  # of the random stream of a step, beside those of `data.batches`
@@ -159,12 +158,12 @@ class Trainer:
             TrainingStopped: in all processes, if the loss or the gradient of one is not finite.
         """
         late = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
-        own = [self.stop.signal is not None, late and self.rank == 0]
+        own = [self.stop.signal is not None, late and self.rank == 0, len(self.unreadable)]
         flags = torch.stack([~finite, ~torch.as_tensor(norm, device=self.device).isfinite()])
-        flags = torch.cat([flags, flags.new_tensor(own)]).float()
-        if self.world > 1:
-            flags = self.accelerator.reduce(flags, "sum")
-        loss_bad, norm_bad, self.asked, self.due = (value > 0 for value in flags.tolist())
+        flags = torch.cat([flags.float(), torch.tensor(own, device=self.device).float()])
+        *bad, asked, due, unreadable = self._summed(flags).tolist()
+        self._bound(unreadable)
+        loss_bad, norm_bad, self.asked, self.due = (value > 0 for value in (*bad, asked, due))
         if norm_bad and not loss_bad and self.accelerator.scaler is not None:
             self.skipped += 1  # the scaler skips this step
             if self.skipped > self.config.skipped_steps:
@@ -187,18 +186,28 @@ class Trainer:
         )
 
     def _note(self, unreadable: Mapping[int, str], split: str = "train") -> None:
-        """Tell and count images that could not be read; too many stop the training."""
+        """Tell and count images that could not be read."""
         for index, reason in unreadable.items():
             key = f"{split} {index}"
             if key not in self.unreadable:
                 self.unreadable[key] = reason
                 self._say(f"skipped, {reason} ({len(self.unreadable)} so far)")
+        if self.world == 1:  # several agree first: one that stops alone keeps the others waiting
+            self._bound(len(self.unreadable))
+
+    def _bound(self, unreadable: float) -> None:
+        """Stop the training if all processes together met too many unreadable images."""
         limit = self.config.bad_images
-        if len(self.unreadable) > limit:
+        if unreadable > limit:
+            last = next(reversed(self.unreadable.values()), "met by another process")
             raise TrainingStopped(
-                f"{len(self.unreadable)} images cannot be read, more than bad_images={limit}; the "
-                f"last: {next(reversed(self.unreadable.values()))}"
+                f"{unreadable:.0f} images cannot be read, more than bad_images={limit}; the last: "
+                f"{last}"
             )
+
+    def _summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Over the processes."""
+        return values if self.world == 1 else self.accelerator.reduce(values, "sum")
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
@@ -209,7 +218,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; of several processes the first one does."""
         self._saved = time.monotonic()
-        sums = self.sums if self.world == 1 else self.accelerator.reduce(self.sums, "sum")
+        sums = self._summed(self.sums)
         if not self.accelerator.is_main_process:
             return
         tensors = {f"network.{k}": v for k, v in self.plain.state_dict().items()}
@@ -320,9 +329,9 @@ class Trainer:
             self._set_rates(steps - 1)  # also where all steps were done before
             seconds = time.perf_counter() - start
             images = (self.step - first) * config.batch_size
-            sums = self.sums if self.world == 1 else self.accelerator.reduce(self.sums, "sum")
-            loss, hits, seen = sums.tolist()
+            loss, hits, seen = self._summed(self.sums).tolist()
             metrics = self.measure(split)
+            self._bound(self._summed(self.sums.new_tensor([len(self.unreadable)])).item())
             row = {
                 "epoch": self.epoch + 1,
                 "lr": self.optimizer.param_groups[0]["lr"],
@@ -404,8 +413,8 @@ def train(
     if model is None:
         raise ValueError("name a model, or a run to resume")
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
-    if _restarted() and config.output and (Path(config.output) / "config.yaml").exists():
-        return resume_training(Path(config.output))  # torchrun starts the same command again
+    if engine.attempt() and (begun_dir(config) / CONFIG).exists():
+        return resume_training(begun_dir(config))  # torchrun starts the same command again
     engine.check_names(config)
     output = output_dir(config)
     Run.check(output, config.overwrite)
@@ -413,10 +422,6 @@ def train(
     config = engine.fill_in(config.change({"output": str(output)}), data)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True)
-
-
-def _restarted() -> bool:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def resume_training(path: Path) -> TrainResult:

@@ -80,9 +80,23 @@ def output_dir(config: TrainConfig) -> Path:
     """Where the run goes: its `output`, or a new directory under `runs/` named after it."""
     if config.output:
         return Path(config.output)
+    return new_dir(base_dir(config))
+
+
+def base_dir(config: TrainConfig) -> Path:
     block = config.block if config.block.isidentifier() else "recipe"
     name = f"{config.model}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return new_dir(Path("runs") / name)
+    return Path("runs") / name
+
+
+def begun_dir(config: TrainConfig) -> Path:
+    """Where torchrun's earlier attempt at the same command put its run."""
+    path = Path(config.output) if config.output else base_dir(config)
+    number, last = 1, path
+    while not config.output and path.exists():
+        last, number = path, number + 1
+        path = path.with_name(f"{base_dir(config).name}-{number}")
+    return last
 
 
 def new_dir(path: Path) -> Path:
