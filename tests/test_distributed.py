@@ -154,11 +154,10 @@ def test_two_processes_train_as_one_does(two, tmp_path):
     assert info["parameters"] == one.parameters
 
 
-def test_the_result_is_printed_by_both_alike_and_progress_by_one(two):
+def test_the_first_process_alone_prints(two):
     _, done = two
-    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert printed
-    assert all(p["test"] == printed[0]["test"] for p in printed)
+    printed = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(printed) == 1
     assert done.stderr.count("epoch 1/2") == 1
 
 

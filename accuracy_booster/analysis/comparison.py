@@ -25,8 +25,8 @@ from accuracy_booster.training import (
     run_training,
 )
 from accuracy_booster.training.checkpoint import write
-from accuracy_booster.training.loop import result_of
 from accuracy_booster.training.run import CONFIG, Run
+from accuracy_booster.training.runner import result_of
 
 DEFAULT_MODEL, BEGUN = "resnet14", "compare.json"
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")

@@ -204,7 +204,9 @@ def _keeps_head(config: TrainConfig) -> bool:
     return classifier(own)[1].out_features == config.num_classes
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """SGD on what is trainable, in groups of one rate and weight decay; `lr0` is a group's rate."""
     gates = {id(p) for p in added_parameters(network)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -225,7 +227,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optim
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
+        fused=fused,
     )
 
 

@@ -1,4 +1,4 @@
-"""The one trainer: from a configuration to a run's directory, whatever happens on the way.
+"""The one trainer: its steps, its state, and what interrupts it.
 
 All that a step depends on is in the checkpoint or a function of (seed, epoch, step): the order of
 the images, their augmentation, torch's, numpy's and Python's random states. So a run that was
@@ -13,8 +13,6 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,29 +24,14 @@ from accuracy_booster.data.batches import Batch
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.ops.streams import mix
-from accuracy_booster.progress import bars
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import checkpoint, compiling, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
-from accuracy_booster.training.lock import locked
-from accuracy_booster.training.presets import begun_dir, output_dir, resolve
-from accuracy_booster.training.run import CONFIG, Run
+from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
 
 STEP = 1  # of the random stream of a step, beside those of `data.batches`
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run ended with: the metrics of the *last* epoch on the test set, never the best's."""
-
-    output: Path
-    config: TrainConfig
-    test: Metrics
-    parameters: int
-    seconds: float
-    history: list[dict[str, float]] = field(repr=False)
 
 
 class Trainer:
@@ -72,7 +55,8 @@ class Trainer:
         set_seed(config.seed)
         self.plain = engine.build_network(config, pretrained=config.pretrained)
         self.frozen_norms = engine.freeze(self.plain, config)
-        optimizer = engine.make_optimizer(self.plain, config)
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = engine.make_optimizer(self.plain, config, fused=fused)
         self.network, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
         self.forward: Callable[[torch.Tensor], torch.Tensor] = self.network
         self.mixing = engine.make_mixing(config)
@@ -380,126 +364,3 @@ class Trainer:
             f"is saved; {self.go_on}",
             number,
         )
-
-
-def train(
-    model: str | TrainConfig | None = None,
-    *,
-    resume: str | Path | None = None,
-    **options: Any,
-) -> TrainResult:
-    """Train a network, boosted or plain, and write a run's directory.
-
-    Args:
-        model: the network's name, or a whole `TrainConfig`.
-        resume: the directory of a run to go on with, with its own settings; one that has ended
-            stays as it is.
-        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
-
-    Returns:
-        The last epoch's metrics on the test set, the learning curve, and where the run is.
-
-    Raises:
-        ValueError: for anything in the configuration that is unknown, out of range, or does not
-            fit the data. Nothing is written then.
-        TrainingStopped: where training cannot go on; the last checkpoint is intact.
-        TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
-    """
-    if resume is not None:
-        if model is not None or options:
-            given = ", ".join(["model"] * (model is not None) + list(options))
-            raise ValueError(f"resume goes on with the run's own settings; leave out {given}")
-        return resume_training(Path(resume))
-    if model is None:
-        raise ValueError("name a model, or a run to resume")
-    config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
-    if engine.attempt() and (begun_dir(config) / CONFIG).exists():
-        return resume_training(begun_dir(config))  # torchrun starts the same command again
-    engine.check_names(config)
-    output = output_dir(config)
-    Run.check(output, config.overwrite)
-    data = engine.open_data(config)
-    config = engine.fill_in(config.change({"output": str(output)}), data)
-    with bars() as progress:
-        return run_training(config, data, progress, config.model, lines=True)
-
-
-def resume_training(path: Path) -> TrainResult:
-    """Go on with a run, as `train(resume=path)`."""
-    run, config = Run.open(path, ended=False)
-    config = config.change({"output": str(path)})
-    if run.ended:
-        return result_of(run, config)
-    data = engine.open_data(config, classes=run.info["classes"])
-    with bars() as progress:
-        return run_training(config, data, progress, config.model, lines=True, run=run)
-
-
-def run_training(
-    config: TrainConfig,
-    data: Data,
-    progress: Any,
-    label: str,
-    *,
-    lines: bool,
-    run: Run | None = None,
-    go_on: str | None = None,
-) -> TrainResult:
-    """`train` for a configuration that is filled in, on data that are open, on a shared display.
-
-    With a `run`, that one goes on from its last good checkpoint. `go_on` is the command that an
-    interruption names.
-    """
-    start = time.perf_counter()
-    trainer = Trainer(config, data)
-    path, main = Path(str(config.output)), trainer.accelerator.is_main_process
-    with contextlib.ExitStack() as stack:
-        if main:
-            Run.check_place(path)
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
-        if run is not None:
-            saved, problems = checkpoint.load(path)
-            if main:
-                for problem in problems:
-                    progress.console.print(problem)
-                where = saved.path if saved else "the start: there is no good checkpoint"
-                progress.console.print(f"going on from {where}")
-            if saved is not None:
-                trainer.restore(saved)
-        elif main:
-            info = {"classes": list(data.classes), "device": _device(trainer)}
-            run = Run.create(path, config, info)
-        trainer.accelerator.wait_for_everyone()
-        if run is None:
-            run = Run(path)
-        try:
-            test = trainer.fit(run, progress, label, lines=lines, go_on=go_on)
-        finally:
-            run.close()
-        if main:
-            seconds = trainer.seconds + time.perf_counter() - start
-            parameters = sum(p.numel() for p in trainer.plain.parameters())
-            run.write_info(
-                {
-                    **{"test": test.to_dict(), "parameters": parameters, "seconds": seconds},
-                    "unreadable": list(trainer.unreadable.values()),
-                }
-            )
-            engine.save_network(trainer.measured(), path)
-        trainer.accelerator.wait_for_everyone()
-    if not main:
-        return TrainResult(path, config, test, 0, 0.0, trainer.history)
-    return result_of(run, config)
-
-
-def result_of(run: Run, config: TrainConfig) -> TrainResult:
-    """What a run that has ended came to."""
-    info = run.info
-    test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
-    return TrainResult(run.path, config, test, info["parameters"], info["seconds"], run.history())
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
