@@ -144,7 +144,8 @@ def _begun(where: Path) -> dict[str, Any]:
     try:
         return json.loads((where / BEGUN).read_text())
     except (OSError, ValueError) as e:
-        raise ValueError(f"{where} holds no comparison (no {BEGUN}): {e}") from None
+        found = "damaged" if (where / BEGUN).exists() else f"no {BEGUN}"
+        raise ValueError(f"{where} holds no comparison to go on with ({found})") from e
 
 
 def _run(

@@ -69,6 +69,8 @@ def recipe(recipe: str | Recipe) -> Recipe:
         return parse(TABLE[name][0])
     if groups := _GROUPS.fullmatch(name):
         return parse(f"gap | dense(groups={groups[1]}) | bn | sigmoid")
+    if "," in name and all(part.strip() in TABLE for part in name.split(",")):
+        raise ValueError(f"{name!r} names several blocks; give one, or compare them")
     if name.isidentifier() and name not in PARTS:
         raise unknown("block", name, [*TABLE, "ab_g2", "ab_g4"], "or write 'gap | ... | sigmoid'")
     return parse(recipe)

@@ -34,6 +34,7 @@ class Parser(ArgumentParser):
             r"expected one of: \1; got \2",
             text,
         )
+        text = text.replace("tuple[int, int, int]", "C,H,W").replace("list[int]", "numbers: 2,4")
         raise ValueError(text)
 
 

@@ -175,9 +175,13 @@ def _complexity(given: dict[str, Any]):
     costs: dict[str, Complexity] = {}
     for block in dict.fromkeys(["none", *blocks]):
         with torch.device("meta"):
-            model = create_model(
-                name, recipe=block, input_size=size, in_chans=size[0] if size else 3
-            )
+            try:
+                model = create_model(
+                    name, recipe=block, input_size=size, in_chans=size[0] if size else 3
+                )
+            except ValueError as e:
+                more = "; --block none counts the plain network" if block != "none" else ""
+                raise ValueError(f"{e}{more}") from None
             costs[block] = complexity(model, size, **options)
         size = costs["none"].input_size
 

@@ -15,7 +15,9 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "what", type=str, help="counts: every Params, FLOPS, RTM and depth figure of the paper"
     )
-    parser.add_argument("--tables", type=list[int] | None, help="only these, such as 2,4")
+    parser.add_argument(
+        "--tables", type=list[int] | None, help="only these of 1,2,3,4,7,8,10,15, such as 2,4"
+    )
     parser.add_argument("--output", type=str | None, help="also write an HTML page to this file")
 
 
@@ -33,12 +35,15 @@ def _reproduce(given: dict[str, Any]):
         sections = [
             {"title": title, "table": (header, rows)} for title, header, rows in result.tables()
         ]
+        legend = (["word", "meaning"], [list(pair) for pair in result.legend()])
+        sections.append({"title": "Words", "table": legend})
         write_page(Path(output), "The paper's counts", result.summary_text(), sections)
 
     def show() -> None:
         for title, header, rows in result.tables():
             print(title)
             print_table(header, rows)
+        print_table(["word", "meaning"], [list(pair) for pair in result.legend()])
         print(result.summary_text())
         if output:
             print(output)

@@ -170,6 +170,10 @@ def create_model(
             f"recipe {str(parsed)!r} has a weight for each position of the map, so it needs the "
             "images' size: pass input_size=(C, H, W)"
         )
+    if in_chans < 1 or (num_classes is not None and num_classes < 0):
+        raise ValueError(
+            f"in_chans={in_chans} must be >= 1 and num_classes={num_classes} >= 0 (0: no head)"
+        )
     if input_size is not None and (len(input_size) != 3 or input_size[0] != in_chans):
         raise ValueError(
             f"input_size={input_size} must be (C, H, W) with C = in_chans = {in_chans}"

@@ -19,7 +19,6 @@ from torch import nn
 
 from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.cost import Complexity, complexity
-from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.progress import bars
 from accuracy_booster.reproduction.paper import (
@@ -84,6 +83,21 @@ class Counts:
             text += f" {claims} inequalities: {found[HOLDS]} hold, {found[FAILS]} fail."
         return text
 
+    @staticmethod
+    def legend() -> list[tuple[str, str]]:
+        """What the verdicts and the ways of counting mean."""
+        return [
+            (EQUAL, "to the printed digits"),
+            (TRUNCATED, "within one unit of the last printed digit: cut off, not rounded"),
+            (f"{HOLDS}, {FAILS}", "of an inequality, or of a claim in the text"),
+            (ALL, "as a state dict holds them"),
+            (WEIGHTS, "of the blocks only the weights of layers: no biases, no norms"),
+            ("printed base + ...", "the paper's own number for the network without a block"),
+            *conventions.CONVENTIONS.items(),
+            ("the paper's outputs", "both layers of SE give C / r values, as Table 1 has it"),
+            ("true outputs", "what the layers give"),
+        ]
+
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         """Title, header and rows of each table."""
         header = ["model", "column", "paper", "ours", "counted", "verdict"]
@@ -113,7 +127,7 @@ def counts(tables: Sequence[int] | None = None) -> Counts:
         raise ValueError(f"name tables among {', '.join(map(str, known))}")
     for number in wanted:
         if number not in known:
-            raise unknown("table", str(number), map(str, known), "these print counts")
+            raise ValueError(f"table {number} prints no counts; {', '.join(map(str, known))} do")
     checks: list[Check] = []
     with bars() as progress:
         task = progress.add_task("Counting", total=len(wanted), note="")

@@ -270,7 +270,9 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
 
 @contextmanager
 def quiet_pass(
-    model: nn.Module, example: torch.Tensor, remedy: str = "pass example=, an image it can take"
+    model: nn.Module,
+    example: torch.Tensor,
+    remedy: str = "give an image, or an image size, that it can take",
 ) -> Iterator[torch.Tensor]:
     """Eval mode without gradients; training flags and random states are put back.
 

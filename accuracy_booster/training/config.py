@@ -31,7 +31,7 @@ class TrainConfig:
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
         overwrite: replace a run that is already in the output directory
         checkpoint_minutes: time between checkpoints within an epoch; there is one after each epoch
-        bad_images: unreadable images that are skipped before training stops
+        bad_images: unreadable images, of all splits, that are skipped before training stops
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
         epochs: passes over the training set
@@ -145,6 +145,10 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, list):  # of YAML and JSON
                 object.__setattr__(self, name, tuple(value))
+        for f in fields(self):  # 1 for 1.0
+            value = getattr(self, f.name)
+            if str(f.type).startswith("float") and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
         if isinstance(self.image_size, int):
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
         _check_types(self)
@@ -225,11 +229,18 @@ def _check(c: TrainConfig) -> None:
         "nesterov": (not c.nesterov or c.momentum > 0, "used with a momentum > 0"),
         "weight_decay": (c.weight_decay >= 0, ">= 0"),
         "schedule": (c.schedule in ("step", "cosine"), "step or cosine"),
-        "milestones": (all(0 < m < 1 for m in c.milestones), "shares of the epochs in (0, 1)"),
+        "milestones": (
+            all(0 < m < 1 for m in c.milestones) and list(c.milestones) == sorted(c.milestones),
+            "rising shares of the epochs in (0, 1)",
+        ),
         "gamma": (c.gamma > 0, "> 0"),
-        "warmup_epochs": (c.warmup_epochs >= 0, ">= 0"),
         "warmup_lr": (c.warmup_lr > 0, "> 0"),
         "warmup": (c.warmup in ("constant", "linear"), "constant or linear"),
+        "warmup_epochs": (
+            c.warmup_epochs >= (c.warmup == "linear"),
+            ">= 1 for a linear warmup" if c.warmup == "linear" else ">= 0",
+        ),
+        "std": (c.std is None or all(s > 0 for s in c.std), "> 0"),
         "accumulate": (
             c.accumulate >= 1 and c.batch_size % c.accumulate == 0,
             f"a divisor of batch_size={c.batch_size}",

@@ -265,9 +265,9 @@ def make_mixing(config: TrainConfig) -> Callable[..., tuple[torch.Tensor, torch.
     classes = config.num_classes
     ways: list[Any] = []
     if config.mixup:
-        ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
+        ways.append(v2.MixUp(alpha=float(config.mixup), num_classes=classes))
     if config.cutmix:
-        ways.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
+        ways.append(v2.CutMix(alpha=float(config.cutmix), num_classes=classes))
     return ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
 
 

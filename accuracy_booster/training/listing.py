@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_booster.training.checkpoint import FOLDER, MANIFEST
+from accuracy_booster.training.checkpoint import FOLDER
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run import CONFIG, INFO, WEIGHTS, Run
@@ -55,12 +55,12 @@ def _listed(path: Path) -> Listed:
         elif is_locked(path):
             state = "training"
         else:
-            started = (path / FOLDER / MANIFEST).exists()
+            started = any((path / FOLDER).glob("*.safetensors"))
             state = "stopped" if started else "stopped before its first checkpoint"
         return Listed(
             *(path, state, config.model, config.block, config.data_name, config.seed),
             *(int(last.get("epoch", 0)), config.epochs, top1),
         )
     except (OSError, ValueError, KeyError, TypeError) as e:
-        reason = " ".join(str(e).split())
+        reason = " ".join(str(e).split())[:60]
         return Listed(path, f"damaged: {reason or type(e).__name__}")

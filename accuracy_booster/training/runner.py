@@ -20,6 +20,8 @@ from accuracy_booster.training.loop import Trainer
 from accuracy_booster.training.presets import begun_dir, output_dir, resolve
 from accuracy_booster.training.run import CONFIG, Run
 
+RESUMABLE = ("bad_images", "checkpoint_minutes", "workers")
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -45,7 +47,9 @@ def train(
         model: the network's name, or a whole `TrainConfig`.
         resume: the directory of a run to go on with, with its own settings; one that has ended
             stays as it is.
-        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
+        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
+            `resume` only those that leave the result as it is: `bad_images`, `checkpoint_minutes`
+            and `workers`.
 
     Returns:
         The last epoch's metrics on the test set, the learning curve, and where the run is.
@@ -57,12 +61,18 @@ def train(
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
     if resume is not None:
-        if model is not None or options:
-            given = ", ".join(["model"] * (model is not None) + list(options))
-            raise ValueError(f"resume goes on with the run's own settings; leave out {given}")
-        return resume_training(Path(resume))
-    if model is None:
-        raise ValueError("name a model, or a run to resume")
+        if given := ["model"] * (model is not None) + [o for o in options if o not in RESUMABLE]:
+            raise ValueError(
+                f"resume goes on with the run's own settings; leave out {', '.join(given)} (only "
+                f"{', '.join(RESUMABLE)} may change)"
+            )
+        return resume_training(Path(resume), **options)
+    if not isinstance(model, (str, TrainConfig)):
+        given_type = "nothing" if model is None else type(model).__name__
+        raise ValueError(
+            f"expected a model's name, a TrainConfig or resume=RUN, got {given_type}; a run makes "
+            "its network itself, so that it can make it again"
+        )
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
     if engine.attempt() and (begun_dir(config) / CONFIG).exists():
         return resume_training(begun_dir(config))  # torchrun starts the same command again
@@ -75,10 +85,10 @@ def train(
         return run_training(config, data, progress, config.model, lines=True)
 
 
-def resume_training(path: Path) -> TrainResult:
+def resume_training(path: Path, **options: Any) -> TrainResult:
     """Go on with a run, as `train(resume=path)`."""
     run, config = Run.open(path, ended=False)
-    config = config.change({"output": str(path)})
+    config = config.change({**options, "output": str(path)})
     if run.ended:
         return result_of(run, config)
     data = engine.open_data(config, classes=run.info["classes"])
@@ -114,7 +124,8 @@ def run_training(
             if main:
                 for problem in problems:
                     progress.console.print(problem)
-                where = saved.path if saved else "the start: there is no good checkpoint"
+                none = f"all {len(problems)} are damaged" if problems else "there is none yet"
+                where = saved.path if saved else f"the start, without a checkpoint: {none}"
                 progress.console.print(f"going on from {where}")
             if saved is not None:
                 trainer.restore(saved)
