@@ -255,7 +255,7 @@ def test_tables_are_chosen_once_each_and_in_order():
 
 @pytest.mark.parametrize("tables", [[9], [4, 5], [0]])
 def test_a_table_without_counts_is_refused(tables):
-    with pytest.raises(ValueError, match=f"unknown table '{tables[-1]}'.*counts") as caught:
+    with pytest.raises(ValueError, match=f"table {tables[-1]} prints no counts") as caught:
         counts(tables)
     assert "\n" not in str(caught.value)
 
@@ -354,7 +354,7 @@ def test_complexity_takes_a_recipes_text(capsys):
     [
         (["reproduce", "nothing"], ["unknown reproduction 'nothing'", "counts"]),
         (["reproduce"], ["what"]),
-        (["reproduce", "counts", "--tables", "9"], ["unknown table '9'"]),
+        (["reproduce", "counts", "--tables", "9"], ["table 9 prints no counts"]),
         (["reproduce", "counts", "--tables", "x"], ["--tables", "x"]),
         (["reproduce", "counts", "--table", "4"], ["'--table'", "nearest: --tables"]),
         (["complexity"], ["--model NAME"]),

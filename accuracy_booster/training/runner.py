@@ -67,11 +67,12 @@ def train(
                 f"{', '.join(RESUMABLE)} may change)"
             )
         return resume_training(Path(resume), **options)
+    if model is None:
+        raise ValueError("name a model, or a run to resume")
     if not isinstance(model, (str, TrainConfig)):
-        given_type = "nothing" if model is None else type(model).__name__
         raise ValueError(
-            f"expected a model's name, a TrainConfig or resume=RUN, got {given_type}; a run makes "
-            "its network itself, so that it can make it again"
+            f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes its "
+            "network itself, so that it can make it again"
         )
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
     if engine.attempt() and (begun_dir(config) / CONFIG).exists():
@@ -124,8 +125,8 @@ def run_training(
             if main:
                 for problem in problems:
                     progress.console.print(problem)
-                none = f"all {len(problems)} are damaged" if problems else "there is none yet"
-                where = saved.path if saved else f"the start, without a checkpoint: {none}"
+                left = " left" if problems else ""
+                where = saved.path if saved else f"the start: there is no good checkpoint{left}"
                 progress.console.print(f"going on from {where}")
             if saved is not None:
                 trainer.restore(saved)
