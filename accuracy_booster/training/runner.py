@@ -71,8 +71,8 @@ def train(
         raise ValueError("name a model, or a run to resume")
     if not isinstance(model, (str, TrainConfig)):
         raise ValueError(
-            f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes its "
-            "network itself, so that it can make it again"
+            f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes "
+            "its network itself, so that it can make it again"
         )
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
     if engine.attempt() and (begun_dir(config) / CONFIG).exists():
