@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(e, BrokenPipeError):
                 return 141  # as a shell reports it
         if isinstance(e, TrainingInterrupted):
-            print(f"{PROGRAM}: {e}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"{PROGRAM}: {e}", file=sys.stderr)
             return 128 + e.signal
         print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2 if isinstance(e, ValueError) else 1
