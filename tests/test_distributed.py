@@ -23,9 +23,11 @@ from test_resume import TIMES, checkpoint, in_child, until, wait
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
+from accuracy_booster.ops.moments import merging
+from accuracy_booster.ops.processes import merged
 from accuracy_booster.training import loop
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.synchronise import merged, synchronised
+from accuracy_booster.training.synchronise import synchronised
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork") or torch.cuda.is_available(),
@@ -260,7 +262,8 @@ def test_synchronised_batch_norm_is_that_of_the_whole_batch(counts, tmp_path):
                 with synchronised():
                     y = F.batch_norm(*given)
             else:
-                y = batch_norm(*given, merge=merged)
+                with merging(merged):
+                    y = batch_norm(*given)
             (y * g[mine]).sum().backward()
             close = {"rtol": 1e-9, "atol": 1e-9}
             torch.testing.assert_close(y, expected[mine], **close)

@@ -1,8 +1,5 @@
 """Batch norm from the moments of each sample: `F.batch_norm` in training mode, in two steps.
 
-    var_nc, mean_nc = var_mean(x, over H and W, correction=0)
-    mean = mean_n(mean_nc),  var = mean_n(var_nc) + mean_n((mean_nc - mean)^2)
-
 A compiler reduces over N, H and W in one loop that few channels keep from being parallel; over each
 sample and channel it is. Processes merge their moments in the same way (`training.synchronise`).
 """
@@ -12,26 +9,25 @@ sample and channel it is. Processes merge their moments in the same way (`traini
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from accuracy_booster.ops.moments import Merge, Moments, merged, merging, over_samples
+from accuracy_booster.ops.moments import update_running
 from accuracy_booster.ops.precision import accumulation_dtype
-
-Moments = tuple[torch.Tensor, torch.Tensor, Any]  # mean[C], var[C] (correction 0), M
 
 
 def moments(x: torch.Tensor) -> Moments:
     """x[N, C, ...] -> its mean and variance per channel, and the number of values."""
-    count = x.numel() // x.shape[1]
     if x.ndim == 2:
         var, mean = torch.var_mean(x, 0, correction=0)
-        return mean, var, count
+        return merged((mean, var, len(x)))
     var_nc, mean_nc = torch.var_mean(x, list(range(2, x.ndim)), correction=0)
-    mean = mean_nc.mean(0)
-    return mean, var_nc.mean(0) + (mean_nc - mean).square().mean(0), count
+    return over_samples(mean_nc, var_nc, x[0, 0].numel())
 
 
 def batch_norm(
@@ -43,22 +39,15 @@ def batch_norm(
     training: bool = True,
     momentum: float | None = 0.1,
     eps: float = 1e-5,
-    *,
-    merge: Callable[[Moments], Moments] = lambda found: found,
 ) -> torch.Tensor:
     """`F.batch_norm` in training mode; statistics in float32 for 16-bit x.
 
-    `merge` may put the moments of several processes together. The running variance takes
-    M / (M - 1), as PyTorch's.
+    The running variance takes M / (M - 1), as PyTorch's.
     """
     x = input.to(accumulation_dtype(input.dtype))
-    mean, var, count = merge(moments(x))
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            factor = 0.0 if momentum is None else momentum
-            unbiased = var * (count / (count - 1 + (count == 1)))
-            running_mean.lerp_(mean.to(running_mean.dtype), factor)
-            running_var.lerp_(unbiased.to(running_var.dtype), factor)
+    found = moments(x)
+    update_running(running_mean, running_var, found, momentum)
+    mean, var, _ = found
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
@@ -75,12 +64,22 @@ _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", 
 class BatchNorms(TorchFunctionMode):
     """`with BatchNorms():` every `F.batch_norm` in training mode is this one.
 
-    The gates' norms and those inside other libraries' layers too; no module changes.
+    The gates' norms and those inside other libraries' layers too; no module changes. `merge` may
+    put the moments of several processes together.
     """
 
-    def __init__(self, merge: Callable[[Moments], Moments] = lambda found: found):
+    def __init__(self, merge: Merge | None = None):
         super().__init__()
         self.merge = merge
+        self._scope = ExitStack()
+
+    def __enter__(self):
+        self._scope.enter_context(merging(self.merge))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any):
+        self._scope.close()
+        return super().__exit__(*error)
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -89,5 +88,5 @@ class BatchNorms(TorchFunctionMode):
         if func is F.batch_norm:
             given = dict(zip(_NAMES, args)) | kwargs  # noqa: B905 - not all are given
             if given.get("training"):
-                return batch_norm(**given, merge=self.merge)
+                return batch_norm(**given)
         return func(*args, **kwargs)

@@ -51,6 +51,8 @@ class Replaced(nn.Identity):
 
 
 def _apply(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    if getattr(module, "applies_gate", False):  # a fused module has done so
+        return output
     return getattr(module, ATTRIBUTE)(output)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
+from accuracy_booster.ops import backend
 from accuracy_booster.surgery.attach import ATTRIBUTE
 from accuracy_booster.surgery.find import (
     Found,
@@ -145,7 +146,7 @@ def make_plan(
             f"example is no tensor [1, C, H, W] but {type(example).__name__}: the network is run "
             "on one image, its first argument"
         )
-    trace = _traced(model, infer_examples(model) if example is None else [example])
+    trace = traced(model, infer_examples(model) if example is None else [example])
     found = _find(model, trace, where)
     skipped = [f.reason for f in found if f.site is None]
     modules = dict(model.named_modules())
@@ -204,7 +205,7 @@ def _starts_at_zero(module: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and not weight.is_meta and not weight.any()
 
 
-def _traced(model: nn.Module, examples: list[torch.Tensor]) -> Trace:
+def traced(model: nn.Module, examples: list[torch.Tensor]) -> Trace:
     """The trace of the first example that the network can take."""
     for last, example in enumerate(examples, start=1 - len(examples)):
         trace = Trace(model)
@@ -274,7 +275,7 @@ def quiet_pass(
     example: torch.Tensor,
     remedy: str = "give an image, or an image size, that it can take",
 ) -> Iterator[torch.Tensor]:
-    """Eval mode without gradients; training flags and random states are put back.
+    """Eval mode without gradients, layer by layer; flags and random states are put back.
 
     Yields the example on the model's device and in its dtype. An example that the model cannot take
     is a ValueError that ends in the remedy.
@@ -284,7 +285,7 @@ def quiet_pass(
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), backend.using("unfused"):
             yield example.to(device=like.device, dtype=like.dtype, copy=True)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__

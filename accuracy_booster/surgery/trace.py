@@ -39,6 +39,7 @@ class Call:
     inputs: list[Value]  # the arguments that depend on the input of the network
     learned: bool  # whether another argument is a tensor that is no buffer: a weight
     arguments: tuple[Any, ...]  # the positional ones, tensors as None
+    module: str | None = None  # the innermost module that was running
     outputs: list[Value] = field(default_factory=list)
 
 
@@ -112,7 +113,8 @@ class Trace(TorchFunctionMode):
         others = [t for t in tensors if t not in self._known and t.numel() > 1]
         learned = any(id(t) not in self._buffers for t in others)
         plain = tuple(None if isinstance(a, torch.Tensor) else a for a in args)
-        call = Call(name, inputs, learned, plain)
+        running = self._names.get(self._stack[-1][0]) if self._stack else None
+        call = Call(name, inputs, learned, plain, running)
         in_place = _in_place(name, kwargs)
         for tensor in outputs:
             if tensor in self._known and not in_place:

@@ -1,0 +1,167 @@
+"""A feature map that is not computed yet: what is added to it and its ReLU join its one pass.
+
+    y = Pending(...)        (z - mean) * scale + shift
+    y = y + shortcut        still pending
+    y = relu(y)             computed now: one pass
+
+Whatever else is done with it computes it first and goes on with an ordinary tensor. It is no
+`torch.Tensor`, so that code which reads a tensor's memory past torch's own functions fails loudly
+instead of losing a gradient; it stands only where a trace of the network has seen nothing but a
+sum and a ReLU (`surgery.flow`).
+"""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from accuracy_booster.ops.fused import Link, affine
+
+_ADD = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__}
+_RELU = {torch.relu, torch.Tensor.relu, F.relu, torch.relu_, torch.Tensor.relu_, F.relu_}
+_IN_PLACE = {torch.relu_, torch.Tensor.relu_, F.relu_}
+
+
+class Pending:
+    """`affine(z, mean, scale, shift, residual=..., relu=...)`, computed when it is needed.
+
+    z is [N, C, H, W], the others [N, C] or None, as for `ops.fused.affine`. `last` is what it waits
+    for: "sum", or "relu" for a sum and a ReLU.
+    """
+
+    __slots__ = ("_value", "last", "link", "mean", "residual", "scale", "shift", "z")
+
+    def __init__(
+        self,
+        z: torch.Tensor,
+        mean: torch.Tensor | None,
+        scale: torch.Tensor,
+        shift: torch.Tensor | None,
+        link: Link | None = None,
+        residual: torch.Tensor | None = None,
+        *,
+        last: str = "relu",
+    ):
+        self.z, self.mean, self.scale, self.shift = z, mean, scale, shift
+        self.link, self.residual, self.last = link, residual, last
+        self._value: torch.Tensor | None = None
+
+    def compute(self, *, relu: bool = False) -> torch.Tensor:
+        """The tensor, or its ReLU."""
+        if self._value is not None:
+            return self._value.relu() if relu else self._value
+        value = affine(
+            *(self.z, self.mean, self.scale, self.shift),
+            residual=self.residual,
+            relu=relu,
+            link=self.link,
+        )
+        if not relu:
+            self._become(value)
+        return value
+
+    def _become(self, value: torch.Tensor) -> None:
+        self._value = value
+        self.residual = None
+
+    def _plus(self, other: Any) -> Pending | torch.Tensor:
+        """The sum, pending still if `other` is a map like this one."""
+        fits = (
+            isinstance(other, torch.Tensor)
+            and other.shape == self.z.shape
+            and other.dtype == self.z.dtype
+            and other.device == self.z.device
+        )
+        if not fits or self.residual is not None or self._value is not None:
+            return self.compute() + (other.compute() if isinstance(other, Pending) else other)
+        total = Pending(self.z, self.mean, self.scale, self.shift, self.link, other)
+        return total if self.last == "relu" else total.compute()
+
+    def _relu(self, in_place: bool) -> torch.Tensor:
+        value = self.compute(relu=True)
+        if in_place:
+            self._become(value)
+        return value
+
+    def __add__(self, other: Any) -> Any:
+        return self._plus(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self._plus(other)
+
+    def __iadd__(self, other: Any) -> Any:
+        total = self._plus(other)
+        if isinstance(total, Pending):
+            self.residual = total.residual
+        else:
+            self._become(total)
+        return self
+
+    def relu(self) -> torch.Tensor:
+        return self._relu(False)
+
+    def relu_(self) -> torch.Tensor:
+        return self._relu(True)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.z.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.z.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.z.device
+
+    @property
+    def ndim(self) -> int:
+        return self.z.ndim
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.compute(), name)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _ADD and len(args) == 2 and not kwargs:
+            a, b = args
+            return a._plus(b) if isinstance(a, Pending) else b._plus(a)
+        if func in _RELU and isinstance(args[0], Pending):
+            in_place = func in _IN_PLACE or kwargs.get("inplace") or args[1:] == (True,)
+            return args[0]._relu(bool(in_place))
+        return func(*_computed(args), **_computed(kwargs))
+
+
+def _computed(tree: Any) -> Any:
+    if isinstance(tree, Pending):
+        return tree.compute()
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map(_computed, tree))
+    if isinstance(tree, dict):
+        return {key: _computed(value) for key, value in tree.items()}
+    return tree
+
+
+def _through(name: str) -> Callable[..., Any]:
+    def method(self: Pending, *args: Any) -> Any:
+        return getattr(self.compute(), name)(*_computed(args))
+
+    return method
+
+
+# Python asks a class, not an object, for what operators mean
+for _name in ("sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "matmul", "neg", "gt"):
+    setattr(Pending, f"__{_name}__", _through(f"__{_name}__"))
+for _name in ("lt", "ge", "le", "getitem", "len", "abs", "isub", "imul", "itruediv"):
+    setattr(Pending, f"__{_name}__", _through(f"__{_name}__"))

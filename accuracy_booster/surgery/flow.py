@@ -1,0 +1,111 @@
+"""What stands around the places of gates: the convolution before, the sum and the ReLU after."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from accuracy_booster.surgery.find import NORMS, SUMS, residual_sites
+from accuracy_booster.surgery.planning import infer_examples, traced
+from accuracy_booster.surgery.boosting import disabled
+from accuracy_booster.surgery.trace import Call, Trace, Value
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The output of the module `name` in one pass.
+
+    Attributes:
+        call: the function of torch that gives it ("batch_norm", "conv2d", ...), if it ran inside
+            that very module and once; else "".
+        shape: [N, C, H, W] of the output.
+        conv: of a norm, the name of the convolution whose output it alone reads; else None.
+        input_shape: of what the convolution (this or the one before the norm) reads.
+        then: "sum" if its only user is a sum of two equal maps, "relu" if only a ReLU follows that,
+            else "".
+        next_norm: a norm that reads the sum; else None.
+    """
+
+    name: str
+    call: str
+    shape: tuple[int, ...]
+    conv: str | None
+    input_shape: tuple[int, ...] | None
+    then: str
+    next_norm: str | None
+
+
+class Flows:
+    """The flow around each module, found from one pass without gates; nothing changes."""
+
+    def __init__(self, model: nn.Module, example: torch.Tensor | None = None):
+        examples = infer_examples(model) if example is None else [example]
+        with disabled(model):
+            self.trace = traced(model, examples)
+        self._outputs: dict[str, Value] = {}
+        for value in self.trace.values:
+            self._outputs |= dict.fromkeys(value.modules, value)
+
+    def sites(self) -> list[str]:
+        """Where gates would go: the last modules of residual branches, in order of execution."""
+        return [found.site.name for found in residual_sites(self.trace) if found.site]
+
+    def norms_after_convs(self) -> Iterator[tuple[str, str]]:
+        """(convolution, norm) for each convolution whose output one norm alone reads."""
+        for value in self.trace.values:
+            call = value.call
+            if call is not None and call.name in NORMS and call.module and call.outputs[0] is value:
+                conv = self._conv_before(call)
+                if conv and conv.module and self._ran_once(call.module):
+                    yield conv.module, call.module
+
+    def of(self, name: str) -> Flow | None:
+        """The flow around a module; None if it did not run, or its output is no map."""
+        value = self._outputs.get(name)
+        if value is None or len(value.shape) != 4 or value.call is None:
+            return None
+        call = value.call
+        own = call.name if call.module == name and self._ran_once(name) else ""
+        conv = call if own == "conv2d" else None
+        if own in NORMS:
+            conv = self._conv_before(call)
+        then, norm = self._after(value)
+        return Flow(
+            name=name,
+            call=own,
+            shape=value.shape,
+            conv=conv.module if conv and own in NORMS else None,
+            input_shape=conv.inputs[0].shape if conv else None,
+            then=then,
+            next_norm=norm,
+        )
+
+    def _ran_once(self, name: str) -> bool:
+        return self.trace.calls_of.get(name) == 1
+
+    def _conv_before(self, norm: Call) -> Call | None:
+        """The convolution whose output the norm alone reads, if its module ran once."""
+        before = norm.inputs[0]
+        conv = before.call
+        alone = len(before.users) == 1 and len(norm.inputs) == 1
+        if conv is None or conv.name != "conv2d" or not conv.module or not alone:
+            return None
+        return conv if self._ran_once(conv.module) and len(conv.inputs) == 1 else None
+
+    def _after(self, value: Value) -> tuple[str, str | None]:
+        if len(value.users) != 1 or value.users[0].name not in SUMS:
+            return "", None
+        call = value.users[0]
+        if len(call.inputs) != 2 or call.inputs[0].shape != call.inputs[1].shape:
+            return "", None
+        total = call.outputs[0]
+        users = [u for u in total.users if self.trace.is_live(u)]
+        if len(users) == 1 and users[0].name in ("relu", "relu_"):
+            return "relu", None
+        norms = [u.module for u in users if u.name == "batch_norm" and u.module]
+        return "sum", norms[0] if len(norms) == 1 and self._ran_once(norms[0]) else None

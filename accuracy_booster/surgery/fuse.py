@@ -1,0 +1,182 @@
+"""Fuse the norms at the ends of residual branches with their gates, and say which and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from accuracy_booster.blocks import Recalibrate
+from accuracy_booster.surgery import fused
+from accuracy_booster.surgery.attach import Model, attached
+from accuracy_booster.surgery.flow import Flow, Flows
+from accuracy_booster.surgery.planning import refuse_wrapped
+
+# a module's class: what it becomes
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: fused.FusedBatchNorm2d,
+    nn.SyncBatchNorm: fused.FusedSyncBatchNorm,
+    nn.Conv2d: fused.FusedConv2d,
+}
+REPORT = "_fast_path"  # on a fused or folded model
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a gate (or where one would be), whether it takes the fast path, and how or why not."""
+
+    name: str
+    fast: bool
+    how: str
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """What `ab.fuse` or `ab.fold` did; `print(ab.fast_path(model))` shows it as a table."""
+
+    kind: str  # fused or folded
+    places: list[Place]
+
+    @property
+    def taken(self) -> int:
+        """How many places take the fast path."""
+        return sum(place.fast for place in self.places)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        rows = [[p.name, "fast" if p.fast else "as before", p.how] for p in self.places]
+        return ["module", "path", "how, or why not"], rows
+
+    def summary(self) -> str:
+        return f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "taken": self.taken}
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (header, *rows)
+        ]
+        return "\n".join([*lines, self.summary()])
+
+
+def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
+    """Compute each norm at the end of a residual branch, its gate, the sum and the ReLU together.
+
+    In place; the result is the same up to rounding, in training and in eval mode, and so are the
+    running statistics, the names in the state dict and the gradients. Places that cannot be fused
+    stay as they are; `ab.fast_path(model)` lists them all, with the reason. Works on boosted
+    networks and on plain ones, whose norm, sum and ReLU are then one pass. For speed compile the
+    fused network, or train it on a GPU, where Triton's kernels run.
+
+    Args:
+        model: a network on any device, not wrapped or compiled.
+        example: an image [1, C, H, W], as for `ab.plan`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for a model that is fused or folded already, or wrapped.
+    """
+    refuse_wrapped(model)
+    if (done := model.__dict__.get(REPORT)) is not None:
+        raise ValueError(
+            f"{type(model).__name__} is {done.kind} already"
+            + ("; ab.unfuse(model) undoes it" if done.kind == "fused" else "")
+        )
+    flows = Flows(model, example)
+    gates = attached(model)
+    modules = dict(model.named_modules())
+    places = []
+    for name in dict.fromkeys([*gates, *flows.sites()]):
+        flow, gate = flows.of(name), gates.get(name)
+        reason = why_not(modules[name], flow, gate)
+        if reason is None:
+            assert flow is not None
+            module = modules[name]
+            module.__class__ = FUSED[type(module)]
+            module.then = flow.then  # type: ignore[assignment]
+        how = reason or _how(flow, gate)
+        places.append(Place(name, reason is None, how))
+    model.__dict__[REPORT] = FastPath("fused", places)
+    return model
+
+
+def unfuse(model: Model) -> Model:
+    """Undo `ab.fuse`, in place; returns the model.
+
+    Raises:
+        ValueError: if it is not fused.
+    """
+    report = model.__dict__.get(REPORT)
+    if report is None or report.kind != "fused":
+        raise ValueError(f"{type(model).__name__} is not fused")
+    original = {after: before for before, after in FUSED.items()}
+    for module in model.modules():
+        if isinstance(module, fused.Fused):
+            module.__class__ = original[type(module)]
+            module.__dict__.pop("then", None)
+    del model.__dict__[REPORT]
+    return model
+
+
+def fast_path(model: nn.Module) -> FastPath:
+    """What `ab.fuse` or `ab.fold` did with each place of a gate.
+
+    Raises:
+        ValueError: for a model that is neither fused nor folded.
+    """
+    report = model.__dict__.get(REPORT) if isinstance(model, nn.Module) else None
+    if report is None:
+        raise ValueError(f"{type(model).__name__} is neither fused nor folded")
+    return report
+
+
+@contextmanager
+def fused_for_a_while(model: Model, *, example: torch.Tensor | None = None) -> Iterator[Model]:
+    """`with fused_for_a_while(model):`, as it was afterwards."""
+    fuse(model, example=example)
+    try:
+        yield model
+    finally:
+        unfuse(model)
+
+
+def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> str | None:
+    """Why a place cannot take the fast path, in a few words; None if it can."""
+    if gate is not None and (reason := not_from_mean(gate)):
+        return reason
+    if flow is None:
+        return "it did not run in the pass, or gave no feature map"
+    if type(module) not in FUSED:
+        return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
+    if flow.call != ("conv2d" if isinstance(module, nn.Conv2d) else "batch_norm"):
+        return "it runs several times in a pass"
+    if isinstance(module, nn.Conv2d) and gate is None:
+        return "a convolution without a gate has nothing to fuse"
+    return None
+
+
+def not_from_mean(gate: Recalibrate) -> str | None:
+    """Why a gate cannot be known from each channel's mean; None if it can."""
+    if gate.layout != "NCHW":
+        return f"its map is {gate.layout}"
+    recipe = gate.recipe
+    if len(recipe.gates) != 1 or not recipe.gates[0].reads_only_mean:
+        return f"the gate reads more than each channel's mean: {recipe}"
+    return None
+
+
+def _how(flow: Flow | None, gate: Recalibrate | None) -> str:
+    assert flow is not None
+    steps = ["norm" if flow.call == "batch_norm" else "convolution"]
+    steps += ["gate"] * (gate is not None)
+    steps += {"": [], "sum": ["sum"], "relu": ["sum", "ReLU"]}[flow.then]
+    return " + ".join(steps)

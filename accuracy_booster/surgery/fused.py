@@ -1,0 +1,163 @@
+"""Modules that compute what they did and apply their gate in the same pass.
+
+`ab.fuse` changes the class of a norm or convolution to one of these and nothing else: parameters,
+buffers, children and hooks stay. Each falls back to what it was where the fast way does not apply.
+"""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from accuracy_booster.blocks import Gate, Recalibrate
+from accuracy_booster.ops import accumulation_dtype, backend, fused, without_autocast
+from accuracy_booster.ops.moments import Merge, over_samples, update_running
+from accuracy_booster.ops.pending import Pending
+from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
+from accuracy_booster.ops.processes import merged
+from accuracy_booster.surgery.attach import ATTRIBUTE
+
+Map = Any  # a tensor [N, C, H, W], or one that is Pending
+
+
+class Fused(nn.Module):
+    """What fused modules have in common. `applies_gate` tells the gate's hook to stand back."""
+
+    applies_gate = True
+    then = ""  # what follows, as `surgery.flow.Flow.then`
+
+    def _gate(self) -> Gate | None:
+        """The gate, if there is one and it is enabled."""
+        block: Recalibrate | None = getattr(self, ATTRIBUTE, None)
+        return block[0] if block is not None and block.enabled else None  # type: ignore[return-value]
+
+    def _plain(self, x: torch.Tensor) -> torch.Tensor:
+        """As before fusing."""
+        y = super().forward(x)  # type: ignore[misc]
+        block = getattr(self, ATTRIBUTE, None)
+        return y if block is None else block(y)
+
+    def _waits(self, x: torch.Tensor) -> bool:
+        """Whether to hand on a pending map: nobody but a sum (and a ReLU) will read it."""
+        hooked = len(self._forward_hooks) > (ATTRIBUTE in self._modules) or self._backward_hooks
+        return bool(self.then) and not hooked and not fused.traced(x)
+
+    def _given(
+        self,
+        z: torch.Tensor,
+        mean: torch.Tensor | None,
+        scale: torch.Tensor,
+        shift: torch.Tensor | None,
+        link: fused.Link | None,
+    ) -> Map:
+        """(z - mean) * scale + shift, now or when what follows is known."""
+        if self._waits(z):
+            return Pending(z, mean, scale, shift, link, last=self.then)
+        return fused.affine(z, mean, scale, shift, link=link)
+
+
+class FusedNorm(Fused):
+    """Batch norm and gate from one reduction: the descriptor is GAP(BN(z)) = a (mean_nc - mu) + b.
+
+    BN(z) = a (z - mean_nc) + descriptor, so the gated map is (z - mean_nc) (a p) + descriptor p.
+    """
+
+    running_mean: torch.Tensor | None
+    running_var: torch.Tensor | None
+    num_batches_tracked: torch.Tensor | None
+    momentum: float | None
+    track_running_stats: bool
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float
+
+    def forward(self, x: torch.Tensor) -> Map:
+        if backend.current() == "unfused" or x.ndim != 4 or x.numel() == 0:
+            return self._plain(x)
+        gate = self._gate()
+        batch = self.training or self.running_mean is None
+        mean_nc = link = None
+        dtype = accumulation_dtype(x.dtype)
+        if batch:
+            link = None if fused.traced(x) else fused.Link()
+            mean_nc, var_nc = fused.moments(x, link)
+            mean, var = self._statistics(mean_nc, var_nc, x)
+        else:
+            assert self.running_mean is not None and self.running_var is not None
+            mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
+            if gate is not None:
+                mean_nc = x.mean((2, 3), dtype=dtype)
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        around = mean.new_zeros(()) if mean_nc is None else mean_nc
+        descriptor = (around - mean) * scale
+        if self.bias is not None:
+            descriptor = descriptor + self.bias
+        # [N, C] values: over the samples too, so that their gradients are sums over space alone
+        scale, descriptor = scale.expand(len(x), -1), descriptor.expand(len(x), -1)
+        if gate is not None:
+            p = gate.weigh([descriptor])
+            scale, descriptor = scale * p, descriptor * p
+        return self._given(x, mean_nc, scale.to(dtype), descriptor.to(dtype), link)
+
+    def _statistics(
+        self, mean_nc: torch.Tensor, var_nc: torch.Tensor, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch's mean[C] and variance[C]; running statistics move as PyTorch's do."""
+        area = x.shape[2] * x.shape[3]
+        if len(x) * area == 1:
+            raise ValueError(
+                "expected more than 1 value per channel when training, got input size "
+                f"{list(x.shape)}"
+            )
+        found = over_samples(mean_nc, var_nc, area, self._merge())
+        if self.training and self.track_running_stats:
+            momentum = self.momentum
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+                if momentum is None:  # a cumulative average
+                    momentum = 1.0 / float(self.num_batches_tracked)
+            update_running(self.running_mean, self.running_var, found, momentum)
+        return found[0], found[1]
+
+    def _merge(self) -> Merge | None:
+        """How the moments of several processes are put together, if not by the scope."""
+        return None
+
+
+class FusedBatchNorm2d(FusedNorm, nn.BatchNorm2d):
+    pass
+
+
+class FusedSyncBatchNorm(FusedNorm, nn.SyncBatchNorm):
+    process_group: Any
+
+    def _merge(self) -> Merge | None:
+        distributed = torch.distributed
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return None
+        group = self.process_group
+        return partial(merged, group=group) if distributed.get_world_size(group) > 1 else None
+
+
+class FusedConv2d(Fused, nn.Conv2d):
+    """A convolution at whose output a gate stands: the descriptor is known before it runs."""
+
+    def forward(self, x: torch.Tensor) -> Map:
+        gate = self._gate()
+        if gate is None or backend.current() == "unfused" or x.ndim != 4:
+            return self._plain(x)
+        z = super(Fused, self).forward(x)
+        if has_pooled_form(self):
+            with without_autocast(x):
+                descriptor = pooled_conv(x, self)
+        else:
+            descriptor = z.mean((2, 3), dtype=accumulation_dtype(z.dtype))
+        p = gate.weigh([descriptor])
+        return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None)
