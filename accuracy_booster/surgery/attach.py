@@ -137,15 +137,21 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     }
 
 
-def detach(model: Model) -> Model:
-    """Take every gate off again, in place; returns the model."""
+def detach(model: Model, names: Iterable[str] | None = None) -> Model:
+    """Take every gate off again, or those of the named modules, in place; returns the model."""
     gates = attached(model)
     modules = dict(model.named_modules())
-    for name in gates:
-        delattr(modules[name], ATTRIBUTE)
+    taken = set(gates if names is None else names)
+    for name in taken:
+        gate = modules[name]._modules.pop(ATTRIBUTE)
         _remove(modules[name]._forward_hooks, _apply)
+        for module in modules.values():
+            kept = module.__dict__.get(KEPT, {})
+            for path in [path for path, other in kept.items() if other is gate]:
+                del kept[path]
     for module in modules.values():
-        if module.__dict__.pop(KEPT, None) is not None:
+        if module.__dict__.get(KEPT) == {}:
+            del module.__dict__[KEPT]
             _remove(module._forward_pre_hooks, _restore)
     return model
 

@@ -47,6 +47,7 @@ class Flows:
         examples = infer_examples(model) if example is None else [example]
         with disabled(model):
             self.trace = traced(model, examples)
+        self.input_shape = self.trace.values[0].shape
         self._outputs: dict[str, Value] = {}
         for value in self.trace.values:
             self._outputs |= dict.fromkeys(value.modules, value)

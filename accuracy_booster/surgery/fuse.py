@@ -15,19 +15,29 @@ from accuracy_booster.surgery import fused
 from accuracy_booster.surgery.attach import Model, attached
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.planning import refuse_wrapped
+from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
-# a module's class: what it becomes
-FUSED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: fused.FusedBatchNorm2d,
-    nn.SyncBatchNorm: fused.FusedSyncBatchNorm,
-    nn.Conv2d: fused.FusedConv2d,
-}
 REPORT = "_fast_path"  # on a fused or folded model
+
+
+def fused_classes() -> dict[type[nn.Module], type[nn.Module]]:
+    """{a module's class: what it becomes}."""
+    table: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm2d: fused.FusedBatchNorm2d,
+        nn.SyncBatchNorm: fused.FusedSyncBatchNorm,
+        nn.Conv2d: fused.FusedConv2d,
+    }
+    if classes := norm_act_classes():
+        from accuracy_booster.surgery import fused_timm
+
+        names = fused_timm.FusedBatchNormAct2d, fused_timm.FusedSyncBatchNormAct
+        table |= dict(zip(classes, names, strict=True))
+    return table
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place of a gate (or where one would be), whether it takes the fast path, and how or why not."""
+    """A place of a gate, or of none yet: whether it takes the fast path, and how or why not."""
 
     name: str
     fast: bool
@@ -101,7 +111,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
         if reason is None:
             assert flow is not None
             module = modules[name]
-            module.__class__ = FUSED[type(module)]
+            module.__class__ = fused_classes()[type(module)]
             module.then = flow.then  # type: ignore[assignment]
         how = reason or _how(flow, gate)
         places.append(Place(name, reason is None, how))
@@ -118,7 +128,7 @@ def unfuse(model: Model) -> Model:
     report = model.__dict__.get(REPORT)
     if report is None or report.kind != "fused":
         raise ValueError(f"{type(model).__name__} is not fused")
-    original = {after: before for before, after in FUSED.items()}
+    original = {after: before for before, after in fused_classes().items()}
     for module in model.modules():
         if isinstance(module, fused.Fused):
             module.__class__ = original[type(module)]
@@ -155,10 +165,12 @@ def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> s
         return reason
     if flow is None:
         return "it did not run in the pass, or gave no feature map"
-    if type(module) not in FUSED:
+    if type(module) not in fused_classes():
         return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
     if flow.call != ("conv2d" if isinstance(module, nn.Conv2d) else "batch_norm"):
         return "it runs several times in a pass"
+    if steps := after_norm(module):
+        return f"its norm goes on with {type(steps[-1]).__name__}"
     if isinstance(module, nn.Conv2d) and gate is None:
         return "a convolution without a gate has nothing to fuse"
     return None

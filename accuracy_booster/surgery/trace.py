@@ -77,7 +77,7 @@ class Trace(TorchFunctionMode):
             stack.enter_context(_scripted_calls(self))
             stack.enter_context(self)
             output = model(example)
-        for tensor in _tensors(output):
+        for tensor in tensors_of(output):
             if tensor in self._known:
                 self._live |= self._known[tensor].ancestors
         return output
@@ -100,13 +100,13 @@ class Trace(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        outputs = list(_tensors(result))
+        outputs = list(tensors_of(result))
         if outputs and name not in CREATES and not _by_zero(name, args):
             self._record(name, args, kwargs, outputs)
         return result
 
     def _record(self, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_of((args, kwargs)))
         inputs = [self._known[t] for t in tensors if t in self._known]
         if not inputs:
             return
@@ -125,14 +125,14 @@ class Trace(TorchFunctionMode):
                 value.users.append(call)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        inputs = [self._known[t] for t in _tensors(args) if t in self._known]
+        inputs = [self._known[t] for t in tensors_of(args) if t in self._known]
         self._stack.append((module, len(self.values), inputs))
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         entered, first, inputs = self._stack.pop()
         assert entered is module
         name = self._names.get(module)
-        outputs = list(_tensors(output))
+        outputs = list(tensors_of(output))
         unseen = [t for t in outputs if t not in self._known]
         if unseen and inputs:  # a scripted function or an autograd.Function: opaque
             learned = any(True for _ in module.parameters())
@@ -151,17 +151,17 @@ class Trace(TorchFunctionMode):
                 value.modules.append(name)
 
 
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         yield tree
     elif isinstance(tree, (list, tuple)):
         for item in tree:
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif isinstance(tree, dict):
         for item in tree.values():
-            yield from _tensors(item)
+            yield from tensors_of(item)
     elif hasattr(tree, "__dataclass_fields__"):  # a Hugging Face output
-        yield from _tensors(vars(tree))
+        yield from tensors_of(vars(tree))
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def _scripted_calls(trace: Trace) -> Iterator[None]:
 
     def recorded(self, *args, **kwargs):
         result = call(self, *args, **kwargs)
-        trace._record("scripted", args, kwargs, list(_tensors(result)))
+        trace._record("scripted", args, kwargs, list(tensors_of(result)))
         return result
 
     torch.jit.ScriptFunction.__call__ = recorded  # type: ignore[method-assign]

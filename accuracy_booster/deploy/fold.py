@@ -1,0 +1,242 @@
+"""Fold a network for inference: norms into convolutions, gates to one affine and a sigmoid."""
+
+# N batch, C channels in, K channels out, H W space
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from accuracy_booster.blocks import Recalibrate
+from accuracy_booster.deploy import folded
+from accuracy_booster.ops import accumulation_dtype
+from accuracy_booster.ops.pooled import has_pooled_form
+from accuracy_booster.surgery.attach import attached, detach
+from accuracy_booster.surgery.flow import Flow, Flows
+from accuracy_booster.surgery.fuse import REPORT, FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.planning import refuse_wrapped
+from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
+from accuracy_booster.surgery.trace import tensors_of
+
+Network = TypeVar("Network", bound=nn.Module)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+TOLERANCE = 1e-5  # of the largest |output|, in float32
+
+# Reading a map that was just written costs a third of reading one that no longer fits in the
+# cache; a matrix that every batch reads anew costs three times its size. Fitted to
+# `benchmarks/sites.py`.
+CACHE, FRESH, MATRIX = 16 << 20, 1 / 3, 3
+
+
+def fold(
+    model: Network, *, example: torch.Tensor | None = None, verify: bool = False
+) -> Network:
+    """A new network for inference that computes the same, with the same call.
+
+    Batch norms go into the convolutions before them. A gate that reads each channel's mean becomes
+    one affine map and a sigmoid, computed from the mean of the last convolution's input before that
+    runs, or from its output, whichever reads less; its product, the residual sum and the ReLU are
+    one pass. In a network without gates the norms are folded. What cannot be folded stays as it is;
+    `ab.fast_path(folded)` lists the places of the gates. The model itself does not change.
+
+    Args:
+        model: a network in eval mode, boosted or not, fused or not.
+        example: images [N, C, H, W] of the size, and best of the batch, that it will see: it
+            decides where the gates are computed. By default one image as for `ab.plan`.
+        verify: compare both networks on random images (or on the example, if it is not constant).
+
+    Raises:
+        ValueError: for a network in training mode, one that is folded already, or wrapped.
+        RuntimeError: if verifying finds a difference of more than 1e-5 of the largest output (more
+            for 16-bit networks).
+    """
+    refuse_wrapped(model)
+    report = model.__dict__.get(REPORT)
+    if report is not None and report.kind == "folded":
+        raise ValueError(f"{type(model).__name__} is folded already")
+    training = [name for name, m in model.named_modules() if m.training and isinstance(m, NORMS)]
+    if model.training or training:
+        what = f"its norm {training[0]!r} is" if not model.training else "it is"
+        raise ValueError(
+            f"cannot fold {type(model).__name__}: {what} in training mode, with statistics that "
+            "change; call model.eval() first"
+        )
+    new = copy.deepcopy(model)
+    if report is not None:
+        unfuse(new)
+    flows = Flows(new, example)
+    gates = attached(new)
+    modules = dict(new.named_modules())
+    places = [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
+    for conv, norm in flows.norms_after_convs():
+        if type(modules[conv]) is nn.Conv2d and _is_plain(modules[norm]):
+            if isinstance(new.get_submodule(norm), NORMS):  # not yet folded with its gate
+                _replace(new, conv, fold_norm(modules[conv], modules[norm]))
+                _replace(new, norm, _rest_of(modules[norm]))
+    attached(new)  # puts gates that are left back onto what stands in for their norms
+    new.__dict__[REPORT] = FastPath("folded", places)
+    if verify:
+        _verify(model, new, flows.input_shape, example)
+    return new
+
+
+def _fold_gate(
+    new: nn.Module,
+    modules: dict[str, nn.Module],
+    name: str,
+    gate: Recalibrate,
+    flow: Flow | None,
+) -> Place:
+    """Fold one gate and the norm before it; says how, or why not."""
+    module = modules[name]
+    reason = _why_not(modules, module, gate, flow)
+    if reason is not None:
+        return Place(name, False, reason)
+    assert flow is not None and flow.input_shape is not None
+    conv = modules[flow.conv] if flow.conv else module
+    assert isinstance(conv, nn.Conv2d)
+    plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
+    detach(new, [name])
+    plain._modules.pop("recalibrate", None)
+    form = _form(plain, gate, flow)
+    gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then)
+    _replace(new, flow.conv or name, gated.train(conv.training))
+    if flow.conv:
+        _replace(new, name, _rest_of(module))
+    return Place(name, True, f"the gate {folded.FORMS[form]}")
+
+
+def _why_not(
+    modules: dict[str, nn.Module], module: nn.Module, gate: Recalibrate, flow: Flow | None
+) -> str | None:
+    if reason := not_from_mean(gate):
+        return reason
+    if flow is None or not flow.call:
+        return "it did not run once in the pass, or gave no feature map"
+    if type(module) is nn.Conv2d and flow.call == "conv2d":
+        return None
+    if not isinstance(module, NORMS):
+        return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
+    if not _is_plain(module):
+        return "its norm has no running statistics, or is of a class of its own"
+    if steps := after_norm(module):
+        return f"its norm goes on with {type(steps[-1]).__name__}"
+    if not flow.conv or type(modules[flow.conv]) is not nn.Conv2d:
+        return "no plain Conv2d alone feeds its norm"
+    return None
+
+
+def _is_plain(norm: nn.Module) -> bool:
+    return type(norm) in (*NORMS, *norm_act_classes()) and norm.running_mean is not None
+
+
+def _rest_of(norm: nn.Module) -> nn.Module:
+    """What a norm does beside normalising."""
+    steps = after_norm(norm)
+    return nn.Sequential(*steps).train(norm.training) if steps else nn.Identity()
+
+
+@torch.no_grad()
+def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    """A convolution that computes norm(conv(x)) in eval mode, with new weights (in float64)."""
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, NORMS)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double() if conv.bias is None else (
+        conv.bias.double() - norm.running_mean.double()
+    )
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    new = copy.copy(conv)
+    new._parameters = dict(conv._parameters)
+    weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
+    new.weight = nn.Parameter(weight, conv.weight.requires_grad)
+    new.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)
+    return new
+
+
+@torch.no_grad()
+def fold_gate(conv: nn.Conv2d, gate: Recalibrate, form: str) -> folded.FoldedGate:
+    """The gate on the taps' means of conv's input (form "input"), or on the mean of its output."""
+    first, *rest = folded.segments(gate[0])  # type: ignore[arg-type]
+    stages: list[nn.Module]
+    if form == "input":
+        weight = _matrix(conv)
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
+        stages = [folded.linear(*folded.after(first, weight, bias))]
+    else:
+        stages = [folded.stage(first, conv.out_channels)]
+    for layers in rest:
+        stages.append(folded.stage(layers, layers[0].weight.shape[1]))  # type: ignore[arg-type]
+    scale = gate.recipe.gates[0].scale
+    dtype = accumulation_dtype(conv.weight.dtype)
+    return folded.FoldedGate(stages, scale).to(dtype).eval()
+
+
+def _matrix(conv: nn.Conv2d) -> torch.Tensor:
+    """The kernel as [K, C * taps], float64, also of a grouped convolution."""
+    per_group = conv.weight.double().flatten(1).unflatten(0, (conv.groups, -1))
+    return torch.block_diag(*per_group)
+
+
+def _form(conv: nn.Conv2d, gate: Recalibrate, flow: Flow) -> str:
+    """Where to take the descriptor from: the place that reads fewer bytes."""
+    if not has_pooled_form(conv):
+        return "output"
+    assert flow.input_shape is not None
+    first = folded.segments(gate[0])[0]  # type: ignore[arg-type]
+    width = _width(first, conv.out_channels)
+    taps = math.prod(conv.kernel_size)
+    size = conv.weight.element_size()
+    before = size * (math.prod(flow.input_shape) + MATRIX * width * conv.in_channels * taps)
+    own = 0 if folded.is_diagonal(first) else size * MATRIX * sum(
+        p.numel() for m in first for p in m.parameters()
+    )
+    written = size * math.prod(flow.shape)
+    return "input" if before < written * (FRESH if written < CACHE else 1) + own else "output"
+
+
+def _width(layers: list[nn.Module], width: int) -> int:
+    """How many values come out of a segment."""
+    for layer in layers:
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.ndim == 2:
+            width = len(weight)
+    return width
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+@torch.no_grad()
+def _verify(
+    model: nn.Module, new: nn.Module, shape: tuple[int, ...], given: torch.Tensor | None
+) -> None:
+    """Compare the two networks' outputs with the model's in float64.
+
+    A network that amplifies rounding differs from itself; the folded one may be three times as far
+    from the truth as the model is.
+    """
+    like = next(model.parameters())
+    constant = given is None or bool((given == given.flatten()[0]).all())
+    images = torch.randn(shape) if given is None or constant else given
+    images = images.to(device=like.device, dtype=like.dtype)
+    exact = tensors_of(copy.deepcopy(model).double()(images.double()))
+    allowed = TOLERANCE * max(1.0, torch.finfo(like.dtype).eps / torch.finfo(torch.float32).eps)
+    for truth, a, b in zip(exact, tensors_of(model(images)), tensors_of(new(images)), strict=True):
+        largest = float(truth.abs().max())
+        before, after = (float((x - truth).abs().max()) for x in (a, b))
+        if not after <= max(allowed * largest, 3 * before):
+            raise RuntimeError(
+                f"the folded network is {after:.3g} from the exact output, the model {before:.3g}; "
+                f"at most {allowed * largest:.3g} was expected ({allowed:.0e} of the largest)"
+            )

@@ -1,0 +1,15 @@
+"""Fused forms of timm's norms; imported only where a network has them."""
+
+from __future__ import annotations
+
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
+
+from accuracy_booster.surgery.fused import FusedNorm, FusedSyncBatchNorm
+
+
+class FusedBatchNormAct2d(FusedNorm, BatchNormAct2d):
+    """One whose activation and dropout are identities: at the end of a residual branch."""
+
+
+class FusedSyncBatchNormAct(FusedSyncBatchNorm, SyncBatchNormAct):
+    """The same, synchronised."""
