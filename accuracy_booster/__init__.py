@@ -17,47 +17,59 @@ _PUBLIC = {
     "Recipe": "blocks",
     "list_recipes": "blocks",
     "recipe": "blocks",
+    "FastPath": "surgery",
     "Plan": "surgery",
     "added_parameters": "surgery",
     "boost": "surgery",
     "disabled": "surgery",
+    "fast_path": "surgery",
+    "fuse": "surgery",
     "load": "surgery",
     "plan": "surgery",
     "save": "surgery",
     "unboost": "surgery",
+    "unfuse": "surgery",
     "create_model": "models",
     "list_models": "models",
     "TrainConfig": "training",
     "evaluate": "training",
     "train": "training",
     "compare": "analysis",
+    "bench": "analysis",
     "complexity": "analysis",
+    "fold": "deploy",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
+    from accuracy_booster.analysis import bench as bench
     from accuracy_booster.analysis import compare as compare
     from accuracy_booster.analysis import complexity as complexity
     from accuracy_booster.blocks import Recalibrate as Recalibrate
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
+    from accuracy_booster.deploy import fold as fold
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.surgery import FastPath as FastPath
     from accuracy_booster.surgery import Plan as Plan
     from accuracy_booster.surgery import added_parameters as added_parameters
     from accuracy_booster.surgery import boost as boost
     from accuracy_booster.surgery import disabled as disabled
+    from accuracy_booster.surgery import fast_path as fast_path
+    from accuracy_booster.surgery import fuse as fuse
     from accuracy_booster.surgery import load as load
     from accuracy_booster.surgery import plan as plan
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
+    from accuracy_booster.surgery import unfuse as unfuse
     from accuracy_booster.training import TrainConfig as TrainConfig
     from accuracy_booster.training import evaluate as evaluate
     from accuracy_booster.training import train as train
 
 
-_PARTS = ("analysis", "blocks", "data", "models", "ops", "reproduction", "surgery", "training")
+_PARTS = ("analysis", "blocks", "data", "deploy", "models", "ops", "reproduction", "surgery", "training")
 
 __getattr__, __dir__ = lazy.names(__name__, _PUBLIC, _PARTS)

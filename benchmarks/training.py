@@ -105,7 +105,7 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
     )
     trainer = loop.Trainer(config, data)
     trainer.stop = StopRequest("")
-    trainer.forward = compiling.compiled(trainer) if compile else trainer.network
+    trainer.forward = compiling.prepared(trainer, compile, compiling.fuses(trainer, compile))
     epochs = iter(range(10**9))
     batches = forever(lambda: loader.batches(next(epochs)))
 

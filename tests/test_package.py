@@ -21,7 +21,7 @@ ORDER = [
     "data",
     "training",
 ]
-ORDER += ["analysis", "reproduction", "cli", "__main__"]
+ORDER += ["deploy", "analysis", "reproduction", "cli", "__main__"]
 
 
 def imports_of(file: Path) -> set[str]:

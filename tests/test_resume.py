@@ -896,7 +896,7 @@ def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     run = tmp_path / "run"
     assert work(run, lambda: in_the_step(6)) == -signal.SIGKILL
     info = json.loads((run / "run.json").read_text())
-    assert info["decided"] == {"compile": True}
+    assert info["decided"] == {"compile": True, "fuse": True}
     text = (run / "config.yaml").read_text()
     assert "compile: 'on'" in text
     (run / "config.yaml").write_text(text.replace("compile: 'on'", "compile: 'off'"))

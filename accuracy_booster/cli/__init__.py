@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from accuracy_booster.cli import networks, reproduce, runs
+from accuracy_booster.cli import bench, networks, reproduce, runs
 from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped, unknown
 from accuracy_booster.training.presets import PRESETS
 
-COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **reproduce.COMMANDS}
+COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **bench.COMMANDS, **reproduce.COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -68,13 +68,13 @@ def _models(given: dict[str, Any]):
     return {"models": models, "blocks": recipes}, show
 
 
-def _network_arguments(parser: Parser) -> None:
+def network_arguments(parser: Parser) -> None:
     about = "the network: NAME, timm/NAME or torchvision/NAME"
     parser.add_argument("name", type=str, nargs="?", help=f"{about} (short for --model NAME)")
     parser.add_argument("--model", type=str, help=about)
 
 
-def _network(given: dict[str, Any]) -> str:
+def network(given: dict[str, Any]) -> str:
     """The network's name, given in one of the two ways."""
     names = [n for n in (given.get("name"), given.get("model")) if n]
     if len(set(names)) != 1:
@@ -83,13 +83,13 @@ def _network(given: dict[str, Any]) -> str:
     return names[0]
 
 
-def _input_size_argument(parser: Parser) -> None:
+def input_size_argument(parser: Parser) -> None:
     parser.add_argument(
         "--input_size", type=tuple[int, int, int] | None, help="C,H,W of an image it can take"
     )
 
 
-def _input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
+def input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
     size = given.get("input_size")
     if size and min(size) < 1:
         raise ValueError(f"--input_size {list(size)} must be three numbers >= 1")
@@ -97,7 +97,7 @@ def _input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
 
 
 def _plan_arguments(parser: Parser) -> None:
-    _network_arguments(parser)
+    network_arguments(parser)
     parser.add_argument("--block", type=str, default="ab", help="the gates' recipe")
     parser.add_argument(
         "--where",
@@ -106,7 +106,7 @@ def _plan_arguments(parser: Parser) -> None:
         help="residual, conv, attention, a module's name, or a regular expression between slashes",
     )
     parser.add_argument("--init", type=str, default="paper", help="paper or identity")
-    _input_size_argument(parser)
+    input_size_argument(parser)
 
 
 def _plan(given: dict[str, Any]):
@@ -115,7 +115,7 @@ def _plan(given: dict[str, Any]):
     from accuracy_booster.models import create_model
     from accuracy_booster.surgery import plan
 
-    name, size = _network(given), _input_size(given)
+    name, size = network(given), input_size(given)
     where = given.get("where", "residual")
     if len(where) > 2 and where[0] == where[-1] == "/":
         try:
@@ -140,14 +140,14 @@ def _plan(given: dict[str, Any]):
 
 
 def _complexity_arguments(parser: Parser) -> None:
-    _network_arguments(parser)
+    network_arguments(parser)
     parser.add_argument(
         "--block",
         type=str,
         default="ab",
         help="the blocks, separated by commas (or by newlines, for texts with commas)",
     )
-    _input_size_argument(parser)
+    input_size_argument(parser)
     parser.add_argument("--batch_size", type=int, default=1, help="images in a batch")
     parser.add_argument(
         "--convention",
@@ -163,7 +163,7 @@ def _complexity(given: dict[str, Any]):
     from accuracy_booster.analysis import Complexity, complexity, conventions
     from accuracy_booster.models import create_model
 
-    name, size = _network(given), _input_size(given)
+    name, size = network(given), input_size(given)
     options = {
         "batch_size": given.get("batch_size", 1),
         "convention": given.get("convention", "mac"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -55,6 +56,11 @@ def implementation(x: torch.Tensor) -> ModuleType:
     wanted = _current == "triton" or (_current == "auto" and x.is_cuda and has_triton())
     if not (wanted and fits):
         return reference
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"Triton's kernels run on a GPU, and this map is on {x.device}; start Python with "
+            "TRITON_INTERPRET=1 to interpret them, or use using('reference')"
+        )
     from accuracy_booster.ops import triton_kernels
 
     return triton_kernels

@@ -30,28 +30,46 @@ def traced(x: torch.Tensor) -> bool:
 
 
 class Link:
-    """The gradient that the pointwise pass leaves for the reduction: its own part of dz."""
+    """The gradient that the pointwise pass leaves for the reduction: its own part of dz.
 
-    __slots__ = ("grad", "scale")
+    It belongs to one backward pass: what a pass left that never reached the reduction (one for some
+    parameters alone) is dropped by the next.
+    """
+
+    __slots__ = ("grad", "scale", "task")
 
     def __init__(self) -> None:
         self.grad: torch.Tensor | None = None
         self.scale: torch.Tensor | None = None
+        self.task = -1
 
     def put(self, grad: torch.Tensor, scale: torch.Tensor) -> None:
-        self.grad = grad if self.grad is None else self.grad + grad
-        self.scale = scale
+        before, _ = self.take()
+        self.grad = grad if before is None else before + grad
+        self.scale, self.task = scale, _backward_pass()
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         taken = self.grad, self.scale
         self.grad = self.scale = None
-        return taken
+        return taken if self.task == _backward_pass() else (None, None)
+
+
+def _backward_pass() -> int:
+    """The number of the backward pass that is running."""
+    return torch._C._current_graph_task_id()  # type: ignore[attr-defined]
+
+
+def needs_link(z: torch.Tensor) -> bool:
+    """Whether z's moments and what is made of z share the work of the gradient."""
+    return z.requires_grad and torch.is_grad_enabled() and not traced(z)
 
 
 def moments(z: torch.Tensor, link: Link | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """z[N, C, H, W] -> mean[N, C], variance[N, C] over space (correction 0)."""
-    if link is None or traced(z):
+    if traced(z):
         return reference.moments(z)
+    if link is None:
+        return backend.implementation(z).moments(z)
     return _Moments.apply(z, link)
 
 
@@ -122,7 +140,8 @@ class _Affine(torch.autograd.Function):
         if ctx.link is not None:
             ctx.link.put(grad, scale)
         elif ctx.needs_input_grad[0]:
-            d_z = reference.affine(grad, None, scale, None, None, False).to(z.dtype)
+            run = backend.implementation(grad).affine
+            d_z = run(grad, None, scale, None, None, False).to(z.dtype)
         d_mean = None if mean is None else -scale * d_shift
         d_residual = grad if ctx.needs_input_grad[4] else None
         return d_z, d_mean, d_scale, d_shift if ctx.shifted else None, d_residual, None, None

@@ -2,12 +2,14 @@
 
 from accuracy_booster.surgery.attach import ATTRIBUTE, attach, attached, detach
 from accuracy_booster.surgery.boosting import added_parameters, boost, disabled, unboost
+from accuracy_booster.surgery.fuse import FastPath, fast_path, fuse, unfuse
 from accuracy_booster.surgery.planning import Plan, plan
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.storage import load, save
 
 __all__ = [
     "ATTRIBUTE",
+    "FastPath",
     "Plan",
     "Site",
     "added_parameters",
@@ -16,8 +18,11 @@ __all__ = [
     "boost",
     "detach",
     "disabled",
+    "fast_path",
+    "fuse",
     "load",
     "plan",
     "save",
     "unboost",
+    "unfuse",
 ]

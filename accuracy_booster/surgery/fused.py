@@ -84,7 +84,7 @@ class FusedNorm(Fused):
         mean_nc = link = None
         dtype = accumulation_dtype(x.dtype)
         if batch:
-            link = None if fused.traced(x) else fused.Link()
+            link = fused.Link() if fused.needs_link(x) else None
             mean_nc, var_nc = fused.moments(x, link)
             mean, var = self._statistics(mean_nc, var_nc, x)
         else:

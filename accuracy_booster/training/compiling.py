@@ -1,4 +1,4 @@
-"""Whether to compile the training step: measured once, kept in the run, used again on resuming.
+"""How the training step runs, compiled and fused or not: decided once, kept for resuming.
 
 A compiled step rounds differently, so a run keeps to what it chose.
 """
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from accuracy_booster import surgery
+from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
+from accuracy_booster.surgery.fuse import REPORT
 from accuracy_booster.training.run import Run
 
 if TYPE_CHECKING:
@@ -23,16 +26,36 @@ GAIN = 0.97  # of the eager step's time that the compiled one may take
 
 
 def choose(trainer: Trainer, run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network's forward pass for training, compiled or not, as the run has it or now decides.
+    """The network's forward pass for training, as the run has it or now decides.
 
-    The decision is in `run.json` before the first step.
+    The decision is in `run.json` before the first step: whether to compile, and whether to fuse
+    each norm with its gate, sum and ReLU.
     """
     decided = run.info.get("decided", {})
     if "compile" not in decided:
-        decided = {"compile": _decide(trainer)}
+        compile = _decide(trainer)
+        decided = {"compile": compile, "fuse": fuses(trainer, compile)}
         if trainer.accelerator.is_main_process:
             run.write_info({"decided": decided})
-    return compiled(trainer) if decided["compile"] else trainer.network
+    return prepared(trainer, decided["compile"], decided.get("fuse", False))
+
+
+def fuses(trainer: Trainer, compile: bool) -> bool:
+    """Whether the step is fused: by default where a compiler or kernels make it fast."""
+    if trainer.config.fuse != "auto":
+        return trainer.config.fuse == "on"
+    return compile or (trainer.device.type == "cuda" and has_triton())
+
+
+def prepared(trainer: Trainer, compile: bool, fuse: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass, compiled or not, of a network that is fused or not."""
+    plain = trainer.plain
+    if fuse != (REPORT in plain.__dict__):
+        if fuse:
+            surgery.fuse(plain, example=torch.zeros(1, *trainer.config.input_size))
+        else:
+            surgery.unfuse(plain)
+    return compiled(trainer) if compile else trainer.network
 
 
 def compiled(trainer: Trainer) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -64,7 +87,8 @@ def _decide(trainer: Trainer) -> bool:
         if eager * steps < WORTH:
             return False
         trainer._say(f"compiling the step, which takes {eager:.3f} s (--compile off does without)")
-        faster = _seconds(trainer, batch, compiled(trainer))
+        forward = prepared(trainer, True, fuses(trainer, True))
+        faster = _seconds(trainer, batch, forward)
         trainer._say(f"compiled: {faster:.3f} s")
         return faster < GAIN * eager
     except Exception as e:  # compilers fail in many ways, and training goes on without

@@ -64,6 +64,8 @@ class TrainConfig:
         skipped_steps: steps in a row that fp16's loss scaling may skip before training stops
         compile: auto, on or off: torch.compile the training step. auto tries it where the run is
             long enough to pay for compiling, and keeps what was faster
+        fuse: auto, on or off: compute norm, gate, sum and ReLU at the ends of residual branches in
+            one pass (ab.fuse). auto does it in a compiled step and on a GPU with Triton
         sync_bn: batch norms, the gates' too, take the moments of all processes together
         channels_last: keep the network in the channels-last memory format
         workers: processes that load images
@@ -120,6 +122,7 @@ class TrainConfig:
     precision: str = "fp32"
     skipped_steps: int = 20
     compile: str = "auto"
+    fuse: str = "auto"
     sync_bn: bool = False
     channels_last: bool = True
     workers: int = 0
@@ -256,6 +259,7 @@ def _check(c: TrainConfig) -> None:
         "bad_images": (c.bad_images >= 0, ">= 0"),
         "skipped_steps": (c.skipped_steps >= 0, ">= 0"),
         "compile": (c.compile in ("auto", "on", "off"), "auto, on or off"),
+        "fuse": (c.fuse in ("auto", "on", "off"), "auto, on or off"),
         "validation": (0 <= c.validation < 1, "a share of the training set in [0, 1)"),
         "seed": (c.seed >= 0, ">= 0"),
         "data": (bool(c.data), "a name or a directory"),

@@ -22,7 +22,7 @@ from torch import nn
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
-from accuracy_booster.ops import keep_freed_memory
+from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import checkpoint, compiling, engine
@@ -280,7 +280,9 @@ class Trainer:
             if self.stop.signal is not None and self.world == 1:
                 self._interrupted()
 
-        return measure(self.measured(), self.loaders[split], self.data, self.accelerator, on_batch)
+        network, loader = self.measured(), self.loaders[split]
+        with backend.using("unfused"):  # as `ab.evaluate` will measure it
+            return measure(network, loader, self.data, self.accelerator, on_batch)
 
     def fit(
         self, run: Run, progress: Any, label: str, *, lines: bool, go_on: str | None = None

@@ -1,0 +1,356 @@
+"""What re-calibration costs in time and memory, against the unboosted network treated alike.
+
+The variants of a case take turns within each round, and what counts is the ratio to the unboosted
+network in the same round: a machine that is slow for a while is slow for both.
+"""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.analysis.memory import peak
+from accuracy_booster.deploy import fold
+from accuracy_booster.errors import unknown
+from accuracy_booster.models import create_model
+from accuracy_booster.ops import keep_freed_memory
+from accuracy_booster.ops.batch_norm import BatchNorms
+from accuracy_booster.progress import bars
+from accuracy_booster.surgery import fast_path, fuse
+from accuracy_booster.surgery.planning import infer_examples
+
+BLOCKS = ("none", "se", "eca", "cbam", "ab", "ab_plus")
+MODES = {
+    "infer": "inference in eval mode without gradients; ours is ab.fold",
+    "train": "a training step: forward, loss, backward, SGD; ours is ab.fuse",
+}
+PATHS = ("naive", "ours")
+# Table 3: seconds for a batch of 256, ResNet-50 on a Titan X, as ratios to the baseline's 0.152 s
+PAPER = {"none": 1.0, "se": 0.187 / 0.152, "ab": 0.163 / 0.152, "ab_plus": 0.192 / 0.152}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a mode, a batch size, compiled or eager."""
+
+    mode: str
+    batch_size: int
+    compile: bool
+
+    def __str__(self) -> str:
+        how = "compiled" if self.compile else "eager"
+        return f"{self.mode}, batch {self.batch_size}, {how}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One variant of a case.
+
+    Attributes:
+        path: "naive" (the boosted network as it is) or "ours" (folded or fused).
+        milliseconds: the median time of a batch.
+        ratio: to the unboosted network on the same path, the median over the rounds; low and high
+            are its quartiles.
+        ratio_naive: to the unboosted network as it is.
+        memory: bytes of tensors at the highest point above what is held before; its ratio is to
+            the unboosted network on the same path.
+        fast, places: gates (or their places) that took the fast path, and all.
+        paper: Table 3's ratio, for a batch of 256 on a Titan X; None where the paper has none.
+    """
+
+    mode: str
+    batch_size: int
+    compile: bool
+    block: str
+    path: str
+    milliseconds: float
+    ratio: float
+    low: float
+    high: float
+    ratio_naive: float
+    memory: int
+    memory_ratio: float
+    fast: int
+    places: int
+    paper: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, on what."""
+
+    model: str
+    input_size: tuple[int, int, int]
+    device: str
+    threads: int
+    rounds: int
+    torch: str
+    rows: list[Timing]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+        """A title, header and rows for each case."""
+        header = ["block", "path", "ms", "ratio", "quartiles", "to naive none", "memory", "ratio"]
+        header += ["fast path", "paper (256)"]
+        for case, rows in itertools.groupby(
+            self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile)
+        ):
+            cells = []
+            for r in rows:
+                quartiles = f"{r.low:.3f} to {r.high:.3f}"
+                cells.append(
+                    [
+                        *(r.block, r.path, f"{r.milliseconds:.2f}", f"{r.ratio:.3f}", quartiles),
+                        *(f"{r.ratio_naive:.3f}", f"{r.memory / 1e6:.1f} MB"),
+                        *(f"{r.memory_ratio:.3f}", f"{r.fast} of {r.places}"),
+                        "" if r.paper is None else f"{r.paper:.3f}",
+                    ]
+                )
+            yield str(case), header, cells
+
+    def summary(self) -> str:
+        size = "x".join(map(str, self.input_size))
+        return (
+            f"{self.model}, images of {size}, {self.device}, {self.threads} threads, torch "
+            f"{self.torch}, {self.rounds} rounds in turns; ratio: to the network without a block on "
+            "the same path, the median over the rounds"
+        )
+
+
+def bench(
+    model: str = "resnet50",
+    *,
+    blocks: Sequence[str] = BLOCKS,
+    modes: Sequence[str] = ("infer", "train"),
+    batch_sizes: Sequence[int] = (1, 16),
+    compile: Sequence[bool] = (False, True),
+    paths: Sequence[str] = PATHS,
+    rounds: int = 10,
+    input_size: tuple[int, int, int] | None = None,
+    device: str = "auto",
+) -> Bench:
+    """Time a network with each block, as it is and folded or fused, and without a block.
+
+    Training takes batches of 2 and more: smaller ones are left out there. On the CPU the network is
+    in the channels-last format and freed memory is kept (`ops.keep_freed_memory`), for all
+    variants; compiled inference has its weights frozen, for all too.
+
+    Args:
+        model: the network (`ab.create_model`).
+        blocks: recipes; "none" is always measured.
+        modes: of "infer" and "train".
+        batch_sizes: images in a batch.
+        compile: False for eager, True for `torch.compile`.
+        paths: of "naive" and "ours".
+        rounds: how often each variant runs, after two runs to warm up.
+        input_size: (C, H, W) of an image; by default the network's usual.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: for unknown names, numbers below 1, or a device that is not here.
+    """
+    cases, where = _checked(modes, batch_sizes, compile, paths, rounds, device)
+    blocks = tuple(dict.fromkeys(["none", *blocks]))
+    if where.type == "cpu":
+        keep_freed_memory()
+    base = create_model(model)
+    size = input_size or tuple(infer_examples(base)[0].shape[1:])
+    for block in blocks:  # names and sizes are checked before anything takes long
+        with torch.device("meta"):
+            _create(model, block, size)
+    variants = list(itertools.product(paths, blocks))
+    rows: list[Timing] = []
+    with bars() as progress:
+        task = progress.add_task(f"bench {model}", total=len(cases) * (len(variants) + rounds), note="")
+        for case in cases:
+            progress.update(task, note=str(case))
+            rows += _case(case, model, size, variants, rounds, where, lambda: progress.advance(task))
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
+    threads = torch.get_num_threads()
+    return Bench(model, size, name, threads, rounds, torch.__version__, rows)
+
+
+def _checked(
+    modes: Sequence[str],
+    batch_sizes: Sequence[int],
+    compile: Sequence[bool],
+    paths: Sequence[str],
+    rounds: int,
+    device: str,
+) -> tuple[list[Case], torch.device]:
+    for names, known, kind in ((modes, MODES, "mode"), (paths, PATHS, "path")):
+        for name in names:
+            if name not in known:
+                raise unknown(kind, name, known)
+    for what, number in [("rounds", rounds), *(("batch_sizes", n) for n in batch_sizes)]:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{what}: {number!r} must be a whole number >= 1")
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device!r} must be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda', but no CUDA device is available; use 'cpu' or 'auto'")
+    found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    cases = [
+        Case(mode, batch, compiled)
+        for mode, batch, compiled in itertools.product(modes, batch_sizes, compile)
+        if mode == "infer" or batch > 1  # a gate's norm sees no spread in one image
+    ]
+    if not (cases and paths):
+        raise ValueError(
+            f"nothing to measure: modes={list(modes)}, batch_sizes={list(batch_sizes)}, "
+            f"compile={list(compile)}, paths={list(paths)} (training takes batches of 2 and more)"
+        )
+    return cases, found
+
+
+def _create(model: str, block: str, size: tuple[int, ...]) -> nn.Module:
+    channels, height, width = size
+    return create_model(
+        model, recipe=block, in_chans=channels, input_size=(channels, height, width)
+    )
+
+
+def _case(
+    case: Case,
+    model: str,
+    size: tuple[int, ...],
+    variants: list[tuple[str, str]],
+    rounds: int,
+    device: torch.device,
+    advance: Callable[[], None],
+) -> list[Timing]:
+    x = torch.randn(case.batch_size, *size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    runs: dict[tuple[str, str], Callable[[], None]] = {}
+    places: dict[tuple[str, str], tuple[int, int]] = {}
+    memory: dict[tuple[str, str], int] = {}
+    times: dict[tuple[str, str], list[float]] = {variant: [] for variant in variants}
+    torch._dynamo.reset()
+    with _many_compiled():
+        for path, block in variants:
+            torch.manual_seed(0)
+            network = _create(model, block, size).to(device, memory_format=torch.channels_last)
+            run, places[path, block] = _prepared(case, network, path, x)
+            for _ in range(2):
+                run()
+            memory[path, block] = peak(run, device)
+            runs[path, block] = run
+            advance()
+        gc.collect()
+        for _ in range(rounds):
+            for variant, run in runs.items():
+                _wait(device)
+                start = time.perf_counter()
+                run()
+                _wait(device)
+                times[variant].append(1e3 * (time.perf_counter() - start))
+            advance()
+    return [_timing(case, model, v, times, memory, places[v]) for v in variants]
+
+
+@contextlib.contextmanager
+def _many_compiled() -> Iterator[None]:
+    """Let the variants, which share their code, all stay compiled side by side."""
+    with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=1024):
+        yield
+
+
+def _prepared(
+    case: Case, network: nn.Module, path: str, x: torch.Tensor
+) -> tuple[Callable[[], None], tuple[int, int]]:
+    """What runs one batch, and how many places took the fast path."""
+    if case.mode == "infer":
+        network = network.eval()
+        if path == "ours":
+            network = fold(network, example=x)
+    elif path == "ours":
+        fuse(network, example=x[:1])
+    taken, all_places = 0, 0
+    if path == "ours":
+        report = fast_path(network)
+        taken, all_places = report.taken, len(report.places)
+    if case.mode == "infer":
+        options = {"freezing": True} if case.compile else None
+        forward = torch.compile(network, dynamic=False, options=options) if case.compile else network
+
+        def infer() -> None:
+            with torch.no_grad():
+                forward(x)
+
+        return infer, (taken, all_places)
+    return _step(network.train(), x, case.compile), (taken, all_places)
+
+
+def _step(network: nn.Module, x: torch.Tensor, compile: bool) -> Callable[[], None]:
+    """A training step as the trainer's."""
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=True)
+    forward = torch.compile(network, dynamic=False) if compile else network
+    parallel_norms = compile and x.device.type == "cpu"
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with BatchNorms() if parallel_norms else contextlib.nullcontext():
+            logits = forward(x)
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _timing(
+    case: Case,
+    model: str,
+    variant: tuple[str, str],
+    times: dict[tuple[str, str], list[float]],
+    memory: dict[tuple[str, str], int],
+    places: tuple[int, int],
+) -> Timing:
+    path, block = variant
+    alike = (path, "none")
+    naive = ("naive", "none") if ("naive", "none") in times else alike
+    ratios = [a / b for a, b in zip(times[variant], times[alike], strict=True)]
+    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Timing(
+        **asdict(case),
+        block=block,
+        path=path,
+        milliseconds=median(times[variant]),
+        ratio=median(ratios),
+        low=low,
+        high=high,
+        ratio_naive=median(a / b for a, b in zip(times[variant], times[naive], strict=True)),
+        memory=memory[variant],
+        memory_ratio=memory[variant] / max(1, memory[alike]),
+        fast=places[0],
+        places=places[1],
+        paper=PAPER.get(block) if model == "resnet50" and case.mode == "infer" else None,
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

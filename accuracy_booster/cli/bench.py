@@ -1,0 +1,90 @@
+"""The command that measures what blocks cost in time and memory: bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table, split
+from accuracy_booster.cli.networks import (
+    input_size,
+    input_size_argument,
+    network,
+    network_arguments,
+)
+from accuracy_booster.errors import unknown
+
+COMPILE = {"off": (False,), "on": (True,), "both": (False, True)}
+
+
+def _arguments(parser: Parser) -> None:
+    network_arguments(parser)
+    parser.add_argument(
+        "--blocks",
+        type=str,
+        default="none,se,eca,cbam,ab,ab_plus",
+        help="the blocks, separated by commas (or by newlines, for texts with commas)",
+    )
+    parser.add_argument(
+        "--modes", type=str, default="infer,train", help="of infer (ab.fold) and train (ab.fuse)"
+    )
+    parser.add_argument("--batch_sizes", type=list[int], default=[1, 16], help="such as 1,16,256")
+    parser.add_argument("--compile", type=str, default="both", help="off, on or both")
+    parser.add_argument(
+        "--paths",
+        type=str,
+        default="naive,ours",
+        help="of naive (the network as it is) and ours (folded or fused)",
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="how often each variant runs")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int | None, help="of the CPU; by default all cores")
+    input_size_argument(parser)
+    parser.add_argument("--output", type=str | None, help="also write the result to this JSON file")
+
+
+def _bench(given: dict[str, Any]):
+    name = network(given)
+    compile = given.get("compile", "both")
+    if compile not in COMPILE:
+        raise unknown("value of --compile", compile, COMPILE)
+    output = Path(given["output"]) if given.get("output") else None
+    if output and (output.is_dir() or not output.parent.is_dir()):
+        raise ValueError(f"--output {output} must be a file in a directory that is there")
+    threads = given.get("threads")
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads {threads} must be >= 1")
+    import torch
+
+    from accuracy_booster.analysis import bench
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    options = {key: given[key] for key in ("batch_sizes", "rounds", "device") if key in given}
+    for key in ("blocks", "modes", "paths"):
+        if key in given:
+            options[key] = split(given[key])
+    result = bench(name, compile=COMPILE[compile], input_size=input_size(given), **options)
+    if output:
+        output.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+
+    def show() -> None:
+        for title, header, rows in result.tables():
+            print(title)
+            print_table(header, rows)
+        print(result.summary())
+        if output:
+            print(output)
+
+    return result.to_dict(), show
+
+
+COMMANDS = {
+    "bench": Command(
+        "Time a network with each block, as it is and folded or fused, and without a block.",
+        "accuracy-booster bench --model resnet50 --blocks se,ab --modes infer --batch-sizes 1,16",
+        _arguments,
+        _bench,
+    ),
+}
