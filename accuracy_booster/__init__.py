@@ -70,6 +70,16 @@ if TYPE_CHECKING:
     from accuracy_booster.training import train as train
 
 
-_PARTS = ("analysis", "blocks", "data", "deploy", "models", "ops", "reproduction", "surgery", "training")
+_PARTS = (
+    "analysis",
+    "blocks",
+    "data",
+    "deploy",
+    "models",
+    "ops",
+    "reproduction",
+    "surgery",
+    "training",
+)
 
 __getattr__, __dir__ = lazy.names(__name__, _PUBLIC, _PARTS)

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import accuracy_booster as ab
+from accuracy_booster.analysis.memory import peak
 from accuracy_booster.data import Data
 from accuracy_booster.data.batches import Loader, as_is, crop
 from accuracy_booster.data.images import TensorImages
@@ -119,22 +120,6 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
     return step
 
 
-def peak(step: Callable) -> int:
-    """Bytes of tensors at a step's highest point, above what is held before it."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    held = most = 0
-    for event in sorted(
-        (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"),
-        key=lambda e: e.start_ns(),
-    ):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
 def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     """A process with the variants of one kind; it times one at each word it gets."""
     torch.set_num_threads(given.threads)
@@ -158,7 +143,7 @@ def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     connection.send(first)
     while name := connection.recv():
         if name.startswith("peak "):
-            connection.send(peak(steps[name.removeprefix("peak ")]))
+            connection.send(peak(steps[name.removeprefix("peak ")], torch.device("cpu")))
             continue
         times = []
         for _ in range(given.steps):

@@ -21,7 +21,7 @@ import torch
 
 import accuracy_booster as ab
 from accuracy_booster.ops import backend, reference
-from accuracy_booster.surgery.fuse import fast_path, fuse
+from accuracy_booster.surgery.fusing import fast_path, fuse
 
 if not backend.has_triton():
     pytest.skip("Triton is not installed", allow_module_level=True)

@@ -18,10 +18,11 @@ ORDER = [
     "blocks",
     "surgery",
     "models",
+    "deploy",
     "data",
     "training",
 ]
-ORDER += ["deploy", "analysis", "reproduction", "cli", "__main__"]
+ORDER += ["analysis", "reproduction", "cli", "__main__"]
 
 
 def imports_of(file: Path) -> set[str]:

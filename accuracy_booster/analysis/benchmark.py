@@ -127,8 +127,8 @@ class Bench:
         size = "x".join(map(str, self.input_size))
         return (
             f"{self.model}, images of {size}, {self.device}, {self.threads} threads, torch "
-            f"{self.torch}, {self.rounds} rounds in turns; ratio: to the network without a block on "
-            "the same path, the median over the rounds"
+            f"{self.torch}, {self.rounds} rounds in turns; ratio: to the network without a block "
+            "on the same path, the median over the rounds"
         )
 
 
@@ -169,17 +169,22 @@ def bench(
     if where.type == "cpu":
         keep_freed_memory()
     base = create_model(model)
-    size = input_size or tuple(infer_examples(base)[0].shape[1:])
+    channels, height, width = input_size or infer_examples(base)[0].shape[1:]
+    size = (channels, height, width)
     for block in blocks:  # names and sizes are checked before anything takes long
         with torch.device("meta"):
             _create(model, block, size)
     variants = list(itertools.product(paths, blocks))
     rows: list[Timing] = []
     with bars() as progress:
-        task = progress.add_task(f"bench {model}", total=len(cases) * (len(variants) + rounds), note="")
+        task = progress.add_task(
+            f"bench {model}", total=len(cases) * (len(variants) + rounds), note=""
+        )
         for case in cases:
             progress.update(task, note=str(case))
-            rows += _case(case, model, size, variants, rounds, where, lambda: progress.advance(task))
+            rows += _case(
+                case, model, size, variants, rounds, where, lambda: progress.advance(task)
+            )
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
     threads = torch.get_num_threads()
     return Bench(model, size, name, threads, rounds, torch.__version__, rows)
@@ -244,7 +249,8 @@ def _case(
     with _many_compiled():
         for path, block in variants:
             torch.manual_seed(0)
-            network = _create(model, block, size).to(device, memory_format=torch.channels_last)
+            network = _create(model, block, size).to(device)
+            network = network.to(memory_format=torch.channels_last)
             run, places[path, block] = _prepared(case, network, path, x)
             for _ in range(2):
                 run()
@@ -285,8 +291,10 @@ def _prepared(
         report = fast_path(network)
         taken, all_places = report.taken, len(report.places)
     if case.mode == "infer":
-        options = {"freezing": True} if case.compile else None
-        forward = torch.compile(network, dynamic=False, options=options) if case.compile else network
+        options: Any = {"freezing": True}
+        forward = (
+            torch.compile(network, dynamic=False, options=options) if case.compile else network
+        )
 
         def infer() -> None:
             with torch.no_grad():

@@ -14,7 +14,15 @@ from accuracy_booster.errors import unknown
 from accuracy_booster.training.config import TrainConfig
 
 PROGRAM = "accuracy-booster"
-LISTS = ("--milestones", "--mean", "--std", "--image_size", "--input_size", "--tables", "--batch_sizes")
+LISTS = (
+    "--milestones",
+    "--mean",
+    "--std",
+    "--image_size",
+    "--input_size",
+    "--tables",
+    "--batch_sizes",
+)
 NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
 
 

@@ -61,7 +61,9 @@ def _bench(given: dict[str, Any]):
 
     if threads is not None:
         torch.set_num_threads(threads)
-    options = {key: given[key] for key in ("batch_sizes", "rounds", "device") if key in given}
+    options: dict[str, Any] = {
+        key: given[key] for key in ("batch_sizes", "rounds", "device") if key in given
+    }
     for key in ("blocks", "modes", "paths"):
         if key in given:
             options[key] = split(given[key])

@@ -106,6 +106,11 @@ def _plan_arguments(parser: Parser) -> None:
         help="residual, conv, attention, a module's name, or a regular expression between slashes",
     )
     parser.add_argument("--init", type=str, default="paper", help="paper or identity")
+    parser.add_argument(
+        "--fast_path",
+        action="store_true",
+        help="also show which gates ab.fuse (training) and ab.fold (inference) make free",
+    )
     input_size_argument(parser)
 
 
@@ -122,21 +127,43 @@ def _plan(given: dict[str, Any]):
             where = re.compile(where[1:-1])
         except re.error as e:
             raise ValueError(f"where={where!r} is no regular expression: {e}") from None
+    model = create_model(name)
     result = plan(
-        create_model(name),
+        model,
         given.get("block", "ab"),
         where=where,
         init=given.get("init", "paper"),
         example=torch.zeros(1, *size) if size else None,
     )
 
+    reports = _fast_paths(model, result, size) if given.get("fast_path") else []
+
     def show() -> None:
         print_table(*result.table())
         print(result.summary())
+        for report in reports:
+            print_table(*report.table())
+            print(report.summary())
         for line in result.skipped:
             print(f"skipped: {line}")
 
-    return result.to_dict(), show
+    value = result.to_dict()
+    if reports:
+        value["fast_path"] = [report.to_dict() for report in reports]
+    return value, show
+
+
+def _fast_paths(model: Any, result: Any, size: tuple[int, int, int] | None) -> list[Any]:
+    """What fusing and folding would do with the planned gates."""
+    import torch
+
+    from accuracy_booster.deploy import fold
+    from accuracy_booster.surgery import attach, fast_path, fuse
+
+    example = torch.zeros(1, *size) if size else None
+    attach(model, result.recipe, [gate.site for gate in result.gates])
+    folded = fold(model.eval(), example=example)
+    return [fast_path(fuse(model, example=example)), fast_path(folded)]
 
 
 def _complexity_arguments(parser: Parser) -> None:

@@ -90,6 +90,9 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument("--data", type=str | None, help="other data than those of the training")
     parser.add_argument("--split", type=str, default="test", help="test, train or validation")
+    parser.add_argument(
+        "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"
+    )
     others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
     parser.add_class_arguments(TrainConfig, skip=others)
 

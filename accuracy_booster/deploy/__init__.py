@@ -1,5 +1,5 @@
 """Networks made ready for inference."""
 
-from accuracy_booster.deploy.fold import fold
+from accuracy_booster.deploy.folding import fold
 
 __all__ = ["fold"]

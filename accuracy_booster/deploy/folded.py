@@ -16,6 +16,7 @@ from accuracy_booster.blocks import Bottleneck, Dense, Gate, GateNorm
 from accuracy_booster.ops import accumulation_dtype, backend, fused, without_autocast
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import tap_sums
+from accuracy_booster.surgery.attach import is_hooked
 
 FORMS = {
     "input": "from the mean of the convolution's input",
@@ -142,8 +143,8 @@ class GatedConv2d(nn.Module):
         else:
             z = self.conv(h)
             p = self._weights(z.mean((2, 3), dtype=accumulation_dtype(z.dtype)), dtype)
-        hooked = self._forward_hooks or self._backward_hooks
-        if self.then and not hooked and not fused.traced(z) and backend.current() != "unfused":
+        waits = self.then and not fused.traced(z) and backend.current() != "unfused"
+        if waits and not is_hooked(self):
             return Pending(z, None, p, None, last=self.then)
         return z * p.to(z.dtype)[:, :, None, None]
 

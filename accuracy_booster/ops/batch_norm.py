@@ -16,8 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from accuracy_booster.ops.moments import Merge, Moments, merged, merging, over_samples
-from accuracy_booster.ops.moments import update_running
+from accuracy_booster.ops.moments import (
+    Merge,
+    Moments,
+    merged,
+    merging,
+    over_samples,
+    update_running,
+)
 from accuracy_booster.ops.precision import accumulation_dtype
 
 

@@ -21,7 +21,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from accuracy_booster.ops import backend, reference
-from accuracy_booster.ops.precision import accumulation_dtype
 
 
 def traced(x: torch.Tensor) -> bool:

@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         # a threshold can be 32 MiB at most, so larger blocks are kept from being mapped at all
-        settings = ((MMAP_THRESHOLD, 32 << 20), (MMAP_MAX, 0))
-        settings += ((TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20))
+        settings = [(MMAP_THRESHOLD, 32 << 20), (MMAP_MAX, 0)]
+        settings += [(TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 64 << 20)]
         return all(libc.mallopt(name, value) == 1 for name, value in settings)
     return False

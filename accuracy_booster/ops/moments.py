@@ -1,7 +1,7 @@
 """Moments of each sample and channel, and how those of samples and of processes are put together.
 
-    var_nc, mean_nc = var_mean(x, over H and W, correction=0)
-    mean = mean_n(mean_nc),  var = mean_n(var_nc) + mean_n((mean_nc - mean)^2)
+var_nc, mean_nc = var_mean(x, over H and W, correction=0)
+mean = mean_n(mean_nc),  var = mean_n(var_nc) + mean_n((mean_nc - mean)^2)
 """
 
 # N batch, C channels, H W space; M = N * H * W

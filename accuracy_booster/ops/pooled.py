@@ -1,7 +1,7 @@
 """The mean over space of a convolution's output, from the convolution's input.
 
 Pooling commutes with a convolution: for 1x1, GAP(W h + b) = W GAP(h) + b; for a larger kernel each
-tap sees the input less some rows and columns at the borders, so its sum is the whole sum less those.
+tap sees the input less some rows and columns at the borders, and its sum is that of all less those.
 """
 
 # N batch, C channels in, K channels out, H W space

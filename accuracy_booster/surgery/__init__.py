@@ -2,7 +2,7 @@
 
 from accuracy_booster.surgery.attach import ATTRIBUTE, attach, attached, detach
 from accuracy_booster.surgery.boosting import added_parameters, boost, disabled, unboost
-from accuracy_booster.surgery.fuse import FastPath, fast_path, fuse, unfuse
+from accuracy_booster.surgery.fusing import FastPath, fast_path, fuse, unfuse
 from accuracy_booster.surgery.planning import Plan, plan
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.storage import load, save

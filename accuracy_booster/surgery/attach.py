@@ -156,6 +156,15 @@ def detach(model: Model, names: Iterable[str] | None = None) -> Model:
     return model
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody else's hook reads what goes in or comes out of a module."""
+    own = (_apply, _restore)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(hook not in own for hook in hooks) or bool(
+        module._backward_hooks or module._backward_pre_hooks
+    )
+
+
 def _remove(hooks: dict[int, Any], function: Any) -> None:
     for key, hook in list(hooks.items()):
         if hook is function:

@@ -20,7 +20,7 @@ from accuracy_booster.ops.moments import Merge, over_samples, update_running
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
 from accuracy_booster.ops.processes import merged
-from accuracy_booster.surgery.attach import ATTRIBUTE
+from accuracy_booster.surgery.attach import ATTRIBUTE, is_hooked
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
 
@@ -44,8 +44,7 @@ class Fused(nn.Module):
 
     def _waits(self, x: torch.Tensor) -> bool:
         """Whether to hand on a pending map: nobody but a sum (and a ReLU) will read it."""
-        hooked = len(self._forward_hooks) > (ATTRIBUTE in self._modules) or self._backward_hooks
-        return bool(self.then) and not hooked and not fused.traced(x)
+        return bool(self.then) and not fused.traced(x) and not is_hooked(self)
 
     def _given(
         self,
@@ -72,8 +71,8 @@ class FusedNorm(Fused):
     num_batches_tracked: torch.Tensor | None
     momentum: float | None
     track_running_stats: bool
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
+    weight: Any
+    bias: Any
     eps: float
 
     def forward(self, x: torch.Tensor) -> Map:
@@ -88,7 +87,8 @@ class FusedNorm(Fused):
             mean_nc, var_nc = fused.moments(x, link)
             mean, var = self._statistics(mean_nc, var_nc, x)
         else:
-            assert self.running_mean is not None and self.running_var is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
             mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
             if gate is not None:
                 mean_nc = x.mean((2, 3), dtype=dtype)

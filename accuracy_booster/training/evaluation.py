@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -97,7 +98,12 @@ def measure(
 
 
 def evaluate(
-    model: str | Path | nn.Module, data: str | None = None, *, split: str = "test", **options: Any
+    model: str | Path | nn.Module,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    fold: bool = False,
+    **options: Any,
 ) -> Metrics:
     """Top-1 and top-5 of a finished run, or of any module, on a data set.
 
@@ -106,6 +112,7 @@ def evaluate(
         data: a name or a path as for `ab.train`; by default, for a run, what it was trained on.
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
+        fold: measure the network as `ab.fold` makes it for inference.
         options: `image_size`, `mean`, `std`, `eval_batch_size`, `device`, `precision`, `workers`,
             `data_dir`, `image_column`, `label_column`, `bad_images`: by default the run's own; for
             a module the defaults of `ab.train`.
@@ -151,6 +158,12 @@ def evaluate(
         )
     network.to(accelerator.device)
     loader = loaded.loaders[split]
+    if fold:
+        from accuracy_booster import deploy
+
+        channels, (height, width) = loaded.in_chans, loaded.image_size
+        example = torch.zeros(loader.batch_size, channels, height, width)
+        network = deploy.fold(copy.deepcopy(network).eval(), example=example)
     unreadable = list(loaded.unreadable)
     with bars() as progress:
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")

@@ -15,9 +15,9 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import has_pooled_form
-from accuracy_booster.surgery.attach import attached, detach
+from accuracy_booster.surgery.attach import attached, detach, is_hooked
 from accuracy_booster.surgery.flow import Flow, Flows
-from accuracy_booster.surgery.fuse import REPORT, FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.fusing import REPORT, FastPath, Place, not_from_mean, unfuse
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
@@ -32,9 +32,7 @@ TOLERANCE = 1e-5  # of the largest |output|, in float32
 CACHE, FRESH, MATRIX = 16 << 20, 1 / 3, 3
 
 
-def fold(
-    model: Network, *, example: torch.Tensor | None = None, verify: bool = False
-) -> Network:
+def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = False) -> Network:
     """A new network for inference that computes the same, with the same call.
 
     Batch norms go into the convolutions before them. A gate that reads each channel's mean becomes
@@ -73,10 +71,11 @@ def fold(
     modules = dict(new.named_modules())
     places = [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
     for conv, norm in flows.norms_after_convs():
-        if type(modules[conv]) is nn.Conv2d and _is_plain(modules[norm]):
-            if isinstance(new.get_submodule(norm), NORMS):  # not yet folded with its gate
-                _replace(new, conv, fold_norm(modules[conv], modules[norm]))
-                _replace(new, norm, _rest_of(modules[norm]))
+        done = not isinstance(new.get_submodule(norm), NORMS)  # with its gate
+        plain = type(modules[conv]) is nn.Conv2d and _is_plain(modules[norm])
+        if plain and not done and conv not in gates and not is_hooked(modules[conv]):
+            _replace(new, conv, fold_norm(modules[conv], modules[norm]))
+            _replace(new, norm, _rest_of(modules[norm]))
     attached(new)  # puts gates that are left back onto what stands in for their norms
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
@@ -96,7 +95,7 @@ def _fold_gate(
     reason = _why_not(modules, module, gate, flow)
     if reason is not None:
         return Place(name, False, reason)
-    assert flow is not None and flow.input_shape is not None
+    assert flow is not None
     conv = modules[flow.conv] if flow.conv else module
     assert isinstance(conv, nn.Conv2d)
     plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
@@ -122,16 +121,19 @@ def _why_not(
     if not isinstance(module, NORMS):
         return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
     if not _is_plain(module):
-        return "its norm has no running statistics, or is of a class of its own"
+        return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):
         return f"its norm goes on with {type(steps[-1]).__name__}"
     if not flow.conv or type(modules[flow.conv]) is not nn.Conv2d:
         return "no plain Conv2d alone feeds its norm"
+    if is_hooked(modules[flow.conv]):
+        return "a hook reads its convolution"
     return None
 
 
 def _is_plain(norm: nn.Module) -> bool:
-    return type(norm) in (*NORMS, *norm_act_classes()) and norm.running_mean is not None
+    known = type(norm) in (*NORMS, *norm_act_classes())
+    return known and norm.running_mean is not None and not is_hooked(norm)
 
 
 def _rest_of(norm: nn.Module) -> nn.Module:
@@ -143,13 +145,17 @@ def _rest_of(norm: nn.Module) -> nn.Module:
 @torch.no_grad()
 def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     """A convolution that computes norm(conv(x)) in eval mode, with new weights (in float64)."""
-    assert isinstance(conv, nn.Conv2d) and isinstance(norm, NORMS)
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    bias = -norm.running_mean.double() if conv.bias is None else (
-        conv.bias.double() - norm.running_mean.double()
+    bias = (
+        -norm.running_mean.double()
+        if conv.bias is None
+        else (conv.bias.double() - norm.running_mean.double())
     )
     bias = bias * scale
     if norm.bias is not None:
@@ -174,7 +180,8 @@ def fold_gate(conv: nn.Conv2d, gate: Recalibrate, form: str) -> folded.FoldedGat
     else:
         stages = [folded.stage(first, conv.out_channels)]
     for layers in rest:
-        stages.append(folded.stage(layers, layers[0].weight.shape[1]))  # type: ignore[arg-type]
+        width = next(layers[0].parameters()).shape[1]
+        stages.append(folded.stage(layers, width))
     scale = gate.recipe.gates[0].scale
     dtype = accumulation_dtype(conv.weight.dtype)
     return folded.FoldedGate(stages, scale).to(dtype).eval()
@@ -196,8 +203,10 @@ def _form(conv: nn.Conv2d, gate: Recalibrate, flow: Flow) -> str:
     taps = math.prod(conv.kernel_size)
     size = conv.weight.element_size()
     before = size * (math.prod(flow.input_shape) + MATRIX * width * conv.in_channels * taps)
-    own = 0 if folded.is_diagonal(first) else size * MATRIX * sum(
-        p.numel() for m in first for p in m.parameters()
+    own = (
+        0
+        if folded.is_diagonal(first)
+        else size * MATRIX * sum(p.numel() for m in first for p in m.parameters())
     )
     written = size * math.prod(flow.shape)
     return "input" if before < written * (FRESH if written < CACHE else 1) + own else "output"

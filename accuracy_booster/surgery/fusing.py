@@ -112,7 +112,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
             assert flow is not None
             module = modules[name]
             module.__class__ = fused_classes()[type(module)]
-            module.then = flow.then  # type: ignore[assignment]
+            module.__dict__["then"] = flow.then
         how = reason or _how(flow, gate)
         places.append(Place(name, reason is None, how))
     model.__dict__[REPORT] = FastPath("fused", places)
@@ -131,7 +131,7 @@ def unfuse(model: Model) -> Model:
     original = {after: before for before, after in fused_classes().items()}
     for module in model.modules():
         if isinstance(module, fused.Fused):
-            module.__class__ = original[type(module)]
+            setattr(module, "__class__", original[type(module)])  # noqa: B010 - for mypy
             module.__dict__.pop("then", None)
     del model.__dict__[REPORT]
     return model
