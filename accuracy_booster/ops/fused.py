@@ -84,22 +84,9 @@ class _Moments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor):
         z, mean = ctx.saved_tensors
-        return _input_grad(ctx.link, z, mean, d_mean, d_var), None
-
-
-def _input_grad(
-    link: Link,
-    z: torch.Tensor,
-    mean: torch.Tensor,
-    d_mean: torch.Tensor,
-    d_var: torch.Tensor,
-    more: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The gradient of z: what the link holds, what its moments get, and `more`."""
-    area = z.shape[2] * z.shape[3]
-    grad, scale = link.take()
-    run = backend.implementation(z).input_grad
-    return run(grad, scale, z, mean, d_var * (2 / area), d_mean / area, more)
+        area = z.shape[2] * z.shape[3]
+        run = backend.implementation(z).input_grad
+        return run(*ctx.link.take(), z, mean, d_var * (2 / area), d_mean / area), None
 
 
 def affine(

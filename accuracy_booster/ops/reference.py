@@ -68,12 +68,9 @@ def input_grad(
     mean: torch.Tensor,
     slope: torch.Tensor,
     offset: torch.Tensor,
-    more: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """grad * scale + (z - mean) * slope + offset + more, in z's type."""
+    """grad * scale + (z - mean) * slope + offset, in z's type."""
     total = torch.addcmul(spread(offset), z - spread(mean), spread(slope))
     if grad is not None and scale is not None:
         total = total.addcmul_(grad.to(total.dtype), spread(scale))
-    if more is not None:
-        total = total.add_(more)
     return total.to(z.dtype)

@@ -185,7 +185,6 @@ def _input_grad_kernel(
     mean,
     slope,
     offset,
-    more,
     out,
     C,
     S,
@@ -202,8 +201,6 @@ def _input_grad_kernel(
     if grad is not None:
         g = _load(grad + begin + at, inside)
         total += g * _values(scale, n, c, C)
-    if more is not None:
-        total += _load(more + begin + at, inside)
     tl.store(out + begin + at, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -299,16 +296,15 @@ def input_grad(
     mean: torch.Tensor,
     slope: torch.Tensor,
     offset: torch.Tensor,
-    more: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """grad * scale + (z - mean) * slope + offset + more, in z's type."""
+    """grad * scale + (z - mean) * slope + offset, in z's type."""
     if not _suits(z):
-        return reference.input_grad(grad, scale, z, mean, slope, offset, more)
+        return reference.input_grad(grad, scale, z, mean, slope, offset)
     if grad is None or scale is None:
         grad = scale = None
     z = z.contiguous(memory_format=_layout(z))
     out = torch.empty_like(z)
     first = (_map(grad, z), _nc(scale, z), z)
     values = (_nc(mean, z), _nc(slope, z), _nc(offset, z))
-    _launch(_input_grad_kernel, z, *first, *values, _map(more, z), out)
+    _launch(_input_grad_kernel, z, *first, *values, out)
     return out

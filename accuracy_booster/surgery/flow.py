@@ -28,7 +28,6 @@ class Flow:
         input_shape: of what the convolution (this or the one before the norm) reads.
         then: "sum" if its only user is a sum of two equal maps, "relu" if only a ReLU follows that,
             else "".
-        next_norm: a norm that reads the sum; else None.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Flow:
     conv: str | None
     input_shape: tuple[int, ...] | None
     then: str
-    next_norm: str | None
 
 
 class Flows:
@@ -75,15 +73,13 @@ class Flows:
         conv = call if own == "conv2d" else None
         if own in NORMS:
             conv = self._conv_before(call)
-        then, norm = self._after(value)
         return Flow(
             name=name,
             call=own,
             shape=value.shape,
             conv=conv.module if conv and own in NORMS else None,
             input_shape=conv.inputs[0].shape if conv else None,
-            then=then,
-            next_norm=norm,
+            then=self._after(value),
         )
 
     def _ran_once(self, name: str) -> bool:
@@ -98,15 +94,11 @@ class Flows:
             return None
         return conv if self._ran_once(conv.module) and len(conv.inputs) == 1 else None
 
-    def _after(self, value: Value) -> tuple[str, str | None]:
+    def _after(self, value: Value) -> str:
         if len(value.users) != 1 or value.users[0].name not in SUMS:
-            return "", None
+            return ""
         call = value.users[0]
         if len(call.inputs) != 2 or call.inputs[0].shape != call.inputs[1].shape:
-            return "", None
-        total = call.outputs[0]
-        users = [u for u in total.users if self.trace.is_live(u)]
-        if len(users) == 1 and users[0].name in ("relu", "relu_"):
-            return "relu", None
-        norms = [u.module for u in users if u.name == "batch_norm" and u.module]
-        return "sum", norms[0] if len(norms) == 1 and self._ran_once(norms[0]) else None
+            return ""
+        users = [u for u in call.outputs[0].users if self.trace.is_live(u)]
+        return "relu" if len(users) == 1 and users[0].name in ("relu", "relu_") else "sum"
