@@ -143,7 +143,7 @@ class GatedConv2d(nn.Module):
         else:
             z = self.conv(h)
             p = self._weights(z.mean((2, 3), dtype=accumulation_dtype(z.dtype)), dtype)
-        waits = self.then and not fused.traced(z) and backend.current() != "unfused"
+        waits = self.then and not fused.traced(z) and not backend.is_plain()
         if waits and not is_hooked(self):
             return Pending(z, None, p, None, last=self.then)
         return z * p.to(z.dtype)[:, :, None, None]

@@ -194,22 +194,28 @@ def _matrix(conv: nn.Conv2d) -> torch.Tensor:
 
 
 def _form(conv: nn.Conv2d, gate: Recalibrate, flow: Flow) -> str:
-    """Where to take the descriptor from: the place that reads fewer bytes."""
+    assert flow.input_shape is not None
+    return choose_form(conv, gate, flow.input_shape, flow.shape)
+
+
+def choose_form(
+    conv: nn.Conv2d, gate: Recalibrate, read: tuple[int, ...], written: tuple[int, ...]
+) -> str:
+    """Where to take the descriptor from, of maps read and written: where fewer bytes are read."""
     if not has_pooled_form(conv):
         return "output"
-    assert flow.input_shape is not None
     first = folded.segments(gate[0])[0]  # type: ignore[arg-type]
     width = _width(first, conv.out_channels)
     taps = math.prod(conv.kernel_size)
     size = conv.weight.element_size()
-    before = size * (math.prod(flow.input_shape) + MATRIX * width * conv.in_channels * taps)
+    before = size * (math.prod(read) + MATRIX * width * conv.in_channels * taps)
     own = (
         0
         if folded.is_diagonal(first)
         else size * MATRIX * sum(p.numel() for m in first for p in m.parameters())
     )
-    written = size * math.prod(flow.shape)
-    return "input" if before < written * (FRESH if written < CACHE else 1) + own else "output"
+    after = size * math.prod(written)
+    return "input" if before < after * (FRESH if after < CACHE else 1) + own else "output"
 
 
 def _width(layers: list[nn.Module], width: int) -> int:

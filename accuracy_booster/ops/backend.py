@@ -39,10 +39,6 @@ def using(backend: str) -> Iterator[None]:
         _current = before
 
 
-def current() -> str:
-    return _current
-
-
 @functools.cache
 def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
@@ -67,5 +63,11 @@ def implementation(x: torch.Tensor) -> ModuleType:
 
 
 def is_traced() -> bool:
-    """Whether a compiler or an exporter is following what runs."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether a compiler is following what runs."""
+    return torch.compiler.is_compiling()
+
+
+def is_plain() -> bool:
+    """Whether fused networks compute layer by layer: asked for, or seen by an exporter."""
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+    return _current == "unfused" or torch.jit.is_tracing() or exporting()

@@ -76,7 +76,7 @@ class FusedNorm(Fused):
     eps: float
 
     def forward(self, x: torch.Tensor) -> Map:
-        if backend.current() == "unfused" or x.ndim != 4 or x.numel() == 0:
+        if backend.is_plain() or x.ndim != 4 or x.numel() == 0:
             return self._plain(x)
         gate = self._gate()
         batch = self.training or self.running_mean is None
@@ -151,7 +151,7 @@ class FusedConv2d(Fused, nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> Map:
         gate = self._gate()
-        if gate is None or backend.current() == "unfused" or x.ndim != 4:
+        if gate is None or backend.is_plain() or x.ndim != 4:
             return self._plain(x)
         z = super(Fused, self).forward(x)
         if has_pooled_form(self):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -147,16 +145,6 @@ def fast_path(model: nn.Module) -> FastPath:
     if report is None:
         raise ValueError(f"{type(model).__name__} is neither fused nor folded")
     return report
-
-
-@contextmanager
-def fused_for_a_while(model: Model, *, example: torch.Tensor | None = None) -> Iterator[Model]:
-    """`with fused_for_a_while(model):`, as it was afterwards."""
-    fuse(model, example=example)
-    try:
-        yield model
-    finally:
-        unfuse(model)
 
 
 def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> str | None:
