@@ -16,7 +16,7 @@ from accuracy_booster.blocks import Bottleneck, Dense, Gate, GateNorm
 from accuracy_booster.ops import accumulation_dtype, backend, fused, without_autocast
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import tap_sums
-from accuracy_booster.surgery.attach import is_hooked
+from accuracy_booster.surgery.attach import is_read
 
 FORMS = {
     "input": "from the mean of the convolution's input",
@@ -127,10 +127,18 @@ class GatedConv2d(nn.Module):
     `then` is what follows, as `surgery.flow.Flow.then`.
     """
 
-    def __init__(self, conv: nn.Conv2d, gate: FoldedGate, form: str, then: str):
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        gate: FoldedGate,
+        form: str,
+        then: str,
+        around: Iterable[nn.Module] = (),
+    ):
         super().__init__()
         self.conv, self.gate = conv, gate
         self.form, self.then = form, then
+        self.around = tuple(around)  # the other modules whose output this one's is
 
     def extra_repr(self) -> str:
         return f"form={self.form}"
@@ -144,7 +152,7 @@ class GatedConv2d(nn.Module):
             z = self.conv(h)
             p = self._weights(z.mean((2, 3), dtype=accumulation_dtype(z.dtype)), dtype)
         waits = self.then and not fused.traced(z) and not backend.is_plain()
-        if waits and not is_hooked(self):
+        if waits and not is_read(self, *self.around):
             return Pending(z, None, p, None, last=self.then)
         return z * p.to(z.dtype)[:, :, None, None]
 

@@ -56,7 +56,8 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
     report = model.__dict__.get(REPORT)
     if report is not None and report.kind == "folded":
         raise ValueError(f"{type(model).__name__} is folded already")
-    training = [name for name, m in model.named_modules() if m.training and isinstance(m, NORMS)]
+    norms = nn.modules.batchnorm._BatchNorm  # the gates' too
+    training = [name for name, m in model.named_modules() if m.training and isinstance(m, norms)]
     if model.training or training:
         what = f"its norm {training[0]!r} is" if not model.training else "it is"
         raise ValueError(
@@ -96,13 +97,15 @@ def _fold_gate(
     if reason is not None:
         return Place(name, False, reason)
     assert flow is not None
+    assert flow.input_shape is not None
     conv = modules[flow.conv] if flow.conv else module
     assert isinstance(conv, nn.Conv2d)
     plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     detach(new, [name])
     plain._modules.pop("recalibrate", None)
-    form = _form(plain, gate, flow)
-    gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then)
+    form = choose_form(plain, gate, flow.input_shape, flow.shape)
+    around = [modules[other] for other in flow.around]
+    gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then, around)
     _replace(new, flow.conv or name, gated.train(conv.training))
     if flow.conv:
         _replace(new, name, _rest_of(module))
@@ -117,7 +120,7 @@ def _why_not(
     if flow is None or not flow.call:
         return "it did not run once in the pass, or gave no feature map"
     if type(module) is nn.Conv2d and flow.call == "conv2d":
-        return None
+        return "a hook reads its convolution" if is_hooked(module) else None
     if not isinstance(module, NORMS):
         return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
     if not _is_plain(module):
@@ -191,11 +194,6 @@ def _matrix(conv: nn.Conv2d) -> torch.Tensor:
     """The kernel as [K, C * taps], float64, also of a grouped convolution."""
     per_group = conv.weight.double().flatten(1).unflatten(0, (conv.groups, -1))
     return torch.block_diag(*per_group)
-
-
-def _form(conv: nn.Conv2d, gate: Recalibrate, flow: Flow) -> str:
-    assert flow.input_shape is not None
-    return choose_form(conv, gate, flow.input_shape, flow.shape)
 
 
 def choose_form(

@@ -45,16 +45,16 @@ class Link:
     def put(self, grad: torch.Tensor, scale: torch.Tensor) -> None:
         before, _ = self.take()
         self.grad = grad if before is None else before + grad
-        self.scale, self.task = scale, _backward_pass()
+        self.scale, self.task = scale, backward_pass()
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         taken = self.grad, self.scale
         self.grad = self.scale = None
-        return taken if self.task == _backward_pass() else (None, None)
+        return taken if self.task == backward_pass() else (None, None)
 
 
-def _backward_pass() -> int:
-    """The number of the backward pass that is running."""
+def backward_pass() -> int:
+    """The number of the backward pass that is running; -1 if none is."""
     return torch._C._current_graph_task_id()  # type: ignore[attr-defined]
 
 

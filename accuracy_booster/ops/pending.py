@@ -31,10 +31,12 @@ class Pending:
     """`affine(z, mean, scale, shift, residual=..., relu=...)`, computed when it is needed.
 
     z is [N, C, H, W], the others [N, C] or None, as for `ops.fused.affine`. `last` is what it waits
-    for: "sum", or "relu" for a sum and a ReLU.
+    for: "sum", or "relu" for a sum and a ReLU. It has gradients if they were on when it was made.
     """
 
-    __slots__ = ("_value", "last", "link", "mean", "residual", "scale", "shift", "z")
+    __slots__ = (
+        *("_last", "_link", "_mean", "_residual", "_scale", "_shift", "_value", "_with_grad", "_z"),
+    )
 
     def __init__(
         self,
@@ -47,40 +49,48 @@ class Pending:
         *,
         last: str = "relu",
     ):
-        self.z, self.mean, self.scale, self.shift = z, mean, scale, shift
-        self.link, self.residual, self.last = link, residual, last
+        self._z, self._mean, self._scale, self._shift = z, mean, scale, shift
+        self._link, self._residual, self._last = link, residual, last
+        self._with_grad = torch.is_grad_enabled()
         self._value: torch.Tensor | None = None
 
     def compute(self, *, relu: bool = False) -> torch.Tensor:
         """The tensor, or its ReLU."""
+        if relu and (self._value is not None or not self._same_mode()):
+            return self.compute().relu()
         if self._value is not None:
-            return self._value.relu() if relu else self._value
-        value = affine(
-            *(self.z, self.mean, self.scale, self.shift),
-            residual=self.residual,
-            relu=relu,
-            link=self.link,
-        )
+            return self._value
+        with torch.set_grad_enabled(self._with_grad):
+            value = affine(
+                *(self._z, self._mean, self._scale, self._shift),
+                residual=self._residual,
+                relu=relu,
+                link=self._link,
+            )
         if not relu:
             self._become(value)
         return value
 
+    def _same_mode(self) -> bool:
+        return self._with_grad == torch.is_grad_enabled()
+
     def _become(self, value: torch.Tensor) -> None:
         self._value = value
-        self.residual = None
+        self._residual = None
 
     def _plus(self, other: Any) -> Pending | torch.Tensor:
         """The sum, pending still if `other` is a map like this one."""
         fits = (
             isinstance(other, torch.Tensor)
-            and other.shape == self.z.shape
-            and other.dtype == self.z.dtype
-            and other.device == self.z.device
+            and other.shape == self._z.shape
+            and other.dtype == self._z.dtype
+            and other.device == self._z.device
+            and self._same_mode()
         )
-        if not fits or self.residual is not None or self._value is not None:
+        if not fits or self._residual is not None or self._value is not None:
             return self.compute() + (other.compute() if isinstance(other, Pending) else other)
-        total = Pending(self.z, self.mean, self.scale, self.shift, self.link, other)
-        return total if self.last == "relu" else total.compute()
+        total = Pending(self._z, self._mean, self._scale, self._shift, self._link, other)
+        return total if self._last == "relu" else total.compute()
 
     def _relu(self, in_place: bool) -> torch.Tensor:
         value = self.compute(relu=True)
@@ -97,7 +107,7 @@ class Pending:
     def __iadd__(self, other: Any) -> Any:
         total = self._plus(other)
         if isinstance(total, Pending):
-            self.residual = total.residual
+            self._residual = total._residual
         else:
             self._become(total)
         return self
@@ -110,19 +120,19 @@ class Pending:
 
     @property
     def shape(self) -> torch.Size:
-        return self.z.shape
+        return self._z.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.z.dtype
+        return self._z.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.z.device
+        return self._z.device
 
     @property
     def ndim(self) -> int:
-        return self.z.ndim
+        return self._z.ndim
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -137,7 +147,7 @@ class Pending:
         if func in _ADD and len(args) == 2 and not kwargs:
             a, b = args
             return a._plus(b) if isinstance(a, Pending) else b._plus(a)
-        if func in _RELU and isinstance(args[0], Pending):
+        if func in _RELU and args and isinstance(args[0], Pending):
             in_place = func in _IN_PLACE or kwargs.get("inplace") or args[1:] == (True,)
             return args[0]._relu(bool(in_place))
         return func(*_computed(args), **_computed(kwargs))
@@ -161,7 +171,10 @@ def _through(name: str) -> Callable[..., Any]:
 
 
 # Python asks a class, not an object, for what operators mean
-for _name in ("sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "matmul", "neg", "gt"):
-    setattr(Pending, f"__{_name}__", _through(f"__{_name}__"))
-for _name in ("lt", "ge", "le", "getitem", "len", "abs", "isub", "imul", "itruediv"):
+_OPERATORS = """
+    sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul
+    neg pos abs invert eq ne lt le gt ge and or xor isub imul itruediv
+    getitem setitem len bool int float complex index
+"""
+for _name in _OPERATORS.split():
     setattr(Pending, f"__{_name}__", _through(f"__{_name}__"))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import _dynamo, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
@@ -163,6 +164,11 @@ def is_hooked(module: nn.Module) -> bool:
     return any(hook not in own for hook in hooks) or bool(
         module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def is_read(*modules: nn.Module) -> bool:
+    """Whether a hook of somebody else, on these modules or on all, reads their outputs."""
+    return _has_any_global_hook() or any(map(is_hooked, modules))
 
 
 def _remove(hooks: dict[int, Any], function: Any) -> None:

@@ -28,6 +28,8 @@ class Flow:
         input_shape: of what the convolution (this or the one before the norm) reads.
         then: "sum" if its only user is a sum of two equal maps, "relu" if only a ReLU follows that,
             else "".
+        around: the other modules whose output it is, those that hand it on (nn.Identity) too.
+        adder: the module in which that sum runs.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Flow:
     conv: str | None
     input_shape: tuple[int, ...] | None
     then: str
+    around: tuple[str, ...]
+    adder: str | None
 
 
 class Flows:
@@ -79,7 +83,9 @@ class Flows:
             shape=value.shape,
             conv=conv.module if conv and own in NORMS else None,
             input_shape=conv.inputs[0].shape if conv else None,
-            then=self._after(value),
+            then=(then := self._after(value)),
+            adder=value.users[0].module if then else None,
+            around=tuple(n for n in (*value.modules, *value.through) if n != name),
         )
 
     def _ran_once(self, name: str) -> bool:
@@ -89,16 +95,21 @@ class Flows:
         """The convolution whose output the norm alone reads, if its module ran once."""
         before = norm.inputs[0]
         conv = before.call
-        alone = len(before.users) == 1 and len(norm.inputs) == 1
+        alone = len(norm.inputs) == 1 and self._is_read_once(before)
         if conv is None or conv.name != "conv2d" or not conv.module or not alone:
             return None
         return conv if self._ran_once(conv.module) and len(conv.inputs) == 1 else None
 
     def _after(self, value: Value) -> str:
-        if len(value.users) != 1 or value.users[0].name not in SUMS:
+        if not self._is_read_once(value) or value.users[0].name not in SUMS:
             return ""
         call = value.users[0]
         if len(call.inputs) != 2 or call.inputs[0].shape != call.inputs[1].shape:
             return ""
-        users = [u for u in call.outputs[0].users if self.trace.is_live(u)]
-        return "relu" if len(users) == 1 and users[0].name in ("relu", "relu_") else "sum"
+        total = call.outputs[0]
+        users = [u for u in total.users if self.trace.is_live(u)]
+        alone = len(users) == 1 and not self.trace.is_returned(total)
+        return "relu" if alone and users[0].name in ("relu", "relu_") else "sum"
+
+    def _is_read_once(self, value: Value) -> bool:
+        return len(value.users) == 1 and not self.trace.is_returned(value)

@@ -20,7 +20,8 @@ from accuracy_booster.ops.moments import Merge, over_samples, update_running
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
 from accuracy_booster.ops.processes import merged
-from accuracy_booster.surgery.attach import ATTRIBUTE, is_hooked
+from accuracy_booster.ops.scaled import scaled_conv, scales_weights
+from accuracy_booster.surgery.attach import ATTRIBUTE, is_read
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
 
@@ -30,6 +31,8 @@ class Fused(nn.Module):
 
     applies_gate = True
     then = ""  # what follows, as `surgery.flow.Flow.then`
+    around: tuple[nn.Module, ...] = ()  # the other modules whose output this module's is
+    adder: tuple[nn.Module, ...] = ()  # the one that adds something to it
 
     def _gate(self) -> Gate | None:
         """The gate, if there is one and it is enabled."""
@@ -44,7 +47,11 @@ class Fused(nn.Module):
 
     def _waits(self, x: torch.Tensor) -> bool:
         """Whether to hand on a pending map: nobody but a sum (and a ReLU) will read it."""
-        return bool(self.then) and not fused.traced(x) and not is_hooked(self)
+        if not self.then or fused.traced(x) or is_read(self, *self.around):
+            return False
+        # what is recomputed for the gradient (torch.utils.checkpoint) has to give tensors
+        trains = any(module.training for module in (self, *self.adder))
+        return (torch.is_grad_enabled() or not trains) and fused.backward_pass() == -1
 
     def _given(
         self,
@@ -153,11 +160,14 @@ class FusedConv2d(Fused, nn.Conv2d):
         gate = self._gate()
         if gate is None or backend.is_plain() or x.ndim != 4:
             return self._plain(x)
-        z = super(Fused, self).forward(x)
-        if has_pooled_form(self):
-            with without_autocast(x):
-                descriptor = pooled_conv(x, self)
-        else:
-            descriptor = z.mean((2, 3), dtype=accumulation_dtype(z.dtype))
+        if not has_pooled_form(self):
+            z = super(Fused, self).forward(x)
+            p = gate.weigh([z.mean((2, 3), dtype=accumulation_dtype(z.dtype))])
+            return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None)
+        with without_autocast(x):
+            descriptor = pooled_conv(x, self)
         p = gate.weigh([descriptor])
+        if scales_weights(x, self):
+            return scaled_conv(x, self, p)
+        z = super(Fused, self).forward(x)
         return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None)

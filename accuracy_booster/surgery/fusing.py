@@ -111,6 +111,8 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
             module = modules[name]
             module.__class__ = fused_classes()[type(module)]
             module.__dict__["then"] = flow.then
+            module.__dict__["around"] = tuple(modules[other] for other in flow.around)
+            module.__dict__["adder"] = () if flow.adder is None else (modules[flow.adder],)
         how = reason or _how(flow, gate)
         places.append(Place(name, reason is None, how))
     model.__dict__[REPORT] = FastPath("fused", places)
@@ -130,7 +132,8 @@ def unfuse(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, fused.Fused):
             setattr(module, "__class__", original[type(module)])  # noqa: B010 - for mypy
-            module.__dict__.pop("then", None)
+            for attribute in ("then", "around", "adder"):
+                module.__dict__.pop(attribute, None)
     del model.__dict__[REPORT]
     return model
 

@@ -25,6 +25,7 @@ class Value:
     call: Call | None  # what made it; None for the input
     ancestors: int  # bit i is set if value i flows into this one, and for itself
     modules: list[str] = field(default_factory=list)  # whose output it is, the innermost first
+    through: list[str] = field(default_factory=list)  # modules that hand it on, as nn.Identity
     users: list[Call] = field(default_factory=list)
 
     def flows_into(self, other: Value) -> bool:
@@ -64,6 +65,7 @@ class Trace(TorchFunctionMode):
         self._buffers = {id(buffer) for buffer in model.buffers()}
         self._stack: list[tuple[nn.Module, int, list[Value]]] = []
         self._live = 0  # bit i is set if value i flows into the network's output
+        self._returned: set[Value] = set()
 
     def run(self, model: nn.Module, example: torch.Tensor) -> Any:
         """One pass of the example [N, C, H, W]; returns the model's output."""
@@ -80,7 +82,12 @@ class Trace(TorchFunctionMode):
         for tensor in tensors_of(output):
             if tensor in self._known:
                 self._live |= self._known[tensor].ancestors
+                self._returned.add(self._known[tensor])
         return output
+
+    def is_returned(self, value: Value) -> bool:
+        """Whether the caller of the network reads a value."""
+        return value in self._returned
 
     def is_live(self, call: Call) -> bool:
         """Whether anything of a call flows into the network's output."""
@@ -147,8 +154,8 @@ class Trace(TorchFunctionMode):
             self.input_of[name] = inputs[0]
         for tensor in outputs:
             value = self._known.get(tensor)
-            if value is not None and value.index >= first:
-                value.modules.append(name)
+            if value is not None:
+                (value.modules if value.index >= first else value.through).append(name)
 
 
 def tensors_of(tree: Any) -> Iterator[torch.Tensor]:

@@ -1,0 +1,77 @@
+"""A pointwise convolution whose outputs are scaled per sample: the scale goes into the weights.
+
+p * (W h + b) = (diag(p_n) W) h_n + p_n b. So there is no map of unscaled outputs, neither to read
+nor to keep for the gradient: that of diag(p_n) W, one per sample, holds those of W and of p.
+"""
+
+# N batch, C channels in, K channels out, H W space
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp import custom_bwd, custom_fwd
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from accuracy_booster.ops.fused import traced
+
+
+def scales_weights(h: torch.Tensor, conv: nn.Conv2d) -> bool:
+    """Whether `scaled_conv` knows the convolution, and its N weights are no larger than its map."""
+    pointwise = tuple(conv.kernel_size) == tuple(conv.stride) == (1, 1)
+    plain = pointwise and tuple(conv.padding) == (0, 0) and conv.groups == 1
+    return plain and conv.in_channels <= h.shape[2] * h.shape[3]
+
+
+def scaled_conv(h: torch.Tensor, conv: nn.Conv2d, p: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W], p[N, K] -> conv(h) * p, [N, K, H, W] in h's memory format."""
+    n, _, height, width = h.shape
+    last = h.is_contiguous(memory_format=torch.channels_last)
+    if last:
+        positions = h.permute(0, 2, 3, 1).reshape(n, height * width, -1)
+    else:
+        positions = h.reshape(n, -1, height * width).transpose(1, 2)
+    weight = conv.weight.flatten(1)
+    if not traced(h):
+        y = _Scaled.apply(positions, weight, p, last)
+    elif torch.is_grad_enabled():  # has the compiler make the scaled weights anew, not keep them
+        y = checkpoint(
+            *(_scaled, positions, weight, p, last), use_reentrant=False, preserve_rng_state=False
+        )
+    else:
+        y = _scaled(positions, weight, p, last)
+    y = y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return y if conv.bias is None else y + (conv.bias * p).to(y.dtype)[:, :, None, None]
+
+
+def _scaled(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool) -> torch.Tensor:
+    """h[N, HW, C], weight[K, C], p[N, K] -> [N, HW, K], the channels last in memory or first."""
+    weights = (weight * p[:, :, None]).to(weight.dtype)
+    if last:
+        return torch.bmm(h, weights.transpose(1, 2))
+    return torch.bmm(weights, h.transpose(1, 2)).transpose(1, 2)
+
+
+class _Scaled(torch.autograd.Function):
+    """`_scaled`, which keeps its arguments alone for the gradient."""
+
+    @staticmethod
+    @custom_fwd(device_type="cuda")
+    def forward(ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool):
+        ctx.save_for_backward(h, weight, p)
+        ctx.last = last
+        return _scaled(h, weight, p, last)
+
+    @staticmethod
+    @custom_bwd(device_type="cuda")
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):
+        h, weight, p = ctx.saved_tensors
+        weights = (weight * p[:, :, None]).to(grad.dtype)
+        d_h = torch.bmm(grad, weights).to(h.dtype)
+        of_each = torch.bmm(grad.transpose(1, 2), h.to(grad.dtype)).to(p.dtype)  # [N, K, C]
+        d_weight = (of_each * p[:, :, None]).sum(0).to(weight.dtype)
+        return d_h, d_weight, (of_each * weight).sum(2).to(p.dtype), None
