@@ -55,13 +55,13 @@ def tap_sums(h: torch.Tensor, conv: nn.Conv2d) -> tuple[torch.Tensor, int]:
     columns, width = _ranges(h.shape[3], conv, 1)
     lines = h.sum(3, dtype=dtype)  # [N, C, H]
     sums = {}
-    for first, last in set(columns):
+    for first, last in dict.fromkeys(columns):
         line = lines
         if first:
             line = line - h[..., :first].sum(3, dtype=dtype)
         if last < h.shape[3]:
             line = line - h[..., last:].sum(3, dtype=dtype)
-        for top, end in set(rows):
+        for top, end in dict.fromkeys(rows):
             sums[top, end, first, last] = line[:, :, top:end].sum(2)
     taps = [sums[row + column] for row in rows for column in columns]
     return torch.stack(taps, 2), height * width

@@ -12,7 +12,7 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import fused
 from accuracy_booster.surgery.attach import Model, attached
 from accuracy_booster.surgery.flow import Flow, Flows
-from accuracy_booster.surgery.planning import refuse_wrapped
+from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
 REPORT = "_fast_path"  # on a fused or folded model
@@ -65,13 +65,7 @@ class FastPath:
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (header, *rows)
-        ]
-        return "\n".join([*lines, self.summary()])
+        return "\n".join([*aligned(*self.table()), self.summary()])
 
 
 def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:

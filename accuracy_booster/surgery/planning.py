@@ -84,13 +84,17 @@ class Plan:
         return f"{self.model}: {count} of {self.recipe}, {self.parameters:,} parameters"
 
     def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (header, *rows)
-        ]
+        lines = aligned(*self.table())
         return "\n".join([*lines, self.summary(), *(f"skipped: {line}" for line in self.skipped)])
+
+
+def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, its columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
 
 
 def plan(

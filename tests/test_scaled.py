@@ -1,0 +1,65 @@
+"""A pointwise convolution with the scale in its weights, and where a folded gate is computed."""
+
+import pytest
+import torch
+from torch import nn
+
+import accuracy_booster as ab
+from accuracy_booster.deploy.folding import choose_form
+from accuracy_booster.ops.scaled import scaled_conv, scales_weights
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_scale_in_the_weights(layout, bias):
+    """Output and all gradients; the map of unscaled outputs is not kept."""
+    conv = nn.Conv2d(3, 5, 1, bias=bias).double()
+    h = torch.randn(4, 3, 6, 2, dtype=torch.float64).contiguous(memory_format=layout)
+    p = torch.rand(4, 5, dtype=torch.float64)
+    weight = torch.randn(4, 5, 6, 2, dtype=torch.float64)
+    found = []
+    kept = []
+    for ours in (True, False):
+        leaves = [h.clone().requires_grad_(), p.clone().requires_grad_(), *conv.parameters()]
+
+        def pack(tensor, ours=ours):
+            if ours and tensor.numel() >= 4 * 5 * 12:
+                kept.append(tensor.shape)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            a, b = leaves[:2]
+            y = scaled_conv(a, conv, b) if ours else conv(a) * b[:, :, None, None]
+        found.append([y, *torch.autograd.grad((y * weight).sum(), leaves)])
+    torch.testing.assert_close(*found)
+    assert found[0][0].is_contiguous(memory_format=layout)
+    assert not kept
+
+
+def test_compiled_it_is_the_same():
+    conv = nn.Conv2d(3, 5, 1).double()
+    h, p = torch.randn(4, 3, 6, 2).double().requires_grad_(), torch.rand(4, 5).double()
+    compiled = torch.compile(lambda h, p: scaled_conv(h, conv, p), backend="aot_eager")
+    expected, found = scaled_conv(h, conv, p), compiled(h, p)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(y.square().sum(), [h, conv.weight]) for y in (found, expected)]
+    torch.testing.assert_close(*grads)
+
+
+def test_which_convolutions_take_it():
+    h = torch.zeros(2, 8, 3, 3)
+    assert scales_weights(h, nn.Conv2d(8, 9, 1))
+    assert not scales_weights(torch.zeros(2, 8, 2, 3), nn.Conv2d(8, 9, 1)), "weights over map"
+    for other in ({"stride": 2}, {"padding": 1}, {"groups": 2}):
+        assert not scales_weights(h, nn.Conv2d(8, 8, 1, **other))
+    assert not scales_weights(h, nn.Conv2d(8, 8, 3))
+
+
+def test_a_gate_is_computed_where_less_is_read():
+    """At 56x56 with 64 channels from the input, at 7x7 with 512 from the output."""
+    chosen = []
+    for inputs, outputs, side in ((64, 256, 56), (512, 2048, 7)):
+        gate = ab.Recalibrate(outputs, "ab").eval()
+        shapes = (16, inputs, side, side), (16, outputs, side, side)
+        chosen.append(choose_form(nn.Conv2d(inputs, outputs, 1), gate, *shapes))
+    assert chosen == ["input", "output"]
