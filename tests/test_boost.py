@@ -783,7 +783,7 @@ def without_sites():
     ("make", "words"),
     [
         (data_parallel, r"DataParallel.*model\.module"),
-        (compiled, "compiled.*boost it first"),
+        (compiled, "compiled.*do this first"),
         (scripted, "TorchScript.*instead"),
         (quantised, "quantised.*before"),
         (boosted_before, "has a gate already.*unboost"),

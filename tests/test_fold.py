@@ -154,7 +154,7 @@ def boosted(model, recipe="ab", side=7, where=("bn2",), n=3):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_folded_network_is_the_network(name, recipe):
     model, x = network(name, recipe), images(name)
-    folded = ab.fold(model, example=x[:1], verify=True)
+    folded = ab.fold(model, example=x[:1], verify=recipe == "ab_plus")
     assert difference(model, folded, x) < IN_FLOAT64
     report = ab.fast_path(folded)
     assert report.kind == "folded"
@@ -163,6 +163,8 @@ def test_a_folded_network_is_the_network(name, recipe):
     left = norms_left(folded)
     if name not in ("wrn10_1", "preact11"):  # theirs come before the convolutions
         assert left == []
+    if recipe != "ab":
+        return
     single = copy.deepcopy(model).float()
     folded = ab.fold(single, example=x[:1], verify=True)
     with torch.no_grad():  # a deep network amplifies rounding: it is compared with itself

@@ -175,8 +175,13 @@ def assert_same_buffers(plain, other):
 # --- the same numbers -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", NETWORKS)
+LARGE = ["ab", "eca", None]  # recipes for networks of millions of parameters
+PAIRS = [
+    (n, r) for n in NETWORKS for r in (LARGE if n.startswith(("torchv", "timm/res")) else RECIPES)
+]
+
+
+@pytest.mark.parametrize(("name", "recipe"), PAIRS)
 def test_outputs_gradients_and_buffers_are_the_same(name, recipe):
     plain, x = network(name, recipe), images(name)
     other = fuse(plain, x)
@@ -433,8 +438,7 @@ def test_a_mean_far_from_zero_loses_nothing():
 # --- compilers ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norms", [nullcontext, BatchNorms])
-@pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
+@pytest.mark.parametrize(("name", "norms"), [("resnet8", nullcontext), ("wrn10_1", BatchNorms)])
 def test_a_compiled_fused_network_is_the_same(name, norms):
     plain, x = network(name), images(name)
     other = fuse(plain, x)

@@ -902,12 +902,13 @@ def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     (run / "config.yaml").write_text(text.replace("compile: 'on'", "compile: 'off'"))
     assert work(run) == 0, (tmp_path / "log").read_text()
     assert (tmp_path / "log").read_text().count("compiled\n") == 3  # what was decided holds
-    assert json.loads((run / "run.json").read_text())["decided"] == {"compile": True}
+    assert json.loads((run / "run.json").read_text())["decided"] == {"compile": True, "fuse": True}
     assert_equal_ends(tmp_path / "whole", run)
 
 
 def test_the_decision_not_to_compile_is_kept(data, reference):
-    assert json.loads((reference() / "run.json").read_text())["decided"] == {"compile": False}
+    info = json.loads((reference() / "run.json").read_text())
+    assert info["decided"] == {"compile": False, "fuse": False}
 
 
 # the list of runs

@@ -74,8 +74,8 @@ class Bench:
 
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         """A title, header and rows for each case."""
-        header = ["block", "path", "ms", "ratio", "quartiles", "to naive none", "memory", "ratio"]
-        header += ["fast path", "paper (256)"]
+        header = ["block", "path", "ms", "time ratio", "quartiles", "to plain", "memory"]
+        header += ["memory ratio", "fast path", "paper"]
         for case, rows in itertools.groupby(
             self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile)
         ):
@@ -96,6 +96,9 @@ class Bench:
         size = "x".join(map(str, self.input_size))
         return (
             f"{self.model}, images of {size}, {self.device}, {self.threads} threads, torch "
-            f"{self.torch}, {self.rounds} rounds in turns; ratio: to the network without a block "
-            "on the same path, the median over the rounds"
+            f"{self.torch}, {self.rounds} rounds in turns.\nRatios are to the network without a "
+            "block on the same path (naive: as it is; ours: folded or fused), medians over the "
+            "rounds;\nto plain: to that network as it is; fast path: the gates that take it; "
+            "paper: its Table 3, batch 256 on a Titan X.\nA few rounds tell little on a busy "
+            "machine: see the quartiles."
         )

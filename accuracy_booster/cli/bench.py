@@ -24,10 +24,10 @@ def _arguments(parser: Parser) -> None:
         "--blocks",
         type=str,
         default="none,se,eca,cbam,ab,ab_plus",
-        help="the blocks, separated by commas (or by newlines, for texts with commas)",
+        help="the blocks, separated by commas; the network without a block is always measured",
     )
     parser.add_argument(
-        "--modes", type=str, default="infer,train", help="of infer (ab.fold) and train (ab.fuse)"
+        "--modes", type=str, default="infer,train", help="infer, train or both: infer,train"
     )
     parser.add_argument("--batch_sizes", type=list[int], default=[1, 16], help="such as 1,16,256")
     parser.add_argument("--compile", type=str, default="both", help="off, on or both")
@@ -35,11 +35,16 @@ def _arguments(parser: Parser) -> None:
         "--paths",
         type=str,
         default="naive,ours",
-        help="of naive (the network as it is) and ours (folded or fused)",
+        help="naive (as it is), ours (ab.fold or ab.fuse), or both: naive,ours",
     )
-    parser.add_argument("--rounds", type=int, default=10, help="how often each variant runs")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=10,
+        help="how often each variant runs; compiling takes 10 to 120 s for each",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int | None, help="of the CPU; by default all cores")
+    parser.add_argument("--threads", type=int | None, help="CPU threads; by default all cores")
     input_size_argument(parser)
     parser.add_argument("--output", type=str | None, help="also write the result to this JSON file")
 

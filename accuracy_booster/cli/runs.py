@@ -100,12 +100,13 @@ def _eval_arguments(parser: Parser) -> None:
 def _eval(given: dict[str, Any]):
     from accuracy_booster.training import evaluate
 
+    folded = ", folded" if given.get("fold") else ""
     metrics = evaluate(given.pop("run"), **given)
 
     def show() -> None:
         print(
             f"top-1 error {metrics.top1_error:.2f} %, top-5 error {metrics.top5_error:.2f} % "
-            f"({metrics.images:,} images)"
+            f"({metrics.images:,} images{folded})"
         )
 
     return metrics.to_dict(), show

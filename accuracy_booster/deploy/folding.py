@@ -15,9 +15,9 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import has_pooled_form
-from accuracy_booster.surgery.attach import attached, detach, is_hooked
+from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked
 from accuracy_booster.surgery.flow import Flow, Flows
-from accuracy_booster.surgery.fusing import REPORT, FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
@@ -54,8 +54,6 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
     """
     refuse_wrapped(model)
     report = model.__dict__.get(REPORT)
-    if report is not None and report.kind == "folded":
-        raise ValueError(f"{type(model).__name__} is folded already")
     norms = nn.modules.batchnorm._BatchNorm  # the gates' too
     training = [name for name, m in model.named_modules() if m.training and isinstance(m, norms)]
     if model.training or training:
@@ -247,6 +245,10 @@ def _verify(
     allowed = TOLERANCE * max(1.0, torch.finfo(like.dtype).eps / torch.finfo(torch.float32).eps)
     for truth, a, b in zip(exact, tensors_of(model(images)), tensors_of(new(images)), strict=True):
         largest = float(truth.abs().max())
+        if not math.isfinite(largest):
+            raise RuntimeError(
+                "cannot verify: the model's own output is not finite; give another example"
+            )
         before, after = (float((x - truth).abs().max()) for x in (a, b))
         if not after <= max(allowed * largest, 3 * before):
             raise RuntimeError(

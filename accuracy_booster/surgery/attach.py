@@ -25,6 +25,7 @@ if _dynamo.config.skip_nnmodule_hook_guards:
     _dynamo.reset()  # what was compiled before has no such guards
 
 ATTRIBUTE = "recalibrate"
+REPORT = "_fast_path"  # on a fused or folded model: what was done
 KEPT = "_recalibrated"  # on the module around a site: {path of the site: gate}, not registered
 Model = TypeVar("Model", bound=nn.Module)
 

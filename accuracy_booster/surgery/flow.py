@@ -46,6 +46,9 @@ class Flows:
     """The flow around each module, found from one pass without gates; nothing changes."""
 
     def __init__(self, model: nn.Module, example: torch.Tensor | None = None):
+        if example is not None and (not isinstance(example, torch.Tensor) or not example.numel()):
+            what = list(getattr(example, "shape", [])) or type(example).__name__
+            raise ValueError(f"example is no tensor of images [N, C, H, W] but {what}")
         examples = infer_examples(model) if example is None else [example]
         with disabled(model):
             self.trace = traced(model, examples)

@@ -10,12 +10,10 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import fused
-from accuracy_booster.surgery.attach import Model, attached
+from accuracy_booster.surgery.attach import REPORT, Model, attached
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
-
-REPORT = "_fast_path"  # on a fused or folded model
 
 
 def fused_classes() -> dict[type[nn.Module], type[nn.Module]]:
@@ -119,7 +117,7 @@ def unfuse(model: Model) -> Model:
     Raises:
         ValueError: if it is not fused.
     """
-    report = model.__dict__.get(REPORT)
+    report = _report(model)
     if report is None or report.kind != "fused":
         raise ValueError(f"{type(model).__name__} is not fused")
     original = {after: before for before, after in fused_classes().items()}
@@ -138,10 +136,19 @@ def fast_path(model: nn.Module) -> FastPath:
     Raises:
         ValueError: for a model that is neither fused nor folded.
     """
-    report = model.__dict__.get(REPORT) if isinstance(model, nn.Module) else None
+    report = _report(model)
     if report is None:
-        raise ValueError(f"{type(model).__name__} is neither fused nor folded")
+        raise ValueError(
+            f"{type(model).__name__} is neither fused nor folded; 'accuracy-booster plan NAME "
+            "--fast-path' shows what both would do"
+        )
     return report
+
+
+def _report(model: nn.Module) -> FastPath | None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    return model.__dict__.get(REPORT)
 
 
 def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> str | None:

@@ -18,7 +18,7 @@ from accuracy_booster import blocks
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.ops import backend
-from accuracy_booster.surgery.attach import ATTRIBUTE
+from accuracy_booster.surgery.attach import ATTRIBUTE, REPORT
 from accuracy_booster.surgery.find import (
     Found,
     attention_sites,
@@ -328,13 +328,27 @@ def refuse_wrapped(model: nn.Module) -> None:
     parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
     if isinstance(model, parallel):
         raise ValueError(
-            f"the model is wrapped in {type(model).__name__}; boost model.module before wrapping it"
+            f"the model is wrapped in {type(model).__name__}; give its model.module, and wrap that "
+            "afterwards"
+        )
+    report = model.__dict__.get(REPORT)
+    if report is not None and report.kind == "folded":
+        raise ValueError(
+            f"{type(model).__name__} is folded already, for inference; go back to the model that "
+            "it was made from"
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("the model is a TorchScript module; boost the Python module instead")
+        raise ValueError("the model is a TorchScript module; give the Python module instead")
     for name, module in model.named_modules():
+        if isinstance(module, parallel):
+            raise ValueError(
+                f"the part {name!r} of the model is wrapped in {type(module).__name__}; wrap it "
+                "afterwards"
+            )
         if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
             where = f"the part {name!r} of the model" if name else "the model"
-            raise ValueError(f"{where} is compiled; boost it first and compile the result")
+            raise ValueError(
+                f"{where} is compiled; do this first (boost, fuse, fold) and compile the result"
+            )
         if ".quantized" in type(module).__module__:
             raise ValueError(f"the model is quantised (at {name!r}); boost it before quantising")

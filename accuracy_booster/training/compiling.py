@@ -15,7 +15,7 @@ import torch
 from accuracy_booster import surgery
 from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.surgery.fusing import REPORT
+from accuracy_booster.surgery.attach import REPORT
 from accuracy_booster.training.run import Run
 
 if TYPE_CHECKING:
