@@ -93,7 +93,7 @@ def after(
     columns, moved = weight.double().t(), bias.double()[None]
     zero = torch.zeros_like(moved)
     for layer in layers:
-        columns, moved = layer(columns) - layer(torch.zeros_like(zero)), layer(moved)
+        columns, moved = layer(columns) - layer(zero), layer(moved)
         zero = torch.zeros_like(moved)
     return columns.t().contiguous(), moved[0]
 

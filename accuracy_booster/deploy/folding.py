@@ -100,7 +100,6 @@ def _fold_gate(
     assert isinstance(conv, nn.Conv2d)
     plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     detach(new, [name])
-    plain._modules.pop("recalibrate", None)
     form = choose_form(plain, gate, flow.input_shape, flow.shape)
     around = [modules[other] for other in flow.around]
     gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then, around)
@@ -153,11 +152,9 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.double()
-    bias = (
-        -norm.running_mean.double()
-        if conv.bias is None
-        else (conv.bias.double() - norm.running_mean.double())
-    )
+    bias = -norm.running_mean.double()
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
     bias = bias * scale
     if norm.bias is not None:
         bias = bias + norm.bias.double()
