@@ -18,6 +18,7 @@ from accuracy_booster.ops.pooled import Conv, has_pooled_form
 from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
@@ -34,20 +35,22 @@ TOLERANCE = 1e-5  # of the largest |output|, in float32
 CACHE, FRESH, MATRIX = 16 << 20, 1 / 3, 3
 
 
-def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = False) -> Network:
+def fold(model: Network, *, example: Example | None = None, verify: bool = False) -> Network:
     """A new network for inference that computes the same, with the same call.
 
-    Batch norms go into the convolutions and linear layers before them. A gate that reads each channel's mean becomes
-    one affine map and a sigmoid, computed from the mean of the last convolution's input before that
-    runs, or from its output, whichever reads less; its product, the residual sum and the ReLU are
-    one pass. In a network without gates the norms are folded. What cannot be folded stays as it is;
+    Batch norms go into the convolutions and linear layers before them. A gate that reads each
+    channel's mean becomes one affine map and a sigmoid, computed from the mean of the last
+    convolution's input before that runs, or from its output, whichever reads less; its product, the
+    residual sum and the ReLU are one pass. In a network without gates the norms are folded. What cannot be folded stays as it is;
     `ab.fast_path(folded)` lists the places of the gates. The model itself does not change.
 
     Args:
         model: a network in eval mode, boosted or not, fused or not.
         example: images [N, C, H, W] of the size, and best of the batch, that it will see: it
-            decides where the gates are computed. By default one image as for `ab.plan`.
-        verify: compare both networks on random images (or on the example, if it is not constant).
+            decides where the gates are computed. A tuple holds several inputs by position, a dict
+            by name. By default one image as for `ab.plan`.
+        verify: compare both networks on random images (or on the example, if it is not constant;
+            of several inputs, on random numbers for those that are).
 
     Raises:
         ValueError: for a network in training mode, one that is folded already, or wrapped.
@@ -80,7 +83,7 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
     attached(new)  # puts gates that are left back onto what stands in for their norms
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
-        _verify(model, new, flows.input_shape, example)
+        _verify(model, new, flows.example)
     return new
 
 
@@ -233,21 +236,25 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(
-    model: nn.Module, new: nn.Module, shape: tuple[int, ...], given: torch.Tensor | None
-) -> None:
+def _verify(model: nn.Module, new: nn.Module, example: Example) -> None:
     """Compare the two networks' outputs with the model's in float64.
 
     A network that amplifies rounding differs from itself; the folded one may be three times as far
     from the truth as the model is.
     """
     like = next(model.parameters())
-    constant = given is None or bool((given == given.flatten()[0]).all())
-    images = torch.randn(shape) if given is None or constant else given
-    images = images.to(device=like.device, dtype=like.dtype)
-    exact = tensors_of(copy.deepcopy(model).double()(images.double()))
+    args, kwargs = as_inputs(moved(example, like))
+
+    def varied(x: torch.Tensor) -> torch.Tensor:
+        constant = x.is_floating_point() and x.numel() > 0 and bool((x == x.flatten()[0]).all())
+        return torch.randn_like(x) if constant else x
+
+    args, kwargs = map_tensors(varied, (args, kwargs))
+    wide = moved((args, kwargs), like.double())
+    exact = tensors_of(copy.deepcopy(model).double()(*wide[0], **wide[1]))
+    own, others = (tensors_of(m(*args, **kwargs)) for m in (model, new))
     allowed = TOLERANCE * max(1.0, torch.finfo(like.dtype).eps / torch.finfo(torch.float32).eps)
-    for truth, a, b in zip(exact, tensors_of(model(images)), tensors_of(new(images)), strict=True):
+    for truth, a, b in zip(exact, own, others, strict=True):
         largest = float(truth.abs().max())
         if not math.isfinite(largest):
             raise RuntimeError(

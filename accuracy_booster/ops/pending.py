@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from accuracy_booster.ops.fused import Link, affine
+from accuracy_booster.ops.fused import Link, affine, traced
 
 _ADD = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__}
 _RELU = {torch.relu, torch.Tensor.relu, F.relu, torch.relu_, torch.Tensor.relu_, F.relu_}
@@ -112,6 +112,7 @@ class Pending(torch.Tensor):
             and other.dtype == self._z.dtype
             and other.device == self._z.device
             and self._same_mode()
+            and not traced(other)  # the compiler joins the sum by itself
         )
         if not fits or self._residual is not None or self._value is not None:
             return self.compute() + (other.compute() if isinstance(other, Pending) else other)
@@ -155,7 +156,7 @@ class Pending(torch.Tensor):
         return func(*_computed(args), **_computed(kwargs))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """What comes here has passed torch's functions by, as autograd's own code does."""

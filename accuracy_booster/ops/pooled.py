@@ -16,7 +16,6 @@ from torch import nn
 
 from accuracy_booster.ops.precision import accumulation_dtype
 
-
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 

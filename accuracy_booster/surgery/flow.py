@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from accuracy_booster.surgery.boosting import disabled
 from accuracy_booster.surgery.find import NORMS, SUMS, residual_sites
+from accuracy_booster.surgery.passes import Example, as_inputs
 from accuracy_booster.surgery.planning import infer_examples, traced
 from accuracy_booster.surgery.trace import Call, Value
 
@@ -49,14 +51,14 @@ class Flow:
 class Flows:
     """The flow around each module, found from one pass without gates; nothing changes."""
 
-    def __init__(self, model: nn.Module, example: torch.Tensor | None = None):
-        if example is not None and (not isinstance(example, torch.Tensor) or not example.numel()):
-            what = list(getattr(example, "shape", [])) or type(example).__name__
-            raise ValueError(f"example is no tensor of images [N, C, H, W] but {what}")
-        examples = infer_examples(model) if example is None else [example]
+    def __init__(self, model: nn.Module, example: Example | None = None):
+        if example is not None:
+            as_inputs(example)  # refuses what is none
+        examples: list[Any] = infer_examples(model) if example is None else [example]
         with disabled(model):
             self.trace = traced(model, examples)
-        self.input_shape = self.trace.values[0].shape
+        shape = self.trace.values[0].shape  # of the one that the network could take
+        self.example: Any = torch.zeros(shape) if example is None else example
         self._outputs: dict[str, Value] = {}
         for value in self.trace.values:
             self._outputs |= dict.fromkeys(value.modules, value)

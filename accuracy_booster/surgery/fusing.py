@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import fused
 from accuracy_booster.surgery.attach import REPORT, Model, attached
 from accuracy_booster.surgery.flow import Flow, Flows
+from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
-
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -73,7 +72,7 @@ class FastPath:
         return "\n".join([*aligned(*self.table()), self.summary()])
 
 
-def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
+def fuse(model: Model, *, example: Example | None = None) -> Model:
     """Compute each norm at the end of a residual branch, its gate, the sum and the ReLU together.
 
     In place; the result is the same up to rounding, in training and in eval mode, and so are the
@@ -84,7 +83,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
 
     Args:
         model: a network on any device, not wrapped or compiled.
-        example: an image [1, C, H, W], as for `ab.plan`.
+        example: an image [1, C, H, W], or several inputs, as for `ab.plan`.
 
     Returns:
         The model.
