@@ -79,8 +79,15 @@ class AverageGather(nn.Module):
 
     @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        e, pool = self.extent, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3]
-        return pool(x, 2 * e - 1, e, padding=e - 1, count_include_pad=False)
+        e = self.extent
+        if x.ndim < 5:
+            pool = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
+            return pool(x, 2 * e - 1, e, padding=e - 1, count_include_pad=False)
+        # torch's own padding in 3-D refuses maps that are smaller than the window
+        borders = (e - 1,) * 6
+        inside = F.pad(torch.ones_like(x[:1, :1]), borders)
+        mean = F.avg_pool3d(F.pad(x, borders), 2 * e - 1, e)
+        return mean / F.avg_pool3d(inside, 2 * e - 1, e)
 
     def extra_repr(self) -> str:
         return f"extent={self.extent}"

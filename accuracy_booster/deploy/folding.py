@@ -41,8 +41,9 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
     Batch norms go into the convolutions and linear layers before them. A gate that reads each
     channel's mean becomes one affine map and a sigmoid, computed from the mean of the last
     convolution's input before that runs, or from its output, whichever reads less; its product, the
-    residual sum and the ReLU are one pass. In a network without gates the norms are folded. What cannot be folded stays as it is;
-    `ab.fast_path(folded)` lists the places of the gates. The model itself does not change.
+    residual sum and the ReLU are one pass. In a network without gates the norms are folded. What
+    cannot be folded stays as it is; `ab.fast_path(folded)` lists the places of the gates. The model
+    itself does not change.
 
     Args:
         model: a network in eval mode, boosted or not, fused or not.

@@ -7,7 +7,8 @@ layouts: an element lies at n C HW + c stride_c + s stride_s, the strides being 
 On the CPU, for tests: TRITON_INTERPRET=1, set before Triton is first imported.
 """
 
-# N batch, C channels, H W space (or L, or D H W), S = H * W; per-sample values are [N, C], tiles [BLOCK_C, BLOCK_S]
+# N batch, C channels, H W space (or L, or D H W), S = H * W; per-sample values are [N, C], tiles
+# [BLOCK_C, BLOCK_S]
 
 # no `from __future__ import annotations`: Triton reads `tl.constexpr` from the annotations
 
