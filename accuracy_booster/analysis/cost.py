@@ -135,7 +135,7 @@ def complexity(
             "mac+sum", "mac+bias" (the paper's: `ab.analysis.conventions`), or other such sums.
         example: instead of input_size, an input, or several: a tuple by position, a dict by name.
             Its first sample counts, `batch_size` times; what is no tensor, or is of another length
-            than the first tensor, stays as it is.
+            than the tensor of the most dimensions, stays as it is.
 
     Raises:
         ValueError: for an unknown convention, a size that is no (C, ...), or one that the network
@@ -238,13 +238,18 @@ def _size(model: nn.Module, given: Any) -> tuple[int, ...]:
 
 
 def _size_of_example(example: Example) -> tuple[int, ...]:
-    """The size of one sample of the first tensor."""
-    return tuple(next(tensors_of(as_inputs(example))).shape[1:])
+    """The size of one sample of the main tensor."""
+    return tuple(_main(as_inputs(example)).shape[1:])
+
+
+def _main(example: Any) -> torch.Tensor:
+    """The tensor of the most dimensions: the image, if there is one."""
+    return max(tensors_of(example), key=lambda x: x.ndim)
 
 
 def _of_samples(example: Example, count: int) -> Example:
     """The first sample, `count` times."""
-    first = next(tensors_of(example))
+    first = _main(example)
 
     def repeat(x: torch.Tensor) -> torch.Tensor:
         if x.ndim == 0 or first.ndim == 0 or len(x) != len(first):
