@@ -32,7 +32,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 if RUNS:
     from accuracy_booster.ops import triton_kernels as kernels
 
-TESTS = 281  # how many the process of its own has to run
+TESTS = 293  # how many the process of its own has to run
 
 FUNCTIONS = ["moments", "affine", "affine_grads", "input_grad"]
 SHAPES = [
@@ -78,11 +78,11 @@ def compare(name: str, *arguments):
     """Run a kernel, compare all that it gives with the reference in float64, and return it."""
     found = getattr(kernels, name)(*arguments)
     expected = getattr(reference, name)(*double(arguments))
-    dtype = next(a.dtype for a in arguments if a is not None and a.ndim == 4)
+    dtype = next(a.dtype for a in arguments if a is not None and a.ndim > 2)
     together = [found] if isinstance(found, torch.Tensor) else found
     for got, want in zip(together, [expected] if together[0] is found else expected, strict=True):
         assert got.shape == want.shape
-        assert got.dtype == (dtype if got.ndim == 4 else torch.float32)
+        assert got.dtype == (dtype if got.ndim > 2 else torch.float32)
         # what cancels in a sum errs by as much as its parts
         error = 2e-6 * want.abs().max().item() * max(1, want[0, 0].numel()) ** 0.5
         torch.testing.assert_close(got.double(), want, rtol=ROUNDING[got.dtype], atol=error + 2e-6)
@@ -149,6 +149,29 @@ class TestKernels:
     @shapes
     def test_moments(self, shape, layout, dtype):
         compare("moments", feature_map(shape, dtype, layout))
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    @pytest.mark.parametrize(
+        ("space", "layout"),
+        [
+            ((371,), torch.contiguous_format),
+            ((7, 5, 11), torch.contiguous_format),
+            ((7, 5, 11), torch.channels_last_3d),
+        ],
+    )
+    def test_one_and_three_dimensions_of_space(self, space, layout, name):
+        shape = (2, 18, *space)
+        z, grad, out = (feature_map(shape, layout=layout, seed=seed) for seed in (0, 1, 2))
+        a, b, c = (values(shape, seed) for seed in (3, 4, 5))
+        arguments = {
+            "moments": (z,),
+            "affine": (z, a, b, c, grad, False),
+            "affine_grads": (grad, out, z, a),
+            "input_grad": (grad, a, z, b, c, a),
+        }[name]
+        found = compare(name, *arguments)
+        if isinstance(found, torch.Tensor):
+            assert found.stride() == z.stride()
 
     @layouts
     def test_moments_far_from_zero(self, layout):
