@@ -248,6 +248,12 @@ def test_folded_networks_compute_the_same(dims, kernel, recipe):
     assert ab.fast_path(folded).taken == 2, str(ab.fast_path(folded))
     assert not [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+    grads = []
+    for model in (net, folded):  # of the input, for saliency maps
+        given = x.clone().requires_grad_()
+        model(given).square().sum().backward()
+        grads.append(given.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("form", ["input", "output"])
@@ -299,3 +305,50 @@ def test_the_gather_in_three_dimensions_is_the_mean_over_windows():
             2,
         )
         torch.testing.assert_close(gather(x).flatten(2), expected)
+
+
+# --- networks of torchvision ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_video_networks_count_as_torchvision_publishes(name):
+    from torchvision.models import get_model_weights, video
+
+    weights = get_model_weights(name).DEFAULT
+    with torch.device("meta"):
+        model = getattr(video, name)()
+    found = complexity(model, (3, 16, 112, 112))
+    assert found.parameters == weights.meta["num_params"]
+    assert found.macs / 1e9 == pytest.approx(weights.meta["_ops"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18"])
+def test_video_networks_are_fused_and_folded(name):
+    from torchvision.models import video
+
+    net = getattr(video, name)(num_classes=5)
+    sites = [
+        Site(f"{module}.conv2.1", block.conv2[1].num_features, (1, 1, 1))
+        for module, block in net.named_modules()
+        if isinstance(block, video.resnet.BasicBlock)
+    ]
+    assert len(sites) == 8
+    attach(net, "ab", sites)
+    net.double()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_var.uniform_(0.5, 2)
+                module.running_mean.normal_()
+    x = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64)
+    folded = ab.fold(net.eval(), example=x, verify=True)
+    fused = ab.fuse(copy.deepcopy(net), example=x[:1])
+    for model in (folded, fused):
+        assert ab.fast_path(model).taken == 8, str(ab.fast_path(model))
+        torch.testing.assert_close(model(x), net(x), rtol=1e-8, atol=1e-9)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm3d)]
+    other = copy.deepcopy(net).train()
+    # of two samples a norm amplifies rounding
+    torch.testing.assert_close(fused.train()(x), other(x), rtol=1e-5, atol=1e-6)
+    for (key, a), b in zip(other.state_dict().items(), fused.state_dict().values(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8, msg=key)

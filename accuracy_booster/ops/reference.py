@@ -3,7 +3,8 @@
 Statistics are float32 for 16-bit maps; what is as large as the map has the map's type.
 """
 
-# N batch, C channels, H W space, of any number of dimensions but none; per-sample values are [N, C]
+# N batch, C channels, H W space (or L, or D H W; `affine` takes [N, C] too); per-sample values are
+# [N, C]
 
 from __future__ import annotations
 
@@ -66,6 +67,8 @@ def affine_grads(
         grad = grad.masked_fill(out <= 0, 0)
     g = grad.to(accumulation_dtype(grad.dtype))
     centred = z if mean is None else z - spread(mean, z)
+    if z.ndim == 2:  # a sum over no dimensions is one over all in torch
+        return grad, g * centred, g
     return grad, (g * centred).sum(space(z)), g.sum(space(z))
 
 

@@ -207,7 +207,7 @@ def _input_grad_kernel(
 
 def _layout(z: torch.Tensor) -> torch.memory_format:
     """z's own, or where it has none of the two the one that is nearer."""
-    if z.is_contiguous() or z.ndim == 3:  # torch has no such layout for [N, C, L]
+    if z.is_contiguous() or z.ndim < 4:  # torch has no other layout for [N, C, L]
         return torch.contiguous_format
     near = z.stride(1) == 1 and z.shape[1] > 1
     last = torch.channels_last if z.ndim == 4 else torch.channels_last_3d
