@@ -307,6 +307,47 @@ def test_the_gather_in_three_dimensions_is_the_mean_over_windows():
         torch.testing.assert_close(gather(x).flatten(2), expected)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_conventions_count_what_norms_give_on_every_rank(dims):
+    """Four norms of 8 channels at each position; the gates' norms are no maps'."""
+    net, _ = boosted(dims, 3)
+    size = (8, *SPACES[dims])
+    more = complexity(net, size, convention="mac+norm").macs - complexity(net, size).macs
+    assert more == 4 * 8 * torch.Size(SPACES[dims]).numel()
+
+
+POOLS = {
+    1: [nn.MaxPool1d(2), nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(1), nn.AdaptiveMaxPool1d(1)],
+    3: [nn.MaxPool3d(2), nn.AvgPool3d(2), nn.AdaptiveAvgPool3d(1), nn.AdaptiveMaxPool3d(1)],
+}
+FREE = {
+    1: [
+        nn.Upsample(scale_factor=2),
+        nn.ReflectionPad1d(1),
+        nn.ReplicationPad1d(1),
+        nn.ZeroPad1d(1),
+    ],
+    3: [
+        nn.Upsample(scale_factor=2),
+        nn.ReflectionPad3d(1),
+        nn.ReplicationPad3d(1),
+        nn.ZeroPad3d(1),
+    ],
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dims", POOLS)
+def test_pooling_counts_what_it_reads_and_padding_nothing(dims, device):
+    size = (3, *[4] * dims)
+    for kind, counts in ((POOLS, 1), (FREE, 0)):
+        for layer in kind[dims]:
+            net = nn.Sequential(layer)
+            found = complexity(net.to(device), size)
+            assert found.flops == counts * 3 * 4**dims, layer
+            assert not found.uncounted
+
+
 # --- networks of torchvision ----------------------------------------------------------------------
 
 

@@ -275,7 +275,9 @@ def _count(model: nn.Module, example: Example, batch_size: int, remedy: str):
 
 
 def _pass(model: nn.Module, example: Example, remedy: str) -> OperationCounter:
-    counter = OperationCounter(attached(model))
+    # in a network on [N, C, L] the maps have three dimensions
+    map_dims = 3 if _main(example).ndim == 3 else 4
+    counter = OperationCounter(attached(model), map_dims=map_dims)
     with quiet_pass(model, example, remedy) as x, counter.watching(model), counter:
         args, kwargs = as_inputs(x)
         model(*args, **kwargs)

@@ -56,7 +56,7 @@ WINDOWS = {  # the kernel is the second argument
 }
 TAPS = {"upsample_linear1d": 2, "upsample_bilinear2d": 4, "upsample_trilinear3d": 8}
 TAPS |= {"upsample_bicubic2d": 16, "_upsample_bilinear2d_aa": 4, "_upsample_bicubic2d_aa": 16}
-TAPS |= {"col2im": 1, "grid_sampler_2d": 4}
+TAPS |= {"col2im": 1, "grid_sampler_2d": 4, "grid_sampler_3d": 8}
 FREE = {  # they move data or make it, without arithmetic
     *("clone", "copy", "_to_copy", "cat", "stack", "index", "index_select", "gather", "embedding"),
     *("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "flip"),
@@ -68,6 +68,8 @@ FREE = {  # they move data or make it, without arithmetic
     *("squeeze", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like"),
     *("empty_like", "full_like", "_pin_memory", "index_put", "slice_scatter", "select_scatter"),
     *("bernoulli", "normal", "uniform", "random", "rand_like", "randn_like", "exponential"),
+    *("_upsample_nearest_exact1d", "_upsample_nearest_exact3d", "reflection_pad3d"),
+    *("replication_pad1d", "replication_pad3d", "max_unpool2d", "max_unpool3d"),
     *("upsample_nearest3d", "tril", "triu", "_conj", "scalar_tensor", "unfold", "contiguous"),
 }
 
@@ -113,8 +115,10 @@ class OperationCounter(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, watched: Mapping[str, nn.Module]):
+    def __init__(self, watched: Mapping[str, nn.Module], *, map_dims: int = 4):
+        """What gives tensors of `map_dims` dimensions or more is arithmetic on maps."""
         super().__init__()
+        self.map_dims = map_dims
         self.total = Count()
         self.watched = watched
         self.of = {name: Count() for name in watched}
@@ -156,7 +160,7 @@ class OperationCounter(TorchDispatchMode):
         if self._in_dense and not outputs and results:  # one weight per channel
             counted = {{"scale": "mac", "sum": "bias"}.get(k, k): v for k, v in counted.items()}
             outputs = counted.get("mac", 0)
-        is_map = bool(results) and results[0].ndim >= 4
+        is_map = bool(results) and results[0].ndim >= self.map_dims
         for count in (self.total, *(self.of[name] for name in self._in)):
             (count.maps if is_map else count.vectors).update(counted)
             count.outputs += outputs
