@@ -23,8 +23,10 @@ _PUBLIC = {
     "boost": "surgery",
     "disabled": "surgery",
     "fast_path": "surgery",
+    "freeze_norms": "surgery",
     "fuse": "surgery",
     "load": "surgery",
+    "materialize": "surgery",
     "plan": "surgery",
     "save": "surgery",
     "unboost": "surgery",
@@ -59,8 +61,10 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import boost as boost
     from accuracy_booster.surgery import disabled as disabled
     from accuracy_booster.surgery import fast_path as fast_path
+    from accuracy_booster.surgery import freeze_norms as freeze_norms
     from accuracy_booster.surgery import fuse as fuse
     from accuracy_booster.surgery import load as load
+    from accuracy_booster.surgery import materialize as materialize
     from accuracy_booster.surgery import plan as plan
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost

@@ -15,9 +15,10 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import has_pooled_form
-from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked
+from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
@@ -65,6 +66,7 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
     new = copy.deepcopy(model)
     if report is not None:
         unfuse(new)
+    repair(new)
     flows = Flows(new, example)
     gates = attached(new)
     modules = dict(new.named_modules())
@@ -75,7 +77,7 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
         if plain and not done and conv not in gates and not is_hooked(modules[conv]):
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _rest_of(modules[norm]))
-    attached(new)  # puts gates that are left back onto what stands in for their norms
+    repair(new)  # a gate that is left goes onto what stands in for its norm
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
         _verify(model, new, flows.input_shape, example)
@@ -98,8 +100,8 @@ def _fold_gate(
     assert flow.input_shape is not None
     conv = modules[flow.conv] if flow.conv else module
     assert isinstance(conv, nn.Conv2d)
-    plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     detach(new, [name])
+    plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     form = choose_form(plain, gate, flow.input_shape, flow.shape)
     around = [modules[other] for other in flow.around]
     gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then, around)
@@ -116,10 +118,10 @@ def _why_not(
         return reason
     if flow is None or not flow.call:
         return "it did not run once in the pass, or gave no feature map"
-    if type(module) is nn.Conv2d and flow.call == "conv2d":
+    if ungated_class(module) is nn.Conv2d and flow.call == "conv2d":
         return "a hook reads its convolution" if is_hooked(module) else None
     if not isinstance(module, NORMS):
-        return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
+        return f"a {ungated_class(module).__name__} is no BatchNorm2d or Conv2d"
     if not _is_plain(module):
         return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):
@@ -132,7 +134,7 @@ def _why_not(
 
 
 def _is_plain(norm: nn.Module) -> bool:
-    known = type(norm) in (*NORMS, *norm_act_classes())
+    known = ungated_class(norm) in (*NORMS, *norm_act_classes())
     return known and norm.running_mean is not None and not is_hooked(norm)
 
 

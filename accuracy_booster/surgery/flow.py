@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.boosting import disabled
+from accuracy_booster.surgery.attach import disabled
 from accuracy_booster.surgery.find import NORMS, SUMS, residual_sites
 from accuracy_booster.surgery.planning import infer_examples, traced
 from accuracy_booster.surgery.trace import Call, Value

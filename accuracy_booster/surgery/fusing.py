@@ -10,8 +10,9 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import fused
-from accuracy_booster.surgery.attach import REPORT, Model, attached
+from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.flow import Flow, Flows
+from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
@@ -91,6 +92,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
             f"{type(model).__name__} is {done.kind} already"
             + ("; ab.unfuse(model) undoes it" if done.kind == "fused" else "")
         )
+    repair(model)
     flows = Flows(model, example)
     gates = attached(model)
     modules = dict(model.named_modules())
@@ -101,7 +103,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
         if reason is None:
             assert flow is not None
             module = modules[name]
-            module.__class__ = fused_classes()[type(module)]
+            module.__class__ = fused_classes()[ungated_class(module)]
             module.__dict__["then"] = flow.then
             module.__dict__["around"] = tuple(modules[other] for other in flow.around)
             module.__dict__["adder"] = () if flow.adder is None else (modules[flow.adder],)
@@ -123,7 +125,9 @@ def unfuse(model: Model) -> Model:
     original = {after: before for before, after in fused_classes().items()}
     for module in model.modules():
         if isinstance(module, fused.Fused):
-            setattr(module, "__class__", original[type(module)])  # noqa: B010 - for mypy
+            cls = original[type(module)]
+            cls = gated_class(cls) if is_gated(module) else cls
+            setattr(module, "__class__", cls)  # noqa: B010 - for mypy
             for attribute in ("then", "around", "adder"):
                 module.__dict__.pop(attribute, None)
     del model.__dict__[REPORT]
@@ -157,8 +161,8 @@ def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> s
         return reason
     if flow is None:
         return "it did not run in the pass, or gave no feature map"
-    if type(module) not in fused_classes():
-        return f"a {type(module).__name__} is no BatchNorm2d or Conv2d"
+    if ungated_class(module) not in fused_classes():
+        return f"a {ungated_class(module).__name__} is no BatchNorm2d or Conv2d"
     if flow.call != ("conv2d" if isinstance(module, nn.Conv2d) else "batch_norm"):
         return "it runs several times in a pass"
     if steps := after_norm(module):
