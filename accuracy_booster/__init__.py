@@ -28,6 +28,7 @@ _PUBLIC = {
     "load": "surgery",
     "materialize": "surgery",
     "plan": "surgery",
+    "repair": "surgery",
     "save": "surgery",
     "unboost": "surgery",
     "unfuse": "surgery",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import load as load
     from accuracy_booster.surgery import materialize as materialize
     from accuracy_booster.surgery import plan as plan
+    from accuracy_booster.surgery import repair as repair
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
     from accuracy_booster.surgery import unfuse as unfuse

@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error"),
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True"),
     pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
+    pytest.mark.filterwarnings("ignore:a norm that holds a gate was frozen"),
     pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:the network has .* attention modules already"),

@@ -4,7 +4,7 @@ from accuracy_booster.surgery.attach import attach, attached, detach, disabled, 
 from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_norms, unboost
 from accuracy_booster.surgery.fusing import FastPath, fast_path, fuse, unfuse
 from accuracy_booster.surgery.gated import ATTRIBUTE
-from accuracy_booster.surgery.materialize import materialize
+from accuracy_booster.surgery.materializing import materialize
 from accuracy_booster.surgery.planning import Plan, plan
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.storage import load, save

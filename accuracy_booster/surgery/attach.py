@@ -8,6 +8,7 @@ before its next pass.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +117,14 @@ def _before_pass(owner: nn.Module, args: tuple[Any, ...]) -> None:
                     f"a tool has rebuilt {kept.path!r}, and its gate is not on it; run the network "
                     "once before compiling it whole"
                 )
-            torch.compiler.disable(_repair_owner)(owner)  # nothing that a compiler should follow
+            dropped = torch.compiler.disable(_repair_owner)(owner)  # not for a compiler to follow
+            if dropped:
+                warnings.warn(
+                    f"a tool rebuilt {dropped[0]!r} in {type(owner).__name__} and dropped its "
+                    "gate, which is back now; an optimizer or a state dict that was made in "
+                    "between lacks it: call ab.repair(model) right after that tool",
+                    stacklevel=2,
+                )
             return
 
 
@@ -127,10 +135,11 @@ def _find(owner: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-def repair(model: nn.Module) -> None:
+def repair(model: Model) -> Model:
     """Put gates back on modules that other tools have rebuilt since boosting, in place.
 
-    The next pass does so too.
+    The next pass does so too, but until then `model.parameters()` and `model.state_dict()` lack the
+    gates that a tool dropped. Call it after tools that rebuild norms, before making an optimizer.
 
     Raises:
         RuntimeError: if the module of a gate was removed.
@@ -138,9 +147,13 @@ def repair(model: nn.Module) -> None:
     for module in list(model.modules()):
         if KEPT in module.__dict__:
             _repair_owner(module)
+    return model
 
 
-def _repair_owner(owner: nn.Module) -> None:
+def _repair_owner(owner: nn.Module) -> list[str]:
+    """Put an owner's gates back; returns the paths of those that had been dropped."""
+    dropped = []
+    held = {id(module) for module in owner.modules()}
     applied = {id(applied_gate(m)): name for name, m in owner.named_modules() if name}
     for kept in owner.__dict__[KEPT]:
         if id(kept.gate) in applied:  # the module may have been moved
@@ -154,7 +167,10 @@ def _repair_owner(owner: nn.Module) -> None:
                 "and boost it again; or fold it with ab.fold(model), which keeps the gates, in "
                 "place of another tool's fusing; or give that tool ab.materialize(model)"
             )
+        if id(kept.gate) not in held:
+            dropped.append(kept.path)
         add_gate(module, kept.gate)
+    return dropped
 
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:

@@ -125,7 +125,7 @@ def home_of(module: nn.Module) -> str:
 
 def _change_class(module: nn.Module, change: Callable[[type], type]) -> None:
     """Change a module's class, or the class under that of `torch.nn.utils.parametrize`."""
-    cls = type(module)
+    cls: Any = type(module)
     if parametrize.is_parametrized(module):
         (base,) = cls.__bases__
         changed = change(base)
@@ -135,10 +135,17 @@ def _change_class(module: nn.Module, change: Callable[[type], type]) -> None:
     setattr(module, "__class__", new)  # noqa: B010 - mypy refuses a plain assignment
 
 
-@functools.cache
-def gated_class(base: Any) -> type[nn.Module]:
-    """The subclass of `base` that applies a gate. It is made once for each class."""
+_made: dict[type, type] = {}  # each class is made once, so that a compiler meets it again
 
+
+def gated_class(base: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of `base` that applies a gate."""
+    if base not in _made:
+        _made[base] = _make_class(base)
+    return _made[base]
+
+
+def _make_class(base: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = base.forward(self, *args, **kwargs)
@@ -159,12 +166,13 @@ def gated_class(base: Any) -> type[nn.Module]:
         base._load_from_state_dict(self, state_dict, prefix, *rest)
 
     def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:
-        make, args, *rest = base.__reduce_ex__(self, protocol)
+        reduced: Any = base.__reduce_ex__(self, protocol)
+        make, args, *rest = reduced
         if type(self) is not cls:  # a class of another tool on top of this one
             return (make, args, *rest)
         return (_rebuild, (make, *(base if a is cls else a for a in args)), *rest)
 
-    metaclass = _metaclass(type(base))
+    metaclass: Any = _metaclass(type(base))
     cls = metaclass(
         f"Gated{base.__name__}",
         (base,),
@@ -185,19 +193,21 @@ def gated_class(base: Any) -> type[nn.Module]:
     return cls
 
 
-@functools.cache
-def _metaclass(base: Any) -> type:
+def _metaclass(base: type) -> type:
     """A metaclass whose classes say in other tools' errors what to do."""
+    if base in _made:
+        return _made[base]
 
     def __repr__(cls: type) -> str:
         if "_ungated_class" not in cls.__dict__:
-            return base.__repr__(cls)
+            return type.__repr__(cls)
         return (
             f"<{cls.__name__}: {cls._ungated_class.__name__} with a gate of accuracy_booster; "  # type: ignore[attr-defined]
             "ab.materialize(model) makes gates ordinary modules>"
         )
 
-    return type("GatedType", (base,), {"__repr__": __repr__})
+    _made[base] = type("GatedType", (base,), {"__repr__": __repr__})
+    return _made[base]
 
 
 def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:

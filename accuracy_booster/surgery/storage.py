@@ -60,9 +60,8 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     before = model.__dict__.get(RECORD) or {}
     now = _fingerprints(model)
     changed = sorted(name for name, mark in now.items() if before.get(name) != mark)
-    parameters = {
-        n for n, t in tensors(model, keep_vars=True).items() if isinstance(t, nn.Parameter)
-    }
+    live = tensors(model, keep_vars=True)
+    parameters = {name for name, tensor in live.items() if isinstance(tensor, nn.Parameter)}
     trained = [name for name in changed if name in parameters]
     if trained and not full:
         warnings.warn(

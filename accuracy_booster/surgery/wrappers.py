@@ -1,4 +1,4 @@
-"""Modules that wrap a network: compiled, parallel, averaged. Their names are no names of the network."""
+"""Modules that wrap a network (compiled, parallel, averaged), and names without them."""
 
 from __future__ import annotations
 

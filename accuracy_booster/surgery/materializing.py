@@ -16,7 +16,7 @@ BASE = "base"
 
 
 def materialize(model: Model) -> tuple[Model, dict[str, str]]:
-    """A copy of a boosted network whose gates are ordinary modules, for tools that rewrite networks.
+    """Copy a boosted network with gates as ordinary modules, for tools that rewrite networks.
 
     The module `m` of each gate becomes `Sequential(base=m, recalibrate=gate)`. The copy computes
     what the network computes, and no class or hook of this package is needed for that. Tools that
@@ -40,7 +40,7 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
         raise ValueError(f"{type(model).__name__} is {report.kind}; {remedy}")
     new = copy.deepcopy(model)
     repair(new)
-    before = {id(t): n for n, t in new.state_dict(keep_vars=True).items()}
+    before = _names(new)
     gates = attached(new)
     modules = dict(new.named_modules())
     detach(new)
@@ -56,5 +56,14 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
             for child, other in parent._modules.items():
                 if other is modules[name]:
                     parent._modules[child] = steps
-    after = new.state_dict(keep_vars=True)
-    return new, {before[id(t)]: n for n, t in after.items() if id(t) in before}
+    after = _names(new)
+    pairs = (zip(names, after[key], strict=True) for key, names in before.items())
+    return new, dict(pair for group in pairs for pair in group)
+
+
+def _names(model: nn.Module) -> dict[int, list[str]]:
+    """{identity of a tensor: its names in the state dict}; tied weights have several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return names
