@@ -497,13 +497,81 @@ def test_an_older_state_dict_of_a_gated_container_loads():
         assert torch.equal(new.state_dict()[key], value)
 
 
-def test_a_module_with_a_forward_of_its_own_is_refused():
-    """accelerate's hooks put one on the instance; the gate's forward would never run."""
-    model = Steps(*steps())
-    model.b[3].forward = model.b[3].forward
-    with pytest.raises(ValueError, match=r"'b\.3'.*boost the network before"):
-        ab.boost(model, "ab", example=torch.zeros(1, 4, 6, 6), where=["b.3"])
-    assert not attached(model)
+class Fusable(nn.Module):
+    """As ultralytics' Conv: `fuse` gives the instance another forward, without the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.SiLU()
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)))
+
+    def forward_fuse(self, x):
+        return self.act(self.conv(x))
+
+    def fuse(self):
+        self.conv = nn.utils.fuse_conv_bn_eval(self.conv, self.bn)
+        del self.bn
+        self.forward = self.forward_fuse
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_forward_put_on_a_gated_module_keeps_the_gate(fast):
+    x = torch.randn(2, 4, 6, 6)
+    base = Steps(nn.Conv2d(4, 4, 1), nn.ReLU(), Fusable()).eval()
+    model = force(ab.boost(copy.deepcopy(base), "ab", example=x[:1], where=["b.2"])).eval()
+    if fast:
+        ab.fuse(model, example=x[:1])
+    expected = halved(copy.deepcopy(base), ["b.2"])(x).detach()
+    model.b[2].fuse(), base.b[2].fuse()
+    assert_gated(model, x, expected)
+    assert_gated(copy.deepcopy(model), x, expected)
+    assert_gated(pickle.loads(pickle.dumps(model)), x, expected)
+    ab.unboost(model)
+    assert_gated(model, x, base(x).detach())
+
+
+@pytest.mark.parametrize("first", ["hooked", "boosted"])
+def test_accelerates_hooks_keep_the_gate(first):
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    x = torch.randn(2, 4, 6, 6)
+    base = Steps(*steps()).eval()
+    expected = halved(copy.deepcopy(base), ["b.3"])(x).detach()
+    model = copy.deepcopy(base)
+    if first == "hooked":
+        add_hook_to_module(model.b[3], ModelHook())
+    force(ab.boost(model, "ab", example=x[:1], where=["b.3"])).eval()
+    if first == "boosted":
+        add_hook_to_module(model.b[3], ModelHook())
+    assert_gated(model, x, expected)
+    remove_hook_from_module(model.b[3])
+    assert_gated(model, x, expected)
+    ab.unboost(model)
+    assert_gated(model, x, base(x).detach())
+
+
+def test_a_module_that_is_wrapped_and_unwrapped_keeps_its_gate():
+    """As peft's `modules_to_save`: a copy of the module beside it, which takes its place."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.original, self.copy = module, copy.deepcopy(module)
+
+        def forward(self, x):
+            return self.copy(x)
+
+    x = torch.randn(2, 4, 6, 6)
+    base = Steps(*steps()).eval()
+    expected = halved(copy.deepcopy(base), ["b.3"])(x).detach()
+    model = force(ab.boost(base, "ab", example=x[:1], where=["b.3"])).eval()
+    model.b[3] = Wrapper(model.b[3])
+    assert_gated(model, x, expected)
+    model.b[3] = model.b[3].copy
+    assert_gated(model, x, expected)
+    assert list(attached(model)) == ["b.3"]
 
 
 # freezing

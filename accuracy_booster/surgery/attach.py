@@ -35,12 +35,14 @@ class KeptGate:
     Attributes:
         path: the name of the gated module inside the owner.
         gate: the gate.
+        now: its name after a tool moved it (wrapped it, say).
         others: the modules beside the gated one when the gate was attached. One of them in the
             gated module's place was moved there; any other module was built in its place.
     """
 
     path: str
     gate: Recalibrate
+    now: str
     others: list[nn.Module]
 
 
@@ -93,7 +95,7 @@ def _keep(modules: dict[str, nn.Module], name: str, gate: Recalibrate) -> None:
     parent = modules[name.rpartition(".")[0]]
     others = [m for m in parent._modules.values() if m is not None and m is not modules[name]]
     path = name.removeprefix(f"{owner_name}.")
-    owner.__dict__.setdefault(KEPT, []).append(KeptGate(path, gate, others))
+    owner.__dict__.setdefault(KEPT, []).append(KeptGate(path, gate, path, others))
     if _before_pass not in owner._forward_pre_hooks.values():
         owner.register_forward_pre_hook(_before_pass)
 
@@ -110,7 +112,7 @@ def _owner(modules: dict[str, nn.Module], name: str) -> str:
 def _before_pass(owner: nn.Module, args: tuple[Any, ...]) -> None:
     """The hook of an owner. A compiler that follows it stops at what must be repaired first."""
     for kept in getattr(owner, KEPT):
-        module = _find(owner, kept.path)
+        module = _find(owner, kept.now)
         if module is None or applied_gate(module) is not kept.gate:
             if torch.compiler.is_dynamo_compiling():
                 raise RuntimeError(
@@ -156,10 +158,14 @@ def _repair_owner(owner: nn.Module) -> list[str]:
     held = {id(module) for module in owner.modules()}
     applied = {id(applied_gate(m)): name for name, m in owner.named_modules() if name}
     for kept in owner.__dict__[KEPT]:
-        if id(kept.gate) in applied:  # the module may have been moved
-            kept.path = applied[id(kept.gate)]
-            continue
         module = _find(owner, kept.path)
+        if id(kept.gate) in applied:  # the module may have been moved
+            kept.now = applied[id(kept.gate)]
+            continue
+        if module is not None and (gate := applied_gate(module)) is not None:
+            kept.gate = gate  # a copy of the module, with a copy of the gate
+            kept.now = kept.path
+            continue
         if module is None or any(module is other for other in kept.others):
             raise RuntimeError(
                 f"the gate at {kept.path!r} in {type(owner).__name__} has lost its module, which "
@@ -170,6 +176,7 @@ def _repair_owner(owner: nn.Module) -> list[str]:
         if id(kept.gate) not in held:
             dropped.append(kept.path)
         add_gate(module, kept.gate)
+        kept.now = kept.path
     return dropped
 
 
@@ -184,7 +191,7 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     waiting: dict[str, Recalibrate] = {}
     for name, module in model.named_modules():
         for kept in module.__dict__.get(KEPT, ()):
-            waiting[f"{name}.{kept.path}" if name else kept.path] = kept.gate
+            waiting[f"{name}.{kept.now}" if name else kept.now] = kept.gate
         gate = applied_gate(module) or waiting.get(name)
         if gate is not None:
             gates[name] = gate

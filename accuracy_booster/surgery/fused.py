@@ -22,7 +22,7 @@ from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
 from accuracy_booster.ops.processes import merged
 from accuracy_booster.ops.scaled import scaled_conv, scales_weights
 from accuracy_booster.surgery.attach import is_read
-from accuracy_booster.surgery.gated import gate_of, warn_of_frozen_gate
+from accuracy_booster.surgery.gated import gate_of, set_forward, warn_of_frozen_gate
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
 
@@ -40,6 +40,12 @@ class Fused(nn.Module):
         """The gate, if there is one and it is enabled."""
         block: Recalibrate | None = gate_of(self)
         return block[0] if block is not None and block.enabled else None  # type: ignore[return-value]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":
+            set_forward(self, value)
+        else:
+            super().__setattr__(name, value)
 
     def eval(self):
         warn_of_frozen_gate(self)

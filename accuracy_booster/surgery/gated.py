@@ -24,6 +24,7 @@ from accuracy_booster.blocks import Recalibrate
 
 ATTRIBUTE = "recalibrate"
 PATH = "_gate_path"  # on a gated module: the names that lead from it to its gate
+APPLIED = "_gate_applied"  # on one with a forward of its own: whether that ran the class's forward
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _RUN_NO_CHILDREN = (*_NORMS, nn.modules.conv._ConvNd, nn.Linear)
 
@@ -73,11 +74,6 @@ def add_gate(module: nn.Module, gate: Recalibrate) -> None:
     holder = module.get_submodule(home)
     if getattr(holder, ATTRIBUTE, None) not in (None, gate):
         raise ValueError(f"{type(holder).__name__} already has {ATTRIBUTE!r}; detach it first")
-    if "forward" in module.__dict__:
-        raise ValueError(
-            f"this {type(module).__name__} has a forward of its own on the instance, put there by "
-            "another tool (such as accelerate's hooks); boost the network before that tool"
-        )
     if isinstance(module, torch.jit.ScriptModule):
         raise ValueError(f"{type(module).__name__} is scripted; give the Python module instead")
     if ATTRIBUTE not in holder._modules:
@@ -85,12 +81,17 @@ def add_gate(module: nn.Module, gate: Recalibrate) -> None:
     module.__dict__[PATH] = (*filter(None, home.split(".")), ATTRIBUTE)
     if not getattr(type(module), "_applies_gate", False):
         _change_class(module, gated_class)
+    if "forward" in module.__dict__:
+        setattr(module, "forward", module.__dict__["forward"])  # noqa: B010 - through the class
 
 
 def remove_gate(module: nn.Module) -> None:
     """Take a module's gate off, in place."""
     holder: Any = module
     *names, _ = module.__dict__.pop(PATH)
+    own = module.__dict__.get("forward")
+    if isinstance(own, InstanceForward):
+        module.__dict__["forward"] = own.forward
     for name in names:
         holder = getattr(holder, name, None)
     if holder is not None:
@@ -150,7 +151,15 @@ def _make_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = base.forward(self, *args, **kwargs)
         gate = gate_of(self)
+        if APPLIED in self.__dict__:
+            self.__dict__[APPLIED] = True
         return output if gate is None else gate(output)
+
+    def __setattr__(self: nn.Module, name: str, value: Any) -> None:
+        if name == "forward":
+            set_forward(self, value)
+        else:
+            base.__setattr__(self, name, value)
 
     def eval(self: nn.Module) -> nn.Module:
         warn_of_frozen_gate(self)
@@ -184,6 +193,7 @@ def _make_class(base: type[nn.Module]) -> type[nn.Module]:
             "_ungated_class": base,
             PATH: (),
             "forward": forward,
+            "__setattr__": __setattr__,
             "eval": eval,
             "requires_grad_": requires_grad_,
             "_load_from_state_dict": _load_from_state_dict,
@@ -215,6 +225,36 @@ def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
     module = make(*args)
     setattr(module, "__class__", gated_class(type(module)))  # noqa: B010 - for mypy
     return module
+
+
+class InstanceForward:
+    """A forward that a tool put on one gated module, past its class, and the gate after it.
+
+    ultralytics' `fuse` puts one there that leaves the norm out; accelerate's hooks put one there
+    that calls the class's forward, which applies the gate. So the gate is applied here only if the
+    class's forward has not run.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]):
+        self.module, self.forward = module, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        state = self.module.__dict__
+        state[APPLIED] = False
+        try:
+            output = self.forward(*args, **kwargs)
+            done = state[APPLIED]
+        finally:
+            state.pop(APPLIED, None)
+        gate = None if done else gate_of(self.module)
+        return output if gate is None else gate(output)
+
+
+def set_forward(module: nn.Module, forward: Any) -> None:
+    """`module.forward = forward` for a module that applies a gate."""
+    if is_gated(module) and not isinstance(forward, InstanceForward):
+        forward = functools.update_wrapper(InstanceForward(module, forward), forward)
+    module.__dict__["forward"] = forward
 
 
 def warn_of_frozen_gate(module: nn.Module) -> None:
