@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -49,18 +51,20 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
     runs = {}
     for name, layer in layers.items():
         end = End(layer).eval().to(memory_format=layout)
-        runs[name] = torch.compile(end, dynamic=False, options={"freezing": True})
-        runs[name](h, shortcut)
+        runs[name] = ab.compile_for_inference(end, h, shortcut, sums=name == "no gate")
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name in random.sample(list(runs), len(runs)):
+            run = runs[name]
             run(h, shortcut)
             start = time.perf_counter()
             run(h, shortcut)
             times[name].append(1e3 * (time.perf_counter() - start))
+    frozen = {name: asdict(run.frozen) for name, run in runs.items() if run.frozen}
     chosen = choose_form(conv, gate, tuple(h.shape), tuple(shortcut.shape))
     return {
         **{"channels": [inputs, outputs], "side": side, "batch": batch, "chosen": chosen},
+        **{"torch": torch.__version__, "threads": torch.get_num_threads(), "frozen": frozen},
         "milliseconds": {name: round(median(values), 4) for name, values in times.items()},
     }
 
