@@ -141,7 +141,8 @@ def sentence(result: dict[str, Any]) -> str:
     parts = []
     for batch in sorted({row["batch_size"] for row in rows}):
         ratios = [row["ratio"] for row in rows if row["batch_size"] == batch]
-        parts.append(f"{min(ratios):.2f} to {max(ratios):.2f} times at batch {batch}")
+        low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+        parts.append(f"{low if low == high else f'{low} to {high}'} times at batch {batch}")
     names = ", ".join(dict.fromkeys(row["block"] for row in rows))
     return (
         f"Folded and compiled with frozen weights, ResNet-50 with a block ({names}) takes "

@@ -169,8 +169,8 @@ def test_the_documents_get_the_figures_from_the_json(fast_path):
     new = fast_path.filled(text, {"x": RESULT})
     assert "| ab | 1.200 (1.190 to 1.210) | 1.040 (1.030 to 1.050) | 16 of 16 |" in new
     assert "A processor, 2 threads, torch 2.15.0, 9 rounds" in new
-    assert "53 convolutions are frozen, 16 of them with a sum." in new
-    assert "1.04 to 1.04 times at batch 1" in new
+    assert "53 convolutions are frozen; 16 of them add a shortcut." in new
+    assert " takes 1.04 times at batch 1\n" in new
     assert "old" not in new
     assert fast_path.filled(new, {"x": RESULT}) == new
 
