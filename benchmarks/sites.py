@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import accuracy_booster as ab
+from accuracy_booster.analysis.benchmark import processor
 from accuracy_booster.deploy.folded import GatedConv2d
 from accuracy_booster.deploy.folding import choose_form, fold_gate
 from accuracy_booster.ops import keep_freed_memory
@@ -64,7 +65,8 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
     chosen = choose_form(conv, gate, tuple(h.shape), tuple(shortcut.shape))
     return {
         **{"channels": [inputs, outputs], "side": side, "batch": batch, "chosen": chosen},
-        **{"torch": torch.__version__, "threads": torch.get_num_threads(), "frozen": frozen},
+        **{"torch": torch.__version__, "threads": torch.get_num_threads()},
+        **{"device": processor(), "frozen": frozen},
         "milliseconds": {name: round(median(values), 4) for name, values in times.items()},
     }
 

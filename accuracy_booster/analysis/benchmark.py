@@ -104,7 +104,7 @@ def bench(
                 *(case, model, size, variants, rounds, seconds, where),
                 lambda: progress.advance(task),
             )
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
     threads = torch.get_num_threads()
     return Bench(model, size, name, threads, rounds, torch.__version__, rows)
 
@@ -290,7 +290,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor's model, as the system knows it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         for line in lines:
             if line.startswith("model name"):
