@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +87,7 @@ def profile(run: Any, *example: torch.Tensor) -> Frozen:
     """Count the convolutions of one call, on the CPU, of 2-D and 3-D maps."""
     run(*example)
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, record_shapes=True) as seen:
+    with _quiet(), torch.profiler.profile(activities=activities, record_shapes=True) as seen:
         run(*example)
     packed = plain = sums = 0
     for event in seen.events() or ():
@@ -125,3 +128,16 @@ def _freezing() -> AbstractContextManager[None]:
     import torch._inductor.config as settings
 
     return settings.patch(freezing=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that the profiler's library writes to stderr, unless a level is set."""
+    name = "KINETO_LOG_LEVEL"
+    given = name in os.environ
+    os.environ.setdefault(name, "6")
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[name]
