@@ -40,6 +40,7 @@ _PUBLIC = {
     "compare": "analysis",
     "bench": "analysis",
     "complexity": "analysis",
+    "compile_for_inference": "deploy",
     "fold": "deploy",
 }
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
+    from accuracy_booster.deploy import compile_for_inference as compile_for_inference
     from accuracy_booster.deploy import fold as fold
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
