@@ -282,3 +282,22 @@ def test_functional_norm_at_the_end_of_a_branch():
             parameter.zero_()
         halved = model(image()) - image()
         torch.testing.assert_close(halved, (ab.unboost(model)(image()) - image()) / 2)
+
+
+@pytest.mark.xfail(strict=True, reason="a branch that is flattened before its sum is lost")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_sum_of_flattened_maps(transposed):
+    """mmpretrain#271, timm#1680: maps travel as tokens, and are maps inside the branches only."""
+
+    def tokens(x):
+        x = x.flatten(2)
+        return x.transpose(1, 2) if transposed else x
+
+    def run(self, x):
+        t = tokens(x)
+        for branch in (self.b1, self.b2):
+            maps = (t.transpose(1, 2) if transposed else t).unflatten(2, (8, 8))
+            t = t + tokens(branch(maps))
+        return t
+
+    check(lambda: Net(run), ["b1.4", "b2.4"])
