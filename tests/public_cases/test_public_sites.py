@@ -212,7 +212,7 @@ def test_lazy_layers_that_have_run():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_network_of_another_type_needs_no_example(dtype):
-    """pytorch#126607's kind: the default example has the network's own type."""
+    """The default example has the network's own type."""
 
     class Sized(Net):
         def __init__(self):
