@@ -1,9 +1,10 @@
 """Put gates on the outputs of named modules of any network, and take them off again.
 
 Every parameter and buffer of the network keeps its name, so a base checkpoint still loads. Tools
-that rebuild a norm (`convert_sync_batchnorm`, timm's `freeze`) make a plain module in place of the
-gated one. The module around it, its *owner*, therefore remembers its gates and puts them back
-before its next pass.
+that rebuild a norm (`convert_sync_batchnorm`, timm's `freeze`) put a plain module in place of the
+gated one. A hook of torch on the registration of modules hands the gate to the new module at once.
+A tool that writes into `_modules` passes that hook by. The module around the gated one, its
+*owner*, therefore remembers its gates too, and puts them back before its next pass.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
-from accuracy_booster.surgery.gated import ATTRIBUTE, add_gate, applied_gate, is_gated, remove_gate
+from accuracy_booster.surgery.gated import (
+    ATTRIBUTE,
+    add_gate,
+    applied_gate,
+    follow_rebuilt_modules,
+    is_gated,
+    remove_gate,
+)
 from accuracy_booster.surgery.sites import Site
 
 REPORT = "_fast_path"  # on a fused or folded model: what was done
@@ -55,6 +63,7 @@ def attach(model: Model, recipe: str | Recipe, sites: Iterable[Site]) -> Model:
         ValueError: for a site that already has a gate or an attribute of that name, and for a
             recipe that does not fit a site (groups that do not divide, say), naming the site.
     """
+    follow_rebuilt_modules()
     modules = dict(model.named_modules())
     gates: dict[str, Recalibrate] = {}
     for site in sites:
@@ -175,9 +184,18 @@ def _repair_owner(owner: nn.Module) -> list[str]:
             )
         if id(kept.gate) not in held:
             dropped.append(kept.path)
+            like = next((t for t in _tensors_in(module) if t.is_floating_point()), None)
+            if like is not None:
+                kept.gate.to(device=like.device, dtype=like.dtype)
+            kept.gate.train(module.training)
         add_gate(module, kept.gate)
         kept.now = kept.path
     return dropped
+
+
+def _tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as module_hooks
 from torch.nn.utils import parametrize
 
 from accuracy_booster.blocks import Recalibrate
@@ -222,9 +223,43 @@ def _metaclass(base: type) -> type:
 
 def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
     """What a pickle calls: an object of the module's own class, made gated."""
+    follow_rebuilt_modules()
     module = make(*args)
     setattr(module, "__class__", gated_class(type(module)))  # noqa: B010 - for mypy
     return module
+
+
+def follow_rebuilt_modules() -> None:
+    """Have torch call `_rebuilt` whenever a module is registered. It is asked once in a process."""
+    if _rebuilt not in module_hooks._global_module_registration_hooks.values():
+        module_hooks.register_module_module_registration_hook(_rebuilt)
+
+
+def _rebuilt(parent: nn.Module, name: str, new: nn.Module | None) -> None:
+    """Hand the gate of the module that stood at `name` on to the one that takes its place."""
+    old = parent._modules.get(name)
+    gate = None if old is None or new is None or old is new else applied_gate(old)
+    if gate is None or new is None or is_gated(new):
+        return
+    moved = any(module is new for module in parent._modules.values())
+    wrapped = any(module is old for module in new.modules())
+    if wrapped:
+        _warn_of_adapter(name, old, new)
+    elif not moved:
+        add_gate(new, gate)
+
+
+def _warn_of_adapter(name: str, old: nn.Module, new: nn.Module) -> None:
+    """Warn where a wrapper adds weights of its own (LoRA) beside a gated module."""
+    own = {id(p) for p in old.parameters()}
+    copies = sum(is_gated(module) for module in new.modules()) > 1
+    if not copies and any(id(p) not in own for p in new.parameters()):
+        warnings.warn(
+            f"{type(new).__name__} wraps {name!r}, whose gate now acts inside it and not on what "
+            "the wrapper adds; merging the wrapper later changes the output. Wrap first and boost "
+            "afterwards",
+            stacklevel=3,
+        )
 
 
 class InstanceForward:
