@@ -720,8 +720,8 @@ class Twice(Block):
 OTHERS = {  # what is not fused: how it is built, its recipe, the reason
     "cbam": (lambda: Net(Block()), "cbam", "more than each channel's mean"),
     "dw3": (lambda: Net(Block()), "dw3_bn", "more than each channel's mean"),
-    "group_norm": (lambda: Net(ByLayerNorm()), "ab", "GroupNorm is no BatchNorm2d"),
-    "group_norm_plain": (lambda: Net(ByLayerNorm()), None, "GroupNorm is no BatchNorm2d"),
+    "group_norm": (lambda: Net(ByLayerNorm()), "ab", "GroupNorm is no batch norm"),
+    "group_norm_plain": (lambda: Net(ByLayerNorm()), None, "GroupNorm is no batch norm"),
     "twice": (lambda: Net(Twice()), ["blocks.0.bn2"], "several times"),
     "convnext": (
         lambda: timm.create_model("convnext_atto", num_classes=4, conv_mlp=False),

@@ -15,7 +15,9 @@ from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.counter import Count, OperationCounter
 from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
+from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
 from accuracy_booster.surgery.planning import infer_examples, quiet_pass
+from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
 
@@ -59,7 +61,7 @@ class BlockCost(Cost):
 
     site: str
     channels: int
-    spatial_size: tuple[int, int]
+    spatial_size: tuple[int, ...]
     depth: int
 
 
@@ -78,7 +80,7 @@ class Complexity(Cost):
     base: Cost
     blocks: list[BlockCost]
     depth: int
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     batch_size: int
     convention: str
     uncounted: dict[str, int]
@@ -112,10 +114,11 @@ class Complexity(Cost):
 
 def complexity(
     model: nn.Module,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     *,
     batch_size: int = 1,
     convention: str = "mac",
+    example: Example | None = None,
 ) -> Complexity:
     """Count a network, boosted or not, and its blocks. Nothing in the model changes.
 
@@ -123,15 +126,19 @@ def complexity(
     one image and two), or none of the arithmetic for a model on the meta device.
 
     Args:
-        model: any network that maps images [N, C, H, W] to something, on any device.
-        input_size: (C, H, W) of an image; by default that of the model's own configuration (timm,
-            Hugging Face, ours), else (3, 224, 224).
+        model: any network that maps images [N, C, H, W] to something, on any device; or maps
+            [N, C, L], [N, C, D, H, W] or [N, C].
+        input_size: (C, H, W) of an image, or (C, L), (C, D, H, W), (C,); by default that of the
+            model's own configuration (timm, Hugging Face, ours), else (3, 224, 224).
         batch_size: images in a batch; MACs, FLOPs, activations and memory are those of the batch.
         convention: what `macs` counts beside multiply-adds: "mac" (nothing), "mac+norm",
             "mac+sum", "mac+bias" (the paper's: `ab.analysis.conventions`), or other such sums.
+        example: instead of input_size, an input, or several: a tuple by position, a dict by name.
+            Its first sample counts, `batch_size` times; what is no tensor, or is of another length
+            than the first tensor, stays as it is.
 
     Raises:
-        ValueError: for an unknown convention, a size that is no (C, H, W), or one that the network
+        ValueError: for an unknown convention, a size that is no (C, ...), or one that the network
             or a gate with a weight for each position cannot take.
 
     Warns:
@@ -142,11 +149,17 @@ def complexity(
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
-    size = _size(model, input_size)
+    if example is not None and input_size is not None:
+        raise ValueError(f"input_size={input_size} and an example are given; give one of them")
+    if example is None:
+        size = _size(model, input_size)
+        example, remedy = torch.zeros(1, *size), "pass another input_size=(C, H, W)"
+    else:
+        size, remedy = _size_of_example(example), "pass another example"
     gates = attached(model)
-    total, of, shapes, uncounted = _count(model, size, batch_size)
+    total, of, shapes, uncounted = _count(model, example, batch_size, remedy)
     with disabled(model):
-        plain = _count(model, size, batch_size)[0] if gates else total
+        plain = _count(model, example, batch_size, remedy)[0] if gates else total
     if uncounted:
         listed = ", ".join(f"{name} ({n}x)" for name, n in uncounted.items())
         warnings.warn(
@@ -158,8 +171,9 @@ def complexity(
     for name, gate in gates.items():
         weights = _weights(gate)
         cost = _cost(_size_of(gate), weights, weights, of[name], convention)
-        shape = shapes.get(name, (0, 0, 0, 0))  # of a module that does not run
-        shape = shape[2:] if gate.layout == "NCHW" else shape[1:3]
+        unknown = (0,) * (2 + gate.spatial_dims)  # of a module that does not run
+        shape = shapes.get(name, unknown)
+        shape = shape[2:] if gate.layout == "NCHW" else shape[1:-1]
         depth = sum(_is_layer(module) for module in gate.modules())
         blocks.append(
             BlockCost(**cost, site=name, channels=gate.channels, spatial_size=shape, depth=depth)
@@ -209,25 +223,44 @@ def _weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
-def _size(model: nn.Module, given: Any) -> tuple[int, int, int]:
+def _size(model: nn.Module, given: Any) -> tuple[int, ...]:
     if given is None:
-        _, channels, height, width = infer_examples(model)[-1].shape
-        return channels, height, width
+        return tuple(infer_examples(model)[-1].shape[1:])
     whole = isinstance(given, (tuple, list)) and all(
         isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given
     )
-    if not whole or len(given) != 3:
-        raise ValueError(f"input_size={given} must be three whole numbers >= 1: (C, H, W)")
-    channels, height, width = given
-    return channels, height, width
+    if not whole or not 1 <= len(given) <= 4:
+        raise ValueError(
+            f"input_size={given} must be whole numbers >= 1: (C, H, W), or (C,), (C, L), "
+            "(C, D, H, W)"
+        )
+    return tuple(given)
 
 
-def _count(model: nn.Module, size: tuple[int, int, int], batch_size: int):
+def _size_of_example(example: Example) -> tuple[int, ...]:
+    """The size of one sample of the first tensor."""
+    return tuple(next(tensors_of(as_inputs(example))).shape[1:])
+
+
+def _of_samples(example: Example, count: int) -> Example:
+    """The first sample, `count` times."""
+    first = next(tensors_of(example))
+
+    def repeat(x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 0 or first.ndim == 0 or len(x) != len(first):
+            return x
+        return x[:1].expand(count, *x.shape[1:]).contiguous()
+
+    return map_tensors(repeat, example)
+
+
+def _count(model: nn.Module, example: Example, batch_size: int, remedy: str):
     """The counts of the network and of its gates for one batch, the gates' input shapes, gaps."""
-    one = _pass(model, size, 1)
+    one = _pass(model, _of_samples(example, 1), remedy)
     if batch_size == 1:
         return one.total, one.of, one.shapes, dict(one.uncounted)
-    two = _pass(model, size, 2)  # what is computed from weights alone does not grow with the batch
+    # what is computed from weights alone does not grow with the batch
+    two = _pass(model, _of_samples(example, 2), remedy)
 
     def grown(first: Count, second: Count) -> Count:
         return first.combine(second, 2 - batch_size, batch_size - 1)
@@ -236,9 +269,9 @@ def _count(model: nn.Module, size: tuple[int, int, int], batch_size: int):
     return grown(one.total, two.total), of, one.shapes, dict(one.uncounted)
 
 
-def _pass(model: nn.Module, size: tuple[int, int, int], batch_size: int) -> OperationCounter:
+def _pass(model: nn.Module, example: Example, remedy: str) -> OperationCounter:
     counter = OperationCounter(attached(model))
-    example, remedy = torch.zeros(batch_size, *size), "pass another input_size=(C, H, W)"
     with quiet_pass(model, example, remedy) as x, counter.watching(model), counter:
-        model(x)
+        args, kwargs = as_inputs(x)
+        model(*args, **kwargs)
     return counter

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from accuracy_booster.analysis.unfused import unfused
 from accuracy_booster.blocks import Bottleneck, Dense
 
 # kind of arithmetic: floating point operations of one of what it counts
@@ -66,6 +67,7 @@ FREE = {  # they move data or make it, without arithmetic
     *("_local_scalar_dense", "_assert_async", "view_as_real", "view_as_complex", "unsqueeze"),
     *("squeeze", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like"),
     *("empty_like", "full_like", "_pin_memory", "index_put", "slice_scatter", "select_scatter"),
+    *("bernoulli", "normal", "uniform", "random", "rand_like", "randn_like", "exponential"),
     *("upsample_nearest3d", "tril", "triu", "_conj", "scalar_tensor", "unfold", "contiguous"),
 }
 
@@ -120,6 +122,16 @@ class OperationCounter(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
         self._in: list[str] = []  # the watched modules that run now
         self._in_dense = 0  # layers whose products are multiply-adds
+        self._scopes: list[ExitStack] = []
+
+    def __enter__(self):
+        self._scopes.append(ExitStack())
+        self._scopes[-1].enter_context(unfused())
+        return super().__enter__()
+
+    def __exit__(self, *error: Any):
+        super().__exit__(*error)
+        self._scopes.pop().close()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -190,6 +202,15 @@ class OperationCounter(TorchDispatchMode):
             yield
 
 
+# multiply-adds of products that torch's formulas leave out, from their arguments
+PRODUCTS: dict[str, Callable[..., int]] = {
+    "mv": lambda a, b: a.numel(),
+    "dot": lambda a, b: a.numel(),
+    "addmv": lambda total, a, b: a.numel(),
+    "addbmm": lambda total, a, b: a.numel() * b.shape[2],
+}
+
+
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
@@ -203,6 +224,8 @@ def _name(func: Any) -> str:
 def _knows(func: Any) -> bool:
     if func._overloadpacket in flop_registry:
         return True
+    if _name(func) in PRODUCTS:
+        return True
     return _name(func) in NORMS | SOFTMAX | ACTIVATIONS | REDUCTIONS | WINDOWS | FREE | set(TAPS)
 
 
@@ -214,7 +237,7 @@ def _arithmetic(
     if packet in flop_registry:
         flops = flop_registry[packet](*args, **kwargs, out_val=out)
         if "scaled_dot_product" in _name(func):
-            return {"mac": flops // 2, **_attention(args, kwargs)}
+            return {"mac": flops // 2, **_attention(func, args, kwargs)}
         return {"mac": flops // 2, "bias": results[0].numel() if _has_bias(func, args) else 0}
     if not isinstance(func, torch._ops.OpOverload):
         return None
@@ -225,6 +248,8 @@ def _arithmetic(
     if not inputs or not results:
         return {}  # a constant, a size, a random number
     elements, read = results[0].numel(), inputs[0].numel()
+    if name in PRODUCTS:
+        return {"mac": PRODUCTS[name](*args)}
     if not results[0].is_floating_point() and not inputs[0].is_floating_point():
         return {}  # indices and masks
     if name in NORMS:
@@ -248,11 +273,13 @@ def _arithmetic(
     return None
 
 
-def _attention(args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
+def _attention(func: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
     """What fused attention does beside its products, as the unfused one: it has scores too."""
     query, key = args[:2]
     scores = query.numel() // query.shape[-1] * key.shape[-2]
-    masked = any(_is_tensor(a) for a in (*args[3:], *kwargs.values()))
+    names = [argument.name for argument in func._schema.arguments]
+    given = dict(zip(names, args)) | kwargs  # noqa: B905 - not all are given
+    masked = given.get("is_causal", False) or any(map(_is_tensor, list(given.values())[3:]))
     scaled = query.numel() + key.numel()  # both by the root of the scale
     return {"softmax": scores, "scale": scaled, "sum": scores * masked, "scores": scores}
 

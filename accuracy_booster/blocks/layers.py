@@ -1,6 +1,7 @@
 """The layers that the parts of a recipe build. Each is one thing with named weights."""
 
-# N batch, C channels, H W space; d[N, C] is a descriptor, x[N, C, H, W] a feature map
+# N batch, C channels, H W space; d[N, C] is a descriptor, x[N, C, H, W] a feature map.
+# Space may have one, two or three dimensions, or none: then a map is [N, C].
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.ops import accumulation_dtype
+from accuracy_booster.ops import accumulation_dtype, leaf_module, without_autocast
 
 INITS = ("default", "kaiming_normal", "zeros", "ones")
 
@@ -39,6 +40,11 @@ def initialise(weight: torch.Tensor, bias: torch.Tensor | None, init: str) -> No
             nn.init.zeros_(bias)
 
 
+def spatial(x: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions of space of x[N, C, ...]."""
+    return tuple(range(2, x.ndim))
+
+
 class GlobalAveragePool(nn.Module):
     """x[N, C, H, W] -> d[N, C]: the mean over space, in float32 for 16-bit maps.
 
@@ -46,15 +52,19 @@ class GlobalAveragePool(nn.Module):
     the mean itself; rounding the mean to 16 bits first would round that spread away.
     """
 
+    @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3), dtype=accumulation_dtype(x.dtype))
+        dtype = accumulation_dtype(x.dtype)
+        return x.to(dtype) if x.ndim == 2 else x.mean(spatial(x), dtype=dtype)
 
 
 class GlobalMaxPool(nn.Module):
     """x[N, C, H, W] -> d[N, C]: the maximum over space (CBAM)."""
 
+    @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.amax((2, 3)).to(accumulation_dtype(x.dtype))
+        most = x if x.ndim == 2 else x.amax(spatial(x))
+        return most.to(accumulation_dtype(x.dtype))
 
 
 class AverageGather(nn.Module):
@@ -67,9 +77,17 @@ class AverageGather(nn.Module):
         super().__init__()
         self.extent = extent
 
+    @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         e = self.extent
-        return F.avg_pool2d(x, 2 * e - 1, e, padding=e - 1, count_include_pad=False)
+        if x.ndim < 5:
+            pool = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
+            return pool(x, 2 * e - 1, e, padding=e - 1, count_include_pad=False)
+        # torch's own padding in 3-D refuses maps that are smaller than the window
+        borders = (e - 1,) * 6
+        inside = F.pad(torch.ones_like(x[:1, :1]), borders)
+        mean = F.avg_pool3d(F.pad(x, borders), 2 * e - 1, e)
+        return mean / F.avg_pool3d(inside, 2 * e - 1, e)
 
     def extra_repr(self) -> str:
         return f"extent={self.extent}"
@@ -103,9 +121,16 @@ class Dense(nn.Module):
         """One weight per channel: computed as a product, not as a matrix multiplication."""
         return self.groups == self.weight.shape[0] and self.weight.shape[1] == 1
 
+    @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim == 4:
-            return F.conv2d(x, self.weight[:, :, None, None], self.bias, groups=self.groups)
+        if x.ndim > 2:
+            conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+            weight = self.weight[(..., *[None] * (x.ndim - 2))]
+            return conv(x, weight, self.bias, groups=self.groups)
+        with without_autocast(x):  # N * C values: full precision costs nothing
+            return self._of_vectors(x)
+
+    def _of_vectors(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.weight.dtype)
         if self.groups == 1:
             return F.linear(x, self.weight, self.bias)
@@ -155,46 +180,82 @@ class ChannelConv1d(nn.Module):
         self.bias = nn.Parameter(torch.empty(1)) if bias else None
         initialise(self.weight, self.bias, init)
 
+    @leaf_module()
     def forward(self, d: torch.Tensor) -> torch.Tensor:
         d = d.to(self.weight.dtype)[:, None]
-        return F.conv1d(d, self.weight, self.bias, padding=self.weight.shape[2] // 2)[:, 0]
+        with without_autocast(d):  # N * C values: full precision costs nothing
+            return F.conv1d(d, self.weight, self.bias, padding=self.weight.shape[2] // 2)[:, 0]
 
     def extra_repr(self) -> str:
         return f"kernel={self.weight.shape[2]}, bias={self.bias is not None}"
 
 
-class Conv(nn.Conv2d):
-    """`nn.Conv2d` (same size, stride 1 or 2) with the initialisation named by the recipe."""
-
+class _SameSize:
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, groups=1, stride=1, bias: bool, init: str
     ):
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias
         )
-        initialise(self.weight, self.bias, init)
+        initialise(self.weight, self.bias, init)  # type: ignore[attr-defined]
+
+    @leaf_module()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)  # type: ignore[misc]
 
 
-class GlobalConv(nn.Conv2d):
+class Conv(_SameSize, nn.Conv2d):
+    """`nn.Conv2d` (same size, stride 1 or 2) with the initialisation named by the recipe."""
+
+
+class Conv1(_SameSize, nn.Conv1d):
+    """The same on [N, C, L]."""
+
+
+class Conv3(_SameSize, nn.Conv3d):
+    """The same on [N, C, D, H, W]."""
+
+
+class _Global:
+    def __init__(self, channels: int, size: tuple[int, ...], *, groups: int, bias: bool, init: str):
+        super().__init__(channels, channels, size, groups=groups, bias=bias)  # type: ignore[call-arg]
+        initialise(self.weight, self.bias, init)  # type: ignore[attr-defined]
+
+    @leaf_module()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = self.kernel_size  # type: ignore[attr-defined]
+        if tuple(x.shape[2:]) != kernel:
+            built, got = "x".join(map(str, kernel)), "x".join(map(str, x.shape[2:]))
+            wanted = ", ".join(map(str, x.shape[2:])) + ("," if x.ndim == 3 else "")
+            raise ValueError(
+                f"this gate has a weight for each position of a {built} map and got a {got} map; "
+                f"build it with spatial_size=({wanted}) or resize the input"
+            )
+        d = super().forward(x).flatten(1)  # type: ignore[misc]
+        return d.to(accumulation_dtype(d.dtype))
+
+
+class GlobalConv(_Global, nn.Conv2d):
     """x[N, C, H, W] -> d[N, C]: a convolution, full or depthwise, as large as the map.
 
     Raises:
         ValueError: for a map of another size than the one it was built for.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], *, groups: int, bias: bool, init: str):
-        super().__init__(channels, channels, size, groups=groups, bias=bias)
-        initialise(self.weight, self.bias, init)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if tuple(x.shape[-2:]) != self.kernel_size:
-            built, got = "x".join(map(str, self.kernel_size)), "x".join(map(str, x.shape[-2:]))
-            raise ValueError(
-                f"this gate has a weight for each position of a {built} map and got a {got} map; "
-                f"build it with spatial_size=({x.shape[-2]}, {x.shape[-1]}) or resize the input"
-            )
-        d = super().forward(x).flatten(1)
-        return d.to(accumulation_dtype(d.dtype))
+class GlobalConv1(_Global, nn.Conv1d):
+    """The same on [N, C, L]."""
+
+
+class GlobalConv3(_Global, nn.Conv3d):
+    """The same on [N, C, D, H, W]."""
+
+
+# by the number of dimensions of space
+CONVS: dict[int, type[Conv1] | type[Conv] | type[Conv3]] = {1: Conv1, 2: Conv, 3: Conv3}
+GLOBAL_CONVS: dict[int, type[GlobalConv1] | type[GlobalConv] | type[GlobalConv3]] = {
+    **{1: GlobalConv1, 2: GlobalConv, 3: GlobalConv3}
+}
 
 
 SMALL_BATCH = 16  # values per channel under which a gate's batch norm warns, once
@@ -232,9 +293,12 @@ class GateNorm(nn.modules.batchnorm._BatchNorm):
         nn.init.constant_(self.weight, 0.0 if init == "zeros" else 1.0)
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
-        if x.ndim not in (2, 4):
-            raise ValueError(f"expected [N, C] or [N, C, H, W], got {x.ndim} dimensions")
+        if not 2 <= x.ndim <= 5:
+            raise ValueError(
+                f"expected [N, C] or a map with 1 to 3 dimensions of space, got {list(x.shape)}"
+            )
 
+    @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and x.numel() == x.shape[1]:
             raise ValueError(

@@ -14,7 +14,8 @@ from torch import nn
 from accuracy_booster.blocks import layers
 
 # What flows between parts.
-# vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]
+# vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]; or other
+# numbers of dimensions of space
 Kind = Literal["map", "vector", "planes", "plane"]
 Value = int | float | bool | str
 
@@ -32,8 +33,9 @@ class Context:
 
     kind: Kind
     channels: int
-    spatial_size: tuple[int, int] | None
+    spatial_size: tuple[int, ...] | None
     bias_is_dead: bool  # a later batch norm removes every bias added here
+    spatial_dims: int = 2  # 0 for [N, C], where a map and a vector are the same
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,23 @@ def _bias(bias: bool | None, at: Context) -> bool:
     return not at.bias_is_dead if bias is None else bias
 
 
-def _require_size(part: Part, at: Context) -> tuple[int, int]:
+def _require_size(part: Part, at: Context) -> tuple[int, ...]:
+    _require_space(part, at)
     if at.spatial_size is None:
+        names = {1: "(L,)", 2: "(H, W)", 3: "(D, H, W)"}[at.spatial_dims]
         raise ValueError(
             f"{part} has a weight for each position of the map, so it needs the map's size: pass "
-            "spatial_size=(H, W) to Recalibrate, or input_size=(C, H, W) to create_model"
+            f"spatial_size={names} to Recalibrate, or input_size=(C, H, W) to create_model"
         )
     return at.spatial_size
+
+
+def _require_space(part: Part, at: Context) -> None:
+    if at.spatial_dims == 0:
+        raise ValueError(
+            f"{part} needs positions, and [N, {at.channels}] has none; use a block that reads the "
+            "mean alone, such as ab, ab_plus, se or eca"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,9 @@ class Gather(Part):
             if not self.learned:
                 return layers.GlobalAveragePool()
             size = _require_size(self, at)
-            return layers.GlobalConv(c, size, groups=c, bias=True, init=self.init)
+            conv_of_all = layers.GLOBAL_CONVS[at.spatial_dims]
+            return conv_of_all(c, size, groups=c, bias=True, init=self.init)
+        _require_space(self, at)
         extent = int(self.extent)
         if not self.learned:
             return layers.AverageGather(extent)
@@ -175,7 +189,8 @@ class Gather(Part):
             if step > 1:
                 steps.append(nn.ReLU())
             init = "default" if zeros else self.init
-            conv = layers.Conv(c, c, 3, groups=c, stride=2, bias=False, init=init)
+            same_size = layers.CONVS[at.spatial_dims]
+            conv = same_size(c, c, 3, groups=c, stride=2, bias=False, init=init)
             gamma = "zeros" if zeros and step == count else "ones"
             steps += [conv, layers.GateNorm(c, eps=1e-5, momentum=0.1, init=gamma)]
         return nn.Sequential(*steps)
@@ -210,8 +225,11 @@ class ConvPart(Part):
         groups, bias = (c if self.depthwise else 1), _bias(self.bias, at)
         if self.kernel == "global":
             size = _require_size(self, at)
-            return layers.GlobalConv(c, size, groups=groups, bias=bias, init=self.init)
-        return layers.Conv(c, c, int(self.kernel), groups=groups, bias=bias, init=self.init)
+            conv_of_all = layers.GLOBAL_CONVS[at.spatial_dims]
+            return conv_of_all(c, size, groups=groups, bias=bias, init=self.init)
+        _require_space(self, at)
+        conv = layers.CONVS[at.spatial_dims]
+        return conv(c, c, int(self.kernel), groups=groups, bias=bias, init=self.init)
 
 
 @dataclass(frozen=True)
@@ -304,12 +322,16 @@ class ChannelPoolPart(Part):
         return "planes"
 
     def build(self, at: Context) -> nn.Module:
+        _require_space(self, at)
         return layers.ChannelPool()
 
 
 @dataclass(frozen=True)
 class Conv2dPart(Part):
-    """CBAM's spatial layer: the two planes of `channel_pool` to one."""
+    """CBAM's spatial layer: the two planes of `channel_pool` to one.
+
+    It has as many dimensions as the map.
+    """
 
     kernel: int = 7
     bias: bool | None = None
@@ -326,7 +348,8 @@ class Conv2dPart(Part):
         return "plane"
 
     def build(self, at: Context) -> nn.Module:
-        return layers.Conv(2, 1, self.kernel, bias=_bias(self.bias, at), init=self.init)
+        conv = layers.CONVS[at.spatial_dims]
+        return conv(2, 1, self.kernel, bias=_bias(self.bias, at), init=self.init)
 
 
 @dataclass(frozen=True)

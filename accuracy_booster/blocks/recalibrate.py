@@ -1,6 +1,6 @@
 """The block itself: describe each channel, weigh it, apply the weight."""
 
-# N batch, C channels, H W space
+# N batch, C channels, H W space: of one, two or three dimensions, or none ([N, C])
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from accuracy_booster.blocks.grammar import GateRecipe, Recipe
 from accuracy_booster.blocks.layers import GateNorm
 from accuracy_booster.blocks.parts import Bn, Context, Sigmoid
 from accuracy_booster.blocks.table import recipe as as_recipe
-from accuracy_booster.ops import rescale, without_autocast
+from accuracy_booster.ops import is_proxy, rescale
+
+SHAPES = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")  # by the dimensions of space
 
 
 class Gate(nn.Module):
@@ -20,15 +22,23 @@ class Gate(nn.Module):
     Its layers are children under their part's name, in the order of execution.
     """
 
+    spatial_dims = 2  # also of gates that were pickled before there was a choice
+
     def __init__(
-        self, recipe: GateRecipe, channels: int, spatial_size: tuple[int, int] | None = None
+        self,
+        recipe: GateRecipe,
+        channels: int,
+        spatial_size: tuple[int, ...] | None = None,
+        spatial_dims: int = 2,
     ):
         super().__init__()
         self.recipe = recipe
         self.channels = channels
+        self.spatial_dims = spatial_dims
         names: list[str] = []
         for part, kind, place in recipe.flow():
-            at = Context(kind, channels, spatial_size, recipe.bias_is_dead(place))
+            dead = recipe.bias_is_dead(place)
+            at = Context(kind, channels, spatial_size, dead, spatial_dims)
             same = sum(part.name == other.name for other in recipe.parts[:place])
             names.append(f"{part.name}_{same + 1}" if same else part.name)
             self.add_module(names[-1], part.build(at))
@@ -52,21 +62,25 @@ class Gate(nn.Module):
 
     def _run(self, names: list[str], x: torch.Tensor) -> torch.Tensor:
         for name in names:
-            layer = getattr(self, name)
-            if x.ndim == 2:  # N * C values: full precision costs nothing
-                with without_autocast(x):
-                    x = layer(x)
-            else:
-                x = layer(x)
+            x = getattr(self, name)(x)
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 4 or x.shape[1] != self.channels:
+        # torch.fx follows a proxy, which has no shape
+        if not is_proxy(x) and (x.ndim != 2 + self.spatial_dims or x.shape[1] != self.channels):
+            takes = SHAPES[self.spatial_dims].replace("C", str(self.channels))
             raise ValueError(
-                f"a gate for {self.channels} channels takes [N, {self.channels}, H, W], "
-                f"got {list(x.shape)}"
+                f"a gate for {self.channels} channels takes [{takes}], got {list(x.shape)}"
+                + self._remedy(x)
             )
         return rescale(x, self.weigh(self.describe(x)))
+
+    def _remedy(self, x: torch.Tensor) -> str:
+        """What to change for a map of another rank."""
+        dims = x.ndim - 2
+        if dims == self.spatial_dims or not 0 <= dims < len(SHAPES):
+            return ""
+        return f"; for maps [{SHAPES[dims]}] build it with spatial_dims={dims}"
 
 
 class Recalibrate(nn.Sequential):
@@ -76,37 +90,41 @@ class Recalibrate(nn.Sequential):
         channels: C.
         recipe: a name (`ab.list_recipes()`), a text (`"gap | dense(groups=C) | bn | sigmoid"`) or
             an `ab.recipe(...)`.
-        spatial_size: (H, W) of the maps, or one number for both; needed only by recipes with a
-            weight for each position (designs G and H, Gather-Excite's learned global gather).
-        layout: "NCHW", or "NHWC" for x[N, H, W, C].
+        spatial_size: (H, W) of the maps, (L,) or (D, H, W), () for [N, C], or one number for all
+            sides. Its length is the number of dimensions of space. The sizes are needed only by
+            recipes with a weight for each position (designs G and H, Gather-Excite's learned
+            global gather).
+        layout: "NCHW", or "NHWC" for maps whose channels come last, with any number of dimensions.
+        spatial_dims: the number of dimensions of space, 0 to 3, where spatial_size does not say it;
+            2 by default.
 
     Raises:
-        ValueError: for a recipe that does not parse, groups that do not divide the channels, or a
-            spatial size that is needed and not given.
+        ValueError: for a recipe that does not parse, groups that do not divide the channels, a
+            spatial size that is needed and not given, or a part that needs positions on [N, C].
 
     Source: Accuracy Booster, section 3 (for `ab` and `ab_plus`); `ab.list_recipes` has the rest.
     """
+
+    spatial_dims = 2  # also of blocks that were pickled before there was a choice
 
     def __init__(
         self,
         channels: int,
         recipe: str | Recipe = "ab",
         *,
-        spatial_size: int | tuple[int, int] | None = None,
+        spatial_size: int | tuple[int, ...] | None = None,
         layout: str = "NCHW",
+        spatial_dims: int | None = None,
     ):
         parsed = as_recipe(recipe)
         if not isinstance(channels, int) or channels < 1:
             raise ValueError(f"channels={channels!r} must be a whole number >= 1")
-        size = (spatial_size, spatial_size) if isinstance(spatial_size, int) else spatial_size
-        if size is not None:
-            size = (int(size[0]), int(size[1]))
-            if min(size) < 1:
-                raise ValueError(f"spatial_size={spatial_size!r} must be >= 1")
-        super().__init__(*(Gate(gate, channels, size) for gate in parsed.gates))
+        size, dims = _space(spatial_size, spatial_dims)
+        super().__init__(*(Gate(gate, channels, size, dims) for gate in parsed.gates))
         self.channels = channels
         self.recipe = parsed
         self.spatial_size = size
+        self.spatial_dims = dims
         if layout not in ("NCHW", "NHWC"):
             raise ValueError(f"layout={layout!r} must be 'NCHW' or 'NHWC'")
         self.layout = layout
@@ -116,8 +134,15 @@ class Recalibrate(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.enabled:
             return x
-        if self.layout == "NHWC":
-            return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.layout == "NHWC" and self.spatial_dims:
+            last = self.spatial_dims + 1
+            if not is_proxy(x) and x.ndim != last + 1:
+                raise ValueError(
+                    f"a gate for maps with {self.spatial_dims} dimensions of space and the "
+                    f"channels last got {list(x.shape)}; build it with spatial_dims={x.ndim - 2}"
+                )
+            y = super().forward(x.permute(0, last, *range(1, last)))
+            return y.permute(0, *range(2, last + 1), 1)
         return super().forward(x)
 
     def name_norms(self, prefix: str) -> None:
@@ -127,4 +152,27 @@ class Recalibrate(nn.Sequential):
                 module.where = f"{prefix}.{name}" if prefix else f"{name} of Recalibrate"
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, {str(self.recipe)!r}"
+        other = "" if self.spatial_dims == 2 else f", spatial_dims={self.spatial_dims}"
+        return f"{self.channels}, {str(self.recipe)!r}{other}"
+
+
+def _space(
+    size: int | tuple[int, ...] | None, dims: int | None
+) -> tuple[tuple[int, ...] | None, int]:
+    """The sides of the maps, if given, and how many there are."""
+    if dims is not None and not (isinstance(dims, int) and 0 <= dims < len(SHAPES)):
+        raise ValueError(f"spatial_dims={dims!r} must be 0, 1, 2 or 3")
+    if size is None:
+        return None, 2 if dims is None else dims
+    sides = (size,) * (2 if dims is None else dims) if isinstance(size, int) else tuple(size)
+    if len(sides) >= len(SHAPES):
+        raise ValueError(f"spatial_size={size!r} must have 0 to 3 sides, as (H, W) has two")
+    if dims is not None and len(sides) != dims:
+        raise ValueError(
+            f"spatial_size={size!r} has {len(sides)} sides, and spatial_dims={dims}; give one of "
+            "them"
+        )
+    sides = tuple(map(int, sides))
+    if min(sides, default=1) < 1:
+        raise ValueError(f"spatial_size={size!r} must be >= 1")
+    return sides, len(sides)

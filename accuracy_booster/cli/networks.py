@@ -210,7 +210,8 @@ def _complexity(given: dict[str, Any]):
                 more = "; --block none counts the plain network" if block != "none" else ""
                 raise ValueError(f"{e}{more}") from None
             costs[block] = complexity(model, size, **options)
-        size = costs["none"].input_size
+        channels, height, width = costs["none"].input_size
+        size = (channels, height, width)
 
     def show() -> None:
         first = costs["none"]

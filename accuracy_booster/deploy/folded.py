@@ -1,6 +1,6 @@
 """The modules of a folded network: a gate without norms, and a convolution that applies it."""
 
-# N batch, C channels in, K channels out, H W space
+# N batch, C channels in, K channels out, H W space (or L, or D H W, or nothing: [N, C])
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.blocks import Bottleneck, Dense, Gate, GateNorm
-from accuracy_booster.ops import accumulation_dtype, backend, fused, without_autocast
+from accuracy_booster.ops import (
+    accumulation_dtype,
+    backend,
+    fused,
+    leaf_module,
+    rescale,
+    without_autocast,
+)
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import tap_sums
 from accuracy_booster.surgery.attach import is_read
@@ -121,15 +128,15 @@ def stage(layers: list[nn.Module], width: int) -> nn.Module:
     return merged[0] if len(merged) == 1 else nn.Sequential(*merged)
 
 
-class GatedConv2d(nn.Module):
+class GatedConv(nn.Module):
     """conv(h) times its gate, which is known before the convolution runs (form "input").
 
-    `then` is what follows, as `surgery.flow.Flow.then`.
+    `conv` may be a linear layer on [N, C]. `then` is what follows, as `surgery.flow.Flow.then`.
     """
 
     def __init__(
         self,
-        conv: nn.Conv2d,
+        conv: nn.Module,
         gate: FoldedGate,
         form: str,
         then: str,
@@ -143,24 +150,31 @@ class GatedConv2d(nn.Module):
     def extra_repr(self) -> str:
         return f"form={self.form}"
 
-    def forward(self, h: torch.Tensor) -> Any:
+    @leaf_module(waits=False)  # of a graph anybody may read any node
+    def forward(self, h: torch.Tensor, waits: bool = True) -> Any:
         dtype = accumulation_dtype(h.dtype)
         if self.form == "input":
             p = self._weights(self._pooled(h), dtype)
             z = self.conv(h)
         else:
             z = self.conv(h)
-            p = self._weights(z.mean((2, 3), dtype=accumulation_dtype(z.dtype)), dtype)
-        waits = self.then and not fused.traced(z) and not backend.is_plain()
+            wide = accumulation_dtype(z.dtype)
+            space = tuple(range(2, z.ndim))
+            p = self._weights(z.mean(space, dtype=wide) if space else z.to(wide), dtype)
+        waits = bool(waits and self.then) and not fused.traced(z) and not backend.is_plain()
         if waits and not is_read(self, *self.around):
             return Pending(z, None, p, None, last=self.then)
-        return z * p.to(z.dtype)[:, :, None, None]
+        return rescale(z, p)
 
     def _pooled(self, h: torch.Tensor) -> torch.Tensor:
-        """h[N, C, H, W] -> what each tap sees on average, [N, C * taps]."""
-        taps, area = tap_sums(h, self.conv)
+        """h[N, C, ...] -> what each tap sees on average, [N, C * taps]."""
+        taps, area = tap_sums(h, self.conv)  # type: ignore[arg-type]
         return taps.flatten(1) / area
 
     def _weights(self, d: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         with without_autocast(d):
             return self.gate(d).to(dtype)
+
+
+class GatedConv2d(GatedConv):
+    """The same on [N, C, H, W]."""

@@ -1,6 +1,6 @@
 """Fold a network for inference: norms into convolutions, gates to one affine and a sigmoid."""
 
-# N batch, C channels in, K channels out, H W space
+# N batch, C channels in, K channels out, H W space (or L, or D H W, or nothing: [N, C])
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded
 from accuracy_booster.ops import accumulation_dtype
-from accuracy_booster.ops.pooled import has_pooled_form
+from accuracy_booster.ops.pooled import Conv, has_pooled_form
 from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
 from accuracy_booster.surgery.gated import ungated_class
+from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
 
 Network = TypeVar("Network", bound=nn.Module)
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+Layer = Conv | nn.Linear
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 TOLERANCE = 1e-5  # of the largest |output|, in float32
 
 # Reading a map that was just written costs a third of reading one that no longer fits in the
@@ -33,20 +36,23 @@ TOLERANCE = 1e-5  # of the largest |output|, in float32
 CACHE, FRESH, MATRIX = 16 << 20, 1 / 3, 3
 
 
-def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = False) -> Network:
+def fold(model: Network, *, example: Example | None = None, verify: bool = False) -> Network:
     """A new network for inference that computes the same, with the same call.
 
-    Batch norms go into the convolutions before them. A gate that reads each channel's mean becomes
-    one affine map and a sigmoid, computed from the mean of the last convolution's input before that
-    runs, or from its output, whichever reads less; its product, the residual sum and the ReLU are
-    one pass. In a network without gates the norms are folded. What cannot be folded stays as it is;
-    `ab.fast_path(folded)` lists the places of the gates. The model itself does not change.
+    Batch norms go into the convolutions and linear layers before them. A gate that reads each
+    channel's mean becomes one affine map and a sigmoid, computed from the mean of the last
+    convolution's input before that runs, or from its output, whichever reads less; its product, the
+    residual sum and the ReLU are one pass. In a network without gates the norms are folded. What
+    cannot be folded stays as it is; `ab.fast_path(folded)` lists the places of the gates. The model
+    itself does not change.
 
     Args:
         model: a network in eval mode, boosted or not, fused or not.
         example: images [N, C, H, W] of the size, and best of the batch, that it will see: it
-            decides where the gates are computed. By default one image as for `ab.plan`.
-        verify: compare both networks on random images (or on the example, if it is not constant).
+            decides where the gates are computed. A tuple holds several inputs by position, a dict
+            by name. By default one image as for `ab.plan`.
+        verify: compare both networks on random images (or on the example, if it is not constant;
+            of several inputs, on random numbers for those that are).
 
     Raises:
         ValueError: for a network in training mode, one that is folded already, or wrapped.
@@ -73,14 +79,14 @@ def fold(model: Network, *, example: torch.Tensor | None = None, verify: bool = 
     places = [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
     for conv, norm in flows.norms_after_convs():
         done = not isinstance(new.get_submodule(norm), NORMS)  # with its gate
-        plain = type(modules[conv]) is nn.Conv2d and _is_plain(modules[norm])
+        plain = type(modules[conv]) in LAYERS and _is_plain(modules[norm])
         if plain and not done and conv not in gates and not is_hooked(modules[conv]):
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _rest_of(modules[norm]))
     repair(new)  # a gate that is left goes onto what stands in for its norm
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
-        _verify(model, new, flows.input_shape, example)
+        _verify(model, new, flows.example)
     return new
 
 
@@ -99,12 +105,13 @@ def _fold_gate(
     assert flow is not None
     assert flow.input_shape is not None
     conv = modules[flow.conv] if flow.conv else module
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, LAYERS)
     detach(new, [name])
     plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     form = choose_form(plain, gate, flow.input_shape, flow.shape)
     around = [modules[other] for other in flow.around]
-    gated = folded.GatedConv2d(plain, fold_gate(plain, gate, form), form, flow.then, around)
+    kind = folded.GatedConv2d if isinstance(plain, nn.Conv2d) else folded.GatedConv
+    gated = kind(plain, fold_gate(plain, gate, form), form, flow.then, around)
     _replace(new, flow.conv or name, gated.train(conv.training))
     if flow.conv:
         _replace(new, name, _rest_of(module))
@@ -118,16 +125,18 @@ def _why_not(
         return reason
     if flow is None or not flow.call:
         return "it did not run once in the pass, or gave no feature map"
-    if ungated_class(module) is nn.Conv2d and flow.call == "conv2d":
+    if ungated_class(module) in LAYERS and flow.call != "batch_norm":
+        if isinstance(module, nn.Linear) and len(flow.shape) != 2:
+            return "its linear layer runs on sequences or maps whose channels come last"
         return "a hook reads its convolution" if is_hooked(module) else None
     if not isinstance(module, NORMS):
-        return f"a {ungated_class(module).__name__} is no BatchNorm2d or Conv2d"
+        return f"a {ungated_class(module).__name__} is no batch norm, convolution or linear layer"
     if not _is_plain(module):
         return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):
         return f"its norm goes on with {type(steps[-1]).__name__}"
-    if not flow.conv or type(modules[flow.conv]) is not nn.Conv2d:
-        return "no plain Conv2d alone feeds its norm"
+    if not flow.conv or type(modules[flow.conv]) not in LAYERS:
+        return "no plain convolution or linear layer alone feeds its norm"
     if is_hooked(modules[flow.conv]):
         return "a hook reads its convolution"
     return None
@@ -145,9 +154,9 @@ def _rest_of(norm: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    """A convolution that computes norm(conv(x)) in eval mode, with new weights (in float64)."""
-    assert isinstance(conv, nn.Conv2d)
+def fold_norm(conv: nn.Module, norm: nn.Module) -> Layer:
+    """A layer that computes norm(conv(x)) in eval mode, with new weights (in float64)."""
+    assert isinstance(conv, LAYERS)
     assert isinstance(norm, NORMS)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -162,23 +171,25 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
         bias = bias + norm.bias.double()
     new = copy.copy(conv)
     new._parameters = dict(conv._parameters)
-    weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
+    rows = scale.view(-1, *[1] * (conv.weight.ndim - 1))
+    weight = (conv.weight.double() * rows).to(conv.weight.dtype)
     new.weight = nn.Parameter(weight, conv.weight.requires_grad)
     new.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)
     return new
 
 
 @torch.no_grad()
-def fold_gate(conv: nn.Conv2d, gate: Recalibrate, form: str) -> folded.FoldedGate:
+def fold_gate(conv: Layer, gate: Recalibrate, form: str) -> folded.FoldedGate:
     """The gate on the taps' means of conv's input (form "input"), or on the mean of its output."""
     first, *rest = folded.segments(gate[0])  # type: ignore[arg-type]
     stages: list[nn.Module]
     if form == "input":
+        assert not isinstance(conv, nn.Linear)
         weight = _matrix(conv)
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
         stages = [folded.linear(*folded.after(first, weight, bias))]
     else:
-        stages = [folded.stage(first, conv.out_channels)]
+        stages = [folded.stage(first, len(conv.weight))]
     for layers in rest:
         width = next(layers[0].parameters()).shape[1]
         stages.append(folded.stage(layers, width))
@@ -187,17 +198,17 @@ def fold_gate(conv: nn.Conv2d, gate: Recalibrate, form: str) -> folded.FoldedGat
     return folded.FoldedGate(stages, scale).to(dtype).eval()
 
 
-def _matrix(conv: nn.Conv2d) -> torch.Tensor:
+def _matrix(conv: Conv) -> torch.Tensor:
     """The kernel as [K, C * taps], float64, also of a grouped convolution."""
     per_group = conv.weight.double().flatten(1).unflatten(0, (conv.groups, -1))
     return torch.block_diag(*per_group)
 
 
 def choose_form(
-    conv: nn.Conv2d, gate: Recalibrate, read: tuple[int, ...], written: tuple[int, ...]
+    conv: Layer, gate: Recalibrate, read: tuple[int, ...], written: tuple[int, ...]
 ) -> str:
     """Where to take the descriptor from, of maps read and written: where fewer bytes are read."""
-    if not has_pooled_form(conv):
+    if isinstance(conv, nn.Linear) or not has_pooled_form(conv):
         return "output"
     first = folded.segments(gate[0])[0]  # type: ignore[arg-type]
     width = _width(first, conv.out_channels)
@@ -228,21 +239,25 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(
-    model: nn.Module, new: nn.Module, shape: tuple[int, ...], given: torch.Tensor | None
-) -> None:
+def _verify(model: nn.Module, new: nn.Module, example: Example) -> None:
     """Compare the two networks' outputs with the model's in float64.
 
     A network that amplifies rounding differs from itself; the folded one may be three times as far
     from the truth as the model is.
     """
     like = next(model.parameters())
-    constant = given is None or bool((given == given.flatten()[0]).all())
-    images = torch.randn(shape) if given is None or constant else given
-    images = images.to(device=like.device, dtype=like.dtype)
-    exact = tensors_of(copy.deepcopy(model).double()(images.double()))
+    args, kwargs = as_inputs(moved(example, like))
+
+    def varied(x: torch.Tensor) -> torch.Tensor:
+        constant = x.is_floating_point() and x.numel() > 0 and bool((x == x.flatten()[0]).all())
+        return torch.randn_like(x) if constant else x
+
+    args, kwargs = map_tensors(varied, (args, kwargs))
+    wide = moved((args, kwargs), like.double())
+    exact = tensors_of(copy.deepcopy(model).double()(*wide[0], **wide[1]))
+    own, others = (tensors_of(m(*args, **kwargs)) for m in (model, new))
     allowed = TOLERANCE * max(1.0, torch.finfo(like.dtype).eps / torch.finfo(torch.float32).eps)
-    for truth, a, b in zip(exact, tensors_of(model(images)), tensors_of(new(images)), strict=True):
+    for truth, a, b in zip(exact, own, others, strict=True):
         largest = float(truth.abs().max())
         if not math.isfinite(largest):
             raise RuntimeError(

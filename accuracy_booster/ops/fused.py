@@ -84,7 +84,7 @@ class _Moments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor):
         z, mean = ctx.saved_tensors
-        area = z.shape[2] * z.shape[3]
+        area = z.shape[2:].numel()
         run = backend.implementation(z).input_grad
         return run(*ctx.link.take(), z, mean, d_var * (2 / area), d_mean / area), None
 

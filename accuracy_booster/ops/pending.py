@@ -4,10 +4,11 @@
     y = y + shortcut        still pending
     y = relu(y)             computed now: one pass
 
-Whatever else is done with it computes it first and goes on with an ordinary tensor. It is no
-`torch.Tensor`, so that code which reads a tensor's memory past torch's own functions fails loudly
-instead of losing a gradient; it stands only where a trace of the network has seen nothing but a
-sum and a ReLU (`surgery.flow`).
+Whatever else is done with it computes it first and goes on with an ordinary tensor. It stands only
+where a trace of the network has seen nothing but a sum and a ReLU (`surgery.flow`), but code that
+asks before it computes (`torch.is_tensor(y)`) has to take the same way as it did, so it is a
+`torch.Tensor`: one without memory. Code that looks for memory past torch's own functions gets an
+error, and so does a gradient that would be lost (`_lost`).
 """
 
 # N batch, C channels, H W space
@@ -20,26 +21,41 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from accuracy_booster.ops.fused import Link, affine
+from accuracy_booster.ops.fused import Link, affine, traced
 
 _ADD = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__}
 _RELU = {torch.relu, torch.Tensor.relu, F.relu, torch.relu_, torch.Tensor.relu_, F.relu_}
 _IN_PLACE = {torch.relu_, torch.Tensor.relu_, F.relu_}
+# what is known before it is computed
+_KNOWN = {
+    *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
+    *(getattr(torch.Tensor, name).__get__ for name in ("requires_grad", "is_cuda", "layout")),
+    *(torch.Tensor.size, torch.Tensor.dim, torch.Tensor.ndimension, torch.Tensor.numel),
+    *(torch.Tensor.is_floating_point, torch.is_floating_point, torch.numel),
+    *(torch.Tensor.is_complex, torch.is_complex),
+}
 
 
-class Pending:
+class Pending(torch.Tensor):
     """`affine(z, mean, scale, shift, residual=..., relu=...)`, computed when it is needed.
 
     z is [N, C, H, W], the others [N, C] or None, as for `ops.fused.affine`. `last` is what it waits
     for: "sum", or "relu" for a sum and a ReLU. It has gradients if they were on when it was made.
     """
 
-    __slots__ = (
-        *("_last", "_link", "_mean", "_residual", "_scale", "_shift", "_value", "_with_grad", "_z"),
-    )
+    _z: torch.Tensor
+    _mean: torch.Tensor | None
+    _scale: torch.Tensor
+    _shift: torch.Tensor | None
+    _link: Link | None
+    _residual: torch.Tensor | None
+    _last: str
+    _with_grad: bool
+    _value: torch.Tensor | None
 
-    def __init__(
-        self,
+    @staticmethod
+    def __new__(
+        cls,
         z: torch.Tensor,
         mean: torch.Tensor | None,
         scale: torch.Tensor,
@@ -49,10 +65,19 @@ class Pending:
         *,
         last: str = "relu",
     ):
+        with_grad = torch.is_grad_enabled()
+        terms = (z, mean, scale, shift, residual)
+        wanted = with_grad and any(t is not None and t.requires_grad for t in terms)
+        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, z.shape, dtype=z.dtype, device=z.device, requires_grad=wanted
+        )
+        if wanted:
+            with torch._C.DisableTorchFunctionSubclass():
+                self.register_hook(_lost)
         self._z, self._mean, self._scale, self._shift = z, mean, scale, shift
         self._link, self._residual, self._last = link, residual, last
-        self._with_grad = torch.is_grad_enabled()
-        self._value: torch.Tensor | None = None
+        self._with_grad, self._value = with_grad, None
+        return self
 
     def compute(self, *, relu: bool = False) -> torch.Tensor:
         """The tensor, or its ReLU."""
@@ -82,10 +107,12 @@ class Pending:
         """The sum, pending still if `other` is a map like this one."""
         fits = (
             isinstance(other, torch.Tensor)
+            and not isinstance(other, Pending)
             and other.shape == self._z.shape
             and other.dtype == self._z.dtype
             and other.device == self._z.device
             and self._same_mode()
+            and not traced(other)  # the compiler joins the sum by itself
         )
         if not fits or self._residual is not None or self._value is not None:
             return self.compute() + (other.compute() if isinstance(other, Pending) else other)
@@ -112,38 +139,14 @@ class Pending:
             self._become(total)
         return self
 
-    def relu(self) -> torch.Tensor:
-        return self._relu(False)
-
-    def relu_(self) -> torch.Tensor:
-        return self._relu(True)
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._z.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._z.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._z.device
-
-    @property
-    def ndim(self) -> int:
-        return self._z.ndim
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.compute(), name)
-
     @classmethod
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _KNOWN and args and isinstance(args[0], Pending) and args[0]._value is None:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         if func in _ADD and len(args) == 2 and not kwargs:
             a, b = args
             return a._plus(b) if isinstance(a, Pending) else b._plus(a)
@@ -151,6 +154,21 @@ class Pending:
             in_place = func in _IN_PLACE or kwargs.get("inplace") or args[1:] == (True,)
             return args[0]._relu(bool(in_place))
         return func(*_computed(args), **_computed(kwargs))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """What comes here has passed torch's functions by, as autograd's own code does."""
+        return func(*_computed(args), **_computed(kwargs or {}))
+
+
+def _lost(grad: torch.Tensor) -> None:
+    raise RuntimeError(
+        "a gradient ends in a feature map that a fused norm or convolution had not computed yet: "
+        "an autograd.Function got the map itself; give it y.clone(), or take the block out with "
+        "ab.unfuse(model)"
+    )
 
 
 def _computed(tree: Any) -> Any:
@@ -161,20 +179,3 @@ def _computed(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _computed(value) for key, value in tree.items()}
     return tree
-
-
-def _through(name: str) -> Callable[..., Any]:
-    def method(self: Pending, *args: Any) -> Any:
-        return getattr(self.compute(), name)(*_computed(args))
-
-    return method
-
-
-# Python asks a class, not an object, for what operators mean
-_OPERATORS = """
-    sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul
-    neg pos abs invert eq ne lt le gt ge and or xor isub imul itruediv
-    getitem setitem len bool int float complex index
-"""
-for _name in _OPERATORS.split():
-    setattr(Pending, f"__{_name}__", _through(f"__{_name}__"))

@@ -4,28 +4,35 @@ Pooling commutes with a convolution: for 1x1, GAP(W h + b) = W GAP(h) + b; for a
 tap sees the input less some rows and columns at the borders, and its sum is that of all less those.
 """
 
-# N batch, C channels in, K channels out, H W space
+# N batch, C channels in, K channels out, H W space (or L, or D H W)
 
 from __future__ import annotations
+
+import itertools
+from typing import Any
 
 import torch
 from torch import nn
 
 from accuracy_booster.ops.precision import accumulation_dtype
 
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-def has_pooled_form(conv: nn.Conv2d) -> bool:
-    """Whether `pooled_conv` knows this convolution: 1x1, or stride 1; zero padding."""
-    strided = tuple(conv.stride) != (1, 1)
+
+def has_pooled_form(conv: nn.Module) -> bool:
+    """Whether `pooled_conv` knows this layer: a 1x1 convolution, or stride 1; zero padding."""
+    if not isinstance(conv, Conv):
+        return False
+    strided = any(step != 1 for step in conv.stride)
     pads = isinstance(conv.padding, tuple)
     return conv.padding_mode == "zeros" and pads and (_is_pointwise(conv) or not strided)
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    return tuple(conv.kernel_size) == (1, 1) and tuple(conv.padding) == (0, 0)
+def _is_pointwise(conv: Conv) -> bool:
+    return all(k == 1 for k in conv.kernel_size) and all(p == 0 for p in conv.padding)
 
 
-def pooled_conv(h: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+def pooled_conv(h: torch.Tensor, conv: Conv) -> torch.Tensor:
     """h[N, C, H, W] -> the mean [N, K] over space of conv(h), exactly; float32 for 16-bit h.
 
     It reads h once and costs as much as the convolution at one position.
@@ -44,30 +51,39 @@ def pooled_conv(h: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
     return mean if conv.bias is None else mean + conv.bias.to(dtype)
 
 
-def tap_sums(h: torch.Tensor, conv: nn.Conv2d) -> tuple[torch.Tensor, int]:
+def tap_sums(h: torch.Tensor, conv: Conv) -> tuple[torch.Tensor, int]:
     """h[N, C, H, W] -> [N, C, taps]: what each tap of the kernel sums over all outputs; H' W'."""
     dtype = accumulation_dtype(h.dtype)
+    space = tuple(range(2, h.ndim))
     if _is_pointwise(conv):
-        down, right = conv.stride
-        seen = h if (down, right) == (1, 1) else h[:, :, ::down, ::right]
-        return seen.sum((2, 3), dtype=dtype)[:, :, None], seen.shape[2] * seen.shape[3]
-    rows, height = _ranges(h.shape[2], conv, 0)
-    columns, width = _ranges(h.shape[3], conv, 1)
-    lines = h.sum(3, dtype=dtype)  # [N, C, H]
-    sums = {}
-    for first, last in dict.fromkeys(columns):
+        strides: Any = [slice(None, None, step) for step in conv.stride]
+        seen = h[(..., *strides)] if any(step != 1 for step in conv.stride) else h
+        return seen.sum(space, dtype=dtype)[:, :, None], seen.shape[2:].numel()
+    ranges, area = [], 1
+    for dim in space:
+        taken, outputs = _ranges(h.shape[dim], conv, dim - 2)
+        ranges.append(taken)
+        area *= outputs
+    lines = h.sum(-1, dtype=dtype)  # [N, C, H]: along the last dimension all less the borders
+    sums: dict[tuple[tuple[int, int], ...], torch.Tensor] = {}
+    for first, last in dict.fromkeys(ranges[-1]):
         line = lines
         if first:
-            line = line - h[..., :first].sum(3, dtype=dtype)
-        if last < h.shape[3]:
-            line = line - h[..., last:].sum(3, dtype=dtype)
-        for top, end in dict.fromkeys(rows):
-            sums[top, end, first, last] = line[:, :, top:end].sum(2)
-    taps = [sums[row + column] for row in rows for column in columns]
-    return torch.stack(taps, 2), height * width
+            line = line - h[..., :first].sum(-1, dtype=dtype)
+        if last < h.shape[-1]:
+            line = line - h[..., last:].sum(-1, dtype=dtype)
+        sums[((first, last),)] = line
+    for taken in reversed(ranges[:-1]):  # along the others what each tap reads
+        sums = {
+            ((top, end), *rest): line[..., top:end].sum(-1)
+            for rest, line in sums.items()
+            for top, end in dict.fromkeys(taken)
+        }
+    taps = [sums[tap] for tap in itertools.product(*ranges)]
+    return torch.stack(taps, 2), area
 
 
-def _ranges(side: int, conv: nn.Conv2d, dim: int) -> tuple[list[tuple[int, int]], int]:
+def _ranges(side: int, conv: Conv, dim: int) -> tuple[list[tuple[int, int]], int]:
     """Which positions of the input each tap reads along a dimension; the outputs along it."""
     kernel, step = conv.kernel_size[dim], conv.dilation[dim]
     pad = int(conv.padding[dim])

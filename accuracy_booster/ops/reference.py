@@ -3,7 +3,7 @@
 Statistics are float32 for 16-bit maps; what is as large as the map has the map's type.
 """
 
-# N batch, C channels, H W space; per-sample values are [N, C]
+# N batch, C channels, H W space, of any number of dimensions but none; per-sample values are [N, C]
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ import torch
 from accuracy_booster.ops.precision import accumulation_dtype
 
 
-def spread(v: torch.Tensor) -> torch.Tensor:
-    """v[N, C] -> [N, C, 1, 1]."""
-    return v[:, :, None, None]
+def spread(v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """v[N, C] -> [N, C, 1, 1], with as many dimensions as z."""
+    return v[(..., *[None] * (z.ndim - 2))]
+
+
+def space(z: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions of space of z[N, C, ...]."""
+    return tuple(range(2, z.ndim))
 
 
 def moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """z[N, C, H, W] -> mean[N, C] and variance[N, C] over space (correction 0)."""
     x = z.to(accumulation_dtype(z.dtype))
     if torch.compiler.is_compiling():  # the compiler makes one pass of it
-        var, mean = torch.var_mean(x, (2, 3), correction=0)
+        var, mean = torch.var_mean(x, space(x), correction=0)
         return mean, var
-    mean = x.mean((2, 3))  # on the CPU var_mean takes 4 to 20 times longer than these two
-    return mean, (x - spread(mean)).square().mean((2, 3))
+    mean = x.mean(space(x))  # on the CPU var_mean takes 4 to 20 times longer than these two
+    return mean, (x - spread(mean, x)).square().mean(space(x))
 
 
 def affine(
@@ -36,8 +41,11 @@ def affine(
     relu: bool,
 ) -> torch.Tensor:
     """(z - mean) * scale + shift + residual, and ReLU; what is None is left out."""
-    y = z if mean is None else z - spread(mean)
-    y = y * spread(scale) if shift is None else torch.addcmul(spread(shift), y, spread(scale))
+    y = z if mean is None else z - spread(mean, z)
+    if shift is None:
+        y = y * spread(scale, z)
+    else:
+        y = torch.addcmul(spread(shift, z), y, spread(scale, z))
     if residual is not None:
         y = y + residual if residual.dtype != y.dtype else y.add_(residual)
     return (y.relu_() if relu else y).to(z.dtype)
@@ -57,8 +65,8 @@ def affine_grads(
     if out is not None:
         grad = grad.masked_fill(out <= 0, 0)
     g = grad.to(accumulation_dtype(grad.dtype))
-    centred = z if mean is None else z - spread(mean)
-    return grad, (g * centred).sum((2, 3)), g.sum((2, 3))
+    centred = z if mean is None else z - spread(mean, z)
+    return grad, (g * centred).sum(space(z)), g.sum(space(z))
 
 
 def input_grad(
@@ -70,7 +78,7 @@ def input_grad(
     offset: torch.Tensor,
 ) -> torch.Tensor:
     """grad * scale + (z - mean) * slope + offset, in z's type."""
-    total = torch.addcmul(spread(offset), z - spread(mean), spread(slope))
+    total = torch.addcmul(spread(offset, z), z - spread(mean, z), spread(slope, z))
     if grad is not None and scale is not None:
-        total = total.addcmul_(grad.to(total.dtype), spread(scale))
+        total = total.addcmul_(grad.to(total.dtype), spread(scale, z))
     return total.to(z.dtype)

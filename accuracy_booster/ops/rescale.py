@@ -1,13 +1,16 @@
 """Apply re-calibration weights to a feature map."""
 
-# N batch, C channels, H W space
+# N batch, C channels, H W space: of any number of dimensions, or none
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
+from accuracy_booster.ops.tracing import leaf
 
+
+@leaf
 def rescale(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """x[N, C, H, W] * weights, in x's dtype and memory format (section 3: `p_k * x_k`).
 
@@ -16,7 +19,7 @@ def rescale(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     Gather-Excite).
     """
     if weights.ndim == 2:
-        weights = weights[:, :, None, None]
-    elif weights.shape[-2:] != x.shape[-2:]:
-        weights = F.interpolate(weights, size=x.shape[-2:], mode="nearest")
+        weights = weights[(..., *[None] * (x.ndim - 2))]
+    elif weights.shape[2:] != x.shape[2:]:
+        weights = F.interpolate(weights, size=x.shape[2:], mode="nearest")
     return x * weights.to(x.dtype)

@@ -4,36 +4,36 @@ p * (W h + b) = (diag(p_n) W) h_n + p_n b. So there is no map of unscaled output
 nor to keep for the gradient: that of diag(p_n) W, one per sample, holds those of W and of p.
 """
 
-# N batch, C channels in, K channels out, H W space
+# N batch, C channels in, K channels out, H W space (or L, or D H W)
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from accuracy_booster.ops.fused import traced
+from accuracy_booster.ops.pooled import Conv
 
 
-def scales_weights(h: torch.Tensor, conv: nn.Conv2d) -> bool:
+def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
     """Whether `scaled_conv` knows the convolution, and its N weights are no larger than its map."""
-    pointwise = tuple(conv.kernel_size) == tuple(conv.stride) == (1, 1)
-    plain = pointwise and tuple(conv.padding) == (0, 0) and conv.groups == 1
-    return plain and conv.in_channels <= h.shape[2] * h.shape[3]
+    pointwise = all(n == 1 for n in (*conv.kernel_size, *conv.stride))
+    plain = pointwise and all(n == 0 for n in conv.padding) and conv.groups == 1
+    return plain and conv.in_channels <= h.shape[2:].numel()
 
 
-def scaled_conv(h: torch.Tensor, conv: nn.Conv2d, p: torch.Tensor) -> torch.Tensor:
+def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     """h[N, C, H, W], p[N, K] -> conv(h) * p, [N, K, H, W] in h's memory format."""
-    n, _, height, width = h.shape
-    last = h.is_contiguous(memory_format=torch.channels_last)
+    n, space = len(h), h.shape[2:]
+    last = h.movedim(1, -1).is_contiguous()
     if last:
-        positions = h.permute(0, 2, 3, 1).reshape(n, height * width, -1)
+        positions = h.movedim(1, -1).reshape(n, space.numel(), -1)
     else:
-        positions = h.reshape(n, -1, height * width).transpose(1, 2)
+        positions = h.reshape(n, -1, space.numel()).transpose(1, 2)
     weight = conv.weight.flatten(1)
     if not traced(h):
         y = _Scaled.apply(positions, weight, p, last)
@@ -43,8 +43,10 @@ def scaled_conv(h: torch.Tensor, conv: nn.Conv2d, p: torch.Tensor) -> torch.Tens
         )
     else:
         y = _scaled(positions, weight, p, last)
-    y = y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    return y if conv.bias is None else y + (conv.bias * p).to(y.dtype)[:, :, None, None]
+    y = y.unflatten(1, space).movedim(-1, 1)
+    if conv.bias is None:
+        return y
+    return y + (conv.bias * p).to(y.dtype)[(..., *[None] * len(space))]
 
 
 def _scaled(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool) -> torch.Tensor:

@@ -7,7 +7,8 @@ layouts: an element lies at n C HW + c stride_c + s stride_s, the strides being 
 On the CPU, for tests: TRITON_INTERPRET=1, set before Triton is first imported.
 """
 
-# N batch, C channels, H W space, S = H * W; per-sample values are [N, C], tiles [BLOCK_C, BLOCK_S]
+# N batch, C channels, H W space (or L, or D H W), S = H * W; per-sample values are [N, C], tiles
+# [BLOCK_C, BLOCK_S]
 
 # no `from __future__ import annotations`: Triton reads `tl.constexpr` from the annotations
 
@@ -206,10 +207,11 @@ def _input_grad_kernel(
 
 def _layout(z: torch.Tensor) -> torch.memory_format:
     """z's own, or where it has none of the two the one that is nearer."""
-    if z.is_contiguous():
+    if z.is_contiguous() or z.ndim == 3:  # torch has no such layout for [N, C, L]
         return torch.contiguous_format
     near = z.stride(1) == 1 and z.shape[1] > 1
-    return torch.channels_last if near else torch.contiguous_format
+    last = torch.channels_last if z.ndim == 4 else torch.channels_last_3d
+    return last if near else torch.contiguous_format
 
 
 def _map(x: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
@@ -233,8 +235,8 @@ def _suits(z: torch.Tensor) -> bool:
 
 def _launch(kernel: Any, z: torch.Tensor, *args: Any, reduces: bool = False, **flags: Any) -> None:
     """Run it over z, whose layout is one of the two."""
-    n, c, area = z.shape[0], z.shape[1], z.shape[2] * z.shape[3]
-    last = _layout(z) is torch.channels_last
+    n, c, area = z.shape[0], z.shape[1], z.shape[2:].numel()
+    last = _layout(z) is not torch.contiguous_format
     block_c, block_s, warps = blocks(n, c, area, last, reduces)
     programs = n * triton.cdiv(c, block_c) * (1 if reduces else triton.cdiv(area, block_s))
     strides = (1, c) if last else (area, 1)

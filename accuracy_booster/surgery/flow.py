@@ -1,19 +1,24 @@
 """What stands around the places of gates: the convolution before, the sum and the ReLU after."""
 
-# N batch, C channels, H W space
+# N batch, C channels, H W space (or L, or D H W, or nothing: [N, C])
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from accuracy_booster.surgery.attach import disabled
 from accuracy_booster.surgery.find import NORMS, SUMS, residual_sites
+from accuracy_booster.surgery.passes import Example, as_inputs
 from accuracy_booster.surgery.planning import infer_examples, traced
 from accuracy_booster.surgery.trace import Call, Value
+
+# what a norm can be folded into, and a gate computed before; `linear` where it gives [N, C]
+LAYERS = {"conv1d", "conv2d", "conv3d", "linear"}
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,10 @@ class Flow:
     Attributes:
         call: the function of torch that gives it ("batch_norm", "conv2d", ...), if it ran inside
             that very module and once; else "".
-        shape: [N, C, H, W] of the output.
-        conv: of a norm, the name of the convolution whose output it alone reads; else None.
-        input_shape: of what the convolution (this or the one before the norm) reads.
+        shape: [N, C, ...] of the output.
+        conv: of a norm, the name of the convolution or linear layer whose output it alone reads;
+            else None.
+        input_shape: of what that layer (this or the one before the norm) reads.
         then: "sum" if its only user is a sum of two equal maps, "relu" if only a ReLU follows that,
             else "".
         around: the other modules whose output it is, those that hand it on (nn.Identity) too.
@@ -45,14 +51,14 @@ class Flow:
 class Flows:
     """The flow around each module, found from one pass without gates; nothing changes."""
 
-    def __init__(self, model: nn.Module, example: torch.Tensor | None = None):
-        if example is not None and (not isinstance(example, torch.Tensor) or not example.numel()):
-            what = list(getattr(example, "shape", [])) or type(example).__name__
-            raise ValueError(f"example is no tensor of images [N, C, H, W] but {what}")
-        examples = infer_examples(model) if example is None else [example]
+    def __init__(self, model: nn.Module, example: Example | None = None):
+        if example is not None:
+            as_inputs(example)  # refuses what is none
+        examples: list[Any] = infer_examples(model) if example is None else [example]
         with disabled(model):
             self.trace = traced(model, examples)
-        self.input_shape = self.trace.values[0].shape
+        shape = self.trace.values[0].shape  # of the one that the network could take
+        self.example: Any = torch.zeros(shape) if example is None else example
         self._outputs: dict[str, Value] = {}
         for value in self.trace.values:
             self._outputs |= dict.fromkeys(value.modules, value)
@@ -62,7 +68,7 @@ class Flows:
         return [found.site.name for found in residual_sites(self.trace) if found.site]
 
     def norms_after_convs(self) -> Iterator[tuple[str, str]]:
-        """(convolution, norm) for each convolution whose output one norm alone reads."""
+        """(layer, norm) for each convolution or linear layer whose output one norm alone reads."""
         for value in self.trace.values:
             call = value.call
             if call is not None and call.name in NORMS and call.module and call.outputs[0] is value:
@@ -73,11 +79,11 @@ class Flows:
     def of(self, name: str) -> Flow | None:
         """The flow around a module; None if it did not run, or its output is no map."""
         value = self._outputs.get(name)
-        if value is None or len(value.shape) != 4 or value.call is None:
+        if value is None or not 2 <= len(value.shape) <= 5 or value.call is None:
             return None
         call = value.call
         own = call.name if call.module == name and self._ran_once(name) else ""
-        conv = call if own == "conv2d" else None
+        conv = call if own in LAYERS else None
         if own in NORMS:
             conv = self._conv_before(call)
         return Flow(
@@ -99,8 +105,10 @@ class Flows:
         before = norm.inputs[0]
         conv = before.call
         alone = len(norm.inputs) == 1 and self._is_read_once(before)
-        if conv is None or conv.name != "conv2d" or not conv.module or not alone:
+        if conv is None or conv.name not in LAYERS or not conv.module or not alone:
             return None
+        if conv.name == "linear" and len(before.shape) != 2:
+            return None  # a batch norm takes the second dimension for channels, not the last
         return conv if self._ran_once(conv.module) and len(conv.inputs) == 1 else None
 
     def _after(self, value: Value) -> str:

@@ -4,7 +4,7 @@
 buffers, children and hooks stay. Each falls back to what it was where the fast way does not apply.
 """
 
-# N batch, C channels, H W space
+# N batch, C channels, H W space (or L, or D H W)
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Gate, Recalibrate
-from accuracy_booster.ops import accumulation_dtype, backend, fused, without_autocast
+from accuracy_booster.ops import (
+    accumulation_dtype,
+    backend,
+    fused,
+    leaf_module,
+    without_autocast,
+)
 from accuracy_booster.ops.moments import Merge, over_samples, update_running
 from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
@@ -35,6 +41,7 @@ class Fused(nn.Module):
     then = ""  # what follows, as `surgery.flow.Flow.then`
     around: tuple[nn.Module, ...] = ()  # the other modules whose output this module's is
     adder: tuple[nn.Module, ...] = ()  # the one that adds something to it
+    ranks: tuple[int, ...] = ()  # how many dimensions a map has that takes the fast way
 
     def _gate(self) -> Gate | None:
         """The gate, if there is one and it is enabled."""
@@ -77,9 +84,10 @@ class Fused(nn.Module):
         scale: torch.Tensor,
         shift: torch.Tensor | None,
         link: fused.Link | None,
+        waits: bool,
     ) -> Map:
         """(z - mean) * scale + shift, now or when what follows is known."""
-        if self._waits(z):
+        if waits and self._waits(z):
             return Pending(z, mean, scale, shift, link, last=self.then)
         return fused.affine(z, mean, scale, shift, link=link)
 
@@ -99,8 +107,9 @@ class FusedNorm(Fused):
     bias: Any
     eps: float
 
-    def forward(self, x: torch.Tensor) -> Map:
-        if backend.is_plain() or x.ndim != 4 or x.numel() == 0:
+    @leaf_module(waits=False)  # of a graph anybody may read any node
+    def forward(self, x: torch.Tensor, waits: bool = True) -> Map:
+        if backend.is_plain() or x.ndim not in self.ranks or x.numel() == 0:
             return self._plain(x)
         gate = self._gate()
         batch = self.training or self.running_mean is None
@@ -115,7 +124,7 @@ class FusedNorm(Fused):
             assert self.running_var is not None
             mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
             if gate is not None:
-                mean_nc = x.mean((2, 3), dtype=dtype)
+                mean_nc = x.mean(tuple(range(2, x.ndim)), dtype=dtype)
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -128,13 +137,13 @@ class FusedNorm(Fused):
         if gate is not None:
             p = gate.weigh([descriptor])
             scale, descriptor = scale * p, descriptor * p
-        return self._given(x, mean_nc, scale.to(dtype), descriptor.to(dtype), link)
+        return self._given(x, mean_nc, scale.to(dtype), descriptor.to(dtype), link, waits)
 
     def _statistics(
         self, mean_nc: torch.Tensor, var_nc: torch.Tensor, x: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch's mean[C] and variance[C]; running statistics move as PyTorch's do."""
-        area = x.shape[2] * x.shape[3]
+        area = x.shape[2:].numel()
         if len(x) * area == 1:
             raise ValueError(
                 "expected more than 1 value per channel when training, got input size "
@@ -155,12 +164,21 @@ class FusedNorm(Fused):
         return None
 
 
+class FusedBatchNorm1d(FusedNorm, nn.BatchNorm1d):
+    ranks = (3,)
+
+
 class FusedBatchNorm2d(FusedNorm, nn.BatchNorm2d):
-    pass
+    ranks = (4,)
+
+
+class FusedBatchNorm3d(FusedNorm, nn.BatchNorm3d):
+    ranks = (5,)
 
 
 class FusedSyncBatchNorm(FusedNorm, nn.SyncBatchNorm):
     process_group: Any
+    ranks = (3, 4, 5)
 
     def _merge(self) -> Merge | None:
         distributed = torch.distributed
@@ -170,21 +188,36 @@ class FusedSyncBatchNorm(FusedNorm, nn.SyncBatchNorm):
         return partial(merged, group=group) if distributed.get_world_size(group) > 1 else None
 
 
-class FusedConv2d(Fused, nn.Conv2d):
+class FusedConv(Fused):
     """A convolution at whose output a gate stands: the descriptor is known before it runs."""
 
-    def forward(self, x: torch.Tensor) -> Map:
+    @leaf_module(waits=False)
+    def forward(self, x: torch.Tensor, waits: bool = True) -> Map:
         gate = self._gate()
-        if gate is None or backend.is_plain() or x.ndim != 4:
+        if gate is None or backend.is_plain() or x.ndim not in self.ranks:
             return self._plain(x)
-        if not has_pooled_form(self):
-            z = super(Fused, self).forward(x)
-            p = gate.weigh([z.mean((2, 3), dtype=accumulation_dtype(z.dtype))])
-            return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None)
+        conv: Any = self
+        if not has_pooled_form(conv):
+            z = super(Fused, self).forward(x)  # type: ignore[misc]
+            dtype = accumulation_dtype(z.dtype)
+            p = gate.weigh([z.mean(tuple(range(2, z.ndim)), dtype=dtype)])
+            return self._given(z, None, p.to(dtype), None, None, waits)
         with without_autocast(x):
-            descriptor = pooled_conv(x, self)
+            descriptor = pooled_conv(x, conv)
         p = gate.weigh([descriptor])
-        if scales_weights(x, self):
-            return scaled_conv(x, self, p)
-        z = super(Fused, self).forward(x)
-        return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None)
+        if scales_weights(x, conv):
+            return scaled_conv(x, conv, p)
+        z = super(Fused, self).forward(x)  # type: ignore[misc]
+        return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None, waits)
+
+
+class FusedConv1d(FusedConv, nn.Conv1d):
+    ranks = (3,)
+
+
+class FusedConv2d(FusedConv, nn.Conv2d):
+    ranks = (4,)
+
+
+class FusedConv3d(FusedConv, nn.Conv3d):
+    ranks = (5,)

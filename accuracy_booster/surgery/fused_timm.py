@@ -10,6 +10,8 @@ from accuracy_booster.surgery.fused import FusedNorm, FusedSyncBatchNorm
 class FusedBatchNormAct2d(FusedNorm, BatchNormAct2d):
     """One whose activation and dropout are identities: at the end of a residual branch."""
 
+    ranks = (4,)
+
 
 class FusedSyncBatchNormAct(FusedSyncBatchNorm, SyncBatchNormAct):
     """The same, synchronised."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
@@ -13,16 +12,23 @@ from accuracy_booster.surgery import fused
 from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
+from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fused_classes() -> dict[type[nn.Module], type[nn.Module]]:
     """{a module's class: what it becomes}."""
     table: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm1d: fused.FusedBatchNorm1d,
         nn.BatchNorm2d: fused.FusedBatchNorm2d,
+        nn.BatchNorm3d: fused.FusedBatchNorm3d,
         nn.SyncBatchNorm: fused.FusedSyncBatchNorm,
+        nn.Conv1d: fused.FusedConv1d,
         nn.Conv2d: fused.FusedConv2d,
+        nn.Conv3d: fused.FusedConv3d,
     }
     if classes := norm_act_classes():
         from accuracy_booster.surgery import fused_timm
@@ -67,7 +73,7 @@ class FastPath:
         return "\n".join([*aligned(*self.table()), self.summary()])
 
 
-def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
+def fuse(model: Model, *, example: Example | None = None) -> Model:
     """Compute each norm at the end of a residual branch, its gate, the sum and the ReLU together.
 
     In place; the result is the same up to rounding, in training and in eval mode, and so are the
@@ -78,7 +84,7 @@ def fuse(model: Model, *, example: torch.Tensor | None = None) -> Model:
 
     Args:
         model: a network on any device, not wrapped or compiled.
-        example: an image [1, C, H, W], as for `ab.plan`.
+        example: an image [1, C, H, W], or several inputs, as for `ab.plan`.
 
     Returns:
         The model.
@@ -161,13 +167,17 @@ def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> s
         return reason
     if flow is None:
         return "it did not run in the pass, or gave no feature map"
+    if len(flow.shape) == 2:
+        return "its output is [N, C]: there is no space to take means over, and nothing to share"
     if ungated_class(module) not in fused_classes():
-        return f"a {ungated_class(module).__name__} is no BatchNorm2d or Conv2d"
-    if flow.call != ("conv2d" if isinstance(module, nn.Conv2d) else "batch_norm"):
+        name = ungated_class(module).__name__
+        return f"a {name} is no batch norm or convolution that can be fused"
+    conv = isinstance(module, CONVS)
+    if flow.call not in (("conv1d", "conv2d", "conv3d") if conv else ("batch_norm",)):
         return "it runs several times in a pass"
     if steps := after_norm(module):
         return f"its norm goes on with {type(steps[-1]).__name__}"
-    if isinstance(module, nn.Conv2d) and gate is None:
+    if conv and gate is None:
         return "a convolution without a gate has nothing to fuse"
     return None
 

@@ -238,8 +238,9 @@ def follow_rebuilt_modules() -> None:
 def _rebuilt(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     """Hand the gate of the module that stood at `name` on to the one that takes its place."""
     old = parent._modules.get(name)
-    gate = None if old is None or new is None or old is new else applied_gate(old)
-    if gate is None or new is None or is_gated(new):
+    if old is None or new is None or old is new or is_gated(new):
+        return
+    if (gate := applied_gate(old)) is None:
         return
     moved = any(module is new for module in parent._modules.values())
     wrapped = any(module is old for module in new.modules())

@@ -27,6 +27,7 @@ from accuracy_booster.surgery.find import (
     residual_sites,
 )
 from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
+from accuracy_booster.surgery.passes import Example, as_inputs, described, moved
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.trace import Trace, Value
 
@@ -102,7 +103,7 @@ def plan(
     model: nn.Module,
     recipe: str | Recipe = "ab",
     *,
-    example: torch.Tensor | None = None,
+    example: Example | None = None,
     where: Where = "residual",
     init: str = "paper",
 ) -> Plan:
@@ -129,7 +130,7 @@ def make_plan(
     model: nn.Module,
     recipe: str | Recipe,
     *,
-    example: torch.Tensor | None,
+    example: Example | None,
     where: Where,
     init: str,
     stacklevel: int,
@@ -146,11 +147,8 @@ def make_plan(
             )
         parsed = parsed.as_identity()
     refuse_wrapped(model)
-    if example is not None and not isinstance(example, torch.Tensor):
-        raise ValueError(
-            f"example is no tensor [1, C, H, W] but {type(example).__name__}: the network is run "
-            "on one image, its first argument"
-        )
+    if example is not None:
+        as_inputs(example)
     with disabled(model):
         trace = traced(model, infer_examples(model) if example is None else [example])
     found = _find(model, trace, where)
@@ -211,7 +209,7 @@ def _starts_at_zero(module: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and not weight.is_meta and not weight.any()
 
 
-def traced(model: nn.Module, examples: list[torch.Tensor]) -> Trace:
+def traced(model: nn.Module, examples: list[Any]) -> Trace:
     """The trace of the first example that the network can take."""
     for last, example in enumerate(examples, start=1 - len(examples)):
         trace = Trace(model)
@@ -278,9 +276,9 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
 @contextmanager
 def quiet_pass(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     remedy: str = "give an image, or an image size, that it can take",
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Any]:
     """Eval mode without gradients, layer by layer; flags and random states are put back.
 
     Yields the example on the model's device and in its dtype. An example that the model cannot take
@@ -292,11 +290,12 @@ def quiet_pass(
     try:
         model.eval()
         with torch.no_grad(), torch.random.fork_rng(devices), backend.using("unfused"):
-            yield example.to(device=like.device, dtype=like.dtype, copy=True)
+            yield moved(example, like)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        what = "an image" if isinstance(example, torch.Tensor) else "the example"
         raise ValueError(
-            f"{type(model).__name__} cannot take an image {list(example.shape)}: {reason}; {remedy}"
+            f"{type(model).__name__} cannot take {what} {described(example)}: {reason}; {remedy}"
         ) from e
     finally:
         for module, flag in training.items():

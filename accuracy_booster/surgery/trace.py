@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.passes import as_inputs
 
 
 @dataclass(eq=False)
@@ -67,9 +68,11 @@ class Trace(TorchFunctionMode):
         self._live = 0  # bit i is set if value i flows into the network's output
         self._returned: set[Value] = set()
 
-    def run(self, model: nn.Module, example: torch.Tensor) -> Any:
-        """One pass of the example [N, C, H, W]; returns the model's output."""
-        self._bind(example, None, [])
+    def run(self, model: nn.Module, example: Any) -> Any:
+        """One pass of the example, as `passes.as_inputs` takes it; returns the model's output."""
+        args, kwargs = as_inputs(example)
+        for tensor in tensors_of((args, kwargs)):
+            self._bind(tensor, None, [])
         with ExitStack() as stack:
             for register, hook in (
                 (module_hooks.register_module_forward_pre_hook, self._enter_module),
@@ -78,7 +81,7 @@ class Trace(TorchFunctionMode):
                 stack.callback(register(hook).remove)
             stack.enter_context(_scripted_calls(self))
             stack.enter_context(self)
-            output = model(example)
+            output = model(*args, **kwargs)
         for tensor in tensors_of(output):
             if tensor in self._known:
                 self._live |= self._known[tensor].ancestors
