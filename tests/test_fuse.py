@@ -303,6 +303,7 @@ def test_an_empty_batch():
 # --- several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.forks
 @pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="forks")
 @pytest.mark.parametrize("how", ["scope", "sync"])
 def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):
