@@ -23,9 +23,12 @@ _PUBLIC = {
     "boost": "surgery",
     "disabled": "surgery",
     "fast_path": "surgery",
+    "freeze_norms": "surgery",
     "fuse": "surgery",
     "load": "surgery",
+    "materialize": "surgery",
     "plan": "surgery",
+    "repair": "surgery",
     "save": "surgery",
     "unboost": "surgery",
     "unfuse": "surgery",
@@ -37,6 +40,7 @@ _PUBLIC = {
     "compare": "analysis",
     "bench": "analysis",
     "complexity": "analysis",
+    "compile_for_inference": "deploy",
     "fold": "deploy",
 }
 
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
+    from accuracy_booster.deploy import compile_for_inference as compile_for_inference
     from accuracy_booster.deploy import fold as fold
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
@@ -59,9 +64,12 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import boost as boost
     from accuracy_booster.surgery import disabled as disabled
     from accuracy_booster.surgery import fast_path as fast_path
+    from accuracy_booster.surgery import freeze_norms as freeze_norms
     from accuracy_booster.surgery import fuse as fuse
     from accuracy_booster.surgery import load as load
+    from accuracy_booster.surgery import materialize as materialize
     from accuracy_booster.surgery import plan as plan
+    from accuracy_booster.surgery import repair as repair
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
     from accuracy_booster.surgery import unfuse as unfuse

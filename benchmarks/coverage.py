@@ -1,6 +1,6 @@
 """Boost every convolutional architecture of timm and torchvision and check every promise.
 
-    python benchmarks/coverage.py [--only PATTERN] [--max_parameters 60] [--minutes 60]
+    python benchmarks/coverage.py [--only PATTERN] [--max_parameters 60] [--minutes 60] [--output FILE]
 
 For each architecture of residual_blocks.json (without weights): all norm affines, running
 statistics, skip gains and layer scales are randomised first, since many branches start at zero and
@@ -15,10 +15,12 @@ import copy
 import fnmatch
 import gc
 import json
+import math
 import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -106,6 +108,7 @@ def check(name: str, expected: int, size: int = SIZE) -> dict:
     expect(all(g is not None and bool(g.isfinite().all()) for g in grads), "a gate got no gradient")
     expect(all(float(g.abs().sum()) > 0 for g in grads), "a gate's gradient is zero")
     boosted.zero_grad(set_to_none=True)
+    check_once(model, boosted, outputs)
     for site in ab.surgery.attached(boosted).values():
         nn.init.normal_(site[0].bn.weight, 0, 1)
         nn.init.normal_(site[0].bn.bias, 0, 1)
@@ -125,15 +128,32 @@ def check(name: str, expected: int, size: int = SIZE) -> dict:
     return {"result": result, **found}
 
 
+def check_once(model: nn.Module, boosted: nn.Module, outputs: Callable) -> None:
+    """With every gate at 0.5 the network is its base with those operands halved, once."""
+    gates = ab.surgery.attached(boosted)
+    for gate in gates.values():  # 2 sigmoid(log 1/3) = 0.5
+        nn.init.zeros_(gate[0].bn.weight)
+        nn.init.constant_(gate[0].bn.bias, -math.log(3))
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda m, args, y: y / 2) for name in gates
+    ]
+    expected, got = outputs(model, False), outputs(boosted, False)
+    for hook in hooks:
+        hook.remove()
+    error = float((got - expected).abs().max() / expected.abs().max())
+    expect(error < 1e-3, f"gates at 0.5 do not act exactly once: {error:.2g} of the output")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="*", help="a pattern, such as 'timm/resnet*'")
     parser.add_argument("--max_parameters", type=float, default=60, help="in millions")
     parser.add_argument("--minutes", type=float, default=60, help="stop after so long")
+    parser.add_argument("--output", type=Path, default=HERE / "coverage.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     counts = json.loads((HERE / "residual_blocks.json").read_text())
-    path = HERE / "coverage.json"
+    path = arguments.output
     done = json.loads(path.read_text()) if path.exists() else {}
     end = time.monotonic() + 60 * arguments.minutes
     for name, expected in counts.items():

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import accuracy_booster as ab
+from accuracy_booster.analysis.benchmark import processor
 from accuracy_booster.deploy.folded import GatedConv2d
 from accuracy_booster.deploy.folding import choose_form, fold_gate
 from accuracy_booster.ops import keep_freed_memory
@@ -49,18 +52,21 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
     runs = {}
     for name, layer in layers.items():
         end = End(layer).eval().to(memory_format=layout)
-        runs[name] = torch.compile(end, dynamic=False, options={"freezing": True})
-        runs[name](h, shortcut)
+        runs[name] = ab.compile_for_inference(end, h, shortcut, sums=name == "no gate")
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name in random.sample(list(runs), len(runs)):
+            run = runs[name]
             run(h, shortcut)
             start = time.perf_counter()
             run(h, shortcut)
             times[name].append(1e3 * (time.perf_counter() - start))
+    frozen = {name: asdict(run.frozen) for name, run in runs.items() if run.frozen}
     chosen = choose_form(conv, gate, tuple(h.shape), tuple(shortcut.shape))
     return {
         **{"channels": [inputs, outputs], "side": side, "batch": batch, "chosen": chosen},
+        **{"torch": torch.__version__, "threads": torch.get_num_threads()},
+        **{"device": processor(), "frozen": frozen},
         "milliseconds": {name: round(median(values), 4) for name, values in times.items()},
     }
 

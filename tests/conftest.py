@@ -16,6 +16,15 @@ from PIL import Image
 Picture = np.ndarray | Image.Image | bytes
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "forks: forks processes, so it runs before all others")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork come first: `torch.export` starts threads that a forked process lacks."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Shapes are tiny, and on a busy machine threads wait for each other: up to 50 times slower."""

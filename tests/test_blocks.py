@@ -375,9 +375,11 @@ def test_channels_last_stays_and_changes_no_value(text, training):
     assert expected.is_contiguous()
     y = m(x.contiguous(memory_format=torch.channels_last))
     assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)  # rounding differs by CPU
     y = m.to(memory_format=torch.channels_last).eval()(x)
-    torch.testing.assert_close(y, copy.deepcopy(m)(x.to(memory_format=torch.channels_last)))
+    torch.testing.assert_close(
+        y, copy.deepcopy(m)(x.to(memory_format=torch.channels_last)), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])

@@ -768,7 +768,7 @@ def test_real_cifar10(shared):
     images = data.loaders["test"].dataset.images
     assert images.images.shape == (10_000, 3, 32, 32)
     assert images.labels.bincount().tolist() == [1000] * 10
-    table = pq.read_table(next(root.glob("*.parquet")))
+    table = pq.read_table(next(root.glob("test-*.parquet")))
     assert images.labels.tolist() == table["label"].to_pylist()
     for row in (0, 1, 4999, 9999):
         decoded = Image.open(io.BytesIO(table["img"][row].as_py()["bytes"])).convert("RGB")

@@ -29,10 +29,13 @@ from accuracy_booster.training import loop
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.synchronise import synchronised
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.cuda.is_available(),
-    reason="forks; autograd's threads for a GPU do not survive that",
-)
+pytestmark = [
+    pytest.mark.forks,
+    pytest.mark.skipif(
+        not hasattr(os, "fork") or torch.cuda.is_available(),
+        reason="forks; autograd's threads for a GPU do not survive that",
+    ),
+]
 OPTIONS = {
     **{"model": "resnet8", "block": "ab", "epochs": 2, "batch_size": 64, "device": "cpu"},
     **{"sync_bn": True, "compile": "off", "lr": 0.01},

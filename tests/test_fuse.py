@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error"),
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True"),
     pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
+    pytest.mark.filterwarnings("ignore:a norm that holds a gate was frozen"),
     pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:the network has .* attention modules already"),
@@ -302,6 +303,7 @@ def test_an_empty_batch():
 # --- several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.forks
 @pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="forks")
 @pytest.mark.parametrize("how", ["scope", "sync"])
 def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):

@@ -47,10 +47,13 @@ from accuracy_booster.training import (
 )
 from accuracy_booster.training.lock import is_locked, locked
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "fork") or torch.cuda.is_available(),
-    reason="forks; autograd's threads for a GPU do not survive that",
-)
+pytestmark = [
+    pytest.mark.forks,
+    pytest.mark.skipif(
+        not hasattr(os, "fork") or torch.cuda.is_available(),
+        reason="forks; autograd's threads for a GPU do not survive that",
+    ),
+]
 TIMES = ("seconds", "images_per_second")  # what may differ
 
 

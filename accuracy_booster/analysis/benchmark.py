@@ -9,14 +9,15 @@ network in the same round: a machine that is slow for a while is slow for both.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import itertools
 import platform
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ from torch import nn
 
 from accuracy_booster.analysis.memory import peak
 from accuracy_booster.analysis.timings import PAPER, Bench, Case, Timing
-from accuracy_booster.deploy import fold
+from accuracy_booster.deploy import compile_for_inference, fold
+from accuracy_booster.deploy.compiled import Frozen
 from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
@@ -39,6 +41,7 @@ MODES = {
     "train": "a training step: forward, loss, backward, SGD; ours is ab.fuse",
 }
 PATHS = ("naive", "ours")
+FEWEST = 3  # rounds, however little time there is
 
 
 def bench(
@@ -50,6 +53,7 @@ def bench(
     compile: Sequence[bool] = (False, True),
     paths: Sequence[str] = PATHS,
     rounds: int = 10,
+    seconds: float | None = None,
     input_size: tuple[int, int, int] | None = None,
     device: str = "auto",
 ) -> Bench:
@@ -57,7 +61,8 @@ def bench(
 
     Training takes batches of 2 and more: smaller ones are left out there. On the CPU the network is
     in the channels-last format and freed memory is kept (`ops.keep_freed_memory`), for all
-    variants; compiled inference has its weights frozen, for all too.
+    variants. Compiled inference is `ab.compile_for_inference` for all, which freezes the weights
+    and checks in a profile that they are. Each round has the variants in another order.
 
     Args:
         model: the network (`ab.create_model`).
@@ -67,13 +72,17 @@ def bench(
         compile: False for eager, True for `torch.compile`.
         paths: of "naive" and "ours".
         rounds: how often each variant runs, after two runs to warm up.
+        seconds: no round starts later than this after a case's first one, but three are run.
         input_size: (C, H, W) of an image; by default the network's usual.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        ValueError: for unknown names, numbers below 1, or a device that is not here.
+        ValueError: for unknown names, numbers below 1, a device that is not here, or an unboosted
+            network that is slower than it need be (`deploy.compiled.check`).
     """
     cases, where = _checked(modes, batch_sizes, compile, paths, rounds, device)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds={seconds!r} must be > 0")
     blocks = tuple(dict.fromkeys(["none", *blocks]))
     if where.type == "cpu":
         keep_freed_memory()
@@ -92,9 +101,10 @@ def bench(
         for case in cases:
             progress.update(task, note=str(case))
             rows += _case(
-                case, model, size, variants, rounds, where, lambda: progress.advance(task)
+                *(case, model, size, variants, rounds, seconds, where),
+                lambda: progress.advance(task),
             )
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
     threads = torch.get_num_threads()
     return Bench(model, size, name, threads, rounds, torch.__version__, rows)
 
@@ -145,13 +155,14 @@ def _case(
     size: tuple[int, ...],
     variants: list[tuple[str, str]],
     rounds: int,
+    seconds: float | None,
     device: torch.device,
     advance: Callable[[], None],
 ) -> list[Timing]:
     x = torch.randn(case.batch_size, *size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     runs: dict[tuple[str, str], Callable[[], None]] = {}
-    places: dict[tuple[str, str], tuple[int, int]] = {}
+    found: dict[tuple[str, str], tuple[tuple[int, int], Frozen | None]] = {}
     memory: dict[tuple[str, str], int] = {}
     times: dict[tuple[str, str], list[float]] = {variant: [] for variant in variants}
     torch._dynamo.reset()
@@ -160,22 +171,28 @@ def _case(
             torch.manual_seed(0)
             network = _create(model, block, size).to(device)
             network = network.to(memory_format=torch.channels_last)
-            run, places[path, block] = _prepared(case, network, path, x)
+            run, places, frozen = _prepared(case, network, path, block, x)
+            found[path, block] = (places, frozen)
             for _ in range(2):
                 run()
             memory[path, block] = peak(run, device)
             runs[path, block] = run
             advance()
         gc.collect()
-        for _ in range(rounds):
-            for variant, run in runs.items():
+        orders, begin = random.Random(0), time.perf_counter()
+        for done in range(rounds):
+            late = seconds is not None and time.perf_counter() - begin > seconds
+            if late and done >= FEWEST:
+                break
+            for variant in orders.sample(variants, len(variants)):
+                run = runs[variant]
                 _wait(device)
                 start = time.perf_counter()
                 run()
                 _wait(device)
                 times[variant].append(1e3 * (time.perf_counter() - start))
             advance()
-    return [_timing(case, model, v, times, memory, places[v]) for v in variants]
+    return [_timing(case, model, v, times, memory, *found[v]) for v in variants]
 
 
 @contextlib.contextmanager
@@ -186,31 +203,36 @@ def _many_compiled() -> Iterator[None]:
 
 
 def _prepared(
-    case: Case, network: nn.Module, path: str, x: torch.Tensor
-) -> tuple[Callable[[], None], tuple[int, int]]:
-    """What runs one batch, and how many places took the fast path."""
+    case: Case, network: nn.Module, path: str, block: str, x: torch.Tensor
+) -> tuple[Callable[[], None], tuple[int, int], Frozen | None]:
+    """What runs one batch, how many places took the fast path, and what the compiler froze."""
     if case.mode == "infer":
         network = network.eval()
+        sums = case.compile and block == "none" and _has_sums(network, x)
         if path == "ours":
             network = fold(network, example=x)
     elif path == "ours":
         fuse(network, example=x[:1])
-    taken, all_places = 0, 0
+    places = (0, 0)
     if path == "ours":
         report = fast_path(network)
-        taken, all_places = report.taken, len(report.places)
+        places = (report.taken, len(report.places))
     if case.mode == "infer":
-        options: Any = {"freezing": True}
-        forward = (
-            torch.compile(network, dynamic=False, options=options) if case.compile else network
-        )
+        if case.compile:
+            compiled = compile_for_inference(network, x, sums=sums)
+            return lambda: compiled(x), places, compiled.frozen
 
         def infer() -> None:
             with torch.no_grad():
-                forward(x)
+                network(x)
 
-        return infer, (taken, all_places)
-    return _step(network.train(), x, case.compile), (taken, all_places)
+        return infer, places, None
+    return _step(network.train(), x, case.compile), places, None
+
+
+def _has_sums(network: nn.Module, x: torch.Tensor) -> bool:
+    """Whether branches end in a convolution and its norm, so that one operator can add them."""
+    return fast_path(fuse(copy.deepcopy(network), example=x[:1])).taken > 0
 
 
 def _step(network: nn.Module, x: torch.Tensor, compile: bool) -> Callable[[], None]:
@@ -237,6 +259,7 @@ def _timing(
     times: dict[tuple[str, str], list[float]],
     memory: dict[tuple[str, str], int],
     places: tuple[int, int],
+    frozen: Frozen | None = None,
 ) -> Timing:
     path, block = variant
     alike = (path, "none")
@@ -256,6 +279,8 @@ def _timing(
         memory_ratio=memory[variant] / max(1, memory[alike]),
         fast=places[0],
         places=places[1],
+        rounds=len(ratios),
+        frozen=asdict(frozen) if frozen else None,
         paper=PAPER.get(block) if model == "resnet50" and case.mode == "infer" else None,
     )
 
@@ -265,7 +290,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor's model, as the system knows it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         for line in lines:
             if line.startswith("model name"):

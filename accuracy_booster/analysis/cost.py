@@ -14,7 +14,7 @@ from torch import nn
 from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.counter import Count, OperationCounter
 from accuracy_booster.surgery import attached, disabled
-from accuracy_booster.surgery.attach import Replaced
+from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
 from accuracy_booster.surgery.planning import infer_examples, quiet_pass
 from accuracy_booster.surgery.trace import tensors_of

@@ -1,7 +1,11 @@
-"""How long inference takes; the variants take turns, so that a noisy machine is fair to all."""
+"""How long inference takes; the variants take turns, so that a noisy machine is fair to all.
+
+Each round has them in another order, so that none always runs after the same one.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from statistics import median
@@ -22,8 +26,10 @@ def latency(
     times: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():
         model.eval()
+    orders = random.Random(0)
     for step in range(rounds + 2):  # the first two warm up
-        for name, model in models.items():
+        for name in orders.sample(list(models), len(models)):
+            model = models[name]
             like = next(model.parameters())
             x = torch.randn(batch_size, *input_size, device=like.device, dtype=like.dtype)
             _wait(like)

@@ -37,6 +37,9 @@ class Timing:
         memory: bytes of tensors at the highest point above what is held before; its ratio is to
             the unboosted network on the same path.
         fast, places: gates (or their places) that took the fast path, and all.
+        rounds: how many there were.
+        frozen: the convolutions of the compiled network, as `deploy.compiled.Frozen`; None where
+            there was nothing to check.
         paper: Table 3's ratio, for a batch of 256 on a Titan X; None where the paper has none.
     """
 
@@ -54,6 +57,8 @@ class Timing:
     memory_ratio: float
     fast: int
     places: int
+    rounds: int
+    frozen: dict[str, int] | None
     paper: float | None
 
 
@@ -75,18 +80,21 @@ class Bench:
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         """A title, header and rows for each case."""
         header = ["block", "path", "ms", "time ratio", "quartiles", "to plain", "memory"]
-        header += ["memory ratio", "fast path", "paper"]
+        header += ["memory ratio", "fast path", "frozen", "paper"]
         for case, rows in itertools.groupby(
             self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile)
         ):
             cells = []
             for r in rows:
+                frozen = ""
+                if r.frozen:
+                    frozen = f"{r.frozen['packed']} of {r.frozen['packed'] + r.frozen['plain']}"
                 quartiles = f"{r.low:.3f} to {r.high:.3f}"
                 cells.append(
                     [
                         *(r.block, r.path, f"{r.milliseconds:.2f}", f"{r.ratio:.3f}", quartiles),
                         *(f"{r.ratio_naive:.3f}", f"{r.memory / 1e6:.1f} MB"),
-                        *(f"{r.memory_ratio:.3f}", f"{r.fast} of {r.places}"),
+                        *(f"{r.memory_ratio:.3f}", f"{r.fast} of {r.places}", frozen),
                         "" if r.paper is None else f"{r.paper:.3f}",
                     ]
                 )
@@ -94,11 +102,12 @@ class Bench:
 
     def summary(self) -> str:
         size = "x".join(map(str, self.input_size))
+        rounds = "/".join(map(str, sorted({r.rounds for r in self.rows})))
         return (
             f"{self.model}, images of {size}, {self.device}, {self.threads} threads, torch "
-            f"{self.torch}, {self.rounds} rounds in turns.\nRatios are to the network without a "
+            f"{self.torch}, {rounds} rounds in turns.\nRatios are to the network without a "
             "block on the same path (naive: as it is; ours: folded or fused), medians over the "
             "rounds;\nto plain: to that network as it is; fast path: the gates that take it; "
-            "paper: its Table 3, batch 256 on a Titan X.\nA few rounds tell little on a busy "
-            "machine: see the quartiles."
+            "frozen: convolutions whose weights are;\npaper: its Table 3, batch 256 on a "
+            "Titan X.\nA few rounds tell little on a busy machine: see the quartiles."
         )

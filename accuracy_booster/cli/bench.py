@@ -43,6 +43,11 @@ def _arguments(parser: Parser) -> None:
         default=10,
         help="how often each variant runs; compiling takes 10 to 120 s for each",
     )
+    parser.add_argument(
+        "--seconds",
+        type=float | None,
+        help="start no round of a case later than this after its first, but run three",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int | None, help="CPU threads; by default all cores")
     input_size_argument(parser)
@@ -67,7 +72,7 @@ def _bench(given: dict[str, Any]):
     if threads is not None:
         torch.set_num_threads(threads)
     options: dict[str, Any] = {
-        key: given[key] for key in ("batch_sizes", "rounds", "device") if key in given
+        key: given[key] for key in ("batch_sizes", "rounds", "seconds", "device") if key in given
     }
     for key in ("blocks", "modes", "paths"):
         if key in given:

@@ -1,5 +1,6 @@
 """Networks made ready for inference."""
 
+from accuracy_booster.deploy.compiled import compile_for_inference
 from accuracy_booster.deploy.folding import fold
 
-__all__ = ["fold"]
+__all__ = ["compile_for_inference", "fold"]

@@ -15,9 +15,10 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import Conv, has_pooled_form
-from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked
+from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
 from accuracy_booster.surgery.planning import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
@@ -71,6 +72,7 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
     new = copy.deepcopy(model)
     if report is not None:
         unfuse(new)
+    repair(new)
     flows = Flows(new, example)
     gates = attached(new)
     modules = dict(new.named_modules())
@@ -81,7 +83,7 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
         if plain and not done and conv not in gates and not is_hooked(modules[conv]):
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _rest_of(modules[norm]))
-    attached(new)  # puts gates that are left back onto what stands in for their norms
+    repair(new)  # a gate that is left goes onto what stands in for its norm
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
         _verify(model, new, flows.example)
@@ -104,8 +106,8 @@ def _fold_gate(
     assert flow.input_shape is not None
     conv = modules[flow.conv] if flow.conv else module
     assert isinstance(conv, LAYERS)
-    plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     detach(new, [name])
+    plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     form = choose_form(plain, gate, flow.input_shape, flow.shape)
     around = [modules[other] for other in flow.around]
     kind = folded.GatedConv2d if isinstance(plain, nn.Conv2d) else folded.GatedConv
@@ -128,7 +130,7 @@ def _why_not(
             return "its linear layer runs on sequences or maps whose channels come last"
         return "a hook reads its convolution" if is_hooked(module) else None
     if not isinstance(module, NORMS):
-        return f"a {type(module).__name__} is no batch norm, convolution or linear layer"
+        return f"a {ungated_class(module).__name__} is no batch norm, convolution or linear layer"
     if not _is_plain(module):
         return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):
@@ -146,11 +148,12 @@ def _is_layer(module: nn.Module) -> bool:
     kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if kind is None or module._parameters.get("weight") is None:  # a parametrised weight is none
         return False
-    return all(getattr(type(module), m, None) is getattr(kind, m, None) for m in methods)
+    own = ungated_class(module)
+    return all(getattr(own, m, None) is getattr(kind, m, None) for m in methods)
 
 
 def _is_plain(norm: nn.Module) -> bool:
-    known = type(norm) in (*NORMS, *norm_act_classes())
+    known = ungated_class(norm) in (*NORMS, *norm_act_classes())
     return known and norm.running_mean is not None and not is_hooked(norm)
 
 

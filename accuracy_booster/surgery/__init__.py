@@ -1,8 +1,10 @@
 """Find where gates go in any network, attach them, take them off, save and load them."""
 
-from accuracy_booster.surgery.attach import ATTRIBUTE, attach, attached, detach
-from accuracy_booster.surgery.boosting import added_parameters, boost, disabled, unboost
+from accuracy_booster.surgery.attach import attach, attached, detach, disabled, repair
+from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_norms, unboost
 from accuracy_booster.surgery.fusing import FastPath, fast_path, fuse, unfuse
+from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.materializing import materialize
 from accuracy_booster.surgery.planning import Plan, plan
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.storage import load, save
@@ -19,9 +21,12 @@ __all__ = [
     "detach",
     "disabled",
     "fast_path",
+    "freeze_norms",
     "fuse",
     "load",
+    "materialize",
     "plan",
+    "repair",
     "save",
     "unboost",
     "unfuse",

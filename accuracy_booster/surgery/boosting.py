@@ -1,9 +1,6 @@
-"""Boost a network in place, take the gates off again, compare with and without them."""
+"""Boost a network in place, take the gates off again."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,9 +12,9 @@ from accuracy_booster.surgery.attach import (
     attach,
     attached,
     detach,
-    put_back_attention,
-    replace_attention,
+    has_kept_gates,
 )
+from accuracy_booster.surgery.attention import put_back_attention, replace_attention
 from accuracy_booster.surgery.planning import Where, make_plan
 
 
@@ -67,7 +64,7 @@ def unboost(model: Model) -> Model:
     Raises:
         ValueError: if there is none.
     """
-    if not attached(model):
+    if not attached(model) and not has_kept_gates(model):
         raise ValueError(f"{type(model).__name__} has no gates to take off")
     detach(model)
     put_back_attention(model)
@@ -75,18 +72,29 @@ def unboost(model: Model) -> Model:
     return model
 
 
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """`with ab.disabled(model):` the network computes without its gates."""
-    gates = attached(model).values()
-    before = [gate.enabled for gate in gates]
-    try:
-        for gate in gates:
-            gate.enabled = False
-        yield model
-    finally:
-        for gate, flag in zip(gates, before, strict=True):
-            gate.enabled = flag
+def freeze_norms(model: Model, *, gates: bool = False) -> Model:
+    """Freeze the batch norms of a network, as detectors do, and let its gates learn; in place.
+
+    The norms use their running statistics, and their weights and biases get no gradient. A gate is
+    a child of the norm that it follows, so a loop that freezes each norm would freeze the gate too.
+    Call it after `model.train()`, which puts all norms into training mode again.
+
+    Args:
+        model: a network, boosted or not.
+        gates: freeze the norms inside the gates too.
+
+    Returns:
+        The model.
+    """
+    of_gates = {id(m) for gate in attached(model).values() for m in gate.modules()}
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if id(module) in of_gates and not gates:
+                continue
+            module.training = False
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    return model
 
 
 def added_parameters(model: nn.Module) -> list[nn.Parameter]:

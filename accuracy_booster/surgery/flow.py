@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.boosting import disabled
+from accuracy_booster.surgery.attach import disabled
 from accuracy_booster.surgery.find import NORMS, SUMS, residual_sites
 from accuracy_booster.surgery.passes import Example, as_inputs
 from accuracy_booster.surgery.planning import infer_examples, traced

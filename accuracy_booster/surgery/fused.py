@@ -27,15 +27,17 @@ from accuracy_booster.ops.pending import Pending
 from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
 from accuracy_booster.ops.processes import merged
 from accuracy_booster.ops.scaled import scaled_conv, scales_weights
-from accuracy_booster.surgery.attach import ATTRIBUTE, is_read
+from accuracy_booster.surgery.attach import is_read
+from accuracy_booster.surgery.gated import gate_of, set_forward, warn_of_frozen_gate
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
 
 
 class Fused(nn.Module):
-    """What fused modules have in common. `applies_gate` tells the gate's hook to stand back."""
+    """What fused modules have in common. Each applies its gate itself, if it has one."""
 
-    applies_gate = True
+    _applies_gate = True
+    _gate_path: tuple[str, ...] = ()
     then = ""  # what follows, as `surgery.flow.Flow.then`
     around: tuple[nn.Module, ...] = ()  # the other modules whose output this module's is
     adder: tuple[nn.Module, ...] = ()  # the one that adds something to it
@@ -43,13 +45,28 @@ class Fused(nn.Module):
 
     def _gate(self) -> Gate | None:
         """The gate, if there is one and it is enabled."""
-        block: Recalibrate | None = getattr(self, ATTRIBUTE, None)
+        block: Recalibrate | None = gate_of(self)
         return block[0] if block is not None and block.enabled else None  # type: ignore[return-value]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":
+            set_forward(self, value)
+        else:
+            super().__setattr__(name, value)
+
+    def eval(self):
+        warn_of_frozen_gate(self)
+        return super().eval()
+
+    def requires_grad_(self, requires_grad: bool = True):
+        if not requires_grad:
+            warn_of_frozen_gate(self)
+        return super().requires_grad_(requires_grad)
 
     def _plain(self, x: torch.Tensor) -> torch.Tensor:
         """As before fusing."""
         y = super().forward(x)  # type: ignore[misc]
-        block = getattr(self, ATTRIBUTE, None)
+        block = gate_of(self)
         return y if block is None else block(y)
 
     def _waits(self, x: torch.Tensor) -> bool:

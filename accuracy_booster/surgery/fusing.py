@@ -9,8 +9,9 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import fused
-from accuracy_booster.surgery.attach import REPORT, Model, attached
+from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.flow import Flow, Flows
+from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import aligned, refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
@@ -97,6 +98,7 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
             f"{type(model).__name__} is {done.kind} already"
             + ("; ab.unfuse(model) undoes it" if done.kind == "fused" else "")
         )
+    repair(model)
     flows = Flows(model, example)
     gates = attached(model)
     modules = dict(model.named_modules())
@@ -107,7 +109,7 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
         if reason is None:
             assert flow is not None
             module = modules[name]
-            module.__class__ = fused_classes()[type(module)]
+            module.__class__ = fused_classes()[ungated_class(module)]
             module.__dict__["then"] = flow.then
             module.__dict__["around"] = tuple(modules[other] for other in flow.around)
             module.__dict__["adder"] = () if flow.adder is None else (modules[flow.adder],)
@@ -129,7 +131,9 @@ def unfuse(model: Model) -> Model:
     original = {after: before for before, after in fused_classes().items()}
     for module in model.modules():
         if isinstance(module, fused.Fused):
-            setattr(module, "__class__", original[type(module)])  # noqa: B010 - for mypy
+            cls = original[type(module)]
+            cls = gated_class(cls) if is_gated(module) else cls
+            setattr(module, "__class__", cls)  # noqa: B010 - for mypy
             for attribute in ("then", "around", "adder"):
                 module.__dict__.pop(attribute, None)
     del model.__dict__[REPORT]
@@ -165,8 +169,9 @@ def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> s
         return "it did not run in the pass, or gave no feature map"
     if len(flow.shape) == 2:
         return "its output is [N, C]: there is no space to take means over, and nothing to share"
-    if type(module) not in fused_classes():
-        return f"a {type(module).__name__} is no batch norm or convolution that can be fused"
+    if ungated_class(module) not in fused_classes():
+        name = ungated_class(module).__name__
+        return f"a {name} is no batch norm or convolution that can be fused"
     conv = isinstance(module, CONVS)
     if flow.call not in (("conv1d", "conv2d", "conv3d") if conv else ("batch_norm",)):
         return "it runs several times in a pass"

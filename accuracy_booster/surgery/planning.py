@@ -18,7 +18,7 @@ from accuracy_booster import blocks
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.ops import backend
-from accuracy_booster.surgery.attach import ATTRIBUTE, REPORT
+from accuracy_booster.surgery.attach import REPORT, disabled
 from accuracy_booster.surgery.find import (
     Found,
     attention_sites,
@@ -26,6 +26,7 @@ from accuracy_booster.surgery.find import (
     layout_of,
     residual_sites,
 )
+from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
 from accuracy_booster.surgery.passes import Example, as_inputs, described, moved
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.trace import Trace, Value
@@ -148,7 +149,8 @@ def make_plan(
     refuse_wrapped(model)
     if example is not None:
         as_inputs(example)
-    trace = traced(model, infer_examples(model) if example is None else [example])
+    with disabled(model):
+        trace = traced(model, infer_examples(model) if example is None else [example])
     found = _find(model, trace, where)
     skipped = [f.reason for f in found if f.site is None]
     modules = dict(model.named_modules())
@@ -158,7 +160,7 @@ def make_plan(
         if site is None:
             continue
         before, gated, _ = f".{site.name}.".partition(f".{ATTRIBUTE}.")
-        if gated or hasattr(modules[site.name], ATTRIBUTE):
+        if gated or is_gated(modules[site.name]) or hasattr(modules[site.name], ATTRIBUTE):
             place = before.strip(".")
             raise ValueError(f"{place!r} has a gate already; ab.unboost(model) takes it off")
         try:

@@ -18,17 +18,11 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recipe
-from accuracy_booster.surgery.attach import (
-    ATTRIBUTE,
-    Model,
-    Replaced,
-    attach,
-    attached,
-    detach,
-    put_back_attention,
-    replace_attention,
-)
+from accuracy_booster.surgery.attach import Model, attach, attached, detach
+from accuracy_booster.surgery.attention import Replaced, put_back_attention, replace_attention
+from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 
 INFO, TENSORS = "booster.json", "booster.safetensors"
 RECORD = "_accuracy_booster"  # on a boosted model: its base's fingerprints when it was boosted
@@ -48,7 +42,8 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     """Write what boosting added to a directory: the gates, and changed running statistics.
 
     Args:
-        model: a boosted network.
+        model: a boosted network. Wrappers around it or its parts (torch.compile, DDP, moving
+            averages) leave no trace in what is written.
         path: the directory, made if need be.
         full: store the whole network's tensors too: needed when the base itself was trained (a
             warning says so then).
@@ -56,14 +51,17 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     Raises:
         ValueError: if the model has no gates, or the directory cannot be written.
     """
-    gates = attached(model)
+    model = unwrapped(model)
+    names = own_names(model)
+    gates = {names[name]: gate for name, gate in attached(model).items()}
     if not gates:
         raise ValueError(f"{type(model).__name__} has no gates to save; boost it first")
-    state = model.state_dict()
+    state = _base_state(model)
     before = model.__dict__.get(RECORD) or {}
     now = _fingerprints(model)
     changed = sorted(name for name, mark in now.items() if before.get(name) != mark)
-    parameters = {name for name, _ in model.named_parameters()}
+    live = tensors(model, keep_vars=True)
+    parameters = {name for name, tensor in live.items() if isinstance(tensor, nn.Parameter)}
     trained = [name for name in changed if name in parameters]
     if trained and not full:
         warnings.warn(
@@ -71,9 +69,11 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
             f"(such as {trained[0]!r}) and are not stored; save with full=True to keep them",
             stacklevel=2,
         )
-    keep = [n for n in state if _is_gates(n) or full or (n in changed and n not in parameters)]
+    keep = {n: state[n] for n in state if full or (n in changed and n not in parameters)}
+    for name, gate in gates.items():
+        keep |= {f"{_prefix(name)}{key}": t for key, t in gate.state_dict().items()}
     recipes = {str(gate.recipe) for gate in gates.values()}
-    replaced = [name for name, m in model.named_modules() if isinstance(m, Replaced)]
+    replaced = [names[name] for name, m in model.named_modules() if isinstance(m, Replaced)]
     info = {
         "recipes": {str(g.recipe): g.recipe.to_dict() for g in gates.values()},
         "sites": [
@@ -101,9 +101,9 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     path = _as_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {name: state[name].detach().cpu().contiguous().clone() for name in keep}
+        stored = {name: t.detach().cpu().contiguous().clone() for name, t in keep.items()}
         partial = path / f"{TENSORS}.partial"
-        save_file(tensors, partial)
+        save_file(stored, partial)
         (path / INFO).write_text(json.dumps(info, indent=1) + "\n")
         partial.replace(path / TENSORS)
     except OSError as e:
@@ -123,9 +123,10 @@ def load(model: Model, path: str | Path) -> Model:
     from safetensors.torch import load_file
 
     path = _as_path(path)
+    whole, model = model, unwrapped(model)  # type: ignore[assignment]
     try:
         info = json.loads((path / INFO).read_text())
-        tensors = load_file(path / TENSORS, device="cpu")
+        stored = load_file(path / TENSORS, device="cpu")
         sites = [_site(entry) for entry in info["sites"]]
         recipes = {text: Recipe.from_dict(data) for text, data in info["recipes"].items()}
         base = {key: info["base"][key] for key in ("class", "structure", "fingerprint", "trained")}
@@ -160,9 +161,16 @@ def load(model: Model, path: str | Path) -> Model:
         replace_attention(model, [site for site, _ in sites if site.name in replaced])
         for text, recipe in recipes.items():
             attach(model, recipe, [site for site, used in sites if used == text])
-        kinds = {n: (t.shape, t.is_floating_point()) for n, t in model.state_dict().items()}
-        wrong = [n for n, t in tensors.items() if kinds.get(n) != (t.shape, t.is_floating_point())]
-        wrong += [name for name in kinds if _is_gates(name) and name not in tensors]
+        # not load_state_dict: some networks want metadata that no file has
+        state = tensors(model, keep_vars=True)
+        names, own = own_names(model), set[str]()
+        for name, gate in attached(model).items():
+            held = gate.state_dict(keep_vars=True)
+            own |= {f"{_prefix(names[name])}{key}" for key in held}
+            state |= {f"{_prefix(names[name])}{key}": t for key, t in held.items()}
+        kinds = {n: (t.shape, t.is_floating_point()) for n, t in state.items()}
+        wrong = [n for n, t in stored.items() if kinds.get(n) != (t.shape, t.is_floating_point())]
+        wrong += sorted(own - set(stored))
         if wrong:
             raise ValueError(
                 f"{len(wrong)} tensors are missing or do not fit, such as {wrong[0]!r}"
@@ -172,11 +180,15 @@ def load(model: Model, path: str | Path) -> Model:
         put_back_attention(model)
         forget(model)
         raise ValueError(f"the gates saved in {path} do not fit: {e}") from e
-    with torch.no_grad():  # not load_state_dict: some networks want metadata that no file has
-        state = model.state_dict(keep_vars=True)
-        for name, tensor in tensors.items():
+    with torch.no_grad():
+        for name, tensor in stored.items():
             state[name].copy_(tensor)
-    return model
+    return whole
+
+
+def _prefix(site: str) -> str:
+    """What the names of a gate's tensors start with in a file, wherever the gate is held."""
+    return f"{site}.{ATTRIBUTE}." if site else f"{ATTRIBUTE}."
 
 
 def _as_path(path: str | Path) -> Path:
@@ -186,9 +198,8 @@ def _as_path(path: str | Path) -> Path:
 
 
 def _site(entry: dict[str, Any]) -> tuple[Site, str]:
-    height, width = entry["spatial_size"]
-    site = Site(str(entry["name"]), entry["channels"], (height, width), entry["layout"])
-    return site, entry["recipe"]
+    size = tuple(int(side) for side in entry["spatial_size"])
+    return Site(str(entry["name"]), entry["channels"], size, entry["layout"]), entry["recipe"]
 
 
 def _is_gates(name: str) -> bool:
@@ -213,11 +224,12 @@ def _fingerprints(model: nn.Module) -> dict[str, str]:
 
 def _base_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The base's tensors, those of replaced attention modules included."""
-    state = {n: t for n, t in model.state_dict().items() if not _is_gates(n)}
+    state = {n: t for n, t in tensors(model).items() if not _is_gates(n)}
+    names = own_names(model)
     for name, module in model.named_modules():
         if isinstance(module, Replaced):
-            original = module.__dict__["original"].state_dict()
-            state |= {f"{name}.{key}": tensor for key, tensor in original.items()}
+            original = tensors(module.__dict__["original"])
+            state |= {f"{names[name]}.{key}": tensor for key, tensor in original.items()}
     return state
 
 

@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from accuracy_booster.surgery.attach import ATTRIBUTE
+from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.passes import as_inputs
 
 

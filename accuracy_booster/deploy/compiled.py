@@ -1,0 +1,143 @@
+"""A network compiled for inference in torch's fastest form, and the check that it has that form."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+PACKED = "mkldnn::_convolution_pointwise"  # weights are constants, laid out for the processor
+PLAIN = "aten::convolution"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the profile of one call shows.
+
+    Attributes:
+        packed: convolutions with frozen weights (`mkldnn::_convolution_pointwise`).
+        plain: convolutions without.
+        sums: packed convolutions that also compute the residual sum (and a ReLU after it).
+    """
+
+    packed: int
+    plain: int
+    sums: int
+
+
+class Compiled:
+    """A compiled network without gradients; `frozen` is None where there was nothing to check.
+
+    An input of another shape is compiled at its first call.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.forward = torch.compile(network, dynamic=False)
+        self.frozen: Frozen | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        with torch.no_grad(), _freezing():
+            return self.forward(*inputs)
+
+
+def compile_for_inference(
+    network: nn.Module, *example: torch.Tensor, sums: bool = False
+) -> Compiled:
+    """Compile a network with frozen weights; check that they are.
+
+    `torch.compile(network, options={"freezing": True})` does not freeze (torch 2.15): the setting
+    must hold while the first call compiles, and gradients must be off. On the CPU one call is
+    profiled. Weights that change later have no effect.
+
+    Args:
+        network: in eval mode; `ab.fold` it first.
+        example: what it is called with.
+        sums: whether its convolutions compute residual sums, so that none in the profile is an
+            error.
+
+    Raises:
+        ValueError: for a network that is compiled or in training mode, and for one that this
+            machine or this torch does not freeze.
+    """
+    if isinstance(network, torch._dynamo.OptimizedModule):
+        raise ValueError("the network is compiled already; pass the one that it was made from")
+    if network.training:
+        raise ValueError("the network is in training mode; call network.eval() first")
+    if not example:
+        raise ValueError("no example; give the batch that the network will be called with")
+    compiled = Compiled(network)
+    compiled(*example)
+    if any(x.device.type != "cpu" for x in example):
+        return compiled
+    found = profile(compiled, *example)
+    if found.packed or found.plain:
+        compiled.frozen = found
+        check(found, sums=sums)
+    return compiled
+
+
+def profile(run: Any, *example: torch.Tensor) -> Frozen:
+    """Count the convolutions of one call, on the CPU, of 2-D and 3-D maps."""
+    run(*example)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, record_shapes=True) as seen:
+        run(*example)
+    packed = plain = sums = 0
+    for event in seen.events() or ():
+        shapes = event.input_shapes or [[]]
+        if event.name.rstrip("_") == PACKED:
+            packed += 1
+            # with a sum: (map, shortcut, weight, ...), in place if the name ends in "_"
+            sums += event.name.endswith("_") or (len(shapes) > 2 and len(shapes[2]) > 3)
+        elif event.name == PLAIN and len(shapes[0]) > 3:
+            plain += 1
+    return Frozen(packed, plain, sums)
+
+
+def check(found: Frozen, *, sums: bool = False) -> None:
+    """Raise for a compiled network that is slower than it need be.
+
+    Raises:
+        ValueError: where no convolution is frozen, or with `sums` none computes a residual sum.
+    """
+    version = torch.__version__
+    if found.plain and not found.packed:
+        raise ValueError(
+            f"not frozen: none of {found.plain} convolutions has constant weights in the compiled "
+            f"network (torch {version}), and a ratio to it would flatter a block; "
+            f"oneDNN and torch.compile must be on (oneDNN is "
+            f"{'there' if torch.backends.mkldnn.is_available() else 'not there'}); "
+            "bench --compile off measures without the compiler"
+        )
+    if sums and not found.sums:
+        raise ValueError(
+            f"convolution and residual sum stay apart: none of {found.packed} convolutions adds "
+            f"its shortcut in the compiled network (torch {version}), and a ratio to it would "
+            "flatter a block; bench --compile off measures without the compiler"
+        )
+
+
+def _freezing() -> AbstractContextManager[None]:
+    import torch._inductor.config as settings
+
+    return settings.patch(freezing=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that the profiler's library writes to stderr, unless a level is set."""
+    name = "KINETO_LOG_LEVEL"
+    given = name in os.environ
+    os.environ.setdefault(name, "6")
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[name]

@@ -1,0 +1,69 @@
+"""The same network with each gate an ordinary module of the tree."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import cast
+
+from torch import nn
+
+from accuracy_booster.surgery.attach import REPORT, Model, attached, detach, repair
+from accuracy_booster.surgery.attention import Replaced
+from accuracy_booster.surgery.gated import ATTRIBUTE
+
+BASE = "base"
+
+
+def materialize(model: Model) -> tuple[Model, dict[str, str]]:
+    """Copy a boosted network with gates as ordinary modules, for tools that rewrite networks.
+
+    The module `m` of each gate becomes `Sequential(base=m, recalibrate=gate)`. The copy computes
+    what the network computes, and no class or hook of this package is needed for that. Tools that
+    fuse, quantise or trace a network by its module tree see each step. `ab.save`, `ab.unboost` and
+    the like work on the network itself, not on the copy.
+
+    Args:
+        model: a boosted network, not fused or folded.
+
+    Returns:
+        The copy, and {name in the network's state dict: name in the copy's}.
+
+    Raises:
+        ValueError: for a network without gates, or a fused or folded one.
+    """
+    if not attached(model):
+        raise ValueError(f"{type(model).__name__} has no gates; boost it first")
+    report = model.__dict__.get(REPORT)
+    if report is not None:
+        remedy = "call ab.unfuse(model) first" if report.kind == "fused" else "use the boosted one"
+        raise ValueError(f"{type(model).__name__} is {report.kind}; {remedy}")
+    new = copy.deepcopy(model)
+    repair(new)
+    before = _names(new)
+    gates = attached(new)
+    modules = dict(new.named_modules())
+    detach(new)
+    for name, gate in gates.items():
+        module = modules[name]
+        if isinstance(module, Replaced):  # an attention module that boosting took away
+            module = nn.Identity()
+        steps = nn.Sequential(OrderedDict([(BASE, module), (ATTRIBUTE, gate)]))
+        steps.training = modules[name].training
+        if not name:
+            new = cast(Model, steps)
+        for parent in modules.values():
+            for child, other in parent._modules.items():
+                if other is modules[name]:
+                    parent._modules[child] = steps
+    after = _names(new)
+    pairs = (zip(names, after[key], strict=True) for key, names in before.items())
+    return new, dict(pair for group in pairs for pair in group)
+
+
+def _names(model: nn.Module) -> dict[int, list[str]]:
+    """{identity of a tensor: its names in the state dict}; tied weights have several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return names
