@@ -185,6 +185,10 @@ class Block(nn.Module):
 class Last(Block):
     """Ends in a convolution."""
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        del self.bn2
+
     def forward(self, x):
         return self.conv2(F.relu(self.bn1(self.conv1(x)))) + x
 
@@ -240,9 +244,10 @@ def test_vectors_are_not_fused_and_the_reason_is_true():
 
 @pytest.mark.parametrize("recipe", ["ab", "se", "eca", "ab_g2"])
 @pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("kind", [Block, Last])
 @pytest.mark.parametrize("dims", [0, 1, 3])
-def test_folded_networks_compute_the_same(dims, kernel, recipe):
-    net, x = boosted(dims, kernel, recipe, bias=True)
+def test_folded_networks_compute_the_same(dims, kind, kernel, recipe):
+    net, x = boosted(dims, kernel, recipe, kind, bias=True)
     net.eval()
     folded = ab.fold(net, example=x, verify=True)
     assert ab.fast_path(folded).taken == 2, str(ab.fast_path(folded))
