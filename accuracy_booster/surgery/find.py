@@ -7,6 +7,13 @@ a nonlinearity. So these are no sites: the parallel branches of RepVGG and Mobil
 nonlinearity in a branch), the sums of resolutions in HRNet and feature pyramids (neither side is a
 projection, or a side ends in an upsampling), gates and attention inside a branch.
 
+One rule for modules and functions alike: a branch that ends in an upsampling is none, be it learned
+(a transposed convolution) or not, since the sum joins two resolutions; and the gate stands before
+a trailing activation, next to the norm, with which it can then be fused. In `x + b(x) + c(x)` each
+of b and c is a branch. A map is [N, C] or [N, C, ...] with up to three spatial dimensions; maps of
+tokens [N, L, C] are refused. A module that runs several times gets no gate by default, for its
+other runs need not end in a residual sum; `where=` gates each of its runs.
+
 A concatenation of two counts where one is an identity half or a pooled shortcut that the other
 does not read (ShuffleNet). DenseNet's do not: it hands its input on unscaled, the new features are
 read by every later layer, and there is no sum that a gate could keep small; use where="conv" there.
@@ -29,6 +36,7 @@ from accuracy_booster.surgery.rules import (
     NORMS,
     POOLS,
     PRODUCTS,
+    RESHAPES,
     SHAPES,
     SLICES,
     SUMS,
@@ -72,7 +80,9 @@ def residual_sites(trace: Trace) -> list[Found]:
             if site is None:
                 name = next(filter(None, reversed(value.modules)), "the network")
                 text = f"no module gives the branch that {name} sums"
-                found.append(Found(None, f"{text}: {why_not}" if why_not else text))
+                skipped = Found(None, f"{text}: {why_not}" if why_not else text)
+                if skipped not in found or not why_not:
+                    found.append(skipped)
             elif site.name not in taken:
                 taken.add(site.name)
                 found.append(Found(site, reason))
@@ -173,7 +183,8 @@ def _summands(call: Call) -> list[Value]:
     else:
         return []
     shapes = {term.shape for term in (*terms, *call.outputs)}
-    return terms if len(shapes) == 1 and len(terms) > 1 and _is_map(terms[0]) else []
+    ranks = 1 <= len(call.outputs[0].shape) <= 5  # 1: a map that was flattened for the sum
+    return terms if len(shapes) == 1 and len(terms) > 1 and ranks else []
 
 
 def _is_inner(call: Call, trace: Trace) -> bool:
@@ -185,13 +196,13 @@ def _is_inner(call: Call, trace: Trace) -> bool:
     return total.shape in [term.shape for term in _summands(users[0])]
 
 
-def _terms(call: Call, trace: Trace) -> list[tuple[Value, Call]]:
-    """The terms of a chain of sums, each with the call that reads it."""
+def _terms(call: Call, trace: Trace, whole: set[int]) -> list[tuple[Value, Call]]:
+    """The terms of a chain of sums, each with the call that reads it; `whole` ones stay sums."""
     terms: list[tuple[Value, Call]] = []
     for term in _summands(call):
         inner = term.call
-        if inner is not None and _is_inner(inner, trace):
-            terms += _terms(inner, trace)
+        if inner is not None and term.index not in whole and _is_inner(inner, trace):
+            terms += _terms(inner, trace, whole)
             continue
         terms.append((term, _reader(call, term)))
     return terms
@@ -203,7 +214,9 @@ def _summed_branches(call: Call, trace: Trace) -> list[tuple[Value, Call, str]]:
     if not direct or _weighs_a_map(call.outputs[0], trace):
         return []
     found = _branches(direct, call.outputs[0], trace)
-    terms = _terms(call, trace)
+    # RepGhost's branch ends in a sum of its own: one gate scales that, not its terms one by one
+    whole = {end.index for end, reader, _ in found if _place(end, reader, trace)[0] is not None}
+    terms = _terms(call, trace, whole)
     return found + (_branches(terms, call.outputs[0], trace) if len(terms) > len(direct) else [])
 
 
@@ -460,8 +473,9 @@ def _place(end: Value, call: Call, trace: Trace) -> tuple[Site | None, str]:
     branch in which nothing before it is a module of its own.
     """
     value, late, why_not = end, None, ""
-    # ReXNet sums some of the channels and puts the others beside them
-    reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name == "cat")]
+    # ReXNet sums some of the channels and puts the others beside them, or sums in place
+    beside = ("cat", "written", "__setitem__")
+    reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name in beside)]
     while True:
         made = value.call
         scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
@@ -491,7 +505,8 @@ def _place(end: Value, call: Call, trace: Trace) -> tuple[Site | None, str]:
         if made is None:
             return late, why_not
         sliced = made.name in SLICES and made.inputs[0].shape[2:] == value.shape[2:]
-        resized = sliced or made.name in POOLS
+        reshaped = made.name in RESHAPES and _numel(made.inputs[0]) == _numel(value)
+        resized = sliced or reshaped or made.name in POOLS
         same = [i for i in made.inputs if resized or sorted(i.shape) == sorted(value.shape)]
         if not same or not _keeps_zero(made) or len(made.inputs) > 1 + (made.name in PRODUCTS):
             why_not = why_not or (

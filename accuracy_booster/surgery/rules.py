@@ -11,7 +11,8 @@ WEIGHTED_SUMS = {"sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub", "subt
 WEIGHTED_SUMS |= {"lerp", "lerp_", "addcmul", "addcmul_"}
 # two maps become one in another way: these are reported where a shortcut and a branch meet in them
 JOINS = {"einsum", "stack", "maximum", "minimum", "fmax", "fmin", "where", "hypot", "logaddexp"}
-JOINS |= {"complex", "addcdiv", "addcdiv_", "max", "min", "sum", "mean"}
+JOINS |= {"complex", "addcdiv", "addcdiv_", "max", "min"}
+JOINS |= WEIGHTED_SUMS | {"index_add", "index_add_", "scatter_add", "scatter_add_"}
 PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}
 POOLS = {
     f"{how}_pool{rank}d{more}"
@@ -27,6 +28,8 @@ SHAPES |= {"neg", "neg_", "negative", "__neg__", "flip", "fliplr", "flipud", "wh
 SHAPES |= {"__setitem__", "view_as_complex", "view_as_real", "squeeze", "unsqueeze", "double"}
 SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
 SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
+RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "alias"}
+SHAPES |= RESHAPES
 ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
 ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign"}
 ACTIVATIONS |= {"silu_", "elu_", "leaky_relu_", "hardtanh_", "celu_", "selu_", "tanh_"}
