@@ -322,3 +322,18 @@ def test_networks_of_medical_imaging(name, expected):
         "resnet18": lambda: nets.resnet18(spatial_dims=3, n_input_channels=1),
     }[name]
     assert len(names(build(), torch.zeros(1, 1, 16, 16, 16))) == expected
+
+
+def test_maps_of_tokens_are_refused_by_name_and_a_linear_map_is_not():
+
+    class Tokens(Net):
+        def __init__(self):
+            super().__init__(None)
+            self.mlp, self.head = nn.Linear(C, C), nn.Linear(C, 5)
+
+        def forward(self, x):
+            return self.head(self.mlp(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+
+    with pytest.raises(ValueError, match=r"'mlp' gives \[1, 144, 4\], a map of tokens \[N, L, C\]"):
+        ab.plan(Tokens(), "ab", example=IMAGE, where=["mlp"])
+    assert names(Tokens(), where=["head"]) == ["head"]
