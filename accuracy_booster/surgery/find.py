@@ -86,8 +86,8 @@ def residual_sites(trace: Trace) -> list[Found]:
             elif site.name not in taken:
                 taken.add(site.name)
                 found.append(Found(site, reason))
-        if not branches and (text := _joined_otherwise(call, trace)):
-            found.append(Found(None, text))
+        if not branches and (joined := _joined_otherwise(call, trace)):
+            found.append(Found(None, joined))
     return found
 
 

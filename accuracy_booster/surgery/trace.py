@@ -303,9 +303,9 @@ def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """The first and the last element of its storage that a tensor may read."""
-    first = tensor.storage_offset()
+    first = int(tensor.storage_offset())
     sides = zip(tensor.shape, tensor.stride(), strict=True)
-    return first, first + sum((size - 1) * step for size, step in sides)
+    return first, first + int(sum((size - 1) * step for size, step in sides))
 
 
 def _size(shape: tuple[int, ...]) -> int:
