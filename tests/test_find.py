@@ -640,7 +640,7 @@ class ShuffleV1(Body):
 
 
 class ShuffleV2(Body):
-    sites = ("f.5",)
+    """The gate stands before the ReLU that ends the branch."""
 
     def __init__(self):
         nn.Module.__init__(self)

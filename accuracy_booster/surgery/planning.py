@@ -258,17 +258,32 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
             if name not in modules:
                 raise unknown("module", name, [*filter(None, modules), *kinds])
     outputs: dict[str, Value] = {}
+    parts: set[str] = set()
     for value in trace.values:
-        outputs |= dict.fromkeys(value.modules, value)
+        outputs |= dict.fromkeys((*value.modules, *value.through), value)
+        parts.update(value.parts_of)
     found = []
     for name in dict.fromkeys(names):
         output = outputs.get(name)
-        if output is None or len(output.shape) != 4:
+        if name in parts:
+            raise ValueError(
+                f"module {name!r} returns several things; name the module inside it that gives the "
+                "feature map alone"
+            )
+        if output is None or not 2 <= len(output.shape) <= 5:
             got = "is not run in a pass" if output is None else f"gives {list(output.shape)}"
-            raise ValueError(f"module {name!r} {got}; a gate needs a feature map [N, C, H, W]")
+            raise ValueError(
+                f"module {name!r} {got}; a gate needs a feature map [N, C], [N, C, L], "
+                "[N, C, H, W] or [N, C, D, H, W]"
+            )
         layout = layout_of(output)
         if layout is None:
             raise ValueError(f"module {name!r}: it is unclear which dimension holds its channels")
+        if layout == "NHWC" and len(output.shape) == 3:
+            raise ValueError(
+                f"module {name!r} gives {list(output.shape)}, a map of tokens [N, L, C]; a gate "
+                "needs a feature map, such as [N, C, L] or [N, C, H, W]"
+            )
         found.append(Found(Site.of(name, output.shape, layout), reason))
     return found
 
@@ -277,7 +292,8 @@ def _find(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
 def quiet_pass(
     model: nn.Module,
     example: Any,
-    remedy: str = "give an image, or an image size, that it can take",
+    remedy: str = "give example=: a tensor, a tuple of positional or a dict of named arguments "
+    "that it can take",
 ) -> Iterator[Any]:
     """Eval mode without gradients, layer by layer; flags and random states are put back.
 
@@ -316,7 +332,14 @@ def infer_examples(model: nn.Module) -> list[torch.Tensor]:
     channels = getattr(config, "num_channels", None) or channels
     image_size = getattr(config, "image_size", None) or size
     height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
-    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), channels)
+    convs = [m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    if convs and not isinstance(convs[0], nn.Conv2d):
+        sides = (1024,) if isinstance(convs[0], nn.Conv1d) else (32, 64, 64)
+        return [torch.zeros(1, convs[0].in_channels, *sides)]
+    linear = next((m for m in model.modules() if isinstance(m, nn.Linear)), None)
+    if not convs and linear is not None and not config:
+        return [torch.zeros(1, linear.in_features)]
+    first = convs[0].in_channels if convs else channels
     return [torch.zeros(1, c, height, width) for c in dict.fromkeys((channels, first))]
 
 
@@ -338,6 +361,12 @@ def refuse_wrapped(model: nn.Module) -> None:
             f"{type(model).__name__} is folded already, for inference; go back to the model that "
             "it was made from"
         )
+    lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise ValueError(
+            f"the size of {lazy!r} is not known before the first pass, and a plan changes nothing; "
+            "run the network once on a batch, then boost it"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("the model is a TorchScript module; give the Python module instead")
     for name, module in model.named_modules():
@@ -351,5 +380,6 @@ def refuse_wrapped(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} is compiled; do this first (boost, fuse, fold) and compile the result"
             )
-        if ".quantized" in type(module).__module__:
+        float_sum = isinstance(module, torch.ao.nn.quantized.FloatFunctional)
+        if ".quantized" in type(module).__module__ and not float_sum:
             raise ValueError(f"the model is quantised (at {name!r}); boost it before quantising")

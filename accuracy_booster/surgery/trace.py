@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -27,6 +28,7 @@ class Value:
     ancestors: int  # bit i is set if value i flows into this one, and for itself
     modules: list[str] = field(default_factory=list)  # whose output it is, the innermost first
     through: list[str] = field(default_factory=list)  # modules that hand it on, as nn.Identity
+    parts_of: list[str] = field(default_factory=list)  # modules that give it beside other things
     users: list[Call] = field(default_factory=list)
 
     def flows_into(self, other: Value) -> bool:
@@ -43,13 +45,24 @@ class Call:
     arguments: tuple[Any, ...]  # the positional ones, tensors as None
     module: str | None = None  # the innermost module that was running
     outputs: list[Value] = field(default_factory=list)
+    keywords: dict[str, Any] = field(default_factory=dict)  # numbers and such, no tensors
+
+
+@dataclass(eq=False)
+class Written:
+    """The last write into a storage: what was written, and which elements at most."""
+
+    storage: StorageWeakRef  # while it is held, no other storage has the same key
+    value: Value
+    span: tuple[int, int]
 
 
 class Trace(TorchFunctionMode):
     """The graph of what runs while it is entered; `values[0]` is the input.
 
     It follows the identity of tensors through torch's functions and through modules, so Python
-    control flow, in-place calls and shared modules are what they are.
+    control flow, in-place calls and shared modules are what they are. What is written through one
+    view of a storage is seen by every other tensor that overlaps it, whatever made the views.
     """
 
     def __init__(self, model: nn.Module):
@@ -58,6 +71,7 @@ class Trace(TorchFunctionMode):
         self.calls_of: dict[str, int] = {}  # how often a module ran
         self.input_of: dict[str, Value] = {}  # the first input of a module's last call
         self._known = WeakTensorKeyDictionary()
+        self._written: dict[int, Written] = {}
         self._names = {
             module: name
             for name, module in model.named_modules()
@@ -83,9 +97,10 @@ class Trace(TorchFunctionMode):
             stack.enter_context(self)
             output = model(*args, **kwargs)
         for tensor in tensors_of(output):
-            if tensor in self._known:
-                self._live |= self._known[tensor].ancestors
-                self._returned.add(self._known[tensor])
+            value = self._look_up(tensor)
+            if value is not None:
+                self._live |= value.ancestors
+                self._returned.add(value)
         return output
 
     def is_returned(self, value: Value) -> bool:
@@ -106,36 +121,94 @@ class Trace(TorchFunctionMode):
         self._known[tensor] = value
         return value
 
+    def _look_up(self, tensor: torch.Tensor) -> Value | None:
+        """What a tensor holds now: another tensor of its storage may have been written since."""
+        value = self._known.get(tensor)
+        storage = _storage(tensor)
+        last = self._written.get(storage._cdata) if storage is not None else None
+        if last is None or (value is not None and value.index >= last.value.index):
+            return value
+        span = _span(tensor)
+        if span[0] > last.span[1] or last.span[0] > span[1]:
+            return value  # another part of the storage
+        whole = value is None or _size(last.value.shape) >= tensor.numel()
+        inputs = [last.value] if whole else [value, last.value]
+        call = Call("alias", inputs, False, ()) if whole else Call("written", inputs, False, ())
+        call.outputs.append(self._bind(tensor, call, inputs))
+        for item in inputs:
+            item.users.append(call)
+        return call.outputs[0]
+
+    def _write(self, tensor: torch.Tensor, value: Value) -> None:
+        storage = _storage(tensor)
+        if storage is not None:
+            self._written[storage._cdata] = Written(StorageWeakRef(storage), value, _span(tensor))
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        outputs = list(tensors_of(result))
-        if outputs and name not in CREATES and not _by_zero(name, args):
-            self._record(name, args, kwargs, outputs)
+        before = [(t, self._look_up(t)) for t in tensors_of((args, kwargs))]
+        result = func(*args, **kwargs)
+        if name in CREATES or _by_zero(name, args):
+            return result
+        known = {id(t): value for t, value in before if value is not None}
+        if name.startswith("_foreach_") and args and isinstance(args[0], (list, tuple)):
+            self._record_each(name.removeprefix("_foreach_"), args, kwargs, result, known)
+            return result
+        outputs = [args[0]] if name == "__setitem__" else list(tensors_of(result))
+        if outputs:
+            self._record(name, args, kwargs, outputs, known)
         return result
 
-    def _record(self, name: str, args: Any, kwargs: Any, outputs: list[torch.Tensor]) -> None:
-        tensors = list(tensors_of((args, kwargs)))
-        inputs = [self._known[t] for t in tensors if t in self._known]
+    def _record_each(self, name: str, args: Any, kwargs: Any, result: Any, known: Any) -> None:
+        """`torch._foreach_add(xs, ys)` and such: one call for each element."""
+        outputs = args[0] if result is None else result
+        for index, output in enumerate(outputs):
+            own = [a[index] if isinstance(a, (list, tuple)) else a for a in args]
+            self._record(name, own, kwargs, [output], known)
+
+    def _record(
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        outputs: list[torch.Tensor],
+        known: dict[int, Value] | None = None,
+    ) -> None:
+        tensors = list(tensors_of((args, {k: v for k, v in kwargs.items() if k != "out"})))
+        if known is None:
+            values = [(t, self._look_up(t)) for t in tensors]
+            known = {id(t): value for t, value in values if value is not None}
+        if name == "copy_" or (name == "__setitem__" and _fills(args)):
+            tensors = tensors[1:] if name == "copy_" else tensors[-1:]  # nothing old is left
+        elif name == "where" and len(tensors) > 1 and any(id(t) in known for t in tensors[1:]):
+            tensors = tensors[1:]  # the condition chooses and gives no values
+        inputs = [known[id(t)] for t in tensors if id(t) in known]
+        in_place = _in_place(name, kwargs)
         if not inputs:
+            if in_place:  # zeros, say, over what was there
+                for tensor in outputs:
+                    self._known.pop(tensor, None)
             return
-        others = [t for t in tensors if t not in self._known and t.numel() > 1]
+        others = [t for t in tensors if id(t) not in known and t.numel() > 1]
         learned = any(id(t) not in self._buffers for t in others)
         plain = tuple(None if isinstance(a, torch.Tensor) else a for a in args)
+        keywords = {k: v for k, v in kwargs.items() if not isinstance(v, torch.Tensor)}
         running = self._names.get(self._stack[-1][0]) if self._stack else None
-        call = Call(name, inputs, learned, plain, running)
-        in_place = _in_place(name, kwargs)
+        call = Call(name, inputs, learned, plain, running, keywords=keywords)
         for tensor in outputs:
-            if tensor in self._known and not in_place:
+            if id(tensor) in known and not in_place:
                 continue  # handed through, as dropout in eval mode does
             call.outputs.append(self._bind(tensor, call, inputs))
+            if in_place:
+                self._write(tensor, call.outputs[-1])
         if call.outputs:
             for value in inputs:
                 value.users.append(call)
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        inputs = [self._known[t] for t in tensors_of(args) if t in self._known]
+        values = [self._look_up(t) for t in tensors_of(args)]
+        inputs = [value for value in values if value is not None]
         self._stack.append((module, len(self.values), inputs))
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -143,7 +216,8 @@ class Trace(TorchFunctionMode):
         assert entered is module
         name = self._names.get(module)
         outputs = list(tensors_of(output))
-        unseen = [t for t in outputs if t not in self._known]
+        values = [self._look_up(t) for t in outputs]
+        unseen = [t for t, value in zip(outputs, values, strict=True) if value is None]
         if unseen and inputs:  # a scripted function or an autograd.Function: opaque
             learned = any(True for _ in module.parameters())
             call = Call("module", inputs, learned, ())
@@ -157,7 +231,11 @@ class Trace(TorchFunctionMode):
             self.input_of[name] = inputs[0]
         for tensor in outputs:
             value = self._known.get(tensor)
-            if value is not None:
+            if value is None:
+                continue
+            if not isinstance(output, torch.Tensor):
+                value.parts_of.append(name)  # a gate scales an output that is one tensor
+            else:
                 (value.modules if value.index >= first else value.through).append(name)
 
 
@@ -205,4 +283,33 @@ def _by_zero(name: str, args: tuple[Any, ...]) -> bool:
 def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
     if name.startswith("__i") and name.endswith("__") and name != "__index__":
         return True
+    if name == "__setitem__" or kwargs.get("out") is not None:
+        return True
     return (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace"))
+
+
+def _fills(args: Any) -> bool:
+    """Whether `x[...] = y` leaves nothing of x: a tensor y as large as x."""
+    value = args[2]
+    return isinstance(value, torch.Tensor) and value.numel() == args[0].numel()
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    try:
+        return tensor.untyped_storage()
+    except (RuntimeError, NotImplementedError):  # sparse tensors, and other kinds without one
+        return None
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first and the last element of its storage that a tensor may read."""
+    first = int(tensor.storage_offset())
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    return first, first + int(sum((size - 1) * step for size, step in sides))
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

@@ -72,13 +72,7 @@ def check(make, sites: list[str], x: torch.Tensor | None = None) -> None:
 
 @pytest.mark.parametrize(
     "place",
-    [
-        "cat",
-        pytest.param(
-            "view",
-            marks=pytest.mark.xfail(strict=True, reason="a sum into a view of the branch is lost"),
-        ),
-    ],
+    ["cat", "view"],
 )
 def test_a_sum_into_some_of_the_channels(place):
     """timm#685 (ReXNet): the shortcut is added to the first channels of the branch."""
@@ -284,7 +278,6 @@ def test_functional_norm_at_the_end_of_a_branch():
         torch.testing.assert_close(halved, (ab.unboost(model)(image()) - image()) / 2)
 
 
-@pytest.mark.xfail(strict=True, reason="a branch that is flattened before its sum is lost")
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_sum_of_flattened_maps(transposed):
     """mmpretrain#271, timm#1680: maps travel as tokens, and are maps inside the branches only."""

@@ -1,0 +1,39 @@
+"""Which functions of torch are layers, norms, sums, and which keep a map what it is."""
+
+from __future__ import annotations
+
+CONVOLUTIONS = {"conv2d", "conv_transpose2d", "conv3d", "conv1d"}
+LAYERS = CONVOLUTIONS | {"linear", "addmm", "module"}
+NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm"}
+SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+# a gate shuts a branch in these too: what is left is the shortcut, with another sign or factor
+WEIGHTED_SUMS = {"sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub", "subtract"}
+WEIGHTED_SUMS |= {"lerp", "lerp_", "addcmul", "addcmul_"}
+# two maps become one in another way: these are reported where a shortcut and a branch meet in them
+JOINS = {"einsum", "stack", "maximum", "minimum", "fmax", "fmin", "where", "hypot", "logaddexp"}
+JOINS |= {"complex", "addcdiv", "addcdiv_", "max", "min"}
+JOINS |= WEIGHTED_SUMS | {"index_add", "index_add_", "scatter_add", "scatter_add_"}
+PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}
+POOLS = {
+    f"{how}_pool{rank}d{more}"
+    for how in ("avg", "max", "lp", "_max", "adaptive_avg", "adaptive_max")
+    for rank in (1, 2, 3)
+    for more in ("", "_with_indices")
+} | {"boolean_dispatch"}
+UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle"}
+SHAPES = {"permute", "contiguous", "to", "type_as", "float", "half", "bfloat16", "type", "clone"}
+SHAPES |= {"pad", "constant_pad_nd", "__getitem__", "dropout", "feature_dropout"}
+SHAPES |= {"dropout1d", "dropout2d", "dropout3d", "detach", "detach_", "copy_", "written"}
+SHAPES |= {"neg", "neg_", "negative", "__neg__", "flip", "fliplr", "flipud", "where"}
+SHAPES |= {"__setitem__", "view_as_complex", "view_as_real", "squeeze", "unsqueeze", "double"}
+SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
+SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
+RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "alias"}
+SHAPES |= RESHAPES
+ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
+ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign"}
+ACTIVATIONS |= {"silu_", "elu_", "leaky_relu_", "hardtanh_", "celu_", "selu_", "tanh_"}
+GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "softmax", "tanh"}
+SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
+# where the input is 0 the output is: a gate may as well stand before
+KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS | {"abs", "abs_", "__abs__"}
