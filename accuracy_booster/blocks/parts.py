@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -325,16 +325,16 @@ class ChannelPoolPart(Part):
     def __post_init__(self):
         _check(self, "order", self.order in ("max_mean", "mean_max"), "max_mean or mean_max")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # what was pickled before there was a choice has no order
-        self.__dict__.update({**FORMER_DEFAULTS[1][self.name], **state})
-
     def gives(self, kind: Kind) -> Kind:
         return "planes"
 
     def build(self, at: Context) -> nn.Module:
         _require_space(self, at)
         return layers.ChannelPool(self.order)
+
+
+# A part that was pickled before there was a choice has no order of its own and reads this one.
+ChannelPoolPart.order = FORMER_DEFAULTS[1]["channel_pool"]["order"]
 
 
 @dataclass(frozen=True)
