@@ -20,7 +20,7 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import ops
-from accuracy_booster.blocks import TABLE, recipe
+from accuracy_booster.blocks import TABLE, layers, recipe
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -45,8 +45,9 @@ MAP_NORM = {
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed(monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(layers, "_warned", True)  # of small batches, which is told once
 
 
 def block(text, channels=32, size=(5, 7), dtype=torch.float64):

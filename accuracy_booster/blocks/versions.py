@@ -28,8 +28,7 @@ def checked(version: object) -> int:
     Raises:
         ValueError: for one that this package does not know.
     """
-    if version == VERSION or version in FORMER_DEFAULTS:
-        assert isinstance(version, int)
+    if type(version) is int and (version == VERSION or version in FORMER_DEFAULTS):
         return version
     known = ", ".join(map(str, [*FORMER_DEFAULTS, VERSION]))
     raise ValueError(
