@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,10 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster import cli
 from accuracy_booster.blocks import as_recorded, layers
-from accuracy_booster.training import checkpoint, list_runs
+from accuracy_booster.training import TrainConfig, checkpoint, list_runs
 
 CBAM = (
-    "gap + gmp | bottleneck(16) | sigmoid ; "
-    "channel_pool(order=mean_max) | conv2d(7) | bn | sigmoid"
+    "gap + gmp | bottleneck(16) | sigmoid ; channel_pool(order=mean_max) | conv2d(7) | bn | sigmoid"
 )
 TEXT = "channel_pool | conv2d(3) | sigmoid"
 OLD_TEXT = "channel_pool(order=mean_max) | conv2d(3) | sigmoid"
@@ -121,13 +121,21 @@ def test_saved_gates(tmp_path, block):
     (tmp_path / "booster.json").write_text(json.dumps(info))
     base = ab.create_model("resnet8")
     base.load_state_dict({k: v for k, v in model.state_dict().items() if "recalibrate" not in k})
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="was trained too"):
         ab.load(base, tmp_path)
     x = torch.randn(3, 3, 12, 12)
     torch.testing.assert_close(base.eval()(x), model.eval()(x), rtol=0, atol=0)
 
 
 # --- runs
+
+
+def test_a_long_block_is_one_line_of_a_configuration():
+    """The report of a comparison reads the settings line by line."""
+    config = TrainConfig("resnet8", block=CBAM)
+    lines = config.to_yaml().splitlines()
+    assert [line.split(":")[0] for line in lines] == [f.name for f in fields(TrainConfig)]
+    assert TrainConfig.from_yaml(config.to_yaml()) == config
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +163,7 @@ def test_an_old_run_is_measured_as_it_was(runs, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["cbam", "text"])
 def test_an_old_run_goes_on_as_it_began(runs, tmp_path, name):
-    """Stopped after its first epoch, it ends with the weights that it would have had, to the bit."""
+    """Stopped after its first epoch, it has the weights that it would have had, to the bit."""
     from safetensors.torch import load_file
 
     run = shutil.copytree(runs / name, tmp_path / "run")

@@ -244,6 +244,18 @@ def test_the_planes_stand_in_the_order_that_the_recipe_names(order):
         assert plain.recipe == block.recipe
 
 
+@torch.no_grad()
+def test_a_relu_stands_between_layers():
+    """The layer before it keeps its bias: the norm after it does not remove what the ReLU bends."""
+    block = ab.Recalibrate(8, "gap | dense | relu | bn | sigmoid").double().eval()
+    gate = block[0]
+    assert gate.dense.bias is not None
+    x = torch.randn(3, 8, 4, 5, dtype=torch.float64)
+    hidden = F.relu(F.linear(x.mean((2, 3)), gate.dense.weight, gate.dense.bias))
+    expected = x * (hidden / (1 + 1e-5) ** 0.5).sigmoid()[:, :, None, None]
+    torch.testing.assert_close(block(x), expected)
+
+
 # --- whole networks ------------------------------------------------------------------------------
 
 
@@ -261,7 +273,7 @@ def randomise_norms(model: nn.Module) -> None:
 def logits(
     ours: nn.Module, theirs: nn.Module, rename: Callable[[str], str], size: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both networks' logits, ours with the weights of the published one, each under its new name."""
+    """Both networks' logits; ours has the published one's weights, each under its new name."""
     ours, theirs = ours.double().eval(), theirs.double().eval()
     randomise_norms(theirs)
     shapes = {name: value.shape for name, value in ours.state_dict().items()}

@@ -102,7 +102,8 @@ def compare(
     if len(set(blocks)) < len(blocks):
         raise ValueError(f"blocks={list(blocks)} names a block twice")
     names = list(blocks)  # as they were given: the runs' folders are named after them
-    blocks = [as_recorded(block, version) for block in names]
+    if version != VERSION:
+        blocks = [as_recorded(block, version) for block in names]
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be >= 1")
     base = resolve(model, **options)

@@ -1,8 +1,8 @@
 """What a block's text and name meant in earlier versions of the package.
 
-A stored recipe says which version it is of, so that what was trained with an earlier meaning goes on
-computing what it computed. Version 1 (before 0.2) had CBAM's two planes in the order mean, maximum;
-version 2 has them as CBAM's authors do, and their momentum in the norm after them.
+A stored recipe says which version it is of. So what was trained with an earlier meaning still
+computes what it computed. Version 1 (before 0.2) had CBAM's two planes in the order mean, maximum.
+Version 2 has the order of CBAM's authors, and their momentum in the norm of its spatial gate.
 """
 
 from __future__ import annotations

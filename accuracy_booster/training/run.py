@@ -1,8 +1,8 @@
 """A run's directory: configuration, metrics and final weights.
 
 config.yaml        the resolved configuration: `train --config` repeats the run
-run.json           the classes, versions (of the block's grammar too) and command; after the end also
-                   the result
+run.json           the classes, versions and command, and the version of the grammar that the block
+                   is written in; after the end also the result
 metrics.csv        a row per epoch
 tensorboard/       the same, where tensorboard is installed
 checkpoints/       where it can go on (`training.checkpoint`)
