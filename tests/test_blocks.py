@@ -20,7 +20,7 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import ops
-from accuracy_booster.blocks import TABLE, recipe
+from accuracy_booster.blocks import TABLE, layers, recipe
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -29,11 +29,12 @@ GATHERS = ["gather(2) | sigmoid", "gather(4) | sigmoid", "gather(4, learned=true
 EVERY = [*NAMES, *GATHERS]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 SHAPES = [(3, 32, 5, 7), (2, 32, 1, 1), (4, 48, 8, 6)]
-SIZED = ["ge_theta", "ge_theta_plus", "ge_theta_plus_ab"]  # a weight for each position
+# a weight for each position
+SIZED = ["ge_theta", "ge_theta_plus", "ge_theta_plus_ab", "ge_theta_bn", "ge_theta_plus_bn"]
 SIZED += [f"design_{x}" for x in ("g", "g_bn", "h", "h_bn")]
 # a batch norm of one value per channel and sample, whatever H and W
 VECTOR_NORM = ["ab", "ab_g2", "ab_g4", "ab_plus", "ge_theta_plus_ab", "design_f", "design_g_bn"]
-VECTOR_NORM += ["design_h_bn", "design_n", "design_o"]
+VECTOR_NORM += ["design_h_bn", "design_n", "design_o", "ge_theta_bn", "ge_theta_plus_bn"]
 # a batch norm over space too: (h, w) of what it sees, from (H, W)
 MAP_NORM = {
     "cbam": lambda h, w: (h, w),
@@ -44,8 +45,9 @@ MAP_NORM = {
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed(monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(layers, "_warned", True)  # of small batches, which is told once
 
 
 def block(text, channels=32, size=(5, 7), dtype=torch.float64):
@@ -139,8 +141,19 @@ def se_timm(c):
     return timm.layers.SqueezeExcite(c, rd_channels=max(1, c // 16))
 
 
+def cbam_pytorchcv(c, h, w):
+    theirs = CbamBlock(c, 16)
+    theirs.sp_gate.conv.bn.momentum = 0.01  # the authors'
+    return theirs
+
+
+def norm(c):
+    return nn.BatchNorm2d(c, momentum=0.05)
+
+
 CBAM_NO_BIAS = (
-    "gap + gmp | bottleneck(16, bias=false) | sigmoid ; channel_pool | conv2d(7) | bn | sigmoid"
+    "gap + gmp | bottleneck(16, bias=false) | sigmoid ; "
+    "channel_pool(order=mean_max) | conv2d(7) | bn | sigmoid"
 )
 # (recipe, what it is compared with, how it is made from C, H, W)
 REFERENCES = [
@@ -155,7 +168,7 @@ REFERENCES = [
     ("se", "timm", lambda c, h, w: se_timm(c)),
     ("se", "pytorchcv", lambda c, h, w: SEBlock(c, 16)),
     ("eca", "timm", lambda c, h, w: timm.layers.EcaModule(channels=c)),
-    ("cbam", "pytorchcv", lambda c, h, w: CbamBlock(c, 16)),
+    ("cbam", "pytorchcv", cbam_pytorchcv),
     (CBAM_NO_BIAS, "timm", lambda c, h, w: CbamModule(c)),
     ("ge_theta_minus", "timm", lambda c, h, w: gather_excite(c, 0)),
     ("gather(2) | sigmoid", "timm", lambda c, h, w: gather_excite(c, 2)),
@@ -176,6 +189,12 @@ REFERENCES = [
         "ge_theta_plus_ab",
         "torch.nn",
         lambda c, h, w: Stack(whole(c, h, w, c, True), *ab_head(c, c)),
+    ),
+    ("ge_theta_bn", "torch.nn", lambda c, h, w: Stack(whole(c, h, w, c, False), norm(c))),
+    (
+        "ge_theta_plus_bn",
+        "torch.nn",
+        lambda c, h, w: Stack(whole(c, h, w, c, False), norm(c), nn.ReLU(), *mlp(c)),
     ),
     ("design_e", "torch.nn", lambda c, h, w: Stack(gap())),
     ("design_f", "torch.nn", lambda c, h, w: Stack(gap(), nn.BatchNorm2d(c))),
@@ -211,11 +230,6 @@ REFERENCES = [
 ]
 
 
-def as_theirs(value, source):
-    """One of our weights as the other library orders it: pytorchcv pools max first, mean second."""
-    return value.flip(1) if source == "pytorchcv" and value.shape == (1, 2, 7, 7) else value
-
-
 def statistics(module):
     return [b for name, b in module.named_buffers() if not name.endswith("num_batches_tracked")]
 
@@ -235,7 +249,7 @@ def test_output_and_gradients_match(text, source, make, shape, training):
     theirs = make(c, h, w).double().train(training)
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            other.copy_(as_theirs(mine, source).reshape(other.shape))
+            other.copy_(mine.reshape(other.shape))
         for mine, other in zip(statistics(ours), statistics(theirs), strict=True):
             other.copy_(mine.reshape(other.shape))
     x = (2 * torch.randn(shape, dtype=torch.float64) + 0.3).requires_grad_()
@@ -247,7 +261,7 @@ def test_output_and_gradients_match(text, source, make, shape, training):
     expected.backward(direction)
     torch.testing.assert_close(x.grad, x_theirs.grad, rtol=1e-8, atol=1e-10)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        grad = as_theirs(mine.grad, source).reshape(other.shape)
+        grad = mine.grad.reshape(other.shape)
         torch.testing.assert_close(grad, other.grad, rtol=1e-8, atol=1e-10)
     for mine, other in zip(statistics(ours), statistics(theirs), strict=True):
         torch.testing.assert_close(mine.reshape(other.shape), other, rtol=1e-9, atol=1e-11)
@@ -295,6 +309,8 @@ COUNTS = {  # of C, H, W; r = 16 (paper, Table 1, sections 5.1 and 6.3; counting
     "ge_theta": lambda c, h, w: (c * h * w, c, 0),
     "ge_theta_plus": lambda c, h, w: (c * h * w + 2 * c * c // 16, c + c // 16 + c, 0),
     "ge_theta_plus_ab": lambda c, h, w: (c * h * w + c, c, 2 * c),
+    "ge_theta_bn": lambda c, h, w: (c * h * w, 0, 2 * c),
+    "ge_theta_plus_bn": lambda c, h, w: (c * h * w + 2 * c * c // 16, c // 16 + c, 2 * c),
     "design_e": lambda c, h, w: (0, 0, 0),
     "design_f": lambda c, h, w: (0, 0, 2 * c),
     "design_g": lambda c, h, w: (c * h * w, c, 0),

@@ -14,6 +14,7 @@ from typing import Any
 from accuracy_booster.analysis import report
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
+from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.data import Data
 from accuracy_booster.progress import bars
 from accuracy_booster.training import (
@@ -25,7 +26,7 @@ from accuracy_booster.training import (
     run_training,
 )
 from accuracy_booster.training.checkpoint import write
-from accuracy_booster.training.run import CONFIG, Run
+from accuracy_booster.training.run import BLOCKS, CONFIG, Run
 from accuracy_booster.training.runner import result_of
 
 DEFAULT_MODEL, BEGUN = "resnet14", "compare.json"
@@ -90,15 +91,19 @@ def compare(
     Raises:
         ValueError: for anything that `ab.train` refuses, before the first run starts.
     """
-    start = time.perf_counter()
+    start, version = time.perf_counter(), VERSION
     if resume is not None:
         begun = _begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
         options, output = begun["options"], str(resume)
+        version = begun.get(BLOCKS, 1)
     if isinstance(blocks, str) or not blocks:
         raise ValueError(f"blocks={blocks!r} must be a list of recipes, such as ['none', 'ab']")
     if len(set(blocks)) < len(blocks):
         raise ValueError(f"blocks={list(blocks)} names a block twice")
+    names = list(blocks)  # as they were given: the runs' folders are named after them
+    if version != VERSION:
+        blocks = [as_recorded(block, version) for block in names]
     if seeds < 1:
         raise ValueError(f"seeds={seeds} must be >= 1")
     base = resolve(model, **options)
@@ -115,7 +120,7 @@ def compare(
     variants = [engine.fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block that does not fit is told before the first run
         engine.build_network(variant)
-    given = {"model": model, "blocks": list(blocks), "seeds": seeds, "options": options}
+    given = {"model": model, "blocks": names, "seeds": seeds, "options": options, BLOCKS: version}
     write(where / BEGUN, (json.dumps(given, indent=1) + "\n").encode())
     runs = []
     with bars() as progress:
@@ -123,7 +128,7 @@ def compare(
             "Comparing", total=seeds * len(blocks), note=f"{model} on {base.data}"
         )
         for seed in range(base.seed, base.seed + seeds):
-            for folder, variant in zip(_folders(blocks), variants, strict=True):
+            for folder, variant in zip(_folders(names), variants, strict=True):
                 config = variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")})
                 label = f"{config.block}, seed {seed}"
                 run = _run(config, data.reseed(seed), progress, label, go_on, resume is not None)

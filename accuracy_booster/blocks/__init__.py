@@ -3,10 +3,12 @@
 from accuracy_booster.blocks.grammar import Recipe, RecipeError
 from accuracy_booster.blocks.layers import Bottleneck, Dense, GateNorm
 from accuracy_booster.blocks.recalibrate import Gate, Recalibrate
-from accuracy_booster.blocks.table import TABLE, list_recipes, recipe
+from accuracy_booster.blocks.table import TABLE, as_recorded, list_recipes, recipe
+from accuracy_booster.blocks.versions import VERSION
 
 __all__ = [
     "TABLE",
+    "VERSION",
     "Bottleneck",
     "Dense",
     "Gate",
@@ -14,6 +16,7 @@ __all__ = [
     "Recalibrate",
     "Recipe",
     "RecipeError",
+    "as_recorded",
     "list_recipes",
     "recipe",
 ]

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from accuracy_booster.blocks import versions
 from accuracy_booster.blocks.parts import MEANING, PARTS, Bn, Gap, Gather, Kind, Part, Sigmoid
 from accuracy_booster.errors import unknown
 
@@ -152,31 +153,33 @@ class Recipe:
         return Recipe(tuple(gate.as_identity() for gate in self.gates))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, every argument spelled out."""
+        """Plain values for JSON, every argument spelled out, and the version that they are of."""
 
         def plain(part: Part) -> dict[str, Any]:
             return {"part": part.name, **asdict(part)}
 
         return {
+            "version": versions.VERSION,
             "gates": [
                 {"descriptors": [*map(plain, g.descriptors)], "weigh": [*map(plain, g.weigh)]}
                 for g in self.gates
-            ]
+            ],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """The recipe of `to_dict`'s result.
+        """The recipe of `to_dict`'s result; one without a version is of version 1.
 
         Raises:
-            ValueError: for an unknown part or argument, or parts that do not fit together.
+            ValueError: for an unknown part, argument or version, or parts that do not fit together.
         """
 
         def part(entry: Mapping[str, Any]) -> Part:
             arguments = dict(entry)
-            return _make_part(arguments.pop("part", "(none)"), arguments)
+            return _make_part(arguments.pop("part", "(none)"), arguments, version)
 
         try:
+            version = versions.checked(data.get("version", 1))
             return cls(
                 tuple(
                     GateRecipe(tuple(map(part, g["descriptors"])), tuple(map(part, g["weigh"])))
@@ -197,7 +200,8 @@ class Recipe:
         return " ; ".join(map(str, self.gates))
 
 
-def _make_part(name: str, arguments: Mapping[str, Any]) -> Part:
+def _make_part(name: str, given: Mapping[str, Any], version: int) -> Part:
+    arguments = versions.with_former_defaults(name, given, version)
     if name not in PARTS:
         raise unknown("part", name, PARTS)
     known = [f.name for f in fields(PARTS[name])]
@@ -215,8 +219,8 @@ _TOKEN = re.compile(
 
 
 class _Parser:
-    def __init__(self, text: str):
-        self.text, self.at = text, 0
+    def __init__(self, text: str, version: int):
+        self.text, self.at, self.version = text, 0, version
         self.advance()
 
     def advance(self) -> tuple[str, str, int]:
@@ -277,7 +281,7 @@ class _Parser:
                     raise self.fail("expected ',' or ')'")
                 self.argument(PARTS[name], arguments)
         try:
-            return _make_part(name, arguments)
+            return _make_part(name, arguments, self.version)
         except ValueError as e:
             raise self.fail(str(e), position) from None
 
@@ -308,10 +312,10 @@ class _Parser:
         return {"true": True, "false": False}.get(text, text)
 
 
-def parse(text: str) -> Recipe:
-    """The recipe that `text` spells.
+def parse(text: str, version: int = versions.VERSION) -> Recipe:
+    """The recipe that `text` spells, or spelled in an earlier version.
 
     Raises:
         RecipeError: a ValueError with the position at which `text` does not parse.
     """
-    return _Parser(text).recipe()
+    return _Parser(text, version).recipe()

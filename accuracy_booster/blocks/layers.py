@@ -94,10 +94,23 @@ class AverageGather(nn.Module):
 
 
 class ChannelPool(nn.Module):
-    """x[N, C, H, W] -> [N, 2, H, W]: mean and maximum over the channels (CBAM)."""
+    """x[N, C, H, W] -> [N, 2, H, W]: maximum and mean over the channels, or mean and maximum.
+
+    CBAM's authors have the maximum first.
+    """
+
+    order = "mean_max"  # of layers that were pickled before there was a choice
+
+    def __init__(self, order: str):
+        super().__init__()
+        self.order = order
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)
+        planes = x.amax(1, keepdim=True), x.mean(1, keepdim=True)
+        return torch.cat(planes if self.order == "max_mean" else planes[::-1], 1)
+
+    def extra_repr(self) -> str:
+        return f"order={self.order}"
 
 
 class Dense(nn.Module):

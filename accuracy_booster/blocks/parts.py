@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from accuracy_booster.blocks import layers
+from accuracy_booster.blocks.versions import FORMER_DEFAULTS
 
 # What flows between parts.
 # vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]; or other
@@ -315,15 +316,25 @@ class Conv1dPart(Part):
 
 @dataclass(frozen=True)
 class ChannelPoolPart(Part):
+    """The maximum and the mean over the channels at each position, in this order or the other."""
+
+    order: str = "max_mean"
     name: ClassVar[str] = "channel_pool"
     takes: ClassVar[tuple[Kind, ...]] = ("map",)
+
+    def __post_init__(self):
+        _check(self, "order", self.order in ("max_mean", "mean_max"), "max_mean or mean_max")
 
     def gives(self, kind: Kind) -> Kind:
         return "planes"
 
     def build(self, at: Context) -> nn.Module:
         _require_space(self, at)
-        return layers.ChannelPool()
+        return layers.ChannelPool(self.order)
+
+
+# A part that was pickled before there was a choice has no order of its own and reads this one.
+ChannelPoolPart.order = FORMER_DEFAULTS[1]["channel_pool"]["order"]
 
 
 @dataclass(frozen=True)
@@ -350,6 +361,16 @@ class Conv2dPart(Part):
     def build(self, at: Context) -> nn.Module:
         conv = layers.CONVS[at.spatial_dims]
         return conv(2, 1, self.kernel, bias=_bias(self.bias, at), init=self.init)
+
+
+@dataclass(frozen=True)
+class Relu(Part):
+    """A ReLU between two layers (Gather-Excite's authors have one between gather and excite)."""
+
+    name: ClassVar[str] = "relu"
+
+    def build(self, at: Context) -> nn.Module:
+        return nn.ReLU()
 
 
 @dataclass(frozen=True)
@@ -390,6 +411,6 @@ class Sigmoid(Part):
 
 _ALL: tuple[type[Part], ...] = (
     *(Gap, Gmp, Gather, ConvPart, DwConvPart, ChannelPoolPart),
-    *(DensePart, BottleneckPart, Conv1dPart, Conv2dPart, Bn, Sigmoid),
+    *(DensePart, BottleneckPart, Conv1dPart, Conv2dPart, Relu, Bn, Sigmoid),
 )
 PARTS: dict[str, type[Part]] = {part.name: part for part in _ALL}

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from accuracy_booster.blocks.grammar import GateRecipe, Recipe
 from accuracy_booster.blocks.layers import GateNorm
-from accuracy_booster.blocks.parts import Bn, Context, Sigmoid
+from accuracy_booster.blocks.parts import Bn, ChannelPoolPart, Context, Sigmoid
 from accuracy_booster.blocks.table import recipe as as_recipe
+from accuracy_booster.blocks.versions import VERSION
 from accuracy_booster.ops import is_proxy, rescale
 
 SHAPES = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")  # by the dimensions of space
@@ -23,6 +26,7 @@ class Gate(nn.Module):
     """
 
     spatial_dims = 2  # also of gates that were pickled before there was a choice
+    _version = VERSION  # of the grammar; torch notes it in each state dict
 
     def __init__(
         self,
@@ -74,6 +78,15 @@ class Gate(nn.Module):
                 + self._remedy(x)
             )
         return rescale(x, self.weigh(self.describe(x)))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Load weights; those of version 1, which had (mean, maximum), are turned to our order."""
+        weight, former = f"{prefix}conv2d.weight", local_metadata.get("version") == 1
+        if former and weight in state_dict and ChannelPoolPart() in self.recipe.descriptors:
+            state_dict[weight] = state_dict[weight].flip(1)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _remedy(self, x: torch.Tensor) -> str:
         """What to change for a map of another rank."""

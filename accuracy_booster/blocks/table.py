@@ -7,6 +7,7 @@ import re
 
 from accuracy_booster.blocks.grammar import Recipe, parse
 from accuracy_booster.blocks.parts import PARTS
+from accuracy_booster.blocks.versions import FORMER_ROWS, VERSION, checked
 from accuracy_booster.errors import unknown
 
 # name: (text, source). "Paper" is Accuracy Booster; a table or figure without a name is in it.
@@ -18,8 +19,9 @@ TABLE: dict[str, tuple[str, str]] = {
     "se": ("gap | bottleneck(16) | sigmoid", "Squeeze-and-Excitation, Fig. 2(A)"),
     "eca": ("gap | conv1d(adaptive, bias=false) | sigmoid", "ECA-Net"),
     "cbam": (
-        "gap + gmp | bottleneck(16) | sigmoid ; channel_pool | conv2d(7) | bn | sigmoid",
-        "CBAM",
+        "gap + gmp | bottleneck(16) | sigmoid ; "
+        "channel_pool | conv2d(7) | bn(momentum=0.01) | sigmoid",
+        "CBAM, as in its authors' code",
     ),
     "ge_theta_minus": ("gather(global) | sigmoid", "Gather-Excite, no parameters"),
     "ge_theta": ("gather(global, learned=true) | sigmoid", "Gather-Excite"),
@@ -30,6 +32,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "ge_theta_plus_ab": (
         "gather(global, learned=true) | dense(groups=C) | bn | sigmoid",
         "Table 8",
+    ),
+    "ge_theta_bn": (
+        "dwconv(global) | bn(momentum=0.05) | sigmoid",
+        "Gather-Excite theta, as in its authors' code",
+    ),
+    "ge_theta_plus_bn": (
+        "dwconv(global) | bn(momentum=0.05) | relu | bottleneck(16) | sigmoid",
+        "Gather-Excite theta+, as in its authors' code",
     ),
     "design_e": ("gap | sigmoid", "Table 11 (E)"),
     "design_f": ("gap | bn | sigmoid", "Table 11 (F)"),
@@ -74,6 +84,24 @@ def recipe(recipe: str | Recipe) -> Recipe:
     if name.isidentifier() and name not in PARTS:
         raise unknown("block", name, [*TABLE, "ab_g2", "ab_g4"], "or write 'gap | ... | sigmoid'")
     return parse(recipe)
+
+
+def as_recorded(block: str, version: object) -> str:
+    """A block that was written down with a version of the grammar, as it is written today.
+
+    Where its meaning is the same it stays as it was written.
+
+    Raises:
+        ValueError: for a version that this package does not know.
+    """
+    known, name = checked(version), block.strip()
+    if known == VERSION or name in TABLE or name.isidentifier():
+        return FORMER_ROWS.get(known, {}).get(name, block)
+    try:
+        former, today = parse(block, known), parse(block)
+    except ValueError:
+        return block  # whoever builds it tells what is wrong
+    return block if former == today else str(former)
 
 
 def list_recipes(filter: str = "*") -> list[str]:

@@ -6,6 +6,7 @@ import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -59,8 +60,26 @@ class Command:
 
 
 def explicit(parsed: Namespace) -> dict[str, Any]:
-    given = parsed.as_dict()
-    return {k: v for k, v in given.items() if k != "config" and not k.startswith("__")}
+    """What was given, on the command line or in a file."""
+    given = {k: v for k, v in parsed.as_dict().items() if not k.startswith("__")}
+    for file in given.pop("config", None) or []:
+        if "block" in given:
+            given["block"] = _of_a_run(Path(str(file)), given["block"])
+    return given
+
+
+def _of_a_run(file: Path, block: str) -> str:
+    """The block of a run's config.yaml as it is written today; any other as it is."""
+    if not file.with_name("run.json").is_file():
+        return block
+    from accuracy_booster.training.run import Run
+
+    try:
+        recorded = TrainConfig.from_yaml(file.read_text()).block
+        _, config = Run.open(file.parent, ended=False)
+    except (OSError, ValueError):
+        return block  # run.json is another program's
+    return config.block if block == recorded else block
 
 
 def normalise(words: list[str]) -> list[str]:

@@ -182,10 +182,10 @@ class TrainConfig:
         return (self.in_chans, *self.image_size)
 
     def to_yaml(self) -> str:
-        """Every value, in the order above; `from_yaml` reads it back to an equal configuration."""
+        """Every value on a line of its own, in the order above; `from_yaml` reads it back."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=2**20)
 
     @classmethod
     def from_yaml(cls, text: str) -> TrainConfig:

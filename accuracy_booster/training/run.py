@@ -1,7 +1,8 @@
 """A run's directory: configuration, metrics and final weights.
 
 config.yaml        the resolved configuration: `train --config` repeats the run
-run.json           the classes, versions and command; after the end also the result
+run.json           the classes, versions and command, and the version of the grammar that the block
+                   is written in; after the end also the result
 metrics.csv        a row per epoch
 tensorboard/       the same, where tensorboard is installed
 checkpoints/       where it can go on (`training.checkpoint`)
@@ -21,9 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.training.checkpoint import FOLDER, write
 from accuracy_booster.training.config import TrainConfig
 
+BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 
 
@@ -73,7 +76,8 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
-        run.write_info({**info, "command": sys.argv, "versions": _versions()})
+        about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION}
+        run.write_info({**info, **about})
         write(path / CONFIG, config.to_yaml().encode())  # last: now there is a run
         return run
 
@@ -95,10 +99,11 @@ class Run:
         try:
             config = TrainConfig.from_yaml((path / CONFIG).read_text())
             run.info = json.loads((path / INFO).read_text())
+            if not isinstance(run.info, dict) or not isinstance(run.info.get("classes"), list):
+                raise ValueError(f"{INFO} names no classes")
+            config = in_todays_words(config, run.info)
         except (OSError, ValueError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
-        if not isinstance(run.info, dict) or not isinstance(run.info.get("classes"), list):
-            raise ValueError(f"the run in {path} cannot be read: {INFO} names no classes")
         return run, config
 
     def write_info(self, more: Mapping[str, Any]) -> None:
@@ -143,8 +148,21 @@ class Run:
             return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
 
+def in_todays_words(config: TrainConfig, info: Mapping[str, Any]) -> TrainConfig:
+    """A run's configuration, with the block that it was begun with as that is written today.
+
+    Runs from before 0.2 note no version of the grammar; what they noted is of version 1.
+
+    Raises:
+        ValueError: for a version that this package does not know.
+    """
+    return config.change({"block": as_recorded(config.block, info.get(BLOCKS, 1))})
+
+
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    names = ("accuracy-booster", "torch", "torchvision", "timm", "accelerate")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+    from accuracy_booster import __version__
+
+    own = {"python": sys.version.split()[0], "accuracy-booster": __version__}
+    return {**own, **{n: version(n) for n in ("torch", "torchvision", "timm", "accelerate")}}
