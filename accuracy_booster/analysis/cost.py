@@ -15,8 +15,8 @@ from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.counter import Count, OperationCounter
 from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
+from accuracy_booster.surgery.examples import default_size, quiet_pass
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
-from accuracy_booster.surgery.planning import infer_examples, quiet_pass
 from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
@@ -225,7 +225,7 @@ def _weights(module: nn.Module) -> int:
 
 def _size(model: nn.Module, given: Any) -> tuple[int, ...]:
     if given is None:
-        return tuple(infer_examples(model)[-1].shape[1:])
+        return default_size(model)
     whole = isinstance(given, (tuple, list)) and all(
         isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given
     )

@@ -16,6 +16,7 @@ read by every later layer, and there is no sum that a gate could keep small; use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,30 +30,38 @@ SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}
 POOLS = {"avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "lp_pool2d", "_max_pool2d"}
 POOLS |= {"boolean_dispatch", "max_pool2d_with_indices", "adaptive_max_pool2d"}
-UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle"}
+POOLS |= {f"{what}_pool{d}d" for what in ("avg", "max", "lp", "adaptive_avg") for d in (1, 3)}
+UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle", "upsample_nearest", "upsample_bilinear"}
+UPSAMPLING |= {"repeat_interleave", "max_unpool1d", "max_unpool2d", "max_unpool3d"}
 SHAPES = {"permute", "contiguous", "to", "type_as", "float", "half", "bfloat16", "type", "clone"}
 SHAPES |= {"pad", "constant_pad_nd", "__getitem__", "dropout", "feature_dropout", "dropout2d"}
 SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
 SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
 ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
-ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign"}
+ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign", "hardshrink"}
+ACTIVATIONS |= {"softshrink", "tanhshrink"}
+ACTIVATIONS |= {f"{name}_" for name in ACTIVATIONS if not name.endswith("_")}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
 # where the input is 0 the output is: a gate may as well stand before
 KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS
+RESHAPES = {"view", "reshape", "flatten", "unflatten"}
+MAP_RANKS = range(2, 6)  # [N, C], [N, C, L], [N, C, H, W], [N, C, D, H, W]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A site, or a residual branch that has no place for a gate (then `site` is None)."""
+    """A site, or residual branches that have no place for a gate (then `site` is None)."""
 
     site: Site | None
     reason: str
+    on_tokens: bool = False  # they are no branches of feature maps
 
 
 def residual_sites(trace: Trace) -> list[Found]:
     """Every residual branch of the pass, in the order of execution."""
     found: list[Found] = []
     taken: set[str] = set()
+    tokens: list[str] = []
     for value in trace.values:
         call = value.call
         if call is None or call.outputs[0] is not value:
@@ -61,91 +70,43 @@ def residual_sites(trace: Trace) -> list[Found]:
         if branch is None:
             continue
         end, reason = branch
-        site = _place(end, call, trace)
-        if site is None:
-            name = next(filter(None, reversed(value.modules)), "the network")
-            found.append(Found(None, f"no module gives the branch that {name} sums"))
-        elif site.name not in taken:
-            taken.add(site.name)
-            found.append(Found(site, reason))
-    return found
-
-
-def conv_sites(trace: Trace) -> list[Found]:
-    """After each convolution's norm, or the convolution where no norm follows; maps only."""
-    found, taken = [], set()
-    for value in trace.values:
-        call = value.call
-        if call is None or call.name not in CONVOLUTIONS or not call.learned:
+        name = next(filter(None, reversed(value.modules)), "the network")
+        if _is_on_tokens(end, call, trace):
+            tokens.append(name)
             continue
-        reason, last = "after a convolution", value
-        if len(value.users) == 1 and value.users[0].name in NORMS:
-            reason, last = "after a convolution's norm", value.users[0].outputs[0]
-        name = _module_of(last, trace)
-        if name and name not in taken and _is_map(last) and max(last.shape[2:]) > 1:
-            taken.add(name)
-            found.append(Found(Site.of(name, last.shape), reason))
+        site = _place(end, call, trace)
+        if isinstance(site, str):
+            site, reason = None, f"the branch that {name} sums has no place for a gate: {site}"
+        key = site.name if site else reason
+        if key not in taken:
+            taken.add(key)
+            found.append(Found(site, reason))
+    if tokens:
+        many = f"{len(tokens)} branches are" if len(tokens) > 1 else "a branch is"
+        reason = f"{many} made of linear layers or on token maps [N, L, C] (such as {tokens[0]}'s)"
+        found.append(Found(None, f"{reason}, which are no feature maps", on_tokens=True))
     return found
 
 
-def attention_sites(trace: Trace) -> list[Found]:
-    """Modules that scale their own input by something computed from it: SE, ECA, CBAM, ..."""
-    sites: dict[str, Site] = {}
-    for value in trace.values:
-        name = _outer_gate(value, trace) if _is_map(value) else None
-        if name and trace.calls_of[name] == 1:
-            sites[name] = Site.of(name, value.shape)
-    outer = [n for n in sites if not any(n.startswith(f"{other}.") for other in sites)]
-    return [Found(sites[name], "an attention module") for name in outer]
+def _is_on_tokens(end: Value, call: Call, trace: Trace) -> bool:
+    """Whether a branch is a transformer's, and not one of feature maps.
+
+    Its map has one dimension of positions and its channels last, or it has several dimensions of
+    positions and no convolution looks at them, or positions were put into the batch.
+    """
+    if len(end.shape) == 2:
+        return end.shape[0] != trace.values[0].shape[0]
+    if len(end.shape) == 3 and layout_of(end) == "NHWC":
+        return True
+    common = -1
+    for value in call.inputs:
+        common &= value.ancestors
+    fork = trace.values[common.bit_length() - 1]
+    return not any(c.name in CONVOLUTIONS and c.learned for c in _between(fork, end, trace))
 
 
-def _outer_gate(value: Value, trace: Trace) -> str | None:
-    """The outermost of the modules that give the value and only gate their input."""
-    gates = [
-        name
-        for name in value.modules
-        if (source := trace.input_of.get(name)) is not None and _gates(value, source)
-    ]
-    return gates[-1] if gates else None
-
-
-def _gates(value: Value, source: Value) -> bool:
-    """Whether the value is `source` times one or more smaller values computed from it."""
-    seen_product = False
-    while value is not source:
-        call = value.call
-        if call is None or call.name not in PRODUCTS or len(call.inputs) != 2:
-            return False
-        a, b = call.inputs
-        big, small = (a, b) if a.shape == value.shape else (b, a)
-        if big.shape != source.shape or not source.flows_into(small):
-            return False
-        if small.shape == value.shape and not _broadcast(small, source):
-            return False
-        value, seen_product = big, True
-    return seen_product
-
-
-def _broadcast(value: Value, source: Value) -> bool:
-    """Whether a full-sized weight was spread from fewer values (expand_as, interpolate)."""
-    while value is not source and value.call is not None:
-        if any(_numel(i) < _numel(value) for i in value.call.inputs):
-            return True
-        if len(value.call.inputs) != 1 or value.call.name in LAYERS:
-            return False
-        value = value.call.inputs[0]
-    return False
-
-
-def _numel(value: Value) -> int:
-    count = 1
-    for side in value.shape:
-        count *= side
-    return count
-
-
-def _is_map(value: Value) -> bool:
-    return len(value.shape) == 4
+def is_map(value: Value) -> bool:
+    return len(value.shape) in MAP_RANKS
 
 
 def _summed_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
@@ -153,7 +114,7 @@ def _summed_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
     if call.name not in SUMS or len(call.inputs) != 2:
         return None
     a, b = call.inputs
-    if a.shape != b.shape or not _is_map(a) or a is b:
+    if a.shape != b.shape or not is_map(a) or a is b:
         return None
     for shortcut, branch in ((a, b), (b, a)):
         fork = _fork(shortcut, branch, trace)
@@ -173,7 +134,7 @@ def _concatenated_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
     if call.name not in ("cat", "concat", "concatenate") or len(call.inputs) != 2:
         return None
     a, b = call.inputs
-    if not (_is_map(a) and _is_map(b)) or a.shape[2:] != b.shape[2:]:
+    if not (is_map(a) and is_map(b)) or a.shape[2:] != b.shape[2:] or len(a.shape) < 3:
         return None
     for shortcut, branch in ((a, b), (b, a)):
         if shortcut.flows_into(branch) or len(shortcut.users) > 1 or len(branch.users) > 1:
@@ -248,7 +209,7 @@ def _is_plain(call: Call) -> bool:
 
 
 def _loses_channels(value: Value, before: Value) -> bool:
-    same_rank = len(value.shape) == len(before.shape) == 4
+    same_rank = is_map(value) and len(value.shape) == len(before.shape)
     return not same_rank or value.shape[1] < before.shape[1]
 
 
@@ -266,8 +227,6 @@ def _between(fork: Value, end: Value, trace: Trace) -> list[Call]:
 
 def _is_branch(branch: Value, shortcut: Value, fork: Value, trace: Trace) -> bool:
     calls = _between(fork, branch, trace)
-    if not any(c.name in CONVOLUTIONS and c.learned for c in calls):
-        return False
     layers = sum(c.name in LAYERS and c.learned for c in calls)
     other = sum(c.name in LAYERS and c.learned for c in _between(fork, shortcut, trace))
     return layers > other and any(_is_nonlinear(c) for c in calls)
@@ -283,73 +242,167 @@ def _is_nonlinear(call: Call) -> bool:
 
 
 def _ends_in_upsampling(branch: Value, fork: Value) -> bool:
-    """Whether the branch comes from a coarser map with nothing but norms and such in between."""
+    """Whether the branch's last layer brings a coarser map to the size that the fork has already.
+
+    Then the sum joins two resolutions. Where the fork is the coarser map, the shortcut was
+    upsampled too, and the sum is that of a residual block that upsamples.
+    """
     value = branch
-    while value is not fork and value.call is not None and len(value.call.inputs) == 1:
-        if value.call.name in UPSAMPLING:
+    if len(fork.shape) == len(branch.shape) and all(
+        a < b for a, b in zip(fork.shape[2:], branch.shape[2:], strict=True)
+    ):
+        return False
+    while value is not fork and (call := value.call) is not None:
+        if call.name in UPSAMPLING or _upsamples(call):
             return True
-        if value.call.name in LAYERS:
+        before = [i for i in call.inputs if fork.flows_into(i)]
+        if call.name in LAYERS or len(before) != 1:
             return False
-        value = value.call.inputs[0]
+        value = before[0]
     return False
 
 
-def _place(end: Value, call: Call, trace: Trace) -> Site | None:
-    """The module whose output the gate scales: the last before layer scale and functions."""
-    value = end
+def _upsamples(call: Call) -> bool:
+    """Whether a call is a transposed convolution whose stride makes the map larger."""
+    if not call.name.startswith("conv_transpose"):
+        return False
+    before, after = call.inputs[0].shape[2:], call.outputs[0].shape[2:]
+    return any(2 * b >= 3 * a for a, b in zip(before, after, strict=True))
+
+
+def _place(end: Value, call: Call, trace: Trace) -> Site | str:
+    """The module whose output the gate scales, or why there is none.
+
+    It is the branch's last layer. The steps after it are left to act on the gated map: layer scale,
+    activations and poolings, whether functions or modules. A gate before them is as good (where
+    the map is 0 they give 0) and can be fused and folded. Where no module ends there it is the
+    module nearest to the sum.
+    """
+    value, nearest, why = end, None, "a function computes its end, and no module gives it"
     # ReXNet sums some of the channels and puts the others beside them
     reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name == "cat")]
     while True:
         made = value.call
-        scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
         for user in value.users:
             stays = any(user.outputs[0].flows_into(r) for r in reach)
             if not (user is call or stays or not trace.is_live(user)):
-                return None
-        if not scales and (name := _module_of(value, trace)):
-            layout = layout_of(value)
-            if layout:
-                return Site.of(name, value.shape, layout)
+                if value is end:
+                    why = "its end is read by more than the sum"
+                return nearest or why
+        scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
+        if not scales and (name := module_of(value, trace)) and (layout := layout_of(value)):
+            site = Site.of(name, value.shape, layout)
+            if not _may_follow(made):
+                return site
+            nearest = nearest or site
+        elif value is end and value.modules:
+            why = _why_no_module(value, trace)
         if made is None:
-            return None
+            return nearest or why
         sliced = made.name in SLICES and made.inputs[0].shape[2:] == value.shape[2:]
         resized = sliced or made.name in POOLS
-        same = [i for i in made.inputs if resized or sorted(i.shape) == sorted(value.shape)]
+        reshaped = made.name in RESHAPES and numel(made.inputs[0]) == numel(value)
+        same = [
+            i for i in made.inputs if resized or reshaped or sorted(i.shape) == sorted(value.shape)
+        ]
         if (
             not same
             or made.name not in KEEPS_ZERO
             or len(made.inputs) > 1 + (made.name in PRODUCTS)
         ):
-            return None  # a gate before it could not shut the branch
+            return nearest or why  # a gate before it could not shut the branch
         value = same[0]
 
 
-def _module_of(value: Value, trace: Trace) -> str | None:
-    """The innermost module that ran once and gave the value."""
-    return next((name for name in value.modules if trace.calls_of[name] == 1), None)
+def _may_follow(call: Call | None) -> bool:
+    """Whether a step comes after the gate: an activation or a pooling that keeps zero."""
+    if call is None:
+        return False
+    if call.name in ACTIVATIONS | POOLS:
+        return True
+    if call.name not in PRODUCTS or len(call.inputs) != 2:
+        return False
+    # x * sigmoid(x), written out: an activation, where no layer and no pooling is in between
+    for whole, factor in (call.inputs, call.inputs[::-1]):
+        while factor is not whole and factor.call is not None and factor.shape == whole.shape:
+            step = factor.call
+            if step.name in LAYERS | NORMS | POOLS or len(step.inputs) != 1 or step.learned:
+                break
+            factor = step.inputs[0]
+        if factor is whole:
+            return True
+    return False
+
+
+def _why_no_module(value: Value, trace: Trace) -> str:
+    """Why none of the modules that give a value can have a gate."""
+    name = value.modules[0]
+    if (times := trace.calls_of[name]) > 1:
+        return f"{name!r} gives it and runs {times} times in a pass, for several sums"
+    if name not in trace.gives_tensor:
+        return f"{name!r} gives it together with other values"
+    return f"it is unclear which dimension of {name!r}'s output holds the channels"
+
+
+def module_of(value: Value, trace: Trace) -> str | None:
+    """The innermost module that ran once and gave the value, alone."""
+    once = (n for n in value.modules if trace.calls_of[n] == 1 and n in trace.gives_tensor)
+    return next(once, None)
 
 
 def layout_of(value: Value) -> str | None:
     """Where the channels of a map are, from the layer or norm that made it; None if unclear."""
-    moves: list[tuple[int, ...]] = []
-    while _is_map(value) and value.call is not None:
+    rank, moves = len(value.shape), []
+    if rank == 2:
+        return "NCHW"
+    while rank in MAP_RANKS and len(value.shape) == rank and value.call is not None:
         call = value.call
-        if call.name in ("linear", "layer_norm", "rms_norm"):
-            dim = 3
-        elif call.name in CONVOLUTIONS | NORMS | {"cat"}:
-            dim = 1
-        else:
-            if call.name == "permute":
-                moves.append(tuple(a % 4 for a in _flat(call.arguments) if isinstance(a, int)))
-            elif call.name in ("transpose", "movedim", "view", "reshape", "__get__"):
+        if (dim := _channel_dim(call, rank)) is None:
+            if call.name in MOVES:
+                if (move := _move(call, rank)) is None:
+                    return None
+                moves.append(move)
+            elif call.name in ("movedim", "view", "reshape", "__get__"):
                 return None
             bigger = [i for i in call.inputs if sorted(i.shape) == sorted(value.shape)]
             value = (bigger or call.inputs)[0]
             continue
         for move in reversed(moves):
             dim = move.index(dim)
-        return {1: "NCHW", 3: "NHWC"}.get(dim)
-    return "NCHW" if _is_map(value) else None
+        return {1: "NCHW", rank - 1: "NHWC"}.get(dim)
+    return "NCHW" if len(value.shape) == rank in MAP_RANKS else None
+
+
+def _channel_dim(call: Call, rank: int) -> int | None:
+    """The dimension of the channels in what a layer or norm gives; None for other calls."""
+    if call.name in ("layer_norm", "rms_norm"):
+        sizes = call.arguments[1:2]
+        over = len(sizes[0]) if sizes and isinstance(sizes[0], (list, tuple)) else 1
+        return rank - 1 if over == 1 else None
+    if call.name == "linear":
+        return rank - 1
+    if call.name in CONVOLUTIONS | NORMS or (call.name == "cat" and rank > 3):
+        return 1
+    return None
+
+
+MOVES = {"permute", "transpose", "swapaxes", "swapdims"}
+
+
+def _move(call: Call, rank: int) -> list[int] | None:
+    """The order in which a call puts the dimensions; None where its arguments do not say it."""
+    dims = [a % rank for a in _flat(call.arguments) if isinstance(a, int)]
+    if call.name == "permute":
+        return dims if len(dims) == rank else None
+    if len(dims) != 2:
+        return None
+    order = list(range(rank))
+    order[dims[0]], order[dims[1]] = dims[1], dims[0]
+    return order
+
+
+def numel(value: Value) -> int:
+    return math.prod(value.shape)
 
 
 def _flat(items: Iterable) -> Iterable:

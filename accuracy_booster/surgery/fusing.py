@@ -13,7 +13,8 @@ from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned, refuse_wrapped
+from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

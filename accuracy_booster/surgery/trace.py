@@ -56,6 +56,7 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.values: list[Value] = []
         self.calls_of: dict[str, int] = {}  # how often a module ran
+        self.gives_tensor: set[str] = set()  # modules whose output is one tensor, in no container
         self.input_of: dict[str, Value] = {}  # the first input of a module's last call
         self._known = WeakTensorKeyDictionary()
         self._names = {
@@ -153,6 +154,8 @@ class Trace(TorchFunctionMode):
         if name is None:
             return
         self.calls_of[name] = self.calls_of.get(name, 0) + 1
+        if isinstance(output, torch.Tensor):
+            self.gives_tensor.add(name)
         if inputs:
             self.input_of[name] = inputs[0]
         for tensor in outputs:
