@@ -409,7 +409,6 @@ def test_where_takes_names_a_pattern_or_a_predicate():
         (lambda name, module: False, "predicate"),
         ([], "names"),
         ("attention", "no attention"),
-        (["head"], r"'head'.*\[1, 5\].*\[N, C, H, W\]"),
     ],
 )
 def test_what_matches_nothing_is_an_error(where, words):

@@ -24,8 +24,7 @@ SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
     2: ((224, 224),),
     3: ((32, 64, 64), (96, 96, 96)),
 }
-FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
-FAILURES += (AttributeError, KeyError)  # type: ignore[assignment]
+FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AssertionError, AttributeError)
 
 
 def traced(model: nn.Module, examples: list[Any]) -> Trace:
@@ -102,7 +101,9 @@ def _asked_for(model: nn.Module, example: Any) -> str:
 
 def _remedy(error: Exception, example: Any, remedy: str | None) -> str:
     """What to do where the forward was called rightly and failed inside."""
-    if isinstance(error, RuntimeError) or not isinstance(example, torch.Tensor):
+    other_type = isinstance(error, (TypeError, AttributeError, LookupError))
+    unpacked = isinstance(error, ValueError) and "unpack" in str(error)
+    if not (other_type or unpacked) or not isinstance(example, torch.Tensor):
         if remedy is not None:
             return remedy
         if isinstance(example, torch.Tensor) and example.ndim == 4:
@@ -155,14 +156,13 @@ def _configured(model: nn.Module) -> tuple[int, int, int] | None:
 
 def _by_first_layer(model: nn.Module) -> list[torch.Tensor]:
     """Examples for the first layer of each kind, in the order in which they were registered."""
-    inputs: dict[int, int] = {}  # spatial dimensions: channels
+    inputs: dict[int, int] = {}  # spatial dimensions: channels, 0 of a lazy layer
     for module in model.modules():
-        for dims, kind in enumerate((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            if isinstance(module, kind):
-                # a lazy layer has 0 channels until it has run
-                channels = module.in_channels if dims else module.in_features
-                inputs.setdefault(dims, channels or 3)
+        if isinstance(module, nn.Linear):
+            inputs.setdefault(0, module.in_features)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            inputs.setdefault(len(module.kernel_size), module.in_channels)
     ranks = list(inputs)
     if 0 in ranks and ranks[0] != 0:
         ranks.remove(0)  # the head, not the first layer
-    return [torch.zeros(1, inputs[dims], *size) for dims in ranks for size in SIZES[dims]]
+    return [torch.zeros(1, inputs[dims] or 3, *size) for dims in ranks for size in SIZES[dims]]

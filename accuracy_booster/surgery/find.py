@@ -70,13 +70,14 @@ def residual_sites(trace: Trace) -> list[Found]:
         if branch is None:
             continue
         end, reason = branch
-        name = next(filter(None, reversed(value.modules)), "the network")
+        name = next(filter(None, reversed(value.modules)), call.module) or "the network"
         if _is_on_tokens(end, call, trace):
             tokens.append(name)
             continue
-        site = _place(end, call, trace)
-        if isinstance(site, str):
-            site, reason = None, f"the branch that {name} sums has no place for a gate: {site}"
+        place = _place(end, call, trace)
+        site = place if isinstance(place, Site) else None
+        if site is None:
+            reason = f"the branch that {name} sums has no place for a gate: {place}"
         key = site.name if site else reason
         if key not in taken:
             taken.add(key)
@@ -242,32 +243,48 @@ def _is_nonlinear(call: Call) -> bool:
 
 
 def _ends_in_upsampling(branch: Value, fork: Value) -> bool:
-    """Whether the branch's last layer brings a coarser map to the size that the fork has already.
+    """Whether the branch brings a coarser map to the size that the fork has already.
 
-    Then the sum joins two resolutions. Where the fork is the coarser map, the shortcut was
-    upsampled too, and the sum is that of a residual block that upsamples.
+    Then the sum joins two resolutions, by whatever means the map was upsampled and whether or not
+    layers that see one position at a time follow. Where the fork is the coarser map, the shortcut
+    was upsampled too, and the sum is that of a residual block that upsamples.
     """
-    value = branch
-    if len(fork.shape) == len(branch.shape) and all(
-        a < b for a, b in zip(fork.shape[2:], branch.shape[2:], strict=True)
-    ):
+    size = _sides(branch)
+    if len(fork.shape) == len(branch.shape) and _is_coarser(_sides(fork), size):
         return False
+    value = branch
     while value is not fork and (call := value.call) is not None:
-        if call.name in UPSAMPLING or _upsamples(call):
+        if call.name in UPSAMPLING:
             return True
         before = [i for i in call.inputs if fork.flows_into(i)]
-        if call.name in LAYERS or len(before) != 1:
+        layer = call.name in LAYERS
+        if layer and len(value.shape) == len(branch.shape) and _is_coarser(_sides(value), size):
+            return True  # a function that is no layer made it larger, as a shuffle by hand
+        transposed = call.name.startswith("conv_transpose")
+        if transposed and before and _is_coarser(_sides(before[0]), _sides(value)):
+            return True
+        if (layer and not _is_pointwise(call)) or len(before) != 1:
             return False
         value = before[0]
     return False
 
 
-def _upsamples(call: Call) -> bool:
-    """Whether a call is a transposed convolution whose stride makes the map larger."""
-    if not call.name.startswith("conv_transpose"):
-        return False
-    before, after = call.inputs[0].shape[2:], call.outputs[0].shape[2:]
-    return any(2 * b >= 3 * a for a, b in zip(before, after, strict=True))
+def _sides(value: Value) -> tuple[int, ...]:
+    return value.shape[1:-1] if layout_of(value) == "NHWC" else value.shape[2:]
+
+
+def _is_coarser(sides: tuple[int, ...], than: tuple[int, ...]) -> bool:
+    """Whether a map is that much smaller that padding does not explain it."""
+    pairs = list(zip(sides, than, strict=True))
+    return any(3 * a <= 2 * b for a, b in pairs) and all(a <= b for a, b in pairs)
+
+
+def _is_pointwise(call: Call) -> bool:
+    """Whether a layer sees one position at a time: a linear layer, a convolution of size 1."""
+    if call.name not in CONVOLUTIONS:
+        return call.name in ("linear", "addmm")
+    padding = call.arguments[4:5] or (0,)  # a larger kernel without padding shrinks the map
+    return not any(_flat(padding)) and call.inputs[0].shape[2:] == call.outputs[0].shape[2:]
 
 
 def _place(end: Value, call: Call, trace: Trace) -> Site | str:
@@ -278,7 +295,7 @@ def _place(end: Value, call: Call, trace: Trace) -> Site | str:
     the map is 0 they give 0) and can be fused and folded. Where no module ends there it is the
     module nearest to the sum.
     """
-    value, nearest, why = end, None, "a function computes its end, and no module gives it"
+    value, nearest, why = end, None, "no module gives its end, which a function computes"
     # ReXNet sums some of the channels and puts the others beside them
     reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name == "cat")]
     while True:
@@ -341,7 +358,7 @@ def _why_no_module(value: Value, trace: Trace) -> str:
         return f"{name!r} gives it and runs {times} times in a pass, for several sums"
     if name not in trace.gives_tensor:
         return f"{name!r} gives it together with other values"
-    return f"it is unclear which dimension of {name!r}'s output holds the channels"
+    return f"it is unclear which dimension of the output of {name!r} holds the channels"
 
 
 def module_of(value: Value, trace: Trace) -> str | None:
