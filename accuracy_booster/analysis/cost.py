@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.examples import default_size, quiet_pass
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
-from accuracy_booster.surgery.refusing import lazy_modules
+from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy
 from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
@@ -151,8 +150,8 @@ def complexity(
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
-    if lazy_modules(model):  # a pass gives their weights a shape, and a query changes nothing
-        model = copy.deepcopy(model)
+    if is_lazy(model):  # a pass gives their weights a shape, and a query changes nothing
+        model = copy_of_lazy(model)
     if example is not None and input_size is not None:
         raise ValueError(f"input_size={input_size} and an example are given; give one of them")
     if example is None:

@@ -18,7 +18,7 @@ from accuracy_booster.surgery.attention import put_back_attention, replace_atten
 from accuracy_booster.surgery.examples import infer_examples, traced
 from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import make_plan
-from accuracy_booster.surgery.refusing import lazy_modules
+from accuracy_booster.surgery.refusing import is_lazy
 from accuracy_booster.surgery.where import Where
 
 
@@ -51,7 +51,7 @@ def boost(
     """
     planned = make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
     sites = [gate.site for gate in planned.gates]
-    if lazy_modules(model):
+    if is_lazy(model):
         traced(model, infer_examples(model) if example is None else [example])
     if optimizer is not None:
         _check_optimizer(optimizer, model)

@@ -300,12 +300,16 @@ def _place(end: Value, call: Call, trace: Trace) -> Site | str:
     reach = [end, *(u.outputs[0] for u in call.outputs[0].users if u.name == "cat")]
     while True:
         made = value.call
-        for user in value.users:
-            stays = any(user.outputs[0].flows_into(r) for r in reach)
-            if not (user is call or stays or not trace.is_live(user)):
-                if value is end:
-                    why = "its end is read by more than the sum"
-                return nearest or why
+        outside = any(
+            user is not call
+            and trace.is_live(user)
+            and not any(user.outputs[0].flows_into(r) for r in reach)
+            for user in value.users
+        )
+        if outside or trace.is_returned(value):
+            if value is end:
+                why = "its end is read by more than the sum"
+            return nearest or why
         scales = made is not None and made.name in PRODUCTS and len(made.inputs) == 1
         if not scales and (name := module_of(value, trace)) and (layout := layout_of(value)):
             site = Site.of(name, value.shape, layout)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from accuracy_booster.surgery.examples import infer_examples, traced
 from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
 from accuracy_booster.surgery.other_sites import attention_sites
 from accuracy_booster.surgery.passes import Example, as_inputs
-from accuracy_booster.surgery.refusing import lazy_modules, refuse_wrapped
+from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy, refuse_wrapped
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.where import Where, find_sites, where_text
 
@@ -141,8 +140,8 @@ def make_plan(
     refuse_wrapped(model)
     if example is not None:
         as_inputs(example)
-    if lazy_modules(model):  # the pass gives their weights a shape, and a query changes nothing
-        model = copy.deepcopy(model)
+    if is_lazy(model):  # the pass gives their weights a shape, and a query changes nothing
+        model = copy_of_lazy(model)
     with disabled(model):
         trace = traced(model, infer_examples(model) if example is None else [example])
     found = find_sites(model, trace, where)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import is_lazy as _is_uninitialised
 
 from accuracy_booster.surgery.attach import REPORT
 
@@ -59,12 +62,19 @@ def _is_quantised(module: nn.Module) -> bool:
     return "quantized" in names and not waits
 
 
-def lazy_modules(model: nn.Module) -> list[str]:
-    """The names of modules whose weights get their shape in the first pass (nn.LazyConv2d, ...)."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if any(
-            is_lazy(t) for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        )
-    ]
+def is_lazy(model: nn.Module) -> bool:
+    """Whether a pass gives some weights their shape (nn.LazyConv2d, ...)."""
+    return any(map(_is_uninitialised, (*model.parameters(), *model.buffers())))
+
+
+def copy_of_lazy(model: nn.Module) -> nn.Module:
+    """A copy of a network with lazy modules, for a pass that must not change it.
+
+    `copy.deepcopy` alone fails: a buffer without a shape cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if _is_uninitialised(tensor):
+            make: Any = type(tensor)
+            memo[id(tensor)] = make(tensor.requires_grad, tensor.device, tensor.dtype)
+    return copy.deepcopy(model, memo)
