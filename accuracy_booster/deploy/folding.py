@@ -123,10 +123,10 @@ def _why_not(
 ) -> str | None:
     if reason := not_from_mean(gate):
         return reason
-    if flow is None:
-        return "it did not run in the pass, or gave no feature map"
     if not isinstance(module, (*NORMS, *LAYERS)):
         return f"a {ungated_class(module).__name__} is no batch norm, convolution or linear layer"
+    if flow is None:
+        return "it did not run in the pass, or gave no feature map"
     if not flow.call:
         return "it runs several times in a pass, or a module inside it gives its output"
     if ungated_class(module) in LAYERS and flow.call != "batch_norm":

@@ -1,15 +1,30 @@
 """Find where gates go, from how data flow in one pass and not from the names of classes.
 
-A residual site is the end of the branch of a sum `shortcut + branch` of two equally shaped maps
-that come from one value, where the shortcut is that value itself, something without weights
-(pooling, padding, striding), or a projection without a nonlinearity, and the branch has layers and
-a nonlinearity. So these are no sites: the parallel branches of RepVGG and MobileOne (no
-nonlinearity in a branch), the sums of resolutions in HRNet and feature pyramids (neither side is a
-projection, or a side ends in an upsampling), gates and attention inside a branch.
+Which branches count. A residual site is the end of the branch of a sum `shortcut + branch` of two
+equally shaped maps that come from one value, where the shortcut is that value itself, something
+without weights (pooling, padding, striding), or a projection without a nonlinearity, and the
+branch has layers and a nonlinearity. So these are no sites: the parallel branches of RepVGG and
+MobileOne (no nonlinearity in a branch), the sums of resolutions in HRNet and feature pyramids
+(neither side is a projection), gates and attention inside a branch.
 
-A concatenation of two counts where one is an identity half or a pooled shortcut that the other
-does not read (ShuffleNet). DenseNet's do not: it hands its input on unscaled, the new features are
-read by every later layer, and there is no sum that a gate could keep small; use where="conv" there.
+- The maps may have any number of dimensions of space: [N, C], [N, C, L], [N, C, H, W],
+  [N, C, D, H, W]. Branches on token maps [N, L, C], and branches that mix positions without any
+  convolution, are a transformer's: a gate weighs the channels of a map by their mean over space.
+- A branch whose last layer that sees more than one position upsamples is none, whether by
+  interpolate, pixel_shuffle, a transposed convolution or by hand: the sum joins two resolutions (a
+  long sum of U-Net or Linknet), and a gate would scale the whole decoder below it. Where the
+  shortcut is upsampled too, it is a residual block.
+- A concatenation of two counts where one is an identity half or a pooled shortcut that the other
+  does not read (ShuffleNet). DenseNet's do not: it hands its input on unscaled, the new features
+  are read by every later layer, and there is no sum that a gate could keep small; use where="conv"
+  there.
+
+Where the gate stands. After the branch's last layer, and before its trailing activations, poolings
+and layer scale, whether those are functions or modules. They must keep zero, so that a shut gate
+shuts the branch: ReLU, SiLU and tanh do, sigmoid does not. Before them the gate can be computed
+with the norm, the sum and the ReLU in one pass (`ab.fuse`), and folded into the convolution
+(`ab.fold`). Where the map before the activation is read elsewhere or given by no module, the gate
+stands after it.
 """
 
 # N batch, C channels, H W space
