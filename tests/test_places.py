@@ -200,9 +200,48 @@ def test_a_norm_over_channels_and_space_does_not_say_where_the_channels_are():
     assert (site.name, site.channels, site.layout) == ("b.3", C, "NCHW")
 
 
+class SqueezeExcite1d(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv1d(C, C, 1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.fc(x.mean(-1, keepdim=True)))
+
+
+def test_other_kinds_of_sites_on_maps_of_one_dimension():
+    model = nn.Sequential(nn.Conv1d(3, C, 3), nn.BatchNorm1d(C), nn.ReLU(), SqueezeExcite1d())
+    with pytest.warns(UserWarning, match="1 attention module"):
+        (site,) = sites_of(model, torch.randn(2, 3, 9), where="conv")
+    assert (site.name, site.spatial_size) == ("1", (7,))
+    planned = ab.plan(model, "se", example=torch.zeros(1, 3, 9), where="attention")
+    assert [(g.site.name, g.site.spatial_size) for g in planned.gates] == [("3", (7,))]
+    x = torch.randn(2, 3, 9)
+    before = model(x)
+    boosted = ab.boost(model, "se", example=x, where="attention")
+    assert boosted(x).shape == before.shape
+    torch.testing.assert_close(ab.unboost(boosted)(x), before)
+
+
 def test_a_recipe_that_does_not_fit_a_rank_names_the_site():
     with pytest.raises(ValueError, match=r"at '0\.b\.4': .*"):
         ab.plan(nn.Sequential(Block(0)), "cbam")
+
+
+def test_a_plan_prints_maps_of_every_rank():
+    for size, text in (((), "-"), ((9,), "9"), ((4, 5, 6), "4x5x6")):
+        planned = ab.plan(nn.Sequential(Block(len(size))), example=torch.zeros(1, C, *size))
+        assert planned.table()[1][0][:3] == ["0.b.4", str(C), text]
+        assert planned.to_dict()["gates"][0]["spatial_size"] == size
+
+
+@pytest.mark.parametrize("size", [(), (9,), (4, 5, 6)], ids=str)
+def test_gates_of_every_rank_are_saved_and_loaded(size, tmp_path):
+    x = torch.randn(2, C, *size)
+    base = nn.Sequential(Block(len(size)))
+    boosted = force(ab.boost(copy.deepcopy(base), example=x), 0.3).eval()
+    ab.save(boosted, tmp_path)
+    torch.testing.assert_close(ab.load(base, tmp_path).eval()(x), boosted(x))
 
 
 class Flattened(nn.Module):
@@ -522,6 +561,17 @@ def test_a_placeholder_that_runs_is_a_site():
     assert (site.name, site.channels) == ("p1", C)
     with pytest.raises(ValueError, match="'unused' is not run in a pass"):
         ab.plan(Placeholder(), example=torch.zeros(1, C, 6, 6), where=["unused"])
+
+
+def test_a_placeholder_is_left_as_it_is_by_fusing_and_folding():
+    model, x = randomise(Placeholder()).eval(), torch.randn(2, C, 6, 6)
+    boosted = force(ab.boost(model, example=x, where=["p1"])).eval()
+    for change in (ab.fuse, ab.fold):
+        changed = change(copy.deepcopy(boosted), example=x)
+        place = ab.fast_path(changed).places[0]
+        assert (place.name, place.fast) == ("p1", False)
+        assert "Identity is no batch norm" in place.how
+        torch.testing.assert_close(changed(x), boosted(x))
 
 
 def test_a_linear_head_is_a_place_by_name():
