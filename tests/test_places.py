@@ -260,6 +260,24 @@ def test_a_sum_of_flattened_maps():
     assert (site.name, site.spatial_size) == ("b.4", (4, 5))
 
 
+@pytest.mark.parametrize("where", ["residual", "conv"])
+def test_a_map_without_a_batch_has_no_site(where):
+    """[C, H, W] must not be taken for [N, C, L]."""
+    model = ConvOnly()
+    with pytest.raises(ValueError, match=r"unclear which dimension|no convolution"):
+        ab.plan(model, example=torch.zeros(C, 6, 7), where=where)
+    assert len(ab.plan(model, example=torch.zeros(1, C, 6, 7), where=where).gates) >= 1
+
+
+class ConvOnly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Sequential(nn.Conv2d(C, C, 3, 1, 1), nn.ReLU(), nn.Conv2d(C, C, 3, 1, 1))
+
+    def forward(self, x):
+        return x + self.b(x)
+
+
 # token maps
 
 
@@ -651,6 +669,7 @@ class Items(Takes):
 X = torch.zeros(1, C, 6, 6)
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple")
 @pytest.mark.parametrize(
     ("model", "words", "example"),
     [

@@ -393,6 +393,8 @@ def layout_of(value: Value) -> str | None:
         return "NCHW"
     while rank in MAP_RANKS and len(value.shape) == rank and value.call is not None:
         call = value.call
+        if _is_unbatched(call):
+            return None
         if (dim := _channel_dim(call, rank)) is None:
             if call.name in MOVES:
                 if (move := _move(call, rank)) is None:
@@ -407,6 +409,11 @@ def layout_of(value: Value) -> str | None:
             dim = move.index(dim)
         return {1: "NCHW", rank - 1: "NHWC"}.get(dim)
     return "NCHW" if len(value.shape) == rank in MAP_RANKS else None
+
+
+def _is_unbatched(call: Call) -> bool:
+    """Whether a convolution runs on one map without a batch: its channels come first of all."""
+    return call.name in CONVOLUTIONS and len(call.inputs[0].shape) != int(call.name[-2]) + 2
 
 
 def _channel_dim(call: Call, rank: int) -> int | None:

@@ -30,7 +30,12 @@ def conv_sites(trace: Trace) -> list[Found]:
         if len(value.users) == 1 and value.users[0].name in NORMS:
             reason, last = "after a convolution's norm", value.users[0].outputs[0]
         name = module_of(last, trace)
-        if name and name not in taken and is_map(last) and max(last.shape[2:], default=1) > 1:
+        if (
+            name
+            and name not in taken
+            and layout_of(last) == "NCHW"
+            and max(last.shape[2:], default=1) > 1
+        ):
             taken.add(name)
             found.append(Found(Site.of(name, last.shape), reason))
     return found
