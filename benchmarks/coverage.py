@@ -1,6 +1,6 @@
 """Boost every convolutional architecture of timm and torchvision and check every promise.
 
-    python benchmarks/coverage.py [--only PATTERN] [--max_parameters 60] [--minutes 60] [--output FILE]
+    python benchmarks/coverage.py [--only PATTERN] [--max_parameters 60] [--minutes 60] [--output F]
 
 For each architecture of residual_blocks.json (without weights): all norm affines, running
 statistics, skip gains and layer scales are randomised first, since many branches start at zero and

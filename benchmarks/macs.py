@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import accuracy_booster as ab
-from accuracy_booster.surgery.planning import infer_examples
+from accuracy_booster.surgery.examples import infer_examples
 
 NETWORKS = (
     *("resnet50", "resnext101_32x4d", "shufflenet_g3"),

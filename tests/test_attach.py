@@ -471,10 +471,9 @@ def test_measure_changes_nothing(network):
     ("names", "size", "words"),
     [
         (["bn", "bnn"], (3, 6, 6), "unknown module 'bnn'.*bn"),
-        (["head"], (3, 6, 6), r"'head'.*\[1, 4\].*\[N, C, H, W\]"),
         (["bn", "unused"], (3, 6, 6), "'unused'.*not run"),
         (["bn"], (4, 6, 6), r"image \[1, 4, 6, 6\]"),
-        (["bn"], (3, 6), r"image \[1, 3, 6\]"),
+        (["bn"], (3, 6), r"example \[1, 3, 6\]"),
     ],
 )
 def test_measure_refuses_and_changes_nothing(names, size, words):

@@ -15,8 +15,9 @@ from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.counter import Count, OperationCounter
 from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
+from accuracy_booster.surgery.examples import default_size, quiet_pass
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
-from accuracy_booster.surgery.planning import infer_examples, quiet_pass
+from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy
 from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
@@ -149,6 +150,8 @@ def complexity(
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
+    if is_lazy(model):  # a pass gives their weights a shape, and a query changes nothing
+        model = copy_of_lazy(model)
     if example is not None and input_size is not None:
         raise ValueError(f"input_size={input_size} and an example are given; give one of them")
     if example is None:
@@ -225,7 +228,7 @@ def _weights(module: nn.Module) -> int:
 
 def _size(model: nn.Module, given: Any) -> tuple[int, ...]:
     if given is None:
-        return tuple(infer_examples(model)[-1].shape[1:])
+        return default_size(model)
     whole = isinstance(given, (tuple, list)) and all(
         isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given
     )

@@ -20,7 +20,7 @@ from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
 from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
-from accuracy_booster.surgery.planning import refuse_wrapped
+from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
 
@@ -123,14 +123,16 @@ def _why_not(
 ) -> str | None:
     if reason := not_from_mean(gate):
         return reason
-    if flow is None or not flow.call:
-        return "it did not run once in the pass, or gave no feature map"
+    if not isinstance(module, (*NORMS, *LAYERS)):
+        return f"a {ungated_class(module).__name__} is no batch norm, convolution or linear layer"
+    if flow is None:
+        return "it did not run in the pass, or gave no feature map"
+    if not flow.call:
+        return "it runs several times in a pass, or a module inside it gives its output"
     if _is_layer(module) and flow.call != "batch_norm":
         if isinstance(module, nn.Linear) and len(flow.shape) != 2:
             return "its linear layer runs on sequences or maps whose channels come last"
         return "a hook reads its convolution" if is_hooked(module) else None
-    if not isinstance(module, NORMS):
-        return f"a {ungated_class(module).__name__} is no batch norm, convolution or linear layer"
     if not _is_plain(module):
         return "its norm has a hook, a class of its own, or no running statistics"
     if steps := after_norm(module):

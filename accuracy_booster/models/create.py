@@ -21,7 +21,7 @@ from accuracy_booster.models.resnet_cifar import ResNetCifar
 from accuracy_booster.models.resnet_imagenet import stride_in_first_conv, wide_resnet18
 from accuracy_booster.models.shufflenet import ShuffleNet
 from accuracy_booster.surgery import boost
-from accuracy_booster.surgery.planning import Where
+from accuracy_booster.surgery.where import Where
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 

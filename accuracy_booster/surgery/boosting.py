@@ -15,14 +15,18 @@ from accuracy_booster.surgery.attach import (
     has_kept_gates,
 )
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
-from accuracy_booster.surgery.planning import Where, make_plan
+from accuracy_booster.surgery.examples import infer_examples, traced
+from accuracy_booster.surgery.passes import Example
+from accuracy_booster.surgery.planning import make_plan
+from accuracy_booster.surgery.refusing import is_lazy
+from accuracy_booster.surgery.where import Where
 
 
 def boost(
     model: Model,
     recipe: str | Recipe = "ab",
     *,
-    example: torch.Tensor | None = None,
+    example: Example | None = None,
     where: Where = "residual",
     init: str = "paper",
     optimizer: torch.optim.Optimizer | None = None,
@@ -47,6 +51,8 @@ def boost(
     """
     planned = make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
     sites = [gate.site for gate in planned.gates]
+    if is_lazy(model):
+        traced(model, infer_examples(model) if example is None else [example])
     if optimizer is not None:
         _check_optimizer(optimizer, model)
     storage.remember(model)

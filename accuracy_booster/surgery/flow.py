@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from accuracy_booster.surgery.attach import disabled
+from accuracy_booster.surgery.examples import infer_examples, traced
 from accuracy_booster.surgery.find import residual_sites
 from accuracy_booster.surgery.passes import Example, as_inputs
-from accuracy_booster.surgery.planning import infer_examples, traced
 from accuracy_booster.surgery.rules import NORMS, SUMS
 from accuracy_booster.surgery.trace import Call, Value
 

@@ -13,7 +13,8 @@ from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned, refuse_wrapped
+from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -165,13 +166,13 @@ def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> s
     """Why a place cannot take the fast path, in a few words; None if it can."""
     if gate is not None and (reason := not_from_mean(gate)):
         return reason
-    if flow is None:
-        return "it did not run in the pass, or gave no feature map"
-    if len(flow.shape) == 2:
+    if flow is not None and len(flow.shape) == 2:
         return "its output is [N, C]: there is no space to take means over, and nothing to share"
     if ungated_class(module) not in fused_classes():
         name = ungated_class(module).__name__
         return f"a {name} is no batch norm or convolution that can be fused"
+    if flow is None:
+        return "it did not run in the pass, or gave no feature map"
     conv = isinstance(module, CONVS)
     if flow.call not in (("conv1d", "conv2d", "conv3d") if conv else ("batch_norm",)):
         return "it runs several times in a pass"

@@ -20,7 +20,8 @@ POOLS = {
     for rank in (1, 2, 3)
     for more in ("", "_with_indices")
 } | {"boolean_dispatch"}
-UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle"}
+UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle", "upsample_nearest", "upsample_bilinear"}
+UPSAMPLING |= {"repeat_interleave", "max_unpool1d", "max_unpool2d", "max_unpool3d"}
 SHAPES = {"permute", "contiguous", "to", "type_as", "float", "half", "bfloat16", "type", "clone"}
 SHAPES |= {"pad", "constant_pad_nd", "__getitem__", "dropout", "feature_dropout"}
 SHAPES |= {"dropout1d", "dropout2d", "dropout3d", "detach", "detach_", "copy_", "written"}
@@ -31,9 +32,11 @@ SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedi
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "alias"}
 SHAPES |= RESHAPES
 ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
-ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign"}
-ACTIVATIONS |= {"silu_", "elu_", "leaky_relu_", "hardtanh_", "celu_", "selu_", "tanh_"}
+ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign", "hardshrink"}
+ACTIVATIONS |= {"softshrink", "tanhshrink"}
+ACTIVATIONS |= {f"{name}_" for name in ACTIVATIONS if not name.endswith("_")}
 GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "softmax", "tanh"}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
 # where the input is 0 the output is: a gate may as well stand before
 KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS | {"abs", "abs_", "__abs__"}
+MAP_RANKS = range(2, 6)  # [N, C], [N, C, L], [N, C, H, W], [N, C, D, H, W]

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Site:
-    """The output [N, channels, *spatial_size] of the module `name`; in NHWC channels come last.
+    """The output of the module `name`, a feature map of any rank.
 
-    `spatial_size` has one number for each spatial dimension: none for [N, C].
+    Attributes:
+        name: of the module, as in `model.named_modules()`.
+        channels: C.
+        spatial_size: the sides of the map: (H, W), (L,), (D, H, W), or () for [N, C].
+        layout: "NCHW": channels come first, [N, C, *spatial_size], for maps of every rank.
+            "NHWC": channels come last, [N, *spatial_size, C].
     """
 
     name: str

@@ -69,6 +69,7 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.values: list[Value] = []
         self.calls_of: dict[str, int] = {}  # how often a module ran
+        self.gives_tensor: set[str] = set()  # modules whose output is one tensor, in no container
         self.input_of: dict[str, Value] = {}  # the first input of a module's last call
         self._known = WeakTensorKeyDictionary()
         self._written: dict[int, Written] = {}
@@ -227,6 +228,8 @@ class Trace(TorchFunctionMode):
         if name is None:
             return
         self.calls_of[name] = self.calls_of.get(name, 0) + 1
+        if isinstance(output, torch.Tensor):
+            self.gives_tensor.add(name)
         if inputs:
             self.input_of[name] = inputs[0]
         for tensor in outputs:
@@ -297,7 +300,7 @@ def _fills(args: Any) -> bool:
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     try:
         return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):  # sparse tensors, and other kinds without one
+    except (RuntimeError, NotImplementedError, ValueError):  # sparse or lazy tensors have none
         return None
 
 
