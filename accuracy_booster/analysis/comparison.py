@@ -91,10 +91,12 @@ def compare(
         ValueError: for anything that `ab.train` refuses, before the first run starts.
     """
     start = time.perf_counter()
+    now = True
     if resume is not None:
         begun = _begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
         options, output = begun["options"], str(resume)
+        now = "hold_out" in begun  # else an older version made its images and its split
     if isinstance(blocks, str) or not blocks:
         raise ValueError(f"blocks={blocks!r} must be a list of recipes, such as ['none', 'ab']")
     if len(set(blocks)) < len(blocks):
@@ -111,11 +113,12 @@ def compare(
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
-    data = engine.open_data(base)
+    data = engine.open_data_anew(base) if now else engine.open_data(base, hold_out="rows")
     variants = [engine.fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block that does not fit is told before the first run
         engine.build_network(variant)
     given = {"model": model, "blocks": list(blocks), "seeds": seeds, "options": options}
+    given |= {"hold_out": "names"} if now else {}
     write(where / BEGUN, (json.dumps(given, indent=1) + "\n").encode())
     runs = []
     with bars() as progress:

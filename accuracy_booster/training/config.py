@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from accuracy_booster.data.transforms import CROP_MODES, INTERPOLATIONS
 from accuracy_booster.errors import unknown
 
 
@@ -22,10 +23,12 @@ class TrainConfig:
         block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
             or "none"
         data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
-            folders (or .tar files of them), a directory of Parquet files, or what timm's factory
-            reads by number: hfds/NAME, torch/NAME
+            folders (or .tar files of them), a folder of class folders (then with validation), a
+            directory of Parquet files, or what timm's factory reads by number: hfds/NAME,
+            torch/NAME
         init: paper, or identity: the boosted network starts as what it was, for pretrained ones
-        pretrained: start from the weights of timm or torchvision
+        pretrained: start from the weights of timm or torchvision, on images made as for them: what
+            image_size, mean, std, interpolation, crop_pct and crop_mode do not give is theirs
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
@@ -57,7 +60,8 @@ class TrainConfig:
             0 is none
         augment: auto, crop, crop_flip, resized_crop or none
         validation: share of the training set held out; each epoch is then measured on it, and the
-            test set only once, at the end
+            test set only once, at the end; where the data have no test set, the share is the test
+            set
         seed: of the initial weights, the order of the images and their augmentation
         device: auto, cpu or cuda
         precision: fp32, bf16 or fp16
@@ -81,6 +85,11 @@ class TrainConfig:
         mean: per channel, of pixels in [0, 1]; by default the training set's, or ImageNet's where
             the images are not held in memory
         std: as mean
+        interpolation: bilinear, bicubic or nearest, when images are resized; by default bilinear
+        crop_pct: edge of the centre crop on which large images are measured, as a share of the
+            resized image's shorter edge; by default 0.875
+        crop_mode: center, squash (resize to a square first) or border (keep the whole image,
+            between borders), as timm's; by default center
     """
 
     model: str
@@ -135,6 +144,9 @@ class TrainConfig:
     num_classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
 
     def __post_init__(self):
         for name in ("data", "output", "data_dir"):
@@ -245,8 +257,11 @@ def _check(c: TrainConfig) -> None:
         ),
         "std": (c.std is None or all(s > 0 for s in c.std), "> 0"),
         "accumulate": (
-            c.accumulate >= 1 and c.batch_size % c.accumulate == 0,
-            f"a divisor of batch_size={c.batch_size}",
+            c.accumulate >= 1
+            and c.batch_size % c.accumulate == 0
+            and c.batch_size >= 2 * c.accumulate,
+            f"a divisor of batch_size={c.batch_size}, and <= {c.batch_size // 2}: a step's images "
+            "are split into so many parts, and a batch norm needs two images in each",
         ),
         "norm_weight_decay": (c.norm_weight_decay is None or c.norm_weight_decay >= 0, ">= 0"),
         "gate_weight_decay": (c.gate_weight_decay is None or c.gate_weight_decay >= 0, ">= 0"),
@@ -266,6 +281,15 @@ def _check(c: TrainConfig) -> None:
         "precision": (c.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
         "device": (c.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         "workers": (c.workers >= 0, ">= 0"),
+        "interpolation": (
+            c.interpolation in (None, *INTERPOLATIONS),
+            ", ".join(INTERPOLATIONS[:-1]) + f" or {INTERPOLATIONS[-1]}",
+        ),
+        "crop_pct": (c.crop_pct is None or 0 < c.crop_pct <= 1, "a share in (0, 1]"),
+        "crop_mode": (
+            c.crop_mode in (None, *CROP_MODES),
+            ", ".join(CROP_MODES[:-1]) + f" or {CROP_MODES[-1]}",
+        ),
         "num_classes": (c.num_classes is None or c.num_classes >= 1, ">= 1"),
     }
     for name, (holds, rule) in rules.items():

@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from torch import nn
 
 from accuracy_booster.blocks import recipe
 from accuracy_booster.data import Data, load_data
-from accuracy_booster.models import builder, classifier, create_model
+from accuracy_booster.models import builder, create_model
+from accuracy_booster.models.heads import classifier, heads, outputs_of
+from accuracy_booster.models.pretrained import at_size, pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
+from accuracy_booster.progress import note
 from accuracy_booster.surgery import added_parameters, attached
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
@@ -88,8 +92,26 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
     names = (
         *("batch_size", "eval_batch_size", "image_size", "augment", "validation", "mean", "std"),
         *("seed", "workers", "data_dir", "image_column", "label_column"),
+        *("interpolation", "crop_pct", "crop_mode"),
     )
     return load_data(config.data, **{**{name: getattr(config, name) for name in names}, **more})
+
+
+def open_data_anew(config: TrainConfig) -> Data:
+    """The data of a new run: a pretrained network gets images made as those it was trained on.
+
+    What is used is printed in one line, and `fill_in` keeps it in the run's configuration.
+    """
+    own = pretrained_preprocessing(config.model) if config.pretrained else None
+    if own is None:
+        return open_data(config)
+    if isinstance(config.image_size, tuple):
+        own = at_size(config.model, own, config.image_size)
+    names = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    given = {name: getattr(config, name) for name in names}
+    used = replace(own, **{name: value for name, value in given.items() if value is not None})
+    note(f"images as {config.model} was pretrained on: {used}")
+    return open_data(config, own=own)
 
 
 def check_names(config: TrainConfig) -> None:
@@ -119,6 +141,9 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         "mean": data.mean,
         "std": data.std,
         "augment": data.augment,
+        "interpolation": data.interpolation,
+        "crop_pct": data.crop_pct,
+        "crop_mode": data.crop_mode,
         "batch_size": data.loaders["train"].batch_size,  # no larger than the training set
         # fewer images than a batch come in one part
         "accumulate": config.accumulate
@@ -189,9 +214,9 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
     if not gates:
         raise ValueError("freeze='base' leaves nothing to train without a block; give one")
     trained = {id(p) for gate in gates.values() for p in gate.parameters()}
-    _, head = classifier(network)
+    outer = {id(p) for head in heads(network).values() for p in head.parameters()}
     if not config.pretrained or not _keeps_head(config):
-        trained |= {id(p) for p in head.parameters()}
+        trained |= outer
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
@@ -201,7 +226,7 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
 
 def _keeps_head(config: TrainConfig) -> bool:
     own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
-    return classifier(own)[1].out_features == config.num_classes
+    return outputs_of(classifier(own)[1]) == config.num_classes
 
 
 def make_optimizer(

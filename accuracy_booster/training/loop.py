@@ -28,6 +28,7 @@ from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import checkpoint, compiling, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
+from accuracy_booster.training.outputs import split_outputs
 from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
 
@@ -45,10 +46,12 @@ class Trainer:
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
-        if config.batch_size % (self.world * config.accumulate):
+        parts = self.world * config.accumulate
+        if config.batch_size % parts or config.batch_size < 2 * parts:
             raise ValueError(
                 f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
-                f"times accumulate={config.accumulate}"
+                f"times accumulate={config.accumulate}, and at least {2 * parts}: a batch norm "
+                "needs two images in each part"
             )
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -131,8 +134,12 @@ class Trainer:
             x, targets = self.mixing(x, labels)
         together = self.config.sync_bn and self.world > 1
         with synchronised() if together else contextlib.nullcontext():
-            logits = self.forward(x).float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+            logits, others = split_outputs(self.forward(x))
+        logits, smoothing = logits.float(), self.config.label_smoothing
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        for weight, other in others:
+            own = F.cross_entropy(other.float(), targets, label_smoothing=smoothing)
+            loss = loss + weight * own
         return loss, logits
 
     def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> None:

@@ -106,6 +106,11 @@ class Run:
         write(self.path / INFO, (json.dumps(self.info, indent=1) + "\n").encode())
 
     @property
+    def hold_out(self) -> str:
+        """How the share for validation was drawn: runs of older versions drew it by rows."""
+        return self.info.get("hold_out") or "rows"
+
+    @property
     def ended(self) -> bool:
         return (self.path / WEIGHTS).is_file()
 

@@ -80,7 +80,7 @@ def train(
     engine.check_names(config)
     output = output_dir(config)
     Run.check(output, config.overwrite)
-    data = engine.open_data(config)
+    data = engine.open_data_anew(config)
     config = engine.fill_in(config.change({"output": str(output)}), data)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True)
@@ -92,7 +92,7 @@ def resume_training(path: Path, **options: Any) -> TrainResult:
     config = config.change({**options, "output": str(path)})
     if run.ended:
         return result_of(run, config)
-    data = engine.open_data(config, classes=run.info["classes"])
+    data = engine.open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True, run=run)
 
@@ -131,7 +131,7 @@ def run_training(
             if saved is not None:
                 trainer.restore(saved)
         elif main:
-            info = {"classes": list(data.classes), "device": _device(trainer)}
+            info = {"classes": list(data.classes), "device": _device(trainer), "hold_out": "names"}
             run = Run.create(path, config, info)
         trainer.accelerator.wait_for_everyone()
         if run is None:

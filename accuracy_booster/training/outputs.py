@@ -1,0 +1,52 @@
+"""What networks give: their logits, and the logits of auxiliary heads.
+
+A network gives its logits alone, or more in training mode:
+
+    GoogLeNet and Inception v3 of torchvision   a named tuple with `logits` and `aux_logits...`
+    torchvision's segmentation networks         a dict with "out" and "aux"
+    Hugging Face's networks                     an object or a dict with `logits`
+    others                                      a tuple or list, the logits first
+
+Auxiliary logits add to the loss: 0.3 of each of two (GoogLeNet's paper, section 5), 0.4 of a
+single one (Inception v3 in PyTorch's tutorials), 0.5 of "aux" (torchvision's references).
+"""
+
+# N batch, K classes
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+Auxiliary = list[tuple[float, torch.Tensor]]
+
+
+def split_outputs(output: Any) -> tuple[torch.Tensor, Auxiliary]:
+    """A network's output -> its logits [N, K], and (weight in the loss, logits) of other heads.
+
+    Raises:
+        ValueError: for an output without logits [N, K].
+    """
+    logits, others, weight = output, [], None
+    if isinstance(output, Mapping) and "out" in output:
+        logits, others, weight = output["out"], [output.get("aux")], 0.5
+    elif isinstance(output, Mapping):
+        logits = output.get("logits")
+    elif hasattr(output, "_fields") and hasattr(output, "logits"):
+        logits = output.logits
+        others = [getattr(output, name) for name in output._fields if name != "logits"]
+    elif hasattr(output, "logits"):
+        logits = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        logits, *others = output
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        shape = f" {list(logits.shape)}" if isinstance(logits, torch.Tensor) else ""
+        raise ValueError(
+            f"the network gives a {type(output).__name__}{shape}; training and measuring need "
+            "logits [N, classes], alone, first in a tuple, or named 'logits' or 'out'"
+        )
+    heads = [o for o in others if isinstance(o, torch.Tensor) and o.shape == logits.shape]
+    weight = weight or (0.4 if len(heads) == 1 else 0.3)
+    return logits, [(weight, head) for head in heads]
