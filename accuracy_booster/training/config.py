@@ -26,9 +26,12 @@ class TrainConfig:
             folders (or .tar files of them), a folder of class folders (then with validation), a
             directory of Parquet files, or what timm's factory reads by number: hfds/NAME,
             torch/NAME
-        init: paper, or identity: the boosted network starts as what it was, for pretrained ones
+        init: auto, paper, or identity: the boosted network starts as what it was. auto is identity
+            where the network starts from trained weights without gates, else paper
         pretrained: start from the weights of timm or torchvision, on images made as for them: what
             image_size, mean, std, interpolation, crop_pct and crop_mode do not give is theirs
+        weights: start from a file (.safetensors, or of torch.save) or from a run's directory; a
+            head for other classes starts anew
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
@@ -95,8 +98,9 @@ class TrainConfig:
     model: str
     block: str = "ab"
     data: str = "digits"
-    init: str = "paper"
+    init: str = "auto"
     pretrained: bool = False
+    weights: str | None = None
     freeze: str = "none"
     gate_lr: float | None = None
     output: str | None = None
@@ -149,7 +153,7 @@ class TrainConfig:
     crop_mode: str | None = None
 
     def __post_init__(self):
-        for name in ("data", "output", "data_dir"):
+        for name in ("data", "output", "data_dir", "weights"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         if self.block is None:
@@ -238,7 +242,11 @@ def _check(c: TrainConfig) -> None:
         "eval_batch_size": (c.eval_batch_size >= 1, ">= 1"),
         "lr": (c.lr > 0, "> 0"),
         "gate_lr": (c.gate_lr is None or c.gate_lr > 0, "> 0"),
-        "init": (c.init in ("paper", "identity"), "paper or identity"),
+        "init": (c.init in ("auto", "paper", "identity"), "auto, paper or identity"),
+        "weights": (
+            c.weights is None or (bool(c.weights) and not c.pretrained),
+            "a file or a run, and without pretrained: one start or the other",
+        ),
         "freeze": (c.freeze in ("none", "base"), "none or base"),
         "momentum": (0 <= c.momentum < 1, "in [0, 1)"),
         "nesterov": (not c.nesterov or c.momentum > 0, "used with a momentum > 0"),

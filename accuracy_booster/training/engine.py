@@ -24,6 +24,7 @@ from accuracy_booster.surgery import added_parameters, attached
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
+from accuracy_booster.training.start import decide_start, keeps_head
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -125,8 +126,10 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
     """The configuration with what the data decide: it repeats the run as it is.
 
     Raises:
-        ValueError: for classes or channels that do not fit the configuration.
+        ValueError: for classes or channels that do not fit the configuration, or weights that
+            cannot be read.
     """
+    config = decide_start(config)
     classes = len(data.classes)
     if config.num_classes is not None and classes > config.num_classes:
         raise ValueError(
@@ -158,7 +161,7 @@ def build_network(config: TrainConfig, *, pretrained: bool = False) -> nn.Module
     network = create_model(
         config.model,
         recipe=config.block,
-        init=config.init if config.block != "none" else "paper",
+        init="identity" if config.block != "none" and config.init == "identity" else "paper",
         pretrained=pretrained,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],
@@ -215,7 +218,7 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
         raise ValueError("freeze='base' leaves nothing to train without a block; give one")
     trained = {id(p) for gate in gates.values() for p in gate.parameters()}
     outer = {id(p) for head in heads(network).values() for p in head.parameters()}
-    if not config.pretrained or not _keeps_head(config):
+    if not _keeps_head(network, config):
         trained |= outer
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
@@ -224,7 +227,12 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
     return norms
 
 
-def _keeps_head(config: TrainConfig) -> bool:
+def _keeps_head(network: nn.Module, config: TrainConfig) -> bool:
+    """Whether the head came with trained weights and fits the classes as it is."""
+    if config.weights is not None:
+        return keeps_head(network, config)
+    if not config.pretrained:
+        return False
     own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
     return outputs_of(classifier(own)[1]) == config.num_classes
 

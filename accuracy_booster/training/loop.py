@@ -25,7 +25,7 @@ from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
-from accuracy_booster.training import checkpoint, compiling, engine
+from accuracy_booster.training import checkpoint, compiling, engine, start
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
 from accuracy_booster.training.outputs import split_outputs
@@ -73,6 +73,12 @@ class Trainer:
         self._saved = time.monotonic()
         self.skipped = 0  # steps in a row, by fp16's loss scaling
         self.seconds = 0.0  # before this process went on
+
+    def start_from_weights(self) -> str:
+        """Put the weights that the configuration names into the network; returns what came."""
+        line = start.start_from_weights(self.plain, self.config)
+        self.average = engine.make_average(self.plain, self.config)
+        return line
 
     def _no_sums(self) -> torch.Tensor:
         """Of an epoch so far: loss, hits, images. float64, so that the order hardly matters."""

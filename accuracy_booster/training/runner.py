@@ -120,6 +120,7 @@ def run_training(
             Run.check_place(path)
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
+        saved = None
         if run is not None:
             saved, problems = checkpoint.load(path)
             if main:
@@ -133,6 +134,10 @@ def run_training(
         elif main:
             info = {"classes": list(data.classes), "device": _device(trainer), "hold_out": "names"}
             run = Run.create(path, config, info)
+        if saved is None and config.weights is not None:
+            line = trainer.start_from_weights()
+            if main:
+                progress.console.print(line, markup=False)
         trainer.accelerator.wait_for_everyone()
         if run is None:
             run = Run(path)
