@@ -17,14 +17,6 @@ NESTED = (
     *("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema"),
     "network",
 )
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "network",
-)
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "net.", "encoder.")
 GATES = ".recalibrate."
 Tensors = dict[str, torch.Tensor]
