@@ -53,6 +53,7 @@ class Data:
     crop_pct: float | None
     crop_mode: str | None
     unreadable: list[str]  # images that were left out when the data were read into memory
+    marks: dict[str, str]  # of each split that was read: what tells it from another data set's
     loaders: dict[str, Loader] = field(repr=False)
     make_loaders: Callable[[int], dict[str, Loader]] = field(repr=False)
 
@@ -138,6 +139,7 @@ def load_data(
     images = {split: part for split, (part, _) in read.items()}
     names = {split: given for split, (_, given) in read.items()}
     class_names = _same_classes(source.name, images, names, classes)
+    marks = {split: parts.mark(part) for split, part in images.items()}
     first = next(iter(images.values()))
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
@@ -188,7 +190,7 @@ def load_data(
     images = {split: _compact(part) for split, part in images.items()}
     return Data(
         *(source.name, class_names, chans, size, mean, std, augment),
-        *(interpolation, crop_pct, crop_mode, unreadable),
+        *(interpolation, crop_pct, crop_mode, unreadable, marks),
         *(make_loaders(seed), make_loaders),
     )
 

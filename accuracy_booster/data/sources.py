@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,20 @@ class Source:
                 f"which go from 0 to {last}"
             )
         return images, classes
+
+
+def place(data: str) -> str:
+    """The absolute path of a directory, which names it from everywhere; other names as they are."""
+    if data in BUILT_IN or not Path(data).expanduser().is_dir():
+        return data
+    return os.path.abspath(Path(data).expanduser())
+
+
+def exists(data: str) -> bool:
+    """Whether `find` has a source for the name, as far as can be told without reading."""
+    from accuracy_booster.data.timm_sources import is_timms
+
+    return data in BUILT_IN or Path(data).expanduser().is_dir() or is_timms(data)
 
 
 def find(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,10 @@ NESTED = (
     "network",
 )
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "net.", "encoder.")
+# names that torch.compile, FSDP and activation checkpointing put anywhere in a name
+WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 GATES = ".recalibrate."
+SAVED, GATES_FILE = "model.safetensors", "booster.safetensors"  # of a run, and of `ab.save`
 Tensors = dict[str, torch.Tensor]
 
 
@@ -29,38 +35,42 @@ class Loaded:
     Attributes:
         tensors: how many of the network's tensors are from the file.
         new: names that keep their fresh values: heads for other classes, gates.
+        unused: how many of the file's tensors belong to something around the network.
     """
 
     tensors: int
     new: list[str]
+    unused: int = 0
 
 
 def read_weights(path: str | Path) -> Tensors:
-    """The tensors of a .safetensors file, a file of `torch.save`, or a finished run's directory.
+    """The tensors of a file, a finished run's directory, or a directory of `ab.save(full=True)`.
 
-    Files of `torch.save` are read with `weights_only=True`, so no code in them runs.
+    A file is a .safetensors file or one of `torch.save`. It is read with `weights_only=True`, so
+    no code in it runs.
 
     Raises:
         ValueError: for a file that is not there, is damaged, or holds no tensors by name.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"weights={str(path)!r}: there is no such file")
+    path = _file(Path(path).expanduser())
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path, device="cpu")
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with _plain_values():
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        if (other := re.search(r"GLOBAL ([\w.]+)", str(e))) is None:
+            raise ValueError(
+                f"weights={str(path)!r} cannot be read: it is no file of torch.save"
+            ) from None
         raise ValueError(
-            f"weights={str(path)!r} holds more than tensors (a whole pickled network, say), and "
-            "reading that could run code; save model.state_dict() instead"
+            f"weights={str(path)!r} holds more than tensors ({other[1]}), and reading that could "
+            "run code; save model.state_dict() instead"
         ) from None
     except Exception as e:
-        reason = " ".join(str(e).split())[:200]
+        reason = " ".join(str(e).split())[:200] or "it is empty or cut off"
         raise ValueError(f"weights={str(path)!r} cannot be read: {reason}") from e
     while isinstance(found, Mapping):
         inner = next((found[n] for n in NESTED if isinstance(found.get(n), Mapping)), None)
@@ -80,17 +90,61 @@ def read_weights(path: str | Path) -> Tensors:
     return tensors
 
 
+def _file(path: Path) -> Path:
+    """The file that a path means."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"weights={str(path)!r}: there is no such file")
+        return path
+    for name in (SAVED, GATES_FILE):
+        if (path / name).is_file():
+            return path / name
+    begun = (path / "config.yaml").is_file()
+    why = "the run there has not ended" if begun else f"the directory holds no {SAVED}"
+    raise ValueError(f"weights={str(path)!r}: {why}; give a finished run, or a file of weights")
+
+
+@contextmanager
+def _plain_values() -> Iterator[None]:
+    """Let checkpoints hold argparse's options and NumPy's numbers, as many do: they are data."""
+    import numpy as np
+
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([argparse.Namespace, np.dtype, *kinds, *names]):
+        yield
+
+
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> Loaded:
-    """Put tensors of a file into a network, in place.
+    """Put tensors of a file into a network, in place, as `match_weights` matches them.
+
+    Raises:
+        ValueError: where they do not fit.
+    """
+    fitting, loaded = match_weights(model, tensors, source)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, value in fitting.items():
+            own[name].copy_(value)
+    return loaded
+
+
+def match_weights(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str
+) -> tuple[Tensors, Loaded]:
+    """The tensors of a file by the names that a network has for them, and what comes of it.
 
     Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`, `backbone.`, ...) are taken off. A
-    head for another number of classes and gates that the file lacks keep their fresh values.
+    head for another number of classes, and gates where the file has none, keep their fresh values.
 
     Raises:
         ValueError: where other tensors are missing, left over, or of another shape.
     """
-    own = model.state_dict()
-    given = _without_prefixes(dict(tensors), set(own))
+    own = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
+    plain = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    given = _without_prefixes(plain, set(own))
+    unused = len(plain) - len(given)
     outer = {f"{name}.{part}" for name in heads(model) for part in ("weight", "bias")} & set(own)
     given = _with_head(given, own, outer)
     other = [n for n in given if n in own and given[n].shape != own[n].shape]
@@ -108,7 +162,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
             f"weights={source!r} holds gates, such as {gates[0]!r}, which the network has not; "
             "give the block that they are of"
         )
-    new += [name for name in missing if name in outer or GATES in f".{name}"]
+    has_gates = any(GATES in f".{name}" for name in given)
+    new += [n for n in missing if n in outer or (GATES in f".{n}" and not has_gates)]
     missing = [name for name in missing if name not in new]
     if missing or left:
         problems = [
@@ -117,13 +172,11 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
             if names
         ]
         raise ValueError(
-            f"weights={source!r} are of another network: of its tensors {', '.join(problems)}"
+            f"weights={source!r} do not fit the network: of the tensors {', '.join(problems)}; "
+            "give the model and the block that they are of"
         )
     fitting = {name: value for name, value in given.items() if name in own and name not in new}
-    with torch.no_grad():
-        for name, value in fitting.items():
-            own[name].copy_(value)
-    return Loaded(len(fitting), new)
+    return fitting, Loaded(len(fitting), new, unused)
 
 
 def _counts(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,13 +26,15 @@ class TrainConfig:
         data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
             folders (or .tar files of them), a folder of class folders (then with validation), a
             directory of Parquet files, or what timm's factory reads by number: hfds/NAME,
-            torch/NAME
+            torch/NAME. A run keeps the absolute path; train --resume RUN --data PLACE and eval
+            --data PLACE take data that have moved
         init: auto, paper, or identity: the boosted network starts as what it was. auto is identity
             where the network starts from trained weights without gates, else paper
         pretrained: start from the weights of timm or torchvision, on images made as for them: what
             image_size, mean, std, interpolation, crop_pct and crop_mode do not give is theirs
-        weights: start from a file (.safetensors, or of torch.save) or from a run's directory; a
-            head for other classes starts anew
+        weights: start from a file (.safetensors, or of torch.save), a run's directory, or one of
+            ab.save(full=True): the base network alone or with its gates. Prefixes such as module.
+            are taken off; a head for other classes starts anew
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
@@ -40,7 +43,7 @@ class TrainConfig:
         bad_images: unreadable images, of all splits, that are skipped before training stops
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
-        epochs: passes over the training set
+        epochs: passes over the training set; train --resume RUN --epochs N trains a run longer
         batch_size: images per step, of all processes together
         accumulate: parts into which a step's images are split, one after the other
         lr: learning rate
@@ -188,7 +191,7 @@ class TrainConfig:
     @property
     def data_name(self) -> str:
         """The data set's name, or the last part of its path."""
-        return Path(self.data).name
+        return os.path.basename(os.path.abspath(Path(self.data).expanduser()))
 
     @property
     def input_size(self) -> tuple[int, int, int]:

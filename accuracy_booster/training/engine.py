@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import recipe
-from accuracy_booster.data import Data, load_data
+from accuracy_booster.data import Data, load_data, sources
 from accuracy_booster.models import builder, create_model
-from accuracy_booster.models.heads import classifier, heads, outputs_of
+from accuracy_booster.models.heads import heads
 from accuracy_booster.models.pretrained import at_size, pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
@@ -24,7 +24,7 @@ from accuracy_booster.surgery import added_parameters, attached
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
-from accuracy_booster.training.start import decide_start, keeps_head
+from accuracy_booster.training.start import decide_start, run_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,8 +101,13 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
 def open_data_anew(config: TrainConfig) -> Data:
     """The data of a new run: a pretrained network gets images made as those it was trained on.
 
-    What is used is printed in one line, and `fill_in` keeps it in the run's configuration.
+    One that starts from a run's weights gets pixels normalised as in that run. What is used is
+    printed in one line, and `fill_in` keeps it in the run's configuration.
     """
+    if config.weights is not None and (begun := run_of(config.weights)) is not None:
+        mean, std = config.mean or begun.mean, config.std or begun.std
+        note(f"images as {config.weights} was trained on: mean {mean}, std {std}")
+        return open_data(config, mean=mean, std=std)
     own = pretrained_preprocessing(config.model) if config.pretrained else None
     if own is None:
         return open_data(config)
@@ -113,6 +118,12 @@ def open_data_anew(config: TrainConfig) -> Data:
     used = replace(own, **{name: value for name, value in given.items() if value is not None})
     note(f"images as {config.model} was pretrained on: {used}")
     return open_data(config, own=own)
+
+
+def place_data(config: TrainConfig) -> TrainConfig:
+    """The configuration with absolute paths of its data, which name them from everywhere."""
+    root = config.data_dir and os.path.abspath(Path(config.data_dir).expanduser())
+    return config.change({"data": sources.place(config.data), "data_dir": root})
 
 
 def check_names(config: TrainConfig) -> None:
@@ -129,7 +140,7 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         ValueError: for classes or channels that do not fit the configuration, or weights that
             cannot be read.
     """
-    config = decide_start(config)
+    config = place_data(decide_start(config))
     classes = len(data.classes)
     if config.num_classes is not None and classes > config.num_classes:
         raise ValueError(
@@ -203,10 +214,10 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
     return network
 
 
-def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
+def freeze(network: nn.Module, config: TrainConfig, *, keeps_head: bool) -> list[nn.Module]:
     """Freeze what `config.freeze` says; returns the norms that then stay in eval mode.
 
-    The head stays trainable unless it came with pretrained weights and fits the classes as it is.
+    Heads stay trainable unless `keeps_head` says that theirs are trained weights for the classes.
 
     Raises:
         ValueError: if nothing would be left to train.
@@ -218,23 +229,13 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
         raise ValueError("freeze='base' leaves nothing to train without a block; give one")
     trained = {id(p) for gate in gates.values() for p in gate.parameters()}
     outer = {id(p) for head in heads(network).values() for p in head.parameters()}
-    if not _keeps_head(network, config):
+    if not keeps_head:
         trained |= outer
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     norms = [m for m in network.modules() if hasattr(m, "running_mean") and id(m) not in inside]
     return norms
-
-
-def _keeps_head(network: nn.Module, config: TrainConfig) -> bool:
-    """Whether the head came with trained weights and fits the classes as it is."""
-    if config.weights is not None:
-        return keeps_head(network, config)
-    if not config.pretrained:
-        return False
-    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
-    return outputs_of(classifier(own)[1]) == config.num_classes
 
 
 def make_optimizer(

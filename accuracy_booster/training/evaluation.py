@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.data import Data, class_names, normalise
+from accuracy_booster.data import Data, class_names, normalise, sources
 from accuracy_booster.data.batches import Batch, Loader
 from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
@@ -23,6 +23,7 @@ from accuracy_booster.progress import bars, note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
 from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.reopen import check_place, what_changed
 from accuracy_booster.training.run import Run
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ def evaluate(
 
     Args:
         model: a run's directory, or a module that maps images [N, C, H, W] to logits.
-        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on.
+        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on. A
+            warning says if that is no longer what it was.
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
         fold: measure the network as `ab.fold` makes it for inference.
@@ -162,6 +164,7 @@ def evaluate(
         if name not in OPTIONS:
             raise unknown("option", name, OPTIONS)
     more: dict[str, Any] = {}
+    own_data = False  # whether a run is measured on what it was trained on
     if isinstance(model, nn.Module):
         if data is None:
             raise ValueError("which data? a module does not know; pass data=...")
@@ -176,7 +179,10 @@ def evaluate(
         run, config = Run.open(Path(model))
         network, classes = load_network(run.path, config), run.info["classes"]
         more["hold_out"] = run.hold_out
-        if data not in (None, config.data):  # other data: their columns have other names
+        own_data = data is None or sources.place(str(data)) == sources.place(config.data)
+        if data is None:
+            check_place(run, config)
+        elif not own_data:  # other data: their columns have other names
             config = config.change({"data": data, "image_column": None, "label_column": None})
         config = config.change(options)
     accelerator = make_accelerator(config)
@@ -185,6 +191,8 @@ def evaluate(
     loaded = open_data(config, splits=splits, training=False, classes=classes, **more)
     if "own" in more:
         note(f"images as the module was pretrained on: {_used(loaded)}")
+    if own_data and (changed := what_changed(run, config, loaded)):
+        warnings.warn(changed, stacklevel=2)
     if split not in loaded.loaders:
         raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)

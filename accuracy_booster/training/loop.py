@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ STEP = 1  # of the random stream of a step, beside those of `data.batches`
 class Trainer:
     """The state of a run and its steps; `fit` runs them all."""
 
-    def __init__(self, config: TrainConfig, data: Data):
+    def __init__(self, config: TrainConfig, data: Data, *, keeps_head: bool | None = None):
         from accelerate.utils import set_seed
 
         self.config, self.data = config, data
@@ -57,7 +58,11 @@ class Trainer:
             keep_freed_memory()
         set_seed(config.seed)
         self.plain = engine.build_network(config, pretrained=config.pretrained)
-        self.frozen_norms = engine.freeze(self.plain, config)
+        # decided once: a run that goes on does not need the file of weights any more
+        if keeps_head is None:
+            keeps_head = config.freeze != "none" and start.keeps_head(self.plain, config)
+        self.keeps_head = keeps_head
+        self.frozen_norms = engine.freeze(self.plain, config, keeps_head=self.keeps_head)
         fused = self.device.type in ("cpu", "cuda")
         optimizer = engine.make_optimizer(self.plain, config, fused=fused)
         self.network, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
@@ -79,6 +84,38 @@ class Trainer:
         line = start.start_from_weights(self.plain, self.config)
         self.average = engine.make_average(self.plain, self.config)
         return line
+
+    def check_network(self) -> None:
+        """Try the network on two blank images, and leave it as it was.
+
+        Raises:
+            ValueError: if it cannot take images of this size, or gives no logits of the classes.
+        """
+        config, plain = self.config, self.plain
+        before = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+        blank = torch.zeros(2, *config.input_size, device=self.device)
+        plain.train()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of small batches
+                logits, _ = split_outputs(plain(blank))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as e:
+            reason = " ".join(str(e).split())[:200]
+            raise ValueError(
+                f"{config.model} cannot take images of {' x '.join(map(str, config.input_size))} "
+                f"({reason}); give another image_size"
+            ) from e
+        finally:
+            for name, buffer in plain.named_buffers():
+                if name in before:
+                    buffer.copy_(before[name])
+        if logits.shape[1] < (config.num_classes or 0):
+            raise ValueError(
+                f"{config.model} gives {logits.shape[1]} logits, fewer than "
+                f"num_classes={config.num_classes}"
+            )
 
     def _no_sums(self) -> torch.Tensor:
         """Of an epoch so far: loss, hits, images. float64, so that the order hardly matters."""

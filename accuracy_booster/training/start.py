@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
 from accuracy_booster.blocks import recipe
-from accuracy_booster.models.heads import heads
-from accuracy_booster.models.weights import GATES, load_weights, read_weights
+from accuracy_booster.models import builder, classifier
+from accuracy_booster.models.heads import heads, outputs_of
+from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights, read_weights
 from accuracy_booster.progress import note
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run import WEIGHTS, Run
 
 
 def decide_start(config: TrainConfig) -> TrainConfig:
     """The configuration with `init` decided; where it is not the usual, one line says how.
 
     Raises:
-        ValueError: for weights that cannot be read.
+        ValueError: for weights that cannot be read, or gates that started in another way.
     """
     gates = False
     if config.weights is not None:
-        config = config.change({"weights": str(Path(config.weights).absolute())})
-        gates = any(GATES in f".{name}" for name in read_weights(str(config.weights)))
+        place = os.path.abspath(Path(config.weights).expanduser())
+        config = config.change({"weights": place})
+        gates = any(GATES in f".{name}" for name in read_weights(place))
+    if config.block == "none":
+        return config.change({"init": "paper"}) if config.init == "auto" else config
+    if gates:
+        return _as_the_gates_did(config)
     if config.init != "auto":
         return config
-    if config.block == "none" or not (config.pretrained or config.weights):
+    if not (config.pretrained or config.weights):
         return config.change({"init": "paper"})
-    if gates:
-        how = _init_of(str(config.weights))
-        note(f"init={how}: the gates are those of {config.weights}")
-        return config.change({"init": how})
     try:
         recipe(config.block).as_identity()
     except ValueError:
@@ -44,12 +49,44 @@ def decide_start(config: TrainConfig) -> TrainConfig:
     return config.change({"init": "identity"})
 
 
-def _init_of(weights: str) -> str:
-    """How the gates of a run started; of a file alone that is not known, and taken as "paper"."""
+def _as_the_gates_did(config: TrainConfig) -> TrainConfig:
+    """The configuration with the `init` of the gates in its weights.
+
+    It is the gates' scale, 1 or 2, so trained gates with the other one give other outputs.
+    """
+    known = _init_of(Path(str(config.weights)))
+    if config.init == "auto":
+        how = "" if known else ", taken as paper's, which the file does not say"
+        note(f"init={known or 'paper'}: the gates are those of {config.weights}{how}")
+        return config.change({"init": known or "paper"})
+    if known not in (None, config.init):
+        raise ValueError(
+            f"init={config.init!r}, but the gates of {config.weights} started with init={known!r} "
+            "and give other outputs otherwise; leave init out"
+        )
+    return config
+
+
+def run_of(weights: str) -> TrainConfig | None:
+    """The configuration of the finished run that weights are of, or None where they are a file."""
+    path = Path(weights).expanduser()
     try:
-        return Run.open(Path(weights))[1].init
+        return Run.open(path.parent if path.name == WEIGHTS else path)[1]
     except ValueError:
-        return "paper"
+        return None
+
+
+def _init_of(weights: Path) -> str | None:
+    """How the gates of a run or of `ab.save` started; of another file it is not known."""
+    if (run := run_of(str(weights))) is not None:
+        return "identity" if run.init == "identity" else "paper"
+    folder = weights if weights.is_dir() else weights.parent
+    try:
+        info = json.loads((folder / "booster.json").read_text())
+        ends = [gate["weigh"][-1] for r in info["recipes"].values() for gate in r["gates"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return "identity" if any(end.get("scale") == 2 for end in ends) else "paper"
 
 
 def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
@@ -60,16 +97,27 @@ def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
     """
     source = str(config.weights)
     loaded = load_weights(network, read_weights(source), source)
-    new = [name for name in loaded.new if GATES not in f".{name}"]
-    more = f"; a new head: {', '.join(new)}" if new else ""
-    return f"starting from {source}: {loaded.tensors} tensors{more}"
+    return f"starting from {source}: {', '.join(_told(loaded))}"
+
+
+def _told(loaded: Loaded) -> Iterator[str]:
+    yield f"{loaded.tensors} tensors"
+    if head := [name for name in loaded.new if GATES not in f".{name}"]:
+        yield f"a new head ({', '.join(head)})"
+    if len(head) < len(loaded.new):
+        yield "new gates"
+    if loaded.unused:
+        yield f"{loaded.unused} tensors of the file are not of this network"
 
 
 def keeps_head(network: nn.Module, config: TrainConfig) -> bool:
-    """Whether the weights have a head that fits the classes as it is."""
-    source = str(config.weights)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    new = load_weights(network, read_weights(source), source).new
-    network.load_state_dict(before)
-    outer = {f"{name}.{part}" for name in heads(network) for part in ("weight", "bias")}
-    return not outer & set(new)
+    """Whether the head comes with trained weights that fit the classes as it is."""
+    if config.weights is not None:
+        source = str(config.weights)
+        new = match_weights(network, read_weights(source), source)[1].new
+        outer = {f"{name}.{part}" for name in heads(network) for part in ("weight", "bias")}
+        return not outer & set(new)
+    if not config.pretrained:
+        return False
+    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
+    return outputs_of(classifier(own)[1]) == config.num_classes
