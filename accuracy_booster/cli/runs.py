@@ -65,7 +65,7 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--resume",
         type=str | None,
-        help="go on with the comparison in this directory, as it was (--data PLACE: its data moved)",
+        help="go on with the comparison in this directory, as it was; --data if its data moved",
     )
     parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
 

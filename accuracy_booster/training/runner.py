@@ -91,7 +91,9 @@ def train(
 def resume_training(path: Path, **options: Any) -> TrainResult:
     """Go on with a run, as `train(resume=path)`."""
     run, stored = Run.open(path, ended=False)
-    config = engine.place_data(stored.change({**options, "output": str(path)}))
+    config = stored.change({**options, "output": str(path)})
+    if {"data", "data_dir"} & set(options):  # else an older run keeps its relative path
+        config = engine.place_data(config)
     _check_length(run, config, len(run.history()))
     if run.ended and config.epochs == stored.epochs:
         return result_of(run, config)
