@@ -141,7 +141,7 @@ def test_runs_of_an_older_version_go_on(here, capsys, monkeypatch):
     told = " ".join(capsys.readouterr().err.split())
     assert f"a path relative to where it was started, which is taken to be {here}/images" in told
     monkeypatch.chdir(here / "run")
-    with pytest.raises(ValueError, match="'images', a path relative to .* give their place"):
+    with pytest.raises(ValueError, match=r"'images', a path relative to .* give their place"):
         ab.train(resume=here / "run", epochs=3)
     assert len(ab.train(resume=here / "run", epochs=3, data=here / "images").history) == 3
 
@@ -155,7 +155,7 @@ def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
     assert {run.config.data for run in result.runs} == {str(here / "images")}
     (here / "images").rename(here / "moved")
     shutil.rmtree(here / "out" / "ab-s0")
-    with pytest.raises(ValueError, match="there are no data in .*images' .*--data"):
+    with pytest.raises(ValueError, match=r"there are no data in .*images' .*--data"):
         ab.compare(resume="../out")
     result = ab.compare(resume="../out", data="../moved")
     assert result.runs[1].config.data == str(here / "moved")
@@ -200,7 +200,7 @@ def test_the_rate_is_that_of_the_new_length_from_there_on(here):
 
 def test_fewer_epochs_than_it_has_are_refused(here):
     small("images", output="run", epochs=3)
-    with pytest.raises(ValueError, match="epochs=2, but .* begun its epoch 3; give --epochs 3"):
+    with pytest.raises(ValueError, match=r"epochs=2, but .* begun its epoch 3; give --epochs 3"):
         ab.train(resume="run", epochs=2)
     assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
     assert (here / "run" / "model.safetensors").exists()
@@ -210,7 +210,7 @@ def test_without_a_checkpoint_a_run_cannot_be_longer(here):
     small("images", output="run")
     shutil.rmtree(here / "run" / "checkpoints")
     before = weights(here / "run")
-    with pytest.raises(ValueError, match="no good checkpoint any more; .* by --weights run"):
+    with pytest.raises(ValueError, match=r"no good checkpoint any more; .* by --weights run"):
         ab.train(resume="run", epochs=2)
     assert equal(before, weights(here / "run"))
     assert ab.train(resume="run").output.name == "run"
@@ -243,12 +243,13 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
             raise Killed
         real_unlink(path, missing_ok=missing_ok)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(run, "write", write)
         patch.setattr(type(here), "unlink", unlink)
         if instant == "first step":
             patch.setattr("accuracy_booster.training.loop.Trainer.fit", lambda *a, **k: kill())
-        ab.train(resume="run", epochs=3)
+        with pytest.raises(Killed):
+            ab.train(resume="run", epochs=3)
     longer = instant in ("model.safetensors", "first step")  # config.yaml has the new length
     listed = next(found for found in list_runs(".") if found.path.name == "run")
     state = "stopped" if longer else "finished"
@@ -273,7 +274,7 @@ def kill():
 def test_a_length_that_never_came_to_be_is_not_told(here):
     """Killed between run.json and config.yaml, and then trained for another length."""
     small("images", output="run")
-    opened, config = run.Run.open(here / "run")
+    opened, _config = run.Run.open(here / "run")
     opened.write_info({"lengthened": [{"from": 1, "to": 9, "at": 1}]})
     ab.train(resume="run", epochs=2)
     info = json.loads((here / "run" / "run.json").read_text())
@@ -290,10 +291,11 @@ def test_an_interrupted_run_is_made_longer_or_shorter(here, monkeypatch):
             raise TrainingStopped("here")
         real(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(TrainingStopped):
+    with monkeypatch.context() as patch:
         patch.setattr(engine, "set_rates", stop)
-        small("images", output="run", epochs=3, checkpoint_minutes=0.0)
-    with pytest.raises(ValueError, match="begun its epoch 2|begun its epoch 3"):
+        with pytest.raises(TrainingStopped):
+            small("images", output="run", epochs=3, checkpoint_minutes=0.0)
+    with pytest.raises(ValueError, match=r"begun its epoch 2|begun its epoch 3"):
         ab.train(resume="run", epochs=1)
     assert len(ab.train(resume="run", epochs=4).history) == 4
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
@@ -96,8 +96,7 @@ class Trainer:
         blank = torch.zeros(2, *config.input_size, device=self.device)
         plain.train()
         try:
-            with torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of small batches
+            with torch.no_grad(), torch.random.fork_rng(), small_batches_allowed():
                 logits, _ = split_outputs(plain(blank))
         except torch.OutOfMemoryError:
             raise
