@@ -221,6 +221,17 @@ def test_inception_is_refused_for_small_images(folder, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_network_of_one_size_is_refused_for_others(folder, tmp_path, monkeypatch):
+    """As timm's ViTs, which assert their size."""
+    options = {**SHORT, "block": "none", "data": str(folder), "output": str(tmp_path / "run")}
+    with pytest.raises(ValueError, match=r"vit.* cannot take images of 3 x 32 x 32 \(.*224"):
+        ab.train("timm/vit_tiny_patch16_224", **options)
+    make(monkeypatch, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)))
+    ab.train("resnet8", **options)
+    with pytest.raises(ValueError, match=r"cannot take images of 3 x 16 x 16 .*image_size"):
+        ab.evaluate(tmp_path / "run", image_size=16)
+
+
 # heads
 
 HEADS = [

@@ -22,7 +22,7 @@ from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
-from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.outputs import split_outputs, try_network
 from accuracy_booster.training.reopen import check_place, what_changed
 from accuracy_booster.training.run import Run
 
@@ -202,6 +202,8 @@ def evaluate(
             f"{loaded.in_chans}"
         )
     network.to(accelerator.device)
+    if not isinstance(model, nn.Module) and "image_size" in options:
+        try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
     loader = loaded.loaders[split]
     if fold:
         from accuracy_booster import deploy

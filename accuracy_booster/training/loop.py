@@ -29,7 +29,7 @@ from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import checkpoint, compiling, engine, start
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
-from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.outputs import split_outputs, try_network
 from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
 
@@ -86,34 +86,25 @@ class Trainer:
         return line
 
     def check_network(self) -> None:
-        """Try the network on two blank images, and leave it as it was.
+        """Try a training step's forward pass, and leave the network as it was.
 
         Raises:
             ValueError: if it cannot take images of this size, or gives no logits of the classes.
         """
         config, plain = self.config, self.plain
         before = {name: buffer.clone() for name, buffer in plain.named_buffers()}
-        blank = torch.zeros(2, *config.input_size, device=self.device)
         plain.train()
         try:
-            with torch.no_grad(), torch.random.fork_rng(), small_batches_allowed():
-                logits, _ = split_outputs(plain(blank))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as e:
-            reason = " ".join(str(e).split())[:200]
-            raise ValueError(
-                f"{config.model} cannot take images of {' x '.join(map(str, config.input_size))} "
-                f"({reason}); give another image_size"
-            ) from e
+            with small_batches_allowed():
+                outputs = try_network(plain, config.model, config.input_size, self.device)
         finally:
             for name, buffer in plain.named_buffers():
                 if name in before:
                     buffer.copy_(before[name])
-        if logits.shape[1] < (config.num_classes or 0):
+        if outputs < (config.num_classes or 0):
             raise ValueError(
-                f"{config.model} gives {logits.shape[1]} logits, fewer than "
-                f"num_classes={config.num_classes}"
+                f"{config.model} gives {outputs} logits, fewer than num_classes="
+                f"{config.num_classes}"
             )
 
     def _no_sums(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ Auxiliary logits add to the loss: 0.3 of each of two (GoogLeNet's paper, section
 single one (Inception v3 in PyTorch's tutorials), 0.5 of "aux" (torchvision's references).
 """
 
-# N batch, K classes
+# N batch, C channels, H W space, K classes
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 Auxiliary = list[tuple[float, torch.Tensor]]
 
@@ -50,3 +51,25 @@ def split_outputs(output: Any) -> tuple[torch.Tensor, Auxiliary]:
     heads = [o for o in others if isinstance(o, torch.Tensor) and o.shape == logits.shape]
     weight = weight or (0.4 if len(heads) == 1 else 0.3)
     return logits, [(weight, head) for head in heads]
+
+
+def try_network(
+    network: nn.Module, name: str, size: tuple[int, int, int], device: torch.device
+) -> int:
+    """Run a network, in its mode, on two blank images [C, H, W]; returns how many logits it gives.
+
+    Raises:
+        ValueError: if it cannot take images of this size, or gives no logits.
+    """
+    blank = torch.zeros(2, *size, device=device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            return split_outputs(network(blank))[0].shape[1]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise ValueError(
+            f"{name} cannot take images of {' x '.join(map(str, size))} ({reason}); give another "
+            "image_size"
+        ) from e
