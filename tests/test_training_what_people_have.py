@@ -550,6 +550,18 @@ def test_a_head_for_other_classes_starts_anew(trained, folder, tmp_path, monkeyp
     assert not network.fc.weight.requires_grad
 
 
+@pytest.mark.parametrize(("names", "trains"), [("abc", False), ("xyz", True)])
+def test_a_head_for_classes_of_other_names_is_trained(
+    names, trains, folder, make_folder, tmp_path, monkeypatch
+):
+    first = str(tmp_path / "first")
+    ab.train("resnet8", output=first, data=str(folder), **SHORT)
+    splits = {f"{split}/{name}": 8 for split in ("train", "test") for name in names}
+    data = make_folder(splits, size=(32, 32), name="others")
+    _, network = begun(data, tmp_path, monkeypatch, weights=first, freeze="base")
+    assert network.fc.weight.requires_grad == trains
+
+
 class Code:
     def __reduce__(self):
         return os.mkdir, ("the code has run",)

@@ -29,7 +29,7 @@ class TrainConfig:
             torch/NAME. A run keeps the absolute path; train --resume RUN --data PLACE and eval
             --data PLACE take data that have moved
         init: auto, paper, or identity: the boosted network starts as what it was. auto is identity
-            where the network starts from trained weights without gates, else paper
+            on trained weights, what the gates of `weights` started with, and otherwise paper
         pretrained: start from the weights of timm or torchvision, on images made as for them: what
             image_size, mean, std, interpolation, crop_pct and crop_mode do not give is theirs
         weights: start from a file (.safetensors, or of torch.save), a run's directory, or one of

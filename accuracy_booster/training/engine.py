@@ -104,7 +104,8 @@ def open_data_anew(config: TrainConfig) -> Data:
     One that starts from a run's weights gets pixels normalised as in that run. What is used is
     printed in one line, and `fill_in` keeps it in the run's configuration.
     """
-    if config.weights is not None and (begun := run_of(config.weights)) is not None:
+    if config.weights is not None and (found := run_of(config.weights)) is not None:
+        begun = found[1]
         mean, std = config.mean or begun.mean, config.std or begun.std
         note(f"images as {config.weights} was trained on: mean {mean}, std {std}")
         return open_data(config, mean=mean, std=std)

@@ -60,7 +60,8 @@ class Trainer:
         self.plain = engine.build_network(config, pretrained=config.pretrained)
         # decided once: a run that goes on does not need the file of weights any more
         if keeps_head is None:
-            keeps_head = config.freeze != "none" and start.keeps_head(self.plain, config)
+            frozen = config.freeze != "none"
+            keeps_head = frozen and start.keeps_head(self.plain, config, data.classes)
         self.keeps_head = keeps_head
         self.frozen_norms = engine.freeze(self.plain, config, keeps_head=self.keeps_head)
         fused = self.device.type in ("cpu", "cuda")

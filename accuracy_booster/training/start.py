@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -67,19 +67,19 @@ def _as_the_gates_did(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def run_of(weights: str) -> TrainConfig | None:
-    """The configuration of the finished run that weights are of, or None where they are a file."""
+def run_of(weights: str) -> tuple[Run, TrainConfig] | None:
+    """The finished run that weights are of, and its configuration; None where they are a file."""
     path = Path(weights).expanduser()
     try:
-        return Run.open(path.parent if path.name == WEIGHTS else path)[1]
+        return Run.open(path.parent if path.name == WEIGHTS else path)
     except ValueError:
         return None
 
 
 def _init_of(weights: Path) -> str | None:
     """How the gates of a run or of `ab.save` started; of another file it is not known."""
-    if (run := run_of(str(weights))) is not None:
-        return "identity" if run.init == "identity" else "paper"
+    if (found := run_of(str(weights))) is not None:
+        return "identity" if found[1].init == "identity" else "paper"
     folder = weights if weights.is_dir() else weights.parent
     try:
         info = json.loads((folder / "booster.json").read_text())
@@ -110,10 +110,16 @@ def _told(loaded: Loaded) -> Iterator[str]:
         yield f"{loaded.unused} tensors of the file are not of this network"
 
 
-def keeps_head(network: nn.Module, config: TrainConfig) -> bool:
-    """Whether the head comes with trained weights that fit the classes as it is."""
+def keeps_head(network: nn.Module, config: TrainConfig, classes: Sequence[str]) -> bool:
+    """Whether the head comes with trained weights that fit the classes as it is.
+
+    A run's head is for classes of the run's names; of a file alone only their number is known.
+    """
     if config.weights is not None:
         source = str(config.weights)
+        found = run_of(source)
+        if found is not None and found[0].info["classes"] != list(classes):
+            return False
         new = match_weights(network, read_weights(source), source)[1].new
         outer = {f"{name}.{part}" for name in heads(network) for part in ("weight", "bias")}
         return not outer & set(new)
