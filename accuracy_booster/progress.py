@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -14,6 +15,12 @@ def console():
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line for the user that is no result and no warning; of several processes one tells it."""
+    if os.environ.get("RANK", "0") == "0":
+        console().print(text, markup=False)
 
 
 def bars():

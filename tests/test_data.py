@@ -180,7 +180,7 @@ def test_images_below_a_class_folder_belong_to_it(make_folder):
     ("folders", "options", "message"),
     [
         ({}, {}, "holds no images.*no folders"),
-        ({"cat": 1, "dog": 1}, {}, "holds no images.*train/.*cat, dog"),
+        ({"cat": 1, "dog": 1}, {}, "no test split.*class folders.*--validation 0.2"),
         ({"train/a": 0, "val/a": 1}, {}, "train holds no images"),
         ({"train/a": 1, "val/a": 0}, {}, "val holds no images"),
         ({"train": 1, "val": 1}, {}, "train has no class folders"),
@@ -319,6 +319,8 @@ def test_other_colour_modes_become_rgb(make_folder, pixels):
     grey = rgb.convert("L")
     with_alpha = rgb.copy()
     with_alpha.putalpha(alpha)
+    share = np.array(alpha)[..., None] / 255
+    over_white = np.array(rgb) * share + 255 * (1 - share)
     palette = rgb.quantize(16)
     colours = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
     black_white = Image.fromarray(np.array(grey) > 100)
@@ -329,12 +331,13 @@ def test_other_colour_modes_become_rgb(make_folder, pixels):
     expected = [
         np.array(rgb),
         np.array(grey)[..., None].repeat(3, 2),
-        np.array(rgb),
+        over_white,
         colours[np.array(palette)],
         np.where(np.array(black_white), 255, 0).astype(np.uint8)[..., None].repeat(3, 2),
     ]
     for image, wanted in zip(images, expected, strict=True):
-        assert torch.equal(image, chw(wanted))
+        slack = 1 if wanted is over_white else 0  # a rounding
+        assert (image - chw(wanted).double()).abs().max() <= slack
 
 
 def broken_files(png) -> dict[str, bytes]:
@@ -620,11 +623,11 @@ def test_an_image_of_the_schema_comes_before_a_column_called_image(make_parquet,
     ("columns", "features", "message"),
     [
         ({"label": [-1, 0, 1, 2]}, None, "labels -1 to 2.*0 to 2"),
-        ({"label": [-1, -1, -1, -1]}, None, "labels -1 to -1"),
+        ({"label": [-1, -1, -1, -1]}, None, "has no labels: .*all are -1"),
         ({"label": [0, 1, 2, 3]}, {"img": IMAGE, "label": class_label()}, "labels 0 to 3.*0 to 2"),
         ({"label": [0, 1, None, 2]}, None, "'label' .*without a label"),
         ({}, None, "which Parquet column holds the label.*none fits"),
-        ({"label": [0.0, 1.0, 0.5, 2.0]}, None, "which Parquet column holds the label.*none fits"),
+        ({"label": [0.0, 1.0, 0.5, 2.0]}, None, "'label' .*holds 0.5.*class number is whole"),
     ],
 )
 def test_bad_labels(make_parquet, encoded, columns, features, message):

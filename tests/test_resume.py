@@ -468,8 +468,8 @@ def test_resume_goes_with_nothing_else(reference, capsys):
     run = reference()
     with pytest.raises(ValueError, match="the run's own settings; leave out lr"):
         ab.train(resume=run, lr=0.1)
-    with pytest.raises(ValueError, match="leave out model, epochs"):
-        ab.train("resnet8", resume=run, epochs=3)
+    with pytest.raises(ValueError, match="leave out model, seed"):
+        ab.train("resnet8", resume=run, seed=3, epochs=3)
     with pytest.raises(ValueError, match="name a model, or a run to resume"):
         ab.train()
     assert main(["train", "--resume", str(run), "--lr", "0.1"]) == 2

@@ -197,6 +197,7 @@ def test_evaluate_counts_every_image_once(folder):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
     mean, std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
+    names = ["dark", "grey", "white", "a", "b", "c", "d"]
     hits1 = hits5 = 0
     for label, name in enumerate(("dark", "grey", "white")):
         for file in sorted((folder / "test" / name).iterdir()):
@@ -207,7 +208,8 @@ def test_evaluate_counts_every_image_once(folder):
             hits5 += label in order[:5]
     model.float()
     for batch in (2, 4, 256):  # 9 images: ragged last batches
-        got = ab.evaluate(model, str(folder), mean=mean, std=std, eval_batch_size=batch)
+        options = {"mean": mean, "std": std, "eval_batch_size": batch, "classes": names}
+        got = ab.evaluate(model, str(folder), **options)
         assert (got.top1, got.top5) == (
             pytest.approx(100 * hits1 / 9),
             pytest.approx(100 * hits5 / 9),

@@ -15,7 +15,7 @@ from accuracy_booster.analysis import report
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
-from accuracy_booster.data import Data
+from accuracy_booster.data import Data, sources
 from accuracy_booster.progress import bars
 from accuracy_booster.training import (
     TrainConfig,
@@ -26,8 +26,10 @@ from accuracy_booster.training import (
     run_training,
 )
 from accuracy_booster.training.checkpoint import write
+from accuracy_booster.training.reopen import check_same
 from accuracy_booster.training.run import BLOCKS, CONFIG, Run
 from accuracy_booster.training.runner import result_of
+from accuracy_booster.training.start import start_from_weights
 
 DEFAULT_MODEL, BEGUN = "resnet14", "compare.json"
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
@@ -85,17 +87,23 @@ def compare(
         blocks: recipes, or "none" for the plain network.
         seeds: how many; they count up from `seed`.
         output: the directory of the runs and the report; by default a new one under `runs/`.
-        resume: the directory of a comparison to go on with, as it was begun.
+        resume: the directory of a comparison to go on with, as it was begun; `data` and `data_dir`
+            may then be the new place of its data.
         options: any other field of `ab.TrainConfig`, for all runs alike.
 
     Raises:
         ValueError: for anything that `ab.train` refuses, before the first run starts.
     """
     start, version = time.perf_counter(), VERSION
+    now = True
     if resume is not None:
         begun = _begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
-        options, output = begun["options"], str(resume)
+        moved: dict[str, Any] = {n: options.pop(n) for n in ("data", "data_dir") if n in options}
+        if options:
+            raise ValueError(f"resume goes on as it was begun; leave out {', '.join(options)}")
+        options, output = {**begun["options"], **moved}, str(resume)
+        now = "hold_out" in begun  # else an older version made its images and its split
         version = begun.get(BLOCKS, 1)
     if isinstance(blocks, str) or not blocks:
         raise ValueError(f"blocks={blocks!r} must be a list of recipes, such as ['none', 'ab']")
@@ -116,11 +124,19 @@ def compare(
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
-    data = engine.open_data(base)
+    if resume is not None and not sources.exists(base.data):
+        raise ValueError(f"there are no data in {base.data!r} any more; give their place by --data")
+    data = engine.open_data_anew(base) if now else engine.open_data(base, hold_out="rows")
     variants = [engine.fill_in(variant, data) for variant in variants]
-    for variant in variants:  # a block that does not fit is told before the first run
-        engine.build_network(variant)
+    for variant in variants:  # a block or weights that do not fit are told before the first run
+        network = engine.build_network(variant)
+        if variant.weights is not None:
+            start_from_weights(network, variant)
+    # absolute paths, so that it can go on from everywhere
+    places = {name: getattr(variants[0], name) for name in ("data", "data_dir", "weights")}
+    options = {**options, **{name: places[name] for name in places if options.get(name)}}
     given = {"model": model, "blocks": names, "seeds": seeds, "options": options, BLOCKS: version}
+    given |= {"hold_out": "names"} if now else {}
     write(where / BEGUN, (json.dumps(given, indent=1) + "\n").encode())
     runs = []
     with bars() as progress:
@@ -159,9 +175,12 @@ def _run(
     """One run of a comparison: begun, gone on with, or taken as it ended."""
     run = None
     if resume and (Path(str(config.output)) / CONFIG).exists():
+        places = {name: getattr(config, name) for name in ("output", "data", "data_dir")}
         run, config = Run.open(Path(str(config.output)), ended=False)
+        config = config.change(places)
         if run.ended:
             return result_of(run, config)
+        check_same(run, config, data)
     return run_training(config, data, progress, label, lines=False, run=run, go_on=go_on)
 
 

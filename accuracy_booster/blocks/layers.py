@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -288,6 +290,17 @@ def _warn_of_small_batches(where: str, values: int) -> None:
         "norms, or put the gates' norms in eval mode",
         stacklevel=2,
     )
+
+
+@contextmanager
+def small_batches_allowed() -> Iterator[None]:
+    """Within it no gate warns of a small batch, and the warning is still due afterwards."""
+    global _warned
+    before, _warned = _warned, True
+    try:
+        yield
+    finally:
+        _warned = before
 
 
 class GateNorm(nn.modules.batchnorm._BatchNorm):

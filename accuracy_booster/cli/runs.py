@@ -15,7 +15,10 @@ def _train_arguments(parser: Parser) -> None:
         "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
     )
     parser.add_argument(
-        "--resume", type=str | None, help="go on with the run in this directory, as it was"
+        "--resume",
+        type=str | None,
+        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
+        "--data PLACE names data that have moved",
     )
     parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
     parser.add_class_arguments(TrainConfig, skip={"model"})
@@ -60,7 +63,9 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
     parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
     parser.add_argument(
-        "--resume", type=str | None, help="go on with the comparison in this directory, as it was"
+        "--resume",
+        type=str | None,
+        help="go on with the comparison in this directory, as it was; --data if its data moved",
     )
     parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
 
@@ -70,9 +75,9 @@ def _compare(given: dict[str, Any]):
     from accuracy_booster.analysis.report import comparison_table
 
     if given.get("resume"):
-        if more := sorted(set(given) - {"resume"}):
+        if more := sorted(set(given) - {"resume", "data", "data_dir"}):
             raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
-        result = compare(resume=given["resume"])
+        result = compare(**given)
     else:
         result = compare(blocks=split(given.pop("blocks", "none,se,ab,ab_plus")), **given)
 
@@ -88,7 +93,9 @@ def _eval_arguments(parser: Parser) -> None:
     from accuracy_booster.training.evaluation import OPTIONS
 
     parser.add_argument("run", type=str, help="the directory of a finished run")
-    parser.add_argument("--data", type=str | None, help="other data than those of the training")
+    parser.add_argument(
+        "--data", type=str | None, help="other data, or a new place of the run's own"
+    )
     parser.add_argument("--split", type=str, default="test", help="test, train or validation")
     parser.add_argument(
         "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"

@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 
 from accuracy_booster.data import sources
+from accuracy_booster.data import splits as parts
 from accuracy_booster.data.batches import VECTORISED, Loader, as_is
+from accuracy_booster.data.class_names import translate
+from accuracy_booster.data.files import same_name
 from accuracy_booster.data.images import (
     Images,
     Subset,
@@ -19,11 +22,20 @@ from accuracy_booster.data.images import (
     in_memory,
     native_size,
 )
+from accuracy_booster.data.transforms import (
+    AUGMENTS,
+    CROP_MODES,
+    INTERPOLATIONS,
+    eval_transform,
+    train_transform,
+    unchanged,
+)
+from accuracy_booster.errors import unknown
+from accuracy_booster.models.pretrained import Preprocessing
 
 Stats = tuple[float, ...]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGE = 224  # pixels: what large images are cropped to unless an image size is given
-AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,11 @@ class Data:
     mean: Stats
     std: Stats
     augment: str
+    interpolation: str | None
+    crop_pct: float | None
+    crop_mode: str | None
     unreadable: list[str]  # images that were left out when the data were read into memory
+    marks: dict[str, str]  # of each split that was read: what tells it from another data set's
     loaders: dict[str, Loader] = field(repr=False)
     make_loaders: Callable[[int], dict[str, Loader]] = field(repr=False)
 
@@ -61,6 +77,11 @@ def load_data(
     validation: float = 0.0,
     mean: Stats | None = None,
     std: Stats | None = None,
+    interpolation: str | None = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
+    own: Preprocessing | None = None,
+    hold_out: str = "names",
     classes: Sequence[str] | None = None,
     training: bool = True,
     seed: int = 0,
@@ -72,10 +93,12 @@ def load_data(
     """Loaders for a built-in name (digits, cifar10, cifar100) or a directory.
 
     Args:
-        data: a name, a directory with `train/` and `val/` or `test/` folders of class folders, or
-            a directory of Parquet files as Hugging Face `datasets` writes them.
+        data: a name, a directory with `train/` and `val/` or `test/` folders of class folders, a
+            directory of class folders, or one of Parquet files as Hugging Face `datasets` writes
+            them.
         splits: which of "train" and "test" to read. With "train" comes "validation" if the data
-            have such a split beside a test split, or if `validation` asks for one.
+            have such a split beside a test split, or if `validation` asks for one. Where the data
+            have no test split, the share `validation` of the training images is the test split.
         image_size: H and W of the network's input. By default small images of one size keep it,
             and larger ones are cropped to 224.
         augment: of the training images: "crop" (pad by an eighth, random crop), "crop_flip" (and
@@ -84,6 +107,10 @@ def load_data(
         validation: the share of the training set that is held out, the same for every seed.
         mean, std: per channel, of pixels in [0, 1]. By default the training set's own if it is in
             memory, else ImageNet's.
+        interpolation: "bilinear", "bicubic" or "nearest": how images are resized.
+        crop_pct, crop_mode: of a large image's centre crop (`eval_transform`).
+        own: what a pretrained network was trained on; it holds for what is not given.
+        hold_out: "names", or "rows" for the share that older runs held out.
         classes: what class names the labels must index; the data's may be some of them.
         training: whether the training images are shuffled and augmented.
         seed: of the order of the training images.
@@ -94,13 +121,25 @@ def load_data(
     """
     if augment not in AUGMENTS:
         raise ValueError(f"augment={augment!r} must be one of {', '.join(AUGMENTS)}")
+    if interpolation not in (None, *INTERPOLATIONS):
+        raise unknown("interpolation", str(interpolation), INTERPOLATIONS)
+    if crop_mode not in (None, *CROP_MODES):
+        raise unknown("crop_mode", str(crop_mode), CROP_MODES)
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct={crop_pct} must be a share of the image's edge in (0, 1]")
     if not 0 <= validation < 1:
         raise ValueError(f"validation={validation} must be a share of the training set in [0, 1)")
     source = sources.find(
         str(data), data_dir=data_dir, image_column=image_column, label_column=label_column
     )
-    images, names = _read(source, splits, validation)
+    if own is not None:
+        interpolation, crop_pct = interpolation or own.interpolation, crop_pct or own.crop_pct
+        image_size, crop_mode = image_size or own.image_size, crop_mode or own.crop_mode
+    read, share = parts.read(source, splits, validation)
+    images = {split: part for split, (part, _) in read.items()}
+    names = {split: given for split, (_, given) in read.items()}
     class_names = _same_classes(source.name, images, names, classes)
+    marks = {split: parts.mark(part) for split, part in images.items()}
     first = next(iter(images.values()))
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
@@ -110,9 +149,16 @@ def load_data(
     if augment == "auto":
         kind = "crop_flip" if source.flips else "crop"
         augment = kind if small else "resized_crop"
-    if "train" in images and "validation" not in images and validation:
-        images["train"], images["validation"] = _hold_out(images["train"], validation)
+    if share:
+        kept, held = parts.hold_out(images["train"], validation, hold_out)
+        images |= {"train": kept, share: held}
+        if "train" not in splits:
+            del images["train"]
     chans = first.images.shape[1] if isinstance(first, TensorImages) else 3
+    if own is not None:  # a network that takes grey images sees the mean of red, green and blue
+        grey = chans == 1
+        mean = mean or ((sum(own.mean) / len(own.mean),) if grey else own.mean)
+        std = std or ((sum(own.std) / len(own.std),) if grey else own.std)
     mean, std = _statistics(images.get("train"), chans, mean, std)
 
     def make_loaders(seed: int) -> dict[str, Loader]:
@@ -122,12 +168,13 @@ def load_data(
             now = small if _all_of_one_size(part) else None
             whole = None
             if shuffled:
-                transform = train_transform(augment, size, now)
+                transform = train_transform(augment, size, now, interpolation or "bilinear")
                 if size == now and augment in VECTORISED:
                     whole = VECTORISED[augment](size)
             else:
-                transform = eval_transform(size, now, small is not None)
-                if transform is _unchanged:
+                how = (interpolation or "bilinear", crop_pct, crop_mode or "center", mean)
+                transform = eval_transform(size, now, small is not None, *how)
+                if transform is unchanged:
                     whole = as_is
             loaders[split] = Loader(
                 part,
@@ -140,12 +187,10 @@ def load_data(
             )
         return loaders
 
-    if "train" in images:
-        images["train"] = _compact(images["train"])
-    if "validation" in images:
-        images["validation"] = _compact(images["validation"])
+    images = {split: _compact(part) for split, part in images.items()}
     return Data(
-        *(source.name, class_names, chans, size, mean, std, augment, unreadable),
+        *(source.name, class_names, chans, size, mean, std, augment),
+        *(interpolation, crop_pct, crop_mode, unreadable, marks),
         *(make_loaders(seed), make_loaders),
     )
 
@@ -155,50 +200,6 @@ def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:
     from torchvision.transforms.v2 import functional as F
 
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
-
-
-def train_transform(
-    augment: str, size: tuple[int, int], now: tuple[int, int] | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 [C, *, *] -> uint8 [C, *size], random; `now` is the images' size if all have one."""
-    from torchvision.transforms import v2
-
-    if augment == "resized_crop":
-        return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    steps: list = [] if size == now else [v2.Resize(size, antialias=True)]
-    if augment in ("crop", "crop_flip"):
-        pad = [max(1, round(side / 8)) for side in size]  # 4 for CIFAR's 32
-        steps.append(v2.RandomCrop(size, padding=[pad[1], pad[0]]))
-    if augment == "crop_flip":
-        steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose(steps) if steps else _unchanged
-
-
-def eval_transform(
-    size: tuple[int, int], now: tuple[int, int] | None, small: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 [C, *, *] -> uint8 [C, *size]: small images are resized, large ones centre-cropped."""
-    from torchvision.transforms import v2
-
-    if small:
-        return _unchanged if size == now else v2.Resize(size, antialias=True)
-    return CentreCrop(size)
-
-
-class CentreCrop:
-    """The centre of an image resized to just cover 256 / 224 of `size`, as for ImageNet."""
-
-    def __init__(self, size: tuple[int, int]):
-        self.size = size
-        self.cover = tuple(round(side * 256 / 224) for side in size)
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        from torchvision.transforms.v2 import functional as F
-
-        (height, width), (h, w) = self.cover, image.shape[-2:]
-        by_height = height * w >= width * h
-        new = [height, int(height * w / h)] if by_height else [int(width * h / w), width]
-        return F.center_crop(F.resize(image, new, antialias=True), list(self.size))
 
 
 def _compact(images: Images) -> Images:
@@ -212,10 +213,6 @@ def _all_of_one_size(images: Images) -> bool:
     return isinstance(images.images if isinstance(images, Subset) else images, TensorImages)
 
 
-def _unchanged(image: torch.Tensor) -> torch.Tensor:
-    return image
-
-
 def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
@@ -226,17 +223,6 @@ def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _read(
-    source: sources.Source, splits: Sequence[str], validation: float
-) -> tuple[dict[str, Images], dict[str, tuple[str, ...] | None]]:
-    wanted = [*splits]
-    if "train" in splits and "validation" in source.splits and not validation:
-        wanted.append("validation")
-    read = {split: source.read(split) for split in wanted}
-    images = {split: part for split, (part, _) in read.items()}
-    return images, {split: names for split, (_, names) in read.items()}
-
-
 def _same_classes(
     name: str,
     images: dict[str, Images],
@@ -245,12 +231,17 @@ def _same_classes(
 ) -> tuple[str, ...]:
     """The class names that all labels index; labels are renumbered where a split's names differ."""
     counts = {split: int(part.labels.max()) + 1 for split, part in images.items()}
+    names = {k: None if v is None else tuple(map(same_name, v)) for k, v in names.items()}
     named = [names[split] for split in ("train", *names) if names.get(split)]
-    target = tuple(expected) if expected is not None else next(iter(named), None)
+    target = None if expected is None else tuple(map(same_name, expected))
+    target = target if target is not None else next(iter(named), None)
     if target is None:  # numbers: as many as the split with most
         target = tuple(map(str, range(max(counts.values()))))
+    known = set(target)
     for split, given in names.items():
-        missing = [n for n in given or () if n not in target]
+        missing = [n for n in given or () if n not in known]
+        if given and missing and (translated := translate(given, target)):
+            given, missing = translated, []
         if given is None and counts[split] > len(target):
             missing = [str(counts[split] - 1)]
         if missing:
@@ -260,23 +251,10 @@ def _same_classes(
                 "expected"
             )
         if given is not None and given != target:
-            place = torch.tensor([target.index(n) for n in given])
+            number = {name: i for i, name in enumerate(target)}
+            place = torch.tensor([number[name] for name in given])
             images[split].labels = place[images[split].labels]
     return target
-
-
-def _hold_out(images: Images, share: float) -> tuple[Images, Images]:
-    from sklearn.model_selection import train_test_split
-
-    count = round(share * len(images))
-    if not 0 < count < len(images):
-        raise ValueError(f"validation={share} of {len(images)} images leaves a split empty")
-    rows, labels = range(len(images)), images.labels.numpy()
-    try:
-        kept, held = train_test_split(rows, test_size=count, stratify=labels, random_state=0)
-    except ValueError:  # a class with one image, or fewer held out than classes
-        kept, held = train_test_split(rows, test_size=count, random_state=0)
-    return Subset(images, kept), Subset(images, held)
 
 
 def _statistics(train, chans: int, mean: Stats | None, std: Stats | None) -> tuple[Stats, Stats]:

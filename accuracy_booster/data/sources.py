@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from accuracy_booster.data.images import EncodedImages, Images, ReadPath, TensorImages
+from accuracy_booster.data import files
+from accuracy_booster.data.images import Images, TensorImages
 from accuracy_booster.errors import unknown
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 Read = Callable[[], tuple[Images, tuple[str, ...] | None]]
 
 
+class Unlabelled(ValueError):
+    """A split that has images and no labels."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set's splits, each read when asked for: images, and names of classes if they have any.
 
-    `flips` says whether a mirrored image still shows its class (a digit's does not).
+    `flips` says whether a mirrored image still shows its class (a digit's does not), `unsplit`
+    that the training split is all there is because the data set has no splits.
     """
 
     name: str
     splits: dict[str, Read]
     flips: bool = True
+    unsplit: bool = False
 
     def read(self, split: str) -> tuple[Images, tuple[str, ...] | None]:
         """The images of a split, and the names of the classes or None where they are numbers.
 
         Raises:
             ValueError: for a split that is missing, or that holds no images.
+            Unlabelled: for one whose images have no labels.
         """
         if split not in self.splits:
             have = ", ".join(self.splits) or "none"
@@ -40,6 +48,8 @@ class Source:
         if not len(images):
             raise ValueError(f"the {split} split of {self.name} holds no images")
         low, high = int(images.labels.min()), int(images.labels.max())
+        if low == high == -1:  # what Hugging Face and torchvision write where there is no label
+            raise Unlabelled(f"the {split} split of {self.name} has no labels: all are -1")
         count = len(images.labels.unique()) if classes is None else len(classes)
         limit = max(1000, 10 * count) if classes is None else count
         if low < 0 or high >= limit:
@@ -49,6 +59,20 @@ class Source:
                 f"which go from 0 to {last}"
             )
         return images, classes
+
+
+def place(data: str) -> str:
+    """The absolute path of a directory, which names it from everywhere; other names as they are."""
+    if data in BUILT_IN or not Path(data).expanduser().is_dir():
+        return data
+    return os.path.abspath(Path(data).expanduser())
+
+
+def exists(data: str) -> bool:
+    """Whether `find` has a source for the name, as far as can be told without reading."""
+    from accuracy_booster.data.timm_sources import is_timms
+
+    return data in BUILT_IN or Path(data).expanduser().is_dir() or is_timms(data)
 
 
 def find(
@@ -81,31 +105,49 @@ def find(
         from accuracy_booster.data.parquet import parquet_source
 
         return parquet_source(path, image_column, label_column)
-    if any(path.glob("*.tar")) and not name_splits(_folders(path)):
+    if _visible(path, "*.tar") and not name_splits(files.folders(path), str(path)):
         from accuracy_booster.data.timm_sources import tar_source
 
         if tars := tar_source(path):
             return tars
-    return _folder(path)
+    from accuracy_booster.data.folders import folder_source
+
+    return folder_source(path)
 
 
 def _has_parquet(path: Path) -> bool:
     """Whether the data are Parquet files: here, one folder down, or two (CONFIG/train/0000)."""
-    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+    if _visible(path, "*.parquet") or _visible(path, "*/*.parquet"):
         return True
-    return not name_splits(_folders(path)) and any(path.glob("*/*/*.parquet"))
+    return not name_splits(files.folders(path), str(path)) and _visible(path, "*/*/*.parquet")
 
 
-def _folders(path: Path) -> list[str]:
-    """The names of the folders in a folder, hidden ones left out."""
-    return sorted(e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith("."))
+def _visible(path: Path, pattern: str) -> bool:
+    """Whether a regular file fits the pattern that is no leftover (macOS's ._train.tar)."""
+    return any(
+        file.is_file() and not any(map(files.is_leftover, file.relative_to(path).parts))
+        for file in path.glob(pattern)
+    )
 
 
-def name_splits(found: Sequence[str]) -> dict[str, str]:
-    """Our split -> the one found. A `val` split without a `test` split is the test split."""
+def name_splits(found: Sequence[str], where: str = "the data set") -> dict[str, str]:
+    """Our split -> the one found. A `val` split without a `test` split is the test split.
+
+    Raises:
+        ValueError: if two of them name the same split.
+    """
     alias = {"train": "train", "training": "train", "test": "test", "testing": "test"}
     alias |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-    splits = {alias[name.lower()]: name for name in found if name.lower() in alias}
+    splits: dict[str, str] = {}
+    for name in found:
+        split = alias.get(name.lower())
+        if split in splits:
+            raise ValueError(
+                f"{where} has both {splits[split]} and {name}, and each names the {split} split; "
+                "rename the one that is not to be used"
+            )
+        if split:
+            splits[split] = name
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     return splits
@@ -155,39 +197,3 @@ def _cifar(name: str, data_dir: str | None) -> Source:
         return TensorImages(pixels, data.targets), tuple(data.classes)
 
     return Source(name, {"train": lambda: read(True), "test": lambda: read(False)})
-
-
-def _folder(path: Path) -> Source:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    folders = _folders(path)
-    splits = name_splits(folders)
-    if not splits:
-        raise ValueError(
-            f"{path} holds no images: expected train/ and val/ or test/, each with a folder for "
-            f"each class, or Parquet files; found {', '.join(folders[:5]) or 'no folders'}"
-        )
-
-    def classes_of(split: str) -> list[str]:
-        return _folders(path / splits[split])
-
-    def read(split: str):
-        # the training folders name the classes: a class without test images keeps its number
-        classes = classes_of("train" if "train" in splits else split)
-        extra = sorted(set(classes_of(split)) - set(classes))
-        if extra:
-            raise ValueError(
-                f"{path / splits[split]} has classes that train/ has not: {', '.join(extra[:5])}"
-            )
-        if not classes:
-            raise ValueError(f"{path / splits[split]} has no class folders")
-        index = {name: i for i, name in enumerate(classes)}
-        found = make_dataset(str(path / splits[split]), index, IMG_EXTENSIONS, allow_empty=True)
-        if not found:
-            raise ValueError(f"{path / splits[split]} holds no images ({' '.join(IMG_EXTENSIONS)})")
-        files, labels = zip(*found, strict=True)
-        return EncodedImages(ReadPath(files), labels, f"{path.name}/{splits[split]}"), tuple(
-            classes
-        )
-
-    return Source(str(path), {split: partial(read, split) for split in splits})

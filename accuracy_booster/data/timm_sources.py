@@ -96,12 +96,15 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
 
 
 def _labels(dataset: Any) -> list[int]:
-    """The labels without reading an image, where the data set has them."""
+    """The labels without reading an image, where the data set has them; -1 where there is none."""
+    labels: Any = None
     for attribute in ("targets", "labels", "_labels", "y"):
-        if hasattr(dataset, attribute):
-            return [int(label) for label in getattr(dataset, attribute)]
-    if hasattr(dataset, "label_key"):  # of Hugging Face
-        return [int(label) for label in dataset.dataset[dataset.label_key]]
-    if hasattr(dataset, "samples"):
-        return [int(sample[-1]) for sample in dataset.samples]
-    return [int(dataset[i][1]) for i in range(len(dataset))]
+        if labels is None and hasattr(dataset, attribute):
+            labels = getattr(dataset, attribute)
+    if labels is None and hasattr(dataset, "label_key"):  # of Hugging Face
+        labels = dataset.dataset[dataset.label_key]
+    if labels is None and hasattr(dataset, "samples"):
+        labels = [sample[-1] for sample in dataset.samples]
+    if labels is None:
+        labels = [dataset[i][1] for i in range(len(dataset))]
+    return [-1 if label is None else int(label) for label in labels]

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.errors import unknown
+from accuracy_booster.models.heads import replace_heads
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,6 @@ class Library:
         if not self.has(name):
             raise unknown("model", name, self.names())
         return partial(self.build, name)
-
-
-def classifier(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The head's last linear layer and its name.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise ValueError(f"{type(model).__name__} has no linear head to replace")
-    return linear[-1]
 
 
 def _timm_names() -> list[str]:
@@ -114,11 +103,7 @@ def _torchvision(
     with _weights_or_value_error(f"torchvision/{name}"):
         model = torchvision.models.get_model(name, **options)
     if num_classes is not None:
-        place, head = classifier(model)
-        if head.out_features != num_classes:
-            parent, _, child = place.rpartition(".")
-            new = nn.Linear(head.in_features, num_classes, bias=head.bias is not None)
-            setattr(model.get_submodule(parent), child, new)
+        replace_heads(model, num_classes)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from accuracy_booster.data.transforms import CROP_MODES, INTERPOLATIONS
 from accuracy_booster.errors import unknown
 
 
@@ -22,10 +24,17 @@ class TrainConfig:
         block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
             or "none"
         data: digits, cifar10, cifar100, a folder with train/ and val/ or test/ folders of class
-            folders (or .tar files of them), a directory of Parquet files, or what timm's factory
-            reads by number: hfds/NAME, torch/NAME
-        init: paper, or identity: the boosted network starts as what it was, for pretrained ones
-        pretrained: start from the weights of timm or torchvision
+            folders (or .tar files of them), a folder of class folders (then with validation), a
+            directory of Parquet files, or what timm's factory reads by number: hfds/NAME,
+            torch/NAME. A run keeps the absolute path; train --resume RUN --data PLACE and eval
+            --data PLACE take data that have moved
+        init: auto, paper, or identity: the boosted network starts as what it was. auto is identity
+            on trained weights, what the gates of `weights` started with, and otherwise paper
+        pretrained: start from the weights of timm or torchvision, on images made as for them: what
+            image_size, mean, std, interpolation, crop_pct and crop_mode do not give is theirs
+        weights: start from a file (.safetensors, or of torch.save), a run's directory, or one of
+            ab.save(full=True): the base network alone or with its gates. Prefixes such as module.
+            are taken off; a head for other classes starts anew
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         gate_lr: learning rate of the gates; by default lr
         output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
@@ -34,7 +43,7 @@ class TrainConfig:
         bad_images: unreadable images, of all splits, that are skipped before training stops
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
-        epochs: passes over the training set
+        epochs: passes over the training set; train --resume RUN --epochs N trains a run longer
         batch_size: images per step, of all processes together
         accumulate: parts into which a step's images are split, one after the other
         lr: learning rate
@@ -57,7 +66,8 @@ class TrainConfig:
             0 is none
         augment: auto, crop, crop_flip, resized_crop or none
         validation: share of the training set held out; each epoch is then measured on it, and the
-            test set only once, at the end
+            test set only once, at the end; where the data have no test set, the share is the test
+            set
         seed: of the initial weights, the order of the images and their augmentation
         device: auto, cpu or cuda
         precision: fp32, bf16 or fp16
@@ -81,13 +91,19 @@ class TrainConfig:
         mean: per channel, of pixels in [0, 1]; by default the training set's, or ImageNet's where
             the images are not held in memory
         std: as mean
+        interpolation: bilinear, bicubic or nearest, when images are resized; by default bilinear
+        crop_pct: edge of the centre crop on which large images are measured, as a share of the
+            resized image's shorter edge; by default 0.875
+        crop_mode: center, squash (resize to a square first) or border (keep the whole image,
+            between borders), as timm's; by default center
     """
 
     model: str
     block: str = "ab"
     data: str = "digits"
-    init: str = "paper"
+    init: str = "auto"
     pretrained: bool = False
+    weights: str | None = None
     freeze: str = "none"
     gate_lr: float | None = None
     output: str | None = None
@@ -135,9 +151,12 @@ class TrainConfig:
     num_classes: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
 
     def __post_init__(self):
-        for name in ("data", "output", "data_dir"):
+        for name in ("data", "output", "data_dir", "weights"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         if self.block is None:
@@ -172,7 +191,7 @@ class TrainConfig:
     @property
     def data_name(self) -> str:
         """The data set's name, or the last part of its path."""
-        return Path(self.data).name
+        return os.path.basename(os.path.abspath(Path(self.data).expanduser()))
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -226,7 +245,11 @@ def _check(c: TrainConfig) -> None:
         "eval_batch_size": (c.eval_batch_size >= 1, ">= 1"),
         "lr": (c.lr > 0, "> 0"),
         "gate_lr": (c.gate_lr is None or c.gate_lr > 0, "> 0"),
-        "init": (c.init in ("paper", "identity"), "paper or identity"),
+        "init": (c.init in ("auto", "paper", "identity"), "auto, paper or identity"),
+        "weights": (
+            c.weights is None or (bool(c.weights) and not c.pretrained),
+            "a file or a run, and without pretrained: one start or the other",
+        ),
         "freeze": (c.freeze in ("none", "base"), "none or base"),
         "momentum": (0 <= c.momentum < 1, "in [0, 1)"),
         "nesterov": (not c.nesterov or c.momentum > 0, "used with a momentum > 0"),
@@ -245,8 +268,11 @@ def _check(c: TrainConfig) -> None:
         ),
         "std": (c.std is None or all(s > 0 for s in c.std), "> 0"),
         "accumulate": (
-            c.accumulate >= 1 and c.batch_size % c.accumulate == 0,
-            f"a divisor of batch_size={c.batch_size}",
+            c.accumulate >= 1
+            and c.batch_size % c.accumulate == 0
+            and c.batch_size >= 2 * c.accumulate,
+            f"a divisor of batch_size={c.batch_size}, and <= {c.batch_size // 2}: a step's images "
+            "are split into so many parts, and a batch norm needs two images in each",
         ),
         "norm_weight_decay": (c.norm_weight_decay is None or c.norm_weight_decay >= 0, ">= 0"),
         "gate_weight_decay": (c.gate_weight_decay is None or c.gate_weight_decay >= 0, ">= 0"),
@@ -266,6 +292,15 @@ def _check(c: TrainConfig) -> None:
         "precision": (c.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
         "device": (c.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         "workers": (c.workers >= 0, ">= 0"),
+        "interpolation": (
+            c.interpolation in (None, *INTERPOLATIONS),
+            ", ".join(INTERPOLATIONS[:-1]) + f" or {INTERPOLATIONS[-1]}",
+        ),
+        "crop_pct": (c.crop_pct is None or 0 < c.crop_pct <= 1, "a share in (0, 1]"),
+        "crop_mode": (
+            c.crop_mode in (None, *CROP_MODES),
+            ", ".join(CROP_MODES[:-1]) + f" or {CROP_MODES[-1]}",
+        ),
         "num_classes": (c.num_classes is None or c.num_classes >= 1, ">= 1"),
     }
     for name, (holds, rule) in rules.items():

@@ -6,6 +6,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,17 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import recipe
-from accuracy_booster.data import Data, load_data
-from accuracy_booster.models import builder, classifier, create_model
+from accuracy_booster.data import Data, load_data, sources
+from accuracy_booster.models import builder, create_model
+from accuracy_booster.models.heads import heads
+from accuracy_booster.models.pretrained import at_size, pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
+from accuracy_booster.progress import note
 from accuracy_booster.surgery import added_parameters, attached
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
+from accuracy_booster.training.start import decide_start, run_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -88,8 +93,38 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
     names = (
         *("batch_size", "eval_batch_size", "image_size", "augment", "validation", "mean", "std"),
         *("seed", "workers", "data_dir", "image_column", "label_column"),
+        *("interpolation", "crop_pct", "crop_mode"),
     )
     return load_data(config.data, **{**{name: getattr(config, name) for name in names}, **more})
+
+
+def open_data_anew(config: TrainConfig) -> Data:
+    """The data of a new run: a pretrained network gets images made as those it was trained on.
+
+    One that starts from a run's weights gets pixels normalised as in that run. What is used is
+    printed in one line, and `fill_in` keeps it in the run's configuration.
+    """
+    if config.weights is not None and (found := run_of(config.weights)) is not None:
+        begun = found[1]
+        mean, std = config.mean or begun.mean, config.std or begun.std
+        note(f"images as {config.weights} was trained on: mean {mean}, std {std}")
+        return open_data(config, mean=mean, std=std)
+    own = pretrained_preprocessing(config.model) if config.pretrained else None
+    if own is None:
+        return open_data(config)
+    if isinstance(config.image_size, tuple):
+        own = at_size(config.model, own, config.image_size)
+    names = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    given = {name: getattr(config, name) for name in names}
+    used = replace(own, **{name: value for name, value in given.items() if value is not None})
+    note(f"images as {config.model} was pretrained on: {used}")
+    return open_data(config, own=own)
+
+
+def place_data(config: TrainConfig) -> TrainConfig:
+    """The configuration with absolute paths of its data, which name them from everywhere."""
+    root = config.data_dir and os.path.abspath(Path(config.data_dir).expanduser())
+    return config.change({"data": sources.place(config.data), "data_dir": root})
 
 
 def check_names(config: TrainConfig) -> None:
@@ -103,8 +138,10 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
     """The configuration with what the data decide: it repeats the run as it is.
 
     Raises:
-        ValueError: for classes or channels that do not fit the configuration.
+        ValueError: for classes or channels that do not fit the configuration, or weights that
+            cannot be read.
     """
+    config = place_data(decide_start(config))
     classes = len(data.classes)
     if config.num_classes is not None and classes > config.num_classes:
         raise ValueError(
@@ -119,6 +156,9 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         "mean": data.mean,
         "std": data.std,
         "augment": data.augment,
+        "interpolation": data.interpolation,
+        "crop_pct": data.crop_pct,
+        "crop_mode": data.crop_mode,
         "batch_size": data.loaders["train"].batch_size,  # no larger than the training set
         # fewer images than a batch come in one part
         "accumulate": config.accumulate
@@ -133,7 +173,7 @@ def build_network(config: TrainConfig, *, pretrained: bool = False) -> nn.Module
     network = create_model(
         config.model,
         recipe=config.block,
-        init=config.init if config.block != "none" else "paper",
+        init="identity" if config.block != "none" and config.init == "identity" else "paper",
         pretrained=pretrained,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],
@@ -175,10 +215,10 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
     return network
 
 
-def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
+def freeze(network: nn.Module, config: TrainConfig, *, keeps_head: bool) -> list[nn.Module]:
     """Freeze what `config.freeze` says; returns the norms that then stay in eval mode.
 
-    The head stays trainable unless it came with pretrained weights and fits the classes as it is.
+    Heads stay trainable unless `keeps_head` says that theirs are trained weights for the classes.
 
     Raises:
         ValueError: if nothing would be left to train.
@@ -189,19 +229,14 @@ def freeze(network: nn.Module, config: TrainConfig) -> list[nn.Module]:
     if not gates:
         raise ValueError("freeze='base' leaves nothing to train without a block; give one")
     trained = {id(p) for gate in gates.values() for p in gate.parameters()}
-    _, head = classifier(network)
-    if not config.pretrained or not _keeps_head(config):
-        trained |= {id(p) for p in head.parameters()}
+    outer = {id(p) for head in heads(network).values() for p in head.parameters()}
+    if not keeps_head:
+        trained |= outer
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     norms = [m for m in network.modules() if hasattr(m, "running_mean") and id(m) not in inside]
     return norms
-
-
-def _keeps_head(config: TrainConfig) -> bool:
-    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
-    return classifier(own)[1].out_features == config.num_classes
 
 
 def make_optimizer(

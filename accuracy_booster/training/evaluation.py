@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.data import Data, normalise
+from accuracy_booster.data import Data, class_names, normalise, sources
 from accuracy_booster.data.batches import Batch, Loader
 from accuracy_booster.errors import TrainingStopped, unknown
-from accuracy_booster.progress import bars
+from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
+from accuracy_booster.progress import bars, note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
+from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training.reopen import check_place, what_changed
 from accuracy_booster.training.run import Run
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
     *("data_dir", "image_column", "label_column", "bad_images"),
+    *("interpolation", "crop_pct", "crop_mode", "validation"),
 )
 
 
@@ -63,32 +67,54 @@ def measure(
     data: Data,
     accelerator: Accelerator,
     on_batch: Callable[[Batch], None] = lambda batch: None,
+    places: Callable[[int], Sequence[int] | None] = lambda outputs: None,
 ) -> Metrics:
     """Run `loader` through the model in eval mode; the processes share the images and the result.
 
     Every image counts once, also where the last batch is ragged or the processes get unequal
-    numbers. Sums are exact: hits are whole numbers, losses are added in float64.
+    numbers. Sums are exact: hits are whole numbers, losses are added in float64. `places` is asked
+    for the output of each class, given how many outputs there are; None is their order.
     """
     was_training = {module: module.training for module in model.modules()}
     model.eval()
+    try:
+        return _measure(model, loader, data, accelerator, on_batch, places)
+    finally:
+        for module, flag in was_training.items():
+            module.training = flag
+
+
+def _measure(
+    model: nn.Module,
+    loader: Loader,
+    data: Data,
+    accelerator: Accelerator,
+    on_batch: Callable[[Batch], None],
+    places: Callable[[int], Sequence[int] | None],
+) -> Metrics:
+    asked, order = False, None
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # top-1, -5, loss, images
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     for batch in loader.batches(0, **share, device=accelerator.device):
         if len(batch.labels):
             with accelerator.autocast():
-                logits = model(normalise(batch.images, data.mean, data.std)).float()
+                output = model(normalise(batch.images, data.mean, data.std))
+                logits = split_outputs(output)[0].float()
             if len(data.classes) > logits.shape[1]:
                 raise ValueError(
                     f"{data.name} has {len(data.classes)} classes, more than the head's "
                     f"{logits.shape[1]}"
                 )
-            best = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
-            losses = F.cross_entropy(logits, batch.labels, reduction="none").double()
+            if not asked:
+                asked, order = True, places(logits.shape[1])
+            labels = batch.labels
+            if order is not None:
+                labels = torch.tensor(order, device=labels.device)[labels]
+            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            losses = F.cross_entropy(logits, labels, reduction="none").double()
             hits = best[:, 0].sum().double(), best.sum().double()
             sums += torch.stack([*hits, losses.sum(), hits[0].new_tensor(len(best))])
         on_batch(batch)
-    for module, flag in was_training.items():
-        module.training = flag
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums, "sum")
     top1, top5, loss, count = sums.tolist()
@@ -97,57 +123,76 @@ def measure(
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
+def _used(data: Data) -> Preprocessing:
+    """What images are made with, for a line that says so."""
+    how = data.interpolation or "bilinear", data.crop_pct or 0.875, data.crop_mode or "center"
+    return Preprocessing(data.image_size, data.mean, data.std, *how)
+
+
 def evaluate(
     model: str | Path | nn.Module,
     data: str | None = None,
     *,
     split: str = "test",
     fold: bool = False,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Metrics:
     """Top-1 and top-5 of a finished run, or of any module, on a data set.
 
     Args:
         model: a run's directory, or a module that maps images [N, C, H, W] to logits.
-        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on.
+        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on. A
+            warning says if that is no longer what it was.
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
         fold: measure the network as `ab.fold` makes it for inference.
-        options: `image_size`, `mean`, `std`, `eval_batch_size`, `device`, `precision`, `workers`,
-            `data_dir`, `image_column`, `label_column`, `bad_images`: by default the run's own; for
-            a module the defaults of `ab.train`.
+        classes: of a module, the names of its outputs in their order; the data's class names are
+            looked up among them. ImageNet's need not be given. A run knows its own.
+        options: `image_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`,
+            `eval_batch_size`, `device`, `precision`, `workers`, `data_dir`, `image_column`,
+            `label_column`, `bad_images`, `validation`: by default the run's own; for a module what
+            its `pretrained_cfg` (of timm) says, else the defaults of `ab.train`.
 
     Raises:
         ValueError: for a directory without a finished run, an unknown option, or data that do not
-            fit the network.
+            fit the network: among them class names that tell no outputs.
     """
     if split not in ("test", "train", "validation"):
         raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
     for name in options:
         if name not in OPTIONS:
             raise unknown("option", name, OPTIONS)
-    classes = None
+    more: dict[str, Any] = {}
+    own_data = False  # whether a run is measured on what it was trained on
     if isinstance(model, nn.Module):
         if data is None:
             raise ValueError("which data? a module does not know; pass data=...")
         network, config = model, TrainConfig("module", data=data).change(options)
+        if own := preprocessing_of(model):
+            more["own"] = own
     elif not isinstance(model, (str, Path)):
         raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
     else:
+        if classes is not None:
+            raise ValueError("classes=... is for a module; a run knows the names of its classes")
         run, config = Run.open(Path(model))
         network, classes = load_network(run.path, config), run.info["classes"]
-        if data not in (None, config.data):  # other data: their columns have other names
+        more["hold_out"] = run.hold_out
+        own_data = data is None or sources.place(str(data)) == sources.place(config.data)
+        if data is None:
+            check_place(run, config)
+        elif not own_data:  # other data: their columns have other names
             config = config.change({"data": data, "image_column": None, "label_column": None})
         config = config.change(options)
     accelerator = make_accelerator(config)
     held_out = split == "validation"
-    loaded = open_data(
-        config,
-        splits=("train",) if held_out else (split,),
-        training=False,
-        validation=config.validation if held_out else 0.0,
-        classes=classes,
-    )
+    splits = ("train",) if held_out else (split,)
+    loaded = open_data(config, splits=splits, training=False, classes=classes, **more)
+    if "own" in more:
+        note(f"images as the module was pretrained on: {_used(loaded)}")
+    if own_data and (changed := what_changed(run, config, loaded)):
+        warnings.warn(changed, stacklevel=2)
     if split not in loaded.loaders:
         raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
@@ -157,6 +202,8 @@ def evaluate(
             f"{loaded.in_chans}"
         )
     network.to(accelerator.device)
+    if not isinstance(model, nn.Module) and "image_size" in options:
+        try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
     loader = loaded.loaders[split]
     if fold:
         from accuracy_booster import deploy
@@ -164,6 +211,12 @@ def evaluate(
         channels, (height, width) = loaded.in_chans, loaded.image_size
         example = torch.zeros(loader.batch_size, channels, height, width)
         network = deploy.fold(copy.deepcopy(network).eval(), example=example)
+
+    def places(outputs: int) -> Sequence[int] | None:
+        if classes is not None:  # the labels are already numbers of these
+            return None
+        return class_names.places(loaded.classes, outputs, loaded.name)
+
     unreadable = list(loaded.unreadable)
     with bars() as progress:
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
@@ -177,7 +230,7 @@ def evaluate(
                     f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
                 )
 
-        metrics = measure(network, loader, loaded, accelerator, on_batch)
+        metrics = measure(network, loader, loaded, accelerator, on_batch, places)
     for reason in unreadable:
         warnings.warn(f"left out, {reason}", stacklevel=2)
     return metrics

@@ -9,7 +9,7 @@ from pathlib import Path
 from accuracy_booster.training.checkpoint import FOLDER
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.run import CONFIG, INFO, WEIGHTS, Run, in_todays_words
+from accuracy_booster.training.run import CONFIG, INFO, Run, has_ended, in_todays_words
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _listed(path: Path) -> Listed:
     try:
         config = TrainConfig.from_yaml((path / CONFIG).read_text())
         rows = Run(path).history()
-        ended = (path / WEIGHTS).is_file()
+        ended = has_ended(path, config.epochs)
         info = json.loads((path / INFO).read_text()) if (path / INFO).exists() or ended else {}
         config = in_todays_words(config, info)
         last = rows[-1] if rows else {}

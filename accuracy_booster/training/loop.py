@@ -19,15 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
-from accuracy_booster.training import checkpoint, compiling, engine
+from accuracy_booster.training import checkpoint, compiling, engine, start
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
+from accuracy_booster.training.outputs import split_outputs, try_network
 from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
 
@@ -37,7 +39,7 @@ STEP = 1  # of the random stream of a step, beside those of `data.batches`
 class Trainer:
     """The state of a run and its steps; `fit` runs them all."""
 
-    def __init__(self, config: TrainConfig, data: Data):
+    def __init__(self, config: TrainConfig, data: Data, *, keeps_head: bool | None = None):
         from accelerate.utils import set_seed
 
         self.config, self.data = config, data
@@ -45,16 +47,23 @@ class Trainer:
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
-        if config.batch_size % (self.world * config.accumulate):
+        parts = self.world * config.accumulate
+        if config.batch_size % parts or config.batch_size < 2 * parts:
             raise ValueError(
                 f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
-                f"times accumulate={config.accumulate}"
+                f"times accumulate={config.accumulate}, and at least {2 * parts}: a batch norm "
+                "needs two images in each part"
             )
         if self.device.type == "cpu":
             keep_freed_memory()
         set_seed(config.seed)
         self.plain = engine.build_network(config, pretrained=config.pretrained)
-        self.frozen_norms = engine.freeze(self.plain, config)
+        # decided once: a run that goes on does not need the file of weights any more
+        if keeps_head is None:
+            frozen = config.freeze != "none"
+            keeps_head = frozen and start.keeps_head(self.plain, config, data.classes)
+        self.keeps_head = keeps_head
+        self.frozen_norms = engine.freeze(self.plain, config, keeps_head=self.keeps_head)
         fused = self.device.type in ("cpu", "cuda")
         optimizer = engine.make_optimizer(self.plain, config, fused=fused)
         self.network, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
@@ -70,6 +79,34 @@ class Trainer:
         self._saved = time.monotonic()
         self.skipped = 0  # steps in a row, by fp16's loss scaling
         self.seconds = 0.0  # before this process went on
+
+    def start_from_weights(self) -> str:
+        """Put the weights that the configuration names into the network; returns what came."""
+        line = start.start_from_weights(self.plain, self.config)
+        self.average = engine.make_average(self.plain, self.config)
+        return line
+
+    def check_network(self) -> None:
+        """Try a training step's forward pass, and leave the network as it was.
+
+        Raises:
+            ValueError: if it cannot take images of this size, or gives no logits of the classes.
+        """
+        config, plain = self.config, self.plain
+        before = {name: buffer.clone() for name, buffer in plain.named_buffers()}
+        plain.train()
+        try:
+            with small_batches_allowed():
+                outputs = try_network(plain, config.model, config.input_size, self.device)
+        finally:
+            for name, buffer in plain.named_buffers():
+                if name in before:
+                    buffer.copy_(before[name])
+        if outputs < (config.num_classes or 0):
+            raise ValueError(
+                f"{config.model} gives {outputs} logits, fewer than num_classes="
+                f"{config.num_classes}"
+            )
 
     def _no_sums(self) -> torch.Tensor:
         """Of an epoch so far: loss, hits, images. float64, so that the order hardly matters."""
@@ -131,8 +168,12 @@ class Trainer:
             x, targets = self.mixing(x, labels)
         together = self.config.sync_bn and self.world > 1
         with synchronised() if together else contextlib.nullcontext():
-            logits = self.forward(x).float()
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
+            logits, others = split_outputs(self.forward(x))
+        logits, smoothing = logits.float(), self.config.label_smoothing
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        for weight, other in others:
+            own = F.cross_entropy(other.float(), targets, label_smoothing=smoothing)
+            loss = loss + weight * own
         return loss, logits
 
     def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> None:

@@ -6,7 +6,7 @@ run.json           the classes, versions and command, and the version of the gra
 metrics.csv        a row per epoch
 tensorboard/       the same, where tensorboard is installed
 checkpoints/       where it can go on (`training.checkpoint`)
-model.safetensors  the weights after the last epoch; its presence means that the run ended
+model.safetensors  the weights after the last epoch; it is there when the run has ended
 .lock              held by the process that trains here
 """
 
@@ -30,12 +30,23 @@ BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is wr
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 
 
+def has_ended(path: Path, epochs: int) -> bool:
+    """Whether the run in a directory has its final weights, those after so many epochs.
+
+    Where `train --resume RUN --epochs N` was killed as it began, the weights are there and rows of
+    the metrics are missing.
+    """
+    done = len(Run(path).history())
+    return (path / WEIGHTS).is_file() and (done >= epochs or not (path / METRICS).exists())
+
+
 class Run:
     """The files of one run, written as it goes."""
 
     def __init__(self, path: Path):
         self.path = path
         self.info: dict[str, Any] = {}
+        self.ended = False
         self._writer: Any = None
 
     @classmethod
@@ -90,7 +101,7 @@ class Run:
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} holds no run (no {CONFIG}); give the --output of a training")
-        if not (path / WEIGHTS).is_file() and ended:
+        if ended and not (path / WEIGHTS).is_file():
             raise ValueError(
                 f"the run in {path} has not ended: it has no {WEIGHTS}; go on with it by "
                 f"--resume {path}"
@@ -102,17 +113,44 @@ class Run:
             if not isinstance(run.info, dict) or not isinstance(run.info.get("classes"), list):
                 raise ValueError(f"{INFO} names no classes")
             config = in_todays_words(config, run.info)
+            run.ended = has_ended(path, config.epochs)
         except (OSError, ValueError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
+        if ended and not run.ended:
+            raise ValueError(
+                f"the run in {path} has not ended: it is to be trained for {config.epochs} epochs; "
+                f"go on with it by --resume {path}"
+            )
         return run, config
 
     def write_info(self, more: Mapping[str, Any]) -> None:
         self.info.update(more)
         write(self.path / INFO, (json.dumps(self.info, indent=1) + "\n").encode())
 
+    def go_on(self, config: TrainConfig, epoch: int) -> None:
+        """Note what changes as the run goes on after so many epochs: its length, its data's place.
+
+        Killed at any instant, the run has either ended as before, or goes on with the new length.
+        """
+        stored = TrainConfig.from_yaml((self.path / CONFIG).read_text())
+        new = stored.change(
+            {name: getattr(config, name) for name in ("epochs", "data", "data_dir")}
+        )
+        if new.epochs != stored.epochs:
+            rows = list(self.info.get("lengthened", []))
+            if rows and rows[-1]["to"] != stored.epochs:
+                rows.pop()  # of a process that was killed between the two files
+            rows.append({"from": stored.epochs, "to": new.epochs, "at": epoch})
+            self.write_info({"lengthened": rows})
+        if new != stored:
+            write(self.path / CONFIG, new.to_yaml().encode())
+        self.ended = False
+        (self.path / WEIGHTS).unlink(missing_ok=True)  # last: now the run has not ended
+
     @property
-    def ended(self) -> bool:
-        return (self.path / WEIGHTS).is_file()
+    def hold_out(self) -> str:
+        """How the share for validation was drawn: runs of older versions drew it by rows."""
+        return self.info.get("hold_out") or "rows"
 
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write the epochs' rows to the CSV, and the last one to TensorBoard."""

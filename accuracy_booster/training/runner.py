@@ -18,9 +18,10 @@ from accuracy_booster.training.evaluation import Metrics
 from accuracy_booster.training.lock import locked
 from accuracy_booster.training.loop import Trainer
 from accuracy_booster.training.presets import begun_dir, output_dir, resolve
-from accuracy_booster.training.run import CONFIG, Run
+from accuracy_booster.training.reopen import reopen
+from accuracy_booster.training.run import CONFIG, WEIGHTS, Run
 
-RESUMABLE = ("bad_images", "checkpoint_minutes", "workers")
+RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs", "data", "data_dir")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ def train(
     Args:
         model: the network's name, or a whole `TrainConfig`.
         resume: the directory of a run to go on with, with its own settings; one that has ended
-            stays as it is.
+            stays as it is, unless `epochs` makes it longer.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
-            `resume` only those that leave the result as it is: `bad_images`, `checkpoint_minutes`
-            and `workers`.
+            `resume` only `bad_images`, `checkpoint_minutes` and `workers`, which leave the result
+            as it is; `data` and `data_dir`, the new place of the same data; and `epochs`. From
+            there on the learning rate is what it is at that epoch of a training of the new length.
 
     Returns:
         The last epoch's metrics on the test set, the learning curve, and where the run is.
@@ -80,7 +82,7 @@ def train(
     engine.check_names(config)
     output = output_dir(config)
     Run.check(output, config.overwrite)
-    data = engine.open_data(config)
+    data = engine.open_data_anew(config)
     config = engine.fill_in(config.change({"output": str(output)}), data)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True)
@@ -88,13 +90,25 @@ def train(
 
 def resume_training(path: Path, **options: Any) -> TrainResult:
     """Go on with a run, as `train(resume=path)`."""
-    run, config = Run.open(path, ended=False)
-    config = config.change({**options, "output": str(path)})
-    if run.ended:
+    run, stored = Run.open(path, ended=False)
+    config = stored.change({**options, "output": str(path)})
+    if {"data", "data_dir"} & set(options):  # else an older run keeps its relative path
+        config = engine.place_data(config)
+    _check_length(run, config, len(run.history()))
+    if run.ended and config.epochs == stored.epochs:
         return result_of(run, config)
-    data = engine.open_data(config, classes=run.info["classes"])
+    data = reopen(run, config)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True, run=run)
+
+
+def _check_length(run: Run, config: TrainConfig, begun: int) -> None:
+    """Raise ValueError if the run has begun more epochs than it is to have."""
+    if config.epochs < begun:
+        raise ValueError(
+            f"epochs={config.epochs}, but the run in {run.path} has begun its epoch {begun}; give "
+            f"--epochs {begun} or more"
+        )
 
 
 def run_training(
@@ -113,13 +127,14 @@ def run_training(
     interruption names.
     """
     start = time.perf_counter()
-    trainer = Trainer(config, data)
+    trainer = Trainer(config, data, keeps_head=None if run is None else run.info.get("keeps_head"))
     path, main = Path(str(config.output)), trainer.accelerator.is_main_process
     with contextlib.ExitStack() as stack:
         if main:
             Run.check_place(path)
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
+        saved = None
         if run is not None:
             saved, problems = checkpoint.load(path)
             if main:
@@ -130,9 +145,30 @@ def run_training(
                 progress.console.print(f"going on from {where}")
             if saved is not None:
                 trainer.restore(saved)
-        elif main:
-            info = {"classes": list(data.classes), "device": _device(trainer)}
-            run = Run.create(path, config, info)
+                _check_length(run, config, trainer.epoch + (trainer.step > 0))
+            elif (path / WEIGHTS).is_file():
+                raise ValueError(
+                    f"the run in {path} cannot be trained longer: it has no good checkpoint any "
+                    f"more; start a new run from its weights by --weights {path}"
+                )
+            elif config.weights is not None:
+                trainer.start_from_weights()
+            if main:
+                run.go_on(config, trainer.epoch)
+        else:
+            trainer.check_network()
+            if config.weights is not None:
+                line = trainer.start_from_weights()
+                if main:
+                    progress.console.print(line, markup=False)
+            if main:
+                info: dict[str, Any] = {
+                    "classes": list(data.classes),
+                    "data": data.marks,
+                    "hold_out": "names",
+                }
+                info |= {"device": _device(trainer), "keeps_head": trainer.keeps_head}
+                run = Run.create(path, config, info)
         trainer.accelerator.wait_for_everyone()
         if run is None:
             run = Run(path)

@@ -1,0 +1,180 @@
+"""Folders of class folders: with train/, val/ and test/, or without splits."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from accuracy_booster.data import files
+from accuracy_booster.data.images import EncodedImages, Images, ReadPath
+from accuracy_booster.data.sources import Read, Source, Unlabelled, name_splits
+
+LAYOUT = "train/ and val/ or test/, each with a folder for each class, or a folder for each class"
+
+
+def folder_source(path: Path) -> Source:
+    """The splits of a folder; without split folders its class folders are one training split.
+
+    Raises:
+        ValueError: if it holds no class folders.
+    """
+    found = files.folders(path)
+    splits = name_splits(found, str(path))
+    if splits and not _are_classes(path, found, splits):
+        reads: dict[str, Read] = {split: partial(_read, path, splits, split) for split in splits}
+        return Source(str(path), reads)
+    if not found:
+        loose = files.collect({"": [str(path)]}, path)[""]
+        have = f"{len(loose.images)} images in no folder" if loose.images else "no folders"
+        raise ValueError(
+            f"{path} holds no images in class folders: expected {LAYOUT}, or Parquet files; found "
+            f"{have}"
+        )
+    inner = [name for name in found if name_splits(files.folders(path / name))]
+    if inner:
+        raise ValueError(
+            f"{path} has no train/, but a folder in it has; give --data {path / inner[0]}"
+        )
+    return Source(str(path), {"train": partial(_read, path, {"train": "."}, "train")}, unsplit=True)
+
+
+def _are_classes(path: Path, found: Sequence[str], splits: dict[str, str]) -> bool:
+    """Whether folders are called like splits by chance: cars, planes, and a class `train`."""
+    if set(found) == set(splits.values()):
+        return False
+    if any(files.folders(path / name) for name in splits.values()):
+        return False
+    beside = set(found) - set(splits.values())
+    return any(_holds_images(path / name) for name in (*splits.values(), *beside)) and all(
+        _holds_images(path / name) for name in beside
+    )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(e.name) for e in files.entries(folder))
+
+
+def _read(path: Path, splits: dict[str, str], split: str) -> tuple[Images, tuple[str, ...] | None]:
+    # the training folders name the classes: a class without test images keeps its number
+    place = path / splits[split]
+    own = _classes(place, remark=True)
+    classes = _classes(path / splits["train"]) if "train" in splits else own
+    loose = sum(e.is_file() and _is_image(e.name) for e in files.entries(place))
+    if not own:
+        _refuse_flat(place, loose, training=split == "train")
+    if extra := sorted(set(own) - set(classes)):
+        _refuse_extra(place, [*own], [*classes], extra)
+    found = files.collect({name: own.get(name, []) for name in classes}, place)
+    images = [file for one in found.values() for file in one.images]
+    labels = [i for i, one in enumerate(found.values()) for _ in one.images]
+    if not images:
+        others = sum((one.others for one in found.values()), Counter[str]())
+        have = f"; its class folders hold {files.kinds(others)} files" if others else ""
+        raise ValueError(
+            f"{place} holds no images that Pillow reads here (.jpg, .png, .webp, .gif, .bmp, .tif, "
+            f".avif and others){have}"
+        )
+    _remark(place, found, own, loose, training=split == "train")
+    source = f"{path.name}/{splits[split]}".removesuffix("/.")
+    return EncodedImages(ReadPath(images, str(place)), labels, source), tuple(classes)
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in files.extensions()
+
+
+def _classes(place: Path, *, remark: bool = False) -> dict[str, list[str]]:
+    """The class folders by name; two spellings of one name (NFC, NFD) are one class.
+
+    A link to a folder above, or to a class that is there, is no class of its own.
+    """
+    names = files.folders(place)
+    here = Path(os.path.realpath(place))
+    taken = {os.path.realpath(place / n): n for n in names if not (place / n).is_symlink()}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        folder = place / name
+        if folder.is_symlink():
+            target = os.path.realpath(folder)
+            if here.is_relative_to(target):
+                continue
+            if target in taken:
+                if remark:
+                    warnings.warn(
+                        f"{folder} is a link to the same folder as {taken[target]} and is left out",
+                        stacklevel=2,
+                    )
+                continue
+            taken[target] = name
+        found.setdefault(files.same_name(name), []).append(str(folder))
+    return dict(sorted(found.items()))
+
+
+def _refuse_flat(place: Path, loose: int, *, training: bool) -> None:
+    if not loose:
+        raise ValueError(f"{place} has no class folders and no images")
+    lie = f"its {loose} image{'s'[: loose > 1]} lie in {place.name}/ itself"
+    if training:
+        raise ValueError(
+            f"{place} has no class folders: {lie}; put the images of each class into a folder, "
+            f"{place.name}/CLASS/"
+        )
+    raise Unlabelled(f"{place} has no class folders: {lie} and have no labels")
+
+
+def _refuse_extra(
+    place: Path, own: Sequence[str], classes: Sequence[str], extra: Sequence[str]
+) -> None:
+    near = [(name, [c for c in classes if c.casefold() == name.casefold()]) for name in extra]
+    if len(own) == 1 and len(classes) > 1 and not near[0][1]:
+        raise Unlabelled(
+            f"{place} has one folder, {extra[0]}, which is none of train/'s {len(classes)} "
+            "classes, so its images have no labels"
+        )
+    hint = "; ".join(f"{name} is {like[0]} there" for name, like in near if like)
+    raise ValueError(
+        f"{place} has classes that train/ has not: {', '.join(extra[:5])}"
+        + (f" ({hint}: spell them alike)" if hint else "")
+    )
+
+
+def _remark(
+    place: Path,
+    found: Mapping[str, files.Found],
+    own: Mapping[str, Sequence[str]],
+    loose: int,
+    *,
+    training: bool,
+) -> None:
+    """Warn, in one line each, of what a class lacks and of what is left out."""
+    remarks = []
+    bare = [name for name, one in found.items() if not one.images and name in own]
+    for name in bare[:5]:
+        others, lost = found[name].others, found[name].lost
+        if others or lost:
+            has = files.kinds(others) or "links that lead nowhere"
+            why = "which Pillow does not read here" if others else "so there is nothing to read"
+            remarks.append(f"class folder {name} of {place} gives 0 images: it has {has}, {why}")
+        elif training and any(one.images for one in found.values()):
+            remarks.append(f"class folder {name} of {place} is empty")
+    mixed = Counter[str]()
+    for name, one in found.items():
+        mixed.update(one.others if name not in bare else {})
+    if left := files.kinds(mixed, files.COMPANIONS):
+        remarks.append(f"left out of {place}, since Pillow does not read them here: {left} files")
+    if lost := sum(one.lost for name, one in found.items() if name not in bare):
+        remarks.append(f"left out of {place}: {lost} links that lead nowhere")
+    if loose:
+        remarks.append(f"left out of {place}: {loose} images beside its class folders")
+    alike: dict[str, list[str]] = {}
+    for name in own:
+        alike.setdefault(name.casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1 and len(names[0]) > 1:  # a and A are two letters
+            remarks.append(f"{place} has {' and '.join(names)}, which are taken for two classes")
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)

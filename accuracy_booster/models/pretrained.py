@@ -1,0 +1,117 @@
+"""What images a pretrained network was trained on, as its library says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.models.create import MODELS
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network: size [H, W], mean and std of pixels in [0, 1].
+
+    Images are resized with `interpolation`; for measuring, the centre crop keeps the share
+    `crop_pct` of the resized image's edge (timm's word), in timm's `crop_mode`.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    def __str__(self) -> str:
+        height, width = self.image_size
+        mode = "" if self.crop_mode == "center" else f" ({self.crop_mode})"
+        return (
+            f"{height} x {width} pixels, mean {_numbers(self.mean)}, std {_numbers(self.std)}, "
+            f"{self.interpolation}, crop_pct {self.crop_pct:.4g}{mode}"
+        )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
+
+
+def pretrained_preprocessing(name: str) -> Preprocessing | None:
+    """What the weights of `create_model(name, pretrained=True)` were trained on, if it is known."""
+    library, _, rest = name.partition("/")
+    if library == "torchvision":
+        return _of_torchvision(rest)
+    if library == "timm":
+        return _of_timm(rest)
+    row = MODELS.get(name)
+    if row is None or not row.pretrained:
+        return None
+    known = _of_timm(row.build.args[0])  # type: ignore[attr-defined]
+    if known is None:
+        return None
+    return _at(known, row.input_size[1:], _config(row.build.args[0]))  # type: ignore[attr-defined]
+
+
+def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+    """What a module of timm says of its own input, or None for other modules."""
+    config = getattr(model, "pretrained_cfg", None)
+    return _from(config) if isinstance(config, dict) else None
+
+
+def at_size(name: str, own: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    """The same at another size: timm has a second `crop_pct` for the size it tests at."""
+    library, _, rest = name.partition("/")
+    return _at(own, size, _config(rest) if library == "timm" else {})
+
+
+def _at(own: Preprocessing, size: tuple[int, ...], config: dict[str, Any]) -> Preprocessing:
+    tested = config.get("test_input_size")
+    crop = own.crop_pct
+    if tested and tuple(tested[1:]) == tuple(size):
+        crop = config.get("test_crop_pct") or crop
+    height, width = size
+    return replace(own, image_size=(height, width), crop_pct=crop)
+
+
+def _config(name: str) -> dict[str, Any]:
+    from timm.models import get_pretrained_cfg
+
+    found = get_pretrained_cfg(name)
+    return {} if found is None else found.to_dict()
+
+
+def _of_timm(name: str) -> Preprocessing | None:
+    return _from(_config(name))
+
+
+def _from(config: dict[str, Any]) -> Preprocessing | None:
+    size, mean, std = (config.get(key) for key in ("input_size", "mean", "std"))
+    if not size or not mean or not std:
+        return None
+    kind = config.get("interpolation") or "bicubic"
+    return Preprocessing(
+        (int(size[-2]), int(size[-1])),
+        tuple(map(float, mean)),
+        tuple(map(float, std)),
+        # torchvision resizes tensors in these ways; Lanczos comes close to bicubic
+        kind if kind in ("bilinear", "bicubic", "nearest") else "bicubic",
+        float(config.get("crop_pct") or 0.875),
+        config.get("crop_mode") or "center",
+    )
+
+
+def _of_torchvision(name: str) -> Preprocessing | None:
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name)
+    made = getattr(weights, "DEFAULT", None)
+    transforms: Any = made.transforms() if made is not None else None
+    if not hasattr(transforms, "crop_size"):
+        return None
+    (side,), (cover,) = transforms.crop_size, transforms.resize_size
+    return Preprocessing(
+        *((side, side), tuple(transforms.mean), tuple(transforms.std)),
+        *(transforms.interpolation.value, side / cover),
+    )

@@ -1,0 +1,76 @@
+"""Find the data of a run again, wherever it is called from, and check that they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.data import Data, sources
+from accuracy_booster.progress import note
+from accuracy_booster.training import engine
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.run import Run
+
+
+def reopen(run: Run, config: TrainConfig) -> Data:
+    """The data of a run that goes on.
+
+    Raises:
+        ValueError: if they are not where the configuration says, or are other data.
+    """
+    check_place(run, config)
+    data = engine.open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
+    check_same(run, config, data)
+    return data
+
+
+def check_same(run: Run, config: TrainConfig, data: Data) -> None:
+    """Raise ValueError if data that were opened are others than those that the run began with."""
+    if changed := what_changed(run, config, data):
+        raise ValueError(
+            f"{changed}; give their place by --data, or train anew in another --output"
+        )
+
+
+def check_place(run: Run, config: TrainConfig) -> None:
+    """Tell where the data of an older run are taken from.
+
+    Raises:
+        ValueError: if nothing is where the data of the run were.
+    """
+    typed = Path(config.data).expanduser()
+    relative = "" if typed.is_absolute() else ", a path relative to where it was started,"
+    if not sources.exists(config.data):
+        raise ValueError(
+            f"the run in {run.path} has its data in {config.data!r}{relative} and there is no such "
+            "directory here; give their place by --data"
+        )
+    if relative and typed.is_dir() and config.data not in sources.BUILT_IN:
+        note(
+            f"the run in {run.path} has its data in {config.data!r}{relative} which is taken to be "
+            f"{sources.place(config.data)}; an older version stored nothing to check that by"
+        )
+
+
+def what_changed(run: Run, config: TrainConfig, data: Data) -> str:
+    """How the splits that were read differ from those that the run began with, or ""."""
+    known: dict[str, Any] = run.info.get("data") or {}
+    found = [
+        f"the {split} split has {_told(mark, known[split])}"
+        for split, mark in data.marks.items()
+        if split in known and known[split] != mark
+    ]
+    if not found:
+        return ""
+    return f"{config.data} does not hold the data of the run in {run.path}: {', '.join(found)}"
+
+
+def _told(now: str, before: str) -> str:
+    (count, _), (old, _) = _parts(now), _parts(before)
+    return f"{count} and had {old}" if count != old else f"other labels in its {count}"
+
+
+def _parts(mark: str) -> Sequence[str]:
+    count, _, labels = mark.partition(", ")
+    return count, labels

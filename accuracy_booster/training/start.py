@@ -1,0 +1,129 @@
+"""How a new run starts: from random weights, trained ones or a file, and how its gates start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from accuracy_booster.blocks import recipe
+from accuracy_booster.models import builder, classifier
+from accuracy_booster.models.heads import heads, outputs_of
+from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights, read_weights
+from accuracy_booster.progress import note
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.run import WEIGHTS, Run
+
+
+def decide_start(config: TrainConfig) -> TrainConfig:
+    """The configuration with `init` decided; where it is not the usual, one line says how.
+
+    Raises:
+        ValueError: for weights that cannot be read, or gates that started in another way.
+    """
+    gates = False
+    if config.weights is not None:
+        place = os.path.abspath(Path(config.weights).expanduser())
+        config = config.change({"weights": place})
+        gates = any(GATES in f".{name}" for name in read_weights(place))
+    if config.block == "none":
+        return config.change({"init": "paper"}) if config.init == "auto" else config
+    if gates:
+        return _as_the_gates_did(config)
+    if config.init != "auto":
+        return config
+    if not (config.pretrained or config.weights):
+        return config.change({"init": "paper"})
+    try:
+        recipe(config.block).as_identity()
+    except ValueError:
+        note(
+            f"init=paper: {config.block!r} has no parameters that could start it as the identity, "
+            "so the network starts from other outputs than its trained weights give"
+        )
+        return config.change({"init": "paper"})
+    note("init=identity: the gates start by changing nothing, since the weights are trained")
+    return config.change({"init": "identity"})
+
+
+def _as_the_gates_did(config: TrainConfig) -> TrainConfig:
+    """The configuration with the `init` of the gates in its weights.
+
+    It is the gates' scale, 1 or 2, so trained gates with the other one give other outputs.
+    """
+    known = _init_of(Path(str(config.weights)))
+    if config.init == "auto":
+        how = "" if known else ", taken as paper's, which the file does not say"
+        note(f"init={known or 'paper'}: the gates are those of {config.weights}{how}")
+        return config.change({"init": known or "paper"})
+    if known not in (None, config.init):
+        raise ValueError(
+            f"init={config.init!r}, but the gates of {config.weights} started with init={known!r} "
+            "and give other outputs otherwise; leave init out"
+        )
+    return config
+
+
+def run_of(weights: str) -> tuple[Run, TrainConfig] | None:
+    """The finished run that weights are of, and its configuration; None where they are a file."""
+    path = Path(weights).expanduser()
+    try:
+        return Run.open(path.parent if path.name == WEIGHTS else path)
+    except ValueError:
+        return None
+
+
+def _init_of(weights: Path) -> str | None:
+    """How the gates of a run or of `ab.save` started; of another file it is not known."""
+    if (found := run_of(str(weights))) is not None:
+        return "identity" if found[1].init == "identity" else "paper"
+    folder = weights if weights.is_dir() else weights.parent
+    try:
+        info = json.loads((folder / "booster.json").read_text())
+        ends = [gate["weigh"][-1] for r in info["recipes"].values() for gate in r["gates"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return "identity" if any(end.get("scale") == 2 for end in ends) else "paper"
+
+
+def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
+    """Load `config.weights` into a fresh network, in place; returns a line that says what came.
+
+    Raises:
+        ValueError: for weights of another network.
+    """
+    source = str(config.weights)
+    loaded = load_weights(network, read_weights(source), source)
+    return f"starting from {source}: {', '.join(_told(loaded))}"
+
+
+def _told(loaded: Loaded) -> Iterator[str]:
+    yield f"{loaded.tensors} tensors"
+    if head := [name for name in loaded.new if GATES not in f".{name}"]:
+        yield f"a new head ({', '.join(head)})"
+    if len(head) < len(loaded.new):
+        yield "new gates"
+    if loaded.unused:
+        yield f"{loaded.unused} tensors of the file are not of this network"
+
+
+def keeps_head(network: nn.Module, config: TrainConfig, classes: Sequence[str]) -> bool:
+    """Whether the head comes with trained weights that fit the classes as it is.
+
+    A run's head is for classes of the run's names; of a file alone only their number is known.
+    """
+    if config.weights is not None:
+        source = str(config.weights)
+        found = run_of(source)
+        if found is not None and found[0].info["classes"] != list(classes):
+            return False
+        new = match_weights(network, read_weights(source), source)[1].new
+        outer = {f"{name}.{part}" for name in heads(network) for part in ("weight", "bias")}
+        return not outer & set(new)
+    if not config.pretrained:
+        return False
+    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
+    return outputs_of(classifier(own)[1]) == config.num_classes
