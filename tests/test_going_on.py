@@ -155,7 +155,10 @@ def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
     assert {run.config.data for run in result.runs} == {str(here / "images")}
     (here / "images").rename(here / "moved")
     shutil.rmtree(here / "out" / "ab-s0")
-    with pytest.raises(ValueError, match=r"there are no data in .*images' .*--data"):
+    with pytest.raises(
+        ValueError,
+        match=r"out has its data in .*images' and there is no such directory here; .*--data",
+    ):
         ab.compare(resume="../out")
     result = ab.compare(resume="../out", data="../moved")
     assert result.runs[1].config.data == str(here / "moved")

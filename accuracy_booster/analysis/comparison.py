@@ -15,7 +15,7 @@ from accuracy_booster.analysis import report
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
-from accuracy_booster.data import Data, sources
+from accuracy_booster.data import Data
 from accuracy_booster.progress import bars
 from accuracy_booster.training import (
     TrainConfig,
@@ -26,7 +26,7 @@ from accuracy_booster.training import (
     run_training,
 )
 from accuracy_booster.training.checkpoint import write
-from accuracy_booster.training.reopen import check_same
+from accuracy_booster.training.reopen import check_place, check_same
 from accuracy_booster.training.run import BLOCKS, CONFIG, Run
 from accuracy_booster.training.runner import result_of
 from accuracy_booster.training.start import start_from_weights
@@ -95,11 +95,11 @@ def compare(
         ValueError: for anything that `ab.train` refuses, before the first run starts.
     """
     start, version = time.perf_counter(), VERSION
-    now = True
+    now, moved = True, dict[str, Any]()
     if resume is not None:
         begun = _begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
-        moved: dict[str, Any] = {n: options.pop(n) for n in ("data", "data_dir") if n in options}
+        moved = {n: options.pop(n) for n in ("data", "data_dir") if n in options}
         if options:
             raise ValueError(f"resume goes on as it was begun; leave out {', '.join(options)}")
         options, output = {**begun["options"], **moved}, str(resume)
@@ -124,8 +124,8 @@ def compare(
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
-    if resume is not None and not sources.exists(base.data):
-        raise ValueError(f"there are no data in {base.data!r} any more; give their place by --data")
+    if resume is not None and "data" not in moved:
+        check_place(where, base.data)
     data = engine.open_data_anew(base) if now else engine.open_data(base, hold_out="rows")
     variants = [engine.fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block or weights that do not fit are told before the first run

@@ -181,7 +181,7 @@ def evaluate(
         more["hold_out"] = run.hold_out
         own_data = data is None or sources.place(str(data)) == sources.place(config.data)
         if data is None:
-            check_place(run, config)
+            check_place(run.path, config.data)
         elif not own_data:  # other data: their columns have other names
             config = config.change({"data": data, "image_column": None, "label_column": None})
         config = config.change(options)

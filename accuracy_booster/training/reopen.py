@@ -19,7 +19,7 @@ def reopen(run: Run, config: TrainConfig) -> Data:
     Raises:
         ValueError: if they are not where the configuration says, or are other data.
     """
-    check_place(run, config)
+    check_place(run.path, config.data)
     data = engine.open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
     check_same(run, config, data)
     return data
@@ -33,23 +33,23 @@ def check_same(run: Run, config: TrainConfig, data: Data) -> None:
         )
 
 
-def check_place(run: Run, config: TrainConfig) -> None:
-    """Tell where the data of an older run are taken from.
+def check_place(where: str | Path, data: str) -> None:
+    """Tell where the data of an older run, or comparison, in the directory `where` are taken from.
 
     Raises:
-        ValueError: if nothing is where the data of the run were.
+        ValueError: if nothing is where the data were.
     """
-    typed = Path(config.data).expanduser()
+    typed = Path(data).expanduser()
     relative = "" if typed.is_absolute() else ", a path relative to where it was started,"
-    if not sources.exists(config.data):
+    if not sources.exists(data):
         raise ValueError(
-            f"the run in {run.path} has its data in {config.data!r}{relative} and there is no such "
-            "directory here; give their place by --data"
+            f"{where} has its data in {data!r}{relative} and there is no such directory here; give "
+            "their place by --data"
         )
-    if relative and typed.is_dir() and config.data not in sources.BUILT_IN:
+    if relative and typed.is_dir() and data not in sources.BUILT_IN:
         note(
-            f"the run in {run.path} has its data in {config.data!r}{relative} which is taken to be "
-            f"{sources.place(config.data)}; an older version stored nothing to check that by"
+            f"{where} has its data in {data!r}{relative} which is taken to be "
+            f"{sources.place(data)}; an older version stored nothing to check that by"
         )
 
 
