@@ -34,11 +34,14 @@ def folder_source(path: Path) -> Source:
             f"{path} holds no images in class folders: expected {LAYOUT}, or Parquet files; found "
             f"{have}"
         )
-    inner = [name for name in found if name_splits(files.folders(path / name))]
-    if inner:
-        raise ValueError(
-            f"{path} has no train/, but a folder in it has; give --data {path / inner[0]}"
-        )
+    inner = {name: files.folders(path / name) for name in found}
+    for name, below in inner.items():
+        alone = len(found) == 1 and len(below) > 1 and not _holds_images(path / name)
+        if alone or {"train", "test"} <= set(name_splits(below, str(path / name))):
+            raise ValueError(
+                f"{path} has no train/, but a folder in it seems to hold the data; give --data "
+                f"{path / name}"
+            )
     return Source(str(path), {"train": partial(_read, path, {"train": "."}, "train")}, unsplit=True)
 
 

@@ -103,7 +103,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     The pixels under a transparent place hold whatever the program that wrote them left there.
     """
     image.load()
-    if turn := TURNS.get(_orientation(image)):
+    turn = TURNS.get(_orientation(image))
+    if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.array(image))).convert("RGB")

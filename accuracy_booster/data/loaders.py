@@ -205,7 +205,10 @@ def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:
 def _compact(images: Images) -> Images:
     """The chosen images themselves, where they are in memory."""
     if isinstance(images, Subset) and isinstance(images.images, TensorImages):
-        return TensorImages(images.images.images[images.indices], images.labels)
+        chosen = TensorImages(images.images.images[images.indices], images.labels)
+        if (known := images.images.names) is not None:
+            chosen.names = [known[index] for index in images.indices]
+        return chosen
     return images
 
 

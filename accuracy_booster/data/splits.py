@@ -31,7 +31,9 @@ def read(source: Source, splits: Sequence[str], validation: float) -> tuple[dict
         ValueError: if nothing is left to measure on, with what to do.
     """
     found: dict[str, Part] = {}
-    held, reasons, untried = "", [], set(source.splits)
+    held, untried = "", set(source.splits)
+    bare: list[str] = []  # why a split has no labels
+    notes: list[str] = []
     for split in splits:
         if split != "test":
             found[split] = source.read(split)
@@ -42,42 +44,42 @@ def read(source: Source, splits: Sequence[str], validation: float) -> tuple[dict
                 try:
                     found["test"] = source.read(name)
                 except Unlabelled as e:
-                    reasons.append(str(e))
+                    bare.append(str(e))
         if "test" not in found:
-            held = _without_test(source, found, validation, reasons)
-        elif reasons:
-            reasons.append(f"the validation split of {source.name} is the test split")
+            held = _without_test(source, found, validation, bare, notes)
+        elif bare:
+            notes.append(f"the validation split of {source.name} is the test split")
     if "train" in splits and validation and not held:
         held = "validation"
     if "train" in splits and not held and "validation" in untried and "validation" not in found:
         try:
             found["validation"] = source.read("validation")
         except Unlabelled as e:
-            reasons.append(str(e))
-    for reason in reasons:
-        note(f"{reason}; it is left out" if "no labels" in reason else reason)
+            bare.append(str(e))
+    for line in (*(f"{reason}; it is left out" for reason in bare), *notes):
+        note(line)
     return found, held
 
 
 def _without_test(
-    source: Source, found: dict[str, Part], validation: float, reasons: list[str]
+    source: Source, found: dict[str, Part], validation: float, bare: list[str], notes: list[str]
 ) -> str:
     """Fill in the test split of a source that has none with labels; returns the share's split."""
     if "train" not in source.splits:
-        raise ValueError("; ".join(reasons) or f"{source.name} has no test split")
+        raise ValueError("; ".join(bare) or f"{source.name} has no test split")
     if validation:
         if "train" not in found:
             found["train"] = source.read("train")
-        reasons.append(
+        notes.append(
             f"the test split of {source.name} is the share {validation:g} of its training images "
             "that --validation holds out"
         )
         return "test"
     if source.unsplit and "train" not in found:
         found["test"] = source.read("train")
-        reasons.append(f"{source.name} has no splits: all its images are measured")
+        notes.append(f"{source.name} has no splits: all its images are measured")
         return ""
-    why = "; ".join(reasons) or f"{source.name} has no test split; it has: train"
+    why = "; ".join(bare) or f"{source.name} has no test split; it has: train"
     if source.unsplit:
         why = f"{source.name} has no test split: it holds class folders and no train/ and val/"
     raise ValueError(

@@ -7,13 +7,15 @@ them could not go on where it was.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from accuracy_booster.data.files import extensions, is_leftover
 from accuracy_booster.data.images import EncodedImages, Images
 from accuracy_booster.data.sources import Read, Source, name_splits
 
@@ -76,7 +78,8 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
     from timm.data import create_dataset
 
     try:
-        dataset = create_dataset(name, root=root, split=split)
+        with _every_kind():
+            dataset = create_dataset(name, root=root, split=split)
     except Exception as e:  # whatever the library behind it raises
         reason = " ".join(str(e).split())[:300] or type(e).__name__
         raise ValueError(
@@ -85,14 +88,43 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
     source = f"{name or root}/{split}"
     if hasattr(dataset, "reader"):  # its own __getitem__ passes over unreadable images in silence
         reader = dataset.reader
-        images = _Indexed(lambda i: reader[i][0], _labels(reader), source)
         classes = getattr(reader, "class_to_idx", None) or getattr(
             reader, "class_name_to_idx", None
         )
-        return images, tuple(sorted(classes, key=classes.get)) if classes else None
+        names = tuple(sorted(classes, key=classes.get)) if classes else None
+        if names and isinstance(root, str) and root.endswith(".tar"):
+            return _of_tar(reader, names, source)
+        return _Indexed(lambda i: reader[i][0], _labels(reader), source), names
     images = _Indexed(lambda i: dataset[i][0], _labels(dataset), source)
     names = getattr(dataset, "classes", None)
     return images, tuple(map(str, names)) if names else None
+
+
+@contextmanager
+def _every_kind() -> Iterator[None]:
+    """timm counts .png, .jpg and .jpeg alone; here it counts what Pillow reads."""
+    from timm.data.readers.img_extensions import get_img_extensions, set_img_extensions
+
+    before = get_img_extensions()
+    set_img_extensions(tuple(sorted(extensions())))
+    try:
+        yield
+    finally:
+        set_img_extensions(before)
+
+
+def _of_tar(reader: Any, names: tuple[str, ...], source: str) -> tuple[Images, tuple[str, ...]]:
+    """A tar file's images without what other programs left in it (macOS stores ._x.jpg)."""
+    kept = [
+        row
+        for row, (entry, *_) in enumerate(reader.samples)
+        if not any(map(is_leftover, Path(entry.path.removeprefix("./")).parts))
+    ]
+    labels = [int(reader.targets[row]) for row in kept]
+    classes = [i for i in range(len(names)) if not is_leftover(names[i]) or i in set(labels)]
+    number = {old: new for new, old in enumerate(classes)}
+    images = _Indexed(lambda i: reader[kept[i]][0], [number[i] for i in labels], source)
+    return images, tuple(names[i] for i in classes)
 
 
 def _labels(dataset: Any) -> list[int]:

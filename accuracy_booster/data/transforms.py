@@ -113,7 +113,8 @@ class CentreCrop:
                 image = _shortened(image, longest)
             h, w = image.shape[-2:]
             by_height = (height * w >= width * h) == (self.mode == "center")
-            new = [height, int(height * w / h)] if by_height else [int(width * h / w), width]
+            whole = int if self.mode == "center" else round  # as torchvision and timm do it
+            new = [height, whole(height * w / h)] if by_height else [whole(width * h / w), width]
             new = [max(1, side) for side in new]
         image = resize(image, (new[0], new[1]), self.interpolation)
         if self.mode != "border":

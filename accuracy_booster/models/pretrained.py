@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,41 +39,35 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
 
-def pretrained_preprocessing(name: str) -> Preprocessing | None:
-    """What the weights of `create_model(name, pretrained=True)` were trained on, if it is known."""
+def pretrained_preprocessing(
+    name: str, size: tuple[int, int] | None = None
+) -> Preprocessing | None:
+    """What the weights of `create_model(name, pretrained=True)` were trained on, if it is known.
+
+    Args:
+        size: [H, W] of the images, where it is not to be the weights' own. timm has a second
+            `crop_pct` for the size at which it tests a network.
+    """
     library, _, rest = name.partition("/")
     if library == "torchvision":
-        return _of_torchvision(rest)
+        known = _of_torchvision(rest)
+        return known if known is None or size is None else replace(known, image_size=size)
     if library == "timm":
-        return _of_timm(rest)
+        return _from(_config(rest), size)
     row = MODELS.get(name)
     if row is None or not row.pretrained:
         return None
-    known = _of_timm(row.build.args[0])  # type: ignore[attr-defined]
-    if known is None:
-        return None
-    return _at(known, row.input_size[1:], _config(row.build.args[0]))  # type: ignore[attr-defined]
+    tag = row.build.args[0]  # type: ignore[attr-defined]
+    return _from(_config(tag), size or row.input_size[1:])
 
 
-def preprocessing_of(model: nn.Module) -> Preprocessing | None:
+def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> Preprocessing | None:
     """What a module of timm says of its own input, or None for other modules."""
     config = getattr(model, "pretrained_cfg", None)
-    return _from(config) if isinstance(config, dict) else None
-
-
-def at_size(name: str, own: Preprocessing, size: tuple[int, int]) -> Preprocessing:
-    """The same at another size: timm has a second `crop_pct` for the size it tests at."""
-    library, _, rest = name.partition("/")
-    return _at(own, size, _config(rest) if library == "timm" else {})
-
-
-def _at(own: Preprocessing, size: tuple[int, ...], config: dict[str, Any]) -> Preprocessing:
-    tested = config.get("test_input_size")
-    crop = own.crop_pct
-    if tested and tuple(tested[1:]) == tuple(size):
-        crop = config.get("test_crop_pct") or crop
-    height, width = size
-    return replace(own, image_size=(height, width), crop_pct=crop)
+    if not isinstance(config, dict):
+        return None
+    own = (getattr(model, "default_cfg", None) or {}).get("input_size")  # ours may differ
+    return _from(config, size or (own[1:] if own else None))
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -82,22 +77,21 @@ def _config(name: str) -> dict[str, Any]:
     return {} if found is None else found.to_dict()
 
 
-def _of_timm(name: str) -> Preprocessing | None:
-    return _from(_config(name))
-
-
-def _from(config: dict[str, Any]) -> Preprocessing | None:
-    size, mean, std = (config.get(key) for key in ("input_size", "mean", "std"))
-    if not size or not mean or not std:
+def _from(config: dict[str, Any], size: Sequence[int] | None) -> Preprocessing | None:
+    own, mean, std = (config.get(key) for key in ("input_size", "mean", "std"))
+    if not own or not mean or not std:
         return None
+    height, width = size or own[-2:]
+    tested = config.get("test_input_size")
+    at_test = bool(tested) and tuple(tested[-2:]) == (height, width)
     kind = config.get("interpolation") or "bicubic"
     return Preprocessing(
-        (int(size[-2]), int(size[-1])),
+        (int(height), int(width)),
         tuple(map(float, mean)),
         tuple(map(float, std)),
         # torchvision resizes tensors in these ways; Lanczos comes close to bicubic
         kind if kind in ("bilinear", "bicubic", "nearest") else "bicubic",
-        float(config.get("crop_pct") or 0.875),
+        float((at_test and config.get("test_crop_pct")) or config.get("crop_pct") or 0.875),
         config.get("crop_mode") or "center",
     )
 

@@ -17,7 +17,7 @@ from accuracy_booster.blocks import recipe
 from accuracy_booster.data import Data, load_data, sources
 from accuracy_booster.models import builder, create_model
 from accuracy_booster.models.heads import heads
-from accuracy_booster.models.pretrained import at_size, pretrained_preprocessing
+from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import added_parameters, attached
@@ -109,11 +109,10 @@ def open_data_anew(config: TrainConfig) -> Data:
         mean, std = config.mean or begun.mean, config.std or begun.std
         note(f"images as {config.weights} was trained on: mean {mean}, std {std}")
         return open_data(config, mean=mean, std=std)
-    own = pretrained_preprocessing(config.model) if config.pretrained else None
+    size = config.image_size if isinstance(config.image_size, tuple) else None
+    own = pretrained_preprocessing(config.model, size) if config.pretrained else None
     if own is None:
         return open_data(config)
-    if isinstance(config.image_size, tuple):
-        own = at_size(config.model, own, config.image_size)
     names = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     given = {name: getattr(config, name) for name in names}
     used = replace(own, **{name: value for name, value in given.items() if value is not None})

@@ -169,7 +169,8 @@ def evaluate(
         if data is None:
             raise ValueError("which data? a module does not know; pass data=...")
         network, config = model, TrainConfig("module", data=data).change(options)
-        if own := preprocessing_of(model):
+        size = config.image_size if isinstance(config.image_size, tuple) else None
+        if own := preprocessing_of(model, size):
             more["own"] = own
     elif not isinstance(model, (str, Path)):
         raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
