@@ -83,7 +83,7 @@ def _from(config: dict[str, Any], size: Sequence[int] | None) -> Preprocessing |
         return None
     height, width = size or own[-2:]
     tested = config.get("test_input_size")
-    at_test = bool(tested) and tuple(tested[-2:]) == (height, width)
+    at_test = tested is not None and tuple(tested[-2:]) == (height, width)
     kind = config.get("interpolation") or "bicubic"
     return Preprocessing(
         (int(height), int(width)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from accuracy_booster.models.heads import heads
 from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
-from accuracy_booster.surgery import added_parameters, attached
+from accuracy_booster.surgery import ATTRIBUTE, added_parameters, attached
+from accuracy_booster.surgery.where import Where
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS
@@ -167,12 +168,15 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
     return config.change(decided)
 
 
-def build_network(config: TrainConfig, *, pretrained: bool = False) -> nn.Module:
+def build_network(
+    config: TrainConfig, *, pretrained: bool = False, where: Where = "residual"
+) -> nn.Module:
     """The network of a resolved configuration, in its memory format, fresh or pretrained."""
     network = create_model(
         config.model,
         recipe=config.block,
         init="identity" if config.block != "none" and config.init == "identity" else "paper",
+        where=where,
         pretrained=pretrained,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],
@@ -205,13 +209,22 @@ def load_network(path: Path, config: TrainConfig) -> nn.Module:
     network = build_network(config)
     try:
         state = OrderedDict(load_file(path / WEIGHTS))
+        if (gated := _gated(state)) != _gated(network.state_dict()):
+            # an older version put gates after an activation that they stand before today
+            network = build_network(config, where=gated)
         # which a file has not, and torchvision's MNASNet wants
         state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
         network.load_state_dict(state)
-    except (SafetensorError, RuntimeError) as e:
+    except (SafetensorError, RuntimeError, ValueError) as e:
         reason = " ".join(str(e).split())[:300]
         raise ValueError(f"{path / WEIGHTS} does not load: {reason}") from e
     return network
+
+
+def _gated(names: Iterable[str]) -> list[str]:
+    """The modules whose gates have tensors in a state dict, each once."""
+    parts = (name.partition(f".{ATTRIBUTE}.") for name in names)
+    return sorted({module for module, found, _ in parts if found})
 
 
 def freeze(network: nn.Module, config: TrainConfig, *, keeps_head: bool) -> list[nn.Module]:
