@@ -107,6 +107,7 @@ def _read(path, split, files, trained, image_column, label_column):
 def _check_shards(path, files, schemas, image, label) -> None:
     """Raise ValueError unless all shards have both columns, and labels of one kind."""
     kinds: dict[str, str] = {}
+    names: columns.Names = None
     for file, schema in zip(files, schemas, strict=True):
         for name in (image, label):
             if name not in schema.names:
@@ -114,7 +115,17 @@ def _check_shards(path, files, schemas, image, label) -> None:
                     f"cannot read the Parquet files of {path}: {files[0].name} has a column "
                     f"{name!r} and {file.name} has none; write them with the same columns"
                 )
-        columns.choose(schema, image, label)
+        own = columns.choose(schema, image, label)[2]
+        names = own if schema is schemas[0] else names
+        if own != names:
+            both = " and ".join(
+                f"{', '.join(list(n or ())[:3]) or 'none'} in {f.name}"
+                for n, f in ((names, files[0]), (own, file))
+            )
+            raise ValueError(
+                f"cannot read the Parquet files of {path}: the class names of column {label!r} "
+                f"differ: {both}; write the files with the same names in the same order"
+            )
         if kind := columns.kind_of_labels(schema.field(label).type):
             kinds.setdefault(kind, file.name)
     if len(kinds) > 1:
