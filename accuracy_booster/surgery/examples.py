@@ -137,6 +137,9 @@ def infer_examples(model: nn.Module) -> list[torch.Tensor]:
 def default_size(model: nn.Module) -> tuple[int, ...]:
     """(C, ...) of the input that a network takes when nobody says."""
     first, *others = infer_examples(model)
+    if _configured(model) is None:
+        return tuple(first.shape[1:])
+    # timm's in_chans=: the first convolution knows better than the configuration
     same = [example for example in others if example.shape[2:] == first.shape[2:]]
     return tuple([first, *same][-1].shape[1:])
 
