@@ -417,6 +417,7 @@ def test_in_chans_with_a_recipe():
 
 
 SPATIAL = {
+    *("ge_theta_bn", "ge_theta_plus_bn"),
     *("ge_theta", "ge_theta_plus", "ge_theta_plus_ab"),
     *("design_g", "design_g_bn", "design_h", "design_h_bn"),
 }
@@ -472,7 +473,7 @@ def test_unknown_names_give_the_nearest(name, nearest):
         (lambda: ab.create_model("resnet8", recipe="ab_g3"), "layer1.0.bn2.*groups=3.*16"),
         (lambda: ab.create_model("resnet8", recipe="ab", input_size=(1, 8, 8)), "in_chans = 3"),
         (lambda: ab.create_model("resnet8", recipe="ab", input_size=(3, 8)), r"\(C, H, W\)"),
-        (lambda: ab.create_model("resnet8", recipe="ab", input_size=(3, 0, 0)), "cannot take"),
+        (lambda: ab.create_model("resnet8", recipe="ab", input_size=(3, 0, 0)), "each >= 1"),
     ],
 )
 def test_bad_arguments_get_one_line(make, message):

@@ -174,9 +174,11 @@ def create_model(
         raise ValueError(
             f"in_chans={in_chans} must be >= 1 and num_classes={num_classes} >= 0 (0: no head)"
         )
-    if input_size is not None and (len(input_size) != 3 or input_size[0] != in_chans):
+    if input_size is not None and (
+        len(input_size) != 3 or input_size[0] != in_chans or min(input_size) < 1
+    ):
         raise ValueError(
-            f"input_size={input_size} must be (C, H, W) with C = in_chans = {in_chans}"
+            f"input_size={input_size} must be (C, H, W), each >= 1, with C = in_chans = {in_chans}"
         )
     try:
         model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
