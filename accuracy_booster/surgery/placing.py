@@ -124,9 +124,14 @@ def place(end: Value, call: Call, trace: Trace) -> Site | str:
         if not same or not _keeps_zero(made) or len(made.inputs) > 1 + (made.name in PRODUCTS):
             unnamed = not value.modules and not value.parts_of
             if value is end and unnamed and made.name not in LAYERS | NORMS:
-                why = f"it ends in torch.{made.name}, and a gate before that could not shut it"
+                why = f"it ends in {_step(made)}, and a gate before that need not shut it"
             return nearest or why
         value = same[0]
+
+
+def _step(call: Call) -> str:
+    """A call in words: writes through views are no functions of torch."""
+    return "a write into a part of it" if call.name == "written" else f"torch.{call.name}"
 
 
 def _may_follow(call: Call | None) -> bool:
@@ -184,7 +189,7 @@ def layout_of(value: Value) -> str | None:
                 if (move := _move(call, rank)) is None:
                     return None
                 moves.append(move)
-            elif call.name in ("movedim", "view", "reshape", "__get__"):
+            elif call.name in ("movedim", "moveaxis", "ravel", "view", "reshape", "__get__"):
                 return None
             bigger = [i for i in call.inputs if sorted(i.shape) == sorted(value.shape)]
             value = (bigger or call.inputs)[0]
@@ -234,6 +239,10 @@ def numel(value: Value) -> int:
 
 def _keeps_zero(call: Call) -> bool:
     """Whether a call gives 0 where its input is 0."""
+    if call.fills:
+        return False
+    if call.name.endswith(("div", "div_", "truediv__")) and call.follows[:1] == (False,):
+        return False  # a constant divided by the map
     if call.name not in ("clamp", "clamp_", "clip", "clip_"):
         return call.name in KEEPS_ZERO
     limits = [*call.arguments[1:], None, None]

@@ -13,6 +13,7 @@ WEIGHTED_SUMS |= {"lerp", "lerp_", "addcmul", "addcmul_"}
 JOINS = {"einsum", "stack", "maximum", "minimum", "fmax", "fmin", "where", "hypot", "logaddexp"}
 JOINS |= {"complex", "addcdiv", "addcdiv_", "max", "min"}
 JOINS |= WEIGHTED_SUMS | {"index_add", "index_add_", "scatter_add", "scatter_add_"}
+JOINS |= {"index_put", "index_put_", "cat"}
 PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply"}
 POOLS = {
     f"{how}_pool{rank}d{more}"
@@ -30,13 +31,18 @@ SHAPES |= {"__setitem__", "view_as_complex", "view_as_real", "squeeze", "unsquee
 SHAPES |= {"transpose", "view", "reshape", "flatten", "unflatten", "__get__", "chunk", "split"}
 SHAPES |= {"div", "__truediv__", "div_", "alias", "as_subclass", "roll", "movedim", "unbind"}
 RESHAPES = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "alias"}
+RESHAPES |= {"ravel"}
 SHAPES |= RESHAPES
+SHAPES |= {"masked_fill", "masked_fill_", "nan_to_num", "rot90", "swapaxes", "swapdims", "moveaxis"}
+SHAPES |= {"channel_shuffle", "native_channel_shuffle", "positive"}
+SHAPES |= {f"fake_quantize_per_{per}_affine" for per in ("tensor", "channel")}
 ACTIVATIONS = {"relu", "relu_", "silu", "gelu", "elu", "hardswish", "leaky_relu", "mish", "selu"}
 ACTIVATIONS |= {"relu6", "hardtanh", "prelu", "rrelu", "celu", "tanh", "softsign", "hardshrink"}
 ACTIVATIONS |= {"softshrink", "tanhshrink"}
 ACTIVATIONS |= {f"{name}_" for name in ACTIVATIONS if not name.endswith("_")}
 GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "softmax", "tanh"}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
+SLICES |= {"narrow_copy", "index_select"}
 # where the input is 0 the output is: a gate may as well stand before
 KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS | {"abs", "abs_", "__abs__"}
 MAP_RANKS = range(2, 6)  # [N, C], [N, C, L], [N, C, H, W], [N, C, D, H, W]

@@ -23,6 +23,7 @@ from accuracy_booster.surgery.rules import (
     NORMS,
     POOLS,
     PRODUCTS,
+    RESHAPES,
     SHAPES,
     SLICES,
     SUMS,
@@ -36,7 +37,7 @@ from accuracy_booster.surgery.trace import Call, Trace, Value
 def _summands(call: Call) -> list[Value]:
     """The maps that a call sums, if it is a sum of equal maps: `x + b`, `x - b`, a stack's sum."""
     if call.name in SUMS | WEIGHTED_SUMS and len(call.inputs) == 2:
-        terms = call.inputs
+        terms = call.inputs if _is_sum(call) else []
     elif call.name in ("sum", "mean") and len(call.inputs) == 1:
         stack = call.inputs[0].call
         terms = stack.inputs if stack is not None and stack.name == "stack" else []
@@ -45,6 +46,15 @@ def _summands(call: Call) -> list[Value]:
     shapes = {term.shape for term in (*terms, *call.outputs)}
     ranks = 1 <= len(call.outputs[0].shape) <= 5  # 1: a map that was flattened for the sum
     return terms if len(shapes) == 1 and len(terms) > 1 and ranks else []
+
+
+def _is_sum(call: Call) -> bool:
+    """Whether the two maps of a call are terms: in `addcmul(1, x, b)` they are factors."""
+    if call.name.startswith("addcmul"):
+        return call.follows[:1] != (False,)
+    if call.name.startswith("lerp"):  # a weight that depends on the input is no term
+        return call.follows[:2] in ((True, True), (), (True,))
+    return True
 
 
 def is_inner(call: Call, trace: Trace) -> bool:
@@ -177,17 +187,33 @@ def _weighs_a_map(total: Value, trace: Trace) -> bool:
 def joined_otherwise(call: Call, trace: Trace) -> str | None:
     """Why a shortcut and a branch that meet in something other than a sum get no gate."""
     name, terms = call.name, [i for i in call.inputs if is_map(i)]
-    if name not in JOINS or not 2 <= len(terms) <= 8 or len({t.shape for t in terms}) > 1:
+    if name not in JOINS:
+        return None
+    if name.startswith(("lerp", "addcmul")):  # a factor may be smaller
+        terms = [t for t in terms if t.shape == call.outputs[0].shape]
+    if not 2 <= len(terms) <= 8 or len({t.shape for t in terms}) > 1:
         return None
     if name == "stack" and all(_summands(u) for u in call.outputs[0].users):
         return None
-    if not _branches([(t, call) for t in terms], call.outputs[0], trace):
+    if name == "cat" and not _is_summed_later(call):
         return None
+    ends = [end for end, _, _ in _branches([(t, call) for t in terms], call.outputs[0], trace)]
+    if all(end.call is not None and summed_branches(end.call, trace) for end in ends):
+        return None  # nothing joins, or what does is a sum that has its gate: where(m, x + b, x)
     where = f" in {call.module}" if call.module else ""
     return (
         f"torch.{name}{where} joins a shortcut and a branch, and a gate of the branch need not "
         "leave the shortcut alone there"
     )
+
+
+def _is_summed_later(call: Call) -> bool:
+    """Whether a concatenation is viewed and summed to the shape of its parts again."""
+    value = call.outputs[0]
+    while len(value.users) == 1 and value.users[0].name in RESHAPES:
+        value = value.users[0].outputs[0]
+    shape = call.inputs[0].shape
+    return any(u.name in ("sum", "mean") and u.outputs[0].shape == shape for u in value.users)
 
 
 def concatenated_branch(call: Call, trace: Trace) -> tuple[Value, str] | None:
@@ -264,7 +290,7 @@ def _is_plain(call: Call) -> bool:
     """Whether a call is neither a layer nor a nonlinearity: pooling, padding, norms, scales."""
     if call.name in POOLS | SHAPES | UPSAMPLING | NORMS | SLICES:
         return True
-    if call.name in PRODUCTS | SUMS | {"cat"}:
+    if call.name in PRODUCTS | SUMS | WEIGHTED_SUMS | {"cat"}:
         return len(call.inputs) == 1  # with a constant
     return call.name in CONVOLUTIONS and not call.learned  # a blur
 

@@ -46,6 +46,8 @@ class Call:
     module: str | None = None  # the innermost module that was running
     outputs: list[Value] = field(default_factory=list)
     keywords: dict[str, Any] = field(default_factory=dict)  # numbers and such, no tensors
+    follows: tuple[bool, ...] = ()  # which positional arguments depend on the input
+    fills: bool = False  # whether it puts constants other than 0 where a map was
 
 
 @dataclass(eq=False)
@@ -182,8 +184,9 @@ class Trace(TorchFunctionMode):
             known = {id(t): value for t, value in values if value is not None}
         if name == "copy_" or (name == "__setitem__" and _fills(args)):
             tensors = tensors[1:] if name == "copy_" else tensors[-1:]  # nothing old is left
-        elif name == "where" and len(tensors) > 1 and any(id(t) in known for t in tensors[1:]):
-            tensors = tensors[1:]  # the condition chooses and gives no values
+        elif name == "where" and any(id(t) in known for t in tensors if t.dtype != torch.bool):
+            # the condition chooses and gives no values; it is the second of `x.where(m, y)`
+            tensors = [t for t in tensors if t.dtype != torch.bool]
         inputs = [known[id(t)] for t in tensors if id(t) in known]
         in_place = _in_place(name, kwargs)
         if not inputs:
@@ -196,7 +199,9 @@ class Trace(TorchFunctionMode):
         plain = tuple(None if isinstance(a, torch.Tensor) else a for a in args)
         keywords = {k: v for k, v in kwargs.items() if not isinstance(v, torch.Tensor)}
         running = self._names.get(self._stack[-1][0]) if self._stack else None
-        call = Call(name, inputs, learned, plain, running, keywords=keywords)
+        follows = tuple(isinstance(a, torch.Tensor) and id(a) in known for a in args)
+        fills = _puts_constants(name, args, kwargs, follows)
+        call = Call(name, inputs, learned, plain, running, [], keywords, follows, fills)
         for tensor in outputs:
             if id(tensor) in known and not in_place:
                 continue  # handed through, as dropout in eval mode does
@@ -295,6 +300,28 @@ def _fills(args: Any) -> bool:
     """Whether `x[...] = y` leaves nothing of x: a tensor y as large as x."""
     value = args[2]
     return isinstance(value, torch.Tensor) and value.numel() == args[0].numel()
+
+
+def _puts_constants(name: str, args: Any, kwargs: Any, follows: tuple[bool, ...]) -> bool:
+    """Whether a call puts constants other than 0 into a map: then it is not 0 where the map is."""
+    if name == "where":
+        places: range = range(len(args))
+    elif name == "__setitem__" or name.startswith("masked_fill"):
+        places = range(2, len(args))
+    else:
+        return False
+    constants = [args[i] for i in places if not follows[i]]
+    constants += [kwargs[key] for key in ("value", "other", "input") if key in kwargs]
+    return any(_is_nonzero(constant) for constant in constants)
+
+
+def _is_nonzero(constant: Any) -> bool:
+    """Whether a constant has values other than 0; a condition has no values."""
+    if not isinstance(constant, torch.Tensor):
+        return constant != 0
+    if constant.dtype == torch.bool:
+        return False
+    return constant.is_meta or bool(constant.any())
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
