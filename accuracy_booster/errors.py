@@ -18,6 +18,14 @@ class TrainingInterrupted(TrainingStopped):
         self.signal = signal
 
 
+class Diverged(TrainingStopped):
+    """The loss or the gradient is not finite: these settings do not train this network."""
+
+
+class CannotWrite(TrainingStopped, OSError):
+    """A file cannot be written; what was there before is still there."""
+
+
 def unknown(kind: str, value: str, known: Iterable[str], remedy: str = "") -> ValueError:
     """The error for a name that is not in a table, with the nearest names that are."""
     names = sorted(known)

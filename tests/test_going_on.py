@@ -53,7 +53,8 @@ def make_old(path):
     """Make it a run of an older version: a relative path and no marks of its data."""
     change(path, data="images")
     info = json.loads((path / "run.json").read_text())
-    del info["data"], info["keeps_head"]
+    for name in ("sha256", "id", "fingerprint", "ended", "files", "numerics", "data", "keeps_head"):
+        del info[name]
     (path / "run.json").write_text(json.dumps(info))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,12 +17,14 @@ from accuracy_booster.data.batches import VECTORISED, Loader, as_is
 from accuracy_booster.data.class_names import translate
 from accuracy_booster.data.files import same_name
 from accuracy_booster.data.images import (
+    EncodedImages,
     Images,
     Subset,
     TensorImages,
     in_memory,
     native_size,
 )
+from accuracy_booster.data.marks import difference, marks_of
 from accuracy_booster.data.transforms import (
     AUGMENTS,
     CROP_MODES,
@@ -53,9 +56,14 @@ class Data:
     crop_pct: float | None
     crop_mode: str | None
     unreadable: list[str]  # images that were left out when the data were read into memory
-    marks: dict[str, str]  # of each split that was read: what tells it from another data set's
+    marks: dict[str, dict[str, Any]]  # of each split that was read (`marks_of`)
+    encoded: dict[str, EncodedImages] = field(repr=False)  # of each split that was read from files
     loaders: dict[str, Loader] = field(repr=False)
     make_loaders: Callable[[int], dict[str, Loader]] = field(repr=False)
+
+    def difference(self, split: str, known: Any) -> str:
+        """How a split differs from the one whose marks are known, or ""."""
+        return difference(self.encoded.get(split), self.marks[split], known)
 
     def reseed(self, seed: int) -> Data:
         """The same images in new loaders, as `load_data(..., seed=seed)` would give them."""
@@ -139,7 +147,8 @@ def load_data(
     images = {split: part for split, (part, _) in read.items()}
     names = {split: given for split, (_, given) in read.items()}
     class_names = _same_classes(source.name, images, names, classes)
-    marks = {split: parts.mark(part) for split, part in images.items()}
+    marks = {split: marks_of(part) for split, part in images.items()}
+    encoded = {split: part for split, part in images.items() if isinstance(part, EncodedImages)}
     first = next(iter(images.values()))
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
@@ -190,7 +199,7 @@ def load_data(
     images = {split: _compact(part) for split, part in images.items()}
     return Data(
         *(source.name, class_names, chans, size, mean, std, augment),
-        *(interpolation, crop_pct, crop_mode, unreadable, marks),
+        *(interpolation, crop_pct, crop_mode, unreadable, marks, encoded),
         *(make_loaders(seed), make_loaders),
     )
 

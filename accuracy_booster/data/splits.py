@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Sequence
-
-import torch
 
 from accuracy_booster.data.images import Images, Subset
 from accuracy_booster.data.sources import Source, Unlabelled
 from accuracy_booster.progress import note
 
 Part = tuple[Images, tuple[str, ...] | None]
-
-
-def mark(images: Images) -> str:
-    """A short text that tells a split's images from other ones: how many, and their labels."""
-    labels = zlib.crc32(images.labels.to(torch.int32).numpy().tobytes())
-    return f"{len(images)} images, labels {labels:08x}"
 
 
 def read(source: Source, splits: Sequence[str], validation: float) -> tuple[dict[str, Part], str]:

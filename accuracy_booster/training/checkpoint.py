@@ -4,8 +4,8 @@ checkpoints/epoch0002-step000120-<hash>.safetensors  after so many epochs, and s
                                                      tensors, and plain values as JSON in the header
 checkpoints/manifest.json                            what is there, with sizes and SHA-256
 
-A file is written under a temporary name, flushed to the disk and then renamed. Loading one never
-runs code. The name carries the start of the hash, so a damaged manifest costs nothing.
+Loading one never runs code. The name carries the start of the hash, so a damaged manifest costs
+nothing. The header names the run, so that another run's checkpoint is told apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.errors import CannotWrite
+from accuracy_booster.safe_files import write
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 _NAME = re.compile(r"epoch(\d+)-step(\d+)-([0-9a-f]{16})\.safetensors")
+_PARTIAL = re.compile(rf"\.({_NAME.pattern}|{re.escape(MANIFEST)})\.partial")
 
 
 @dataclass(frozen=True)
@@ -37,37 +38,6 @@ class Checkpoint:
     path: Path
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file all or nothing: after a crash there is the old one, or the new one.
-
-    Raises:
-        TrainingStopped: if it cannot be written (a full disk); what was there is still there.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.replace(path)
-        _flush_folder(path.parent)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise TrainingStopped(f"cannot write {path}: {e.strerror or e}") from e
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last; not every system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def save(
     run: Path,
     epoch: int,
@@ -75,9 +45,12 @@ def save(
     tensors: Mapping[str, torch.Tensor],
     values: Mapping[str, Any],
     *,
+    identity: str | None = None,
     keep: int = 2,
 ) -> Path:
     """Write a checkpoint after whole epochs and some steps of the next; the newest `keep` stay.
+
+    It names the run by its `identity`. Checkpoints of other runs are neither counted nor removed.
 
     Raises:
         TrainingStopped: if it cannot be written; the earlier ones are untouched.
@@ -88,30 +61,69 @@ def save(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    content = to_bytes(plain, {"values": json.dumps(values)})
+    content = to_bytes(plain, {"values": json.dumps(values), "run": identity or ""})
     digest = hashlib.sha256(content).hexdigest()
     folder = run / FOLDER
     path = folder / f"epoch{epoch:04d}-step{step:06d}-{digest[:16]}.safetensors"
-    write(path, content)
+    try:
+        folder.mkdir(exist_ok=True)  # and not its parents: a run that was removed stays removed
+    except OSError as e:
+        raise CannotWrite(f"cannot write {folder}: {e.strerror or e}") from e
+    write(path, content, make_folder=False)
     good = {path.name: {"file": path.name, "bytes": len(content), "sha256": digest}}
     for old in _newest_first(folder)[0]:
         if len(good) >= keep:
             break
-        if old == path.name:
+        if old == path.name or _run_of(folder / old) != (identity or ""):
             continue
         with contextlib.suppress(ValueError):  # a damaged one takes no place of a good one
             bytes_, known = _hash(folder / old, None)
             good[old] = {"file": old, "bytes": bytes_, "sha256": known}
+    own = own_files(run, identity)  # before the manifest lists less
     rows = sorted(good.values(), key=lambda row: str(row["file"]))
-    write(folder / MANIFEST, (json.dumps({"checkpoints": rows}, indent=1) + "\n").encode())
-    for file in folder.iterdir():
-        if file.name not in good and (_NAME.fullmatch(file.name) or file.suffix == ".partial"):
+    text = json.dumps({"checkpoints": rows}, indent=1) + "\n"
+    write(folder / MANIFEST, text.encode(), make_folder=False)
+    for file in own:
+        if file.name not in good and file.name != MANIFEST:
             file.unlink(missing_ok=True)
     return path
 
 
-def load(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The last good checkpoint of a run, or None, and what is wrong with those after it."""
+def own_files(run: Path, identity: str | None) -> list[Path]:
+    """The files of a run's checkpoint folder that the run itself wrote.
+
+    They are the manifest, checkpoints that name the run, damaged ones that the manifest lists, and
+    what a killed write left of one. Others have put there whatever else there is.
+    """
+    folder = run / FOLDER
+    listed = {row["file"] for row in _manifest(folder)[0]}
+    own = []
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name == MANIFEST or _PARTIAL.fullmatch(file.name):
+            own.append(file)
+        elif _NAME.fullmatch(file.name):
+            named = _run_of(file)
+            if named == (identity or "") or (named is None and file.name in listed):
+                own.append(file)
+    return own
+
+
+def _run_of(path: Path) -> str | None:
+    """The run that a checkpoint names, "" where it names none; None if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as f:
+            return (f.metadata() or {}).get("run", "")
+    except (SafetensorError, OSError):
+        return None
+
+
+def load(run: Path, identity: str | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The last good checkpoint of a run, or None, and what is wrong with those after it.
+
+    With an `identity`, checkpoints that do not name this run are wrong.
+    """
     folder = run / FOLDER
     rows, problems = _manifest(folder)
     known = {row["file"]: row for row in rows}
@@ -120,7 +132,7 @@ def load(run: Path) -> tuple[Checkpoint | None, list[str]]:
     problems += [f"{folder / name} has no checkpoint's name" for name in strange]
     for name in names:
         try:
-            return _read(folder / name, known.get(name)), problems
+            return _read(folder / name, known.get(name), identity), problems
         except ValueError as e:
             problems.append(str(e))
     return None, problems
@@ -151,8 +163,8 @@ def _hash(path: Path, row: Mapping[str, Any] | None) -> tuple[int, str]:
     return len(content), digest
 
 
-def _read(path: Path, row: Mapping[str, Any] | None) -> Checkpoint:
-    """One checkpoint; ValueError if it is not what was written."""
+def _read(path: Path, row: Mapping[str, Any] | None, identity: str | None) -> Checkpoint:
+    """One checkpoint; ValueError if it is not what was written, or is another run's."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load as from_bytes
 
@@ -160,9 +172,12 @@ def _read(path: Path, row: Mapping[str, Any] | None) -> Checkpoint:
     try:
         with safe_open(path, "pt") as f:
             values = json.loads(f.metadata()["values"])
-        return Checkpoint(from_bytes(path.read_bytes()), values, path)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
+        stranger = identity is not None and _run_of(path) != identity
+        if not stranger:
+            return Checkpoint(from_bytes(path.read_bytes()), values, path)
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as e:
         raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())}") from e
+    raise ValueError(f"{path} is of another run and is left alone")
 
 
 def _manifest(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,11 @@ from accuracy_booster.models.heads import heads
 from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
+from accuracy_booster.safe_files import pack
 from accuracy_booster.surgery import ATTRIBUTE, added_parameters, attached
 from accuracy_booster.surgery.where import Where
-from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import WEIGHTS
+from accuracy_booster.training.run import WEIGHTS, Run
 from accuracy_booster.training.start import decide_start, run_of
 
 if TYPE_CHECKING:
@@ -186,38 +186,35 @@ def build_network(
     return network.to(memory_format=layout)
 
 
-def save_network(network: nn.Module, path: Path) -> None:
-    """Write the weights to `path / model.safetensors`, all or nothing."""
-    from safetensors.torch import save
+def save_network(network: nn.Module, run: Run, result: Mapping[str, Any], epochs: int) -> None:
+    """Write what a run ended with: its result and its weights, hashed.
 
-    tensors = {
-        k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for k, v in network.state_dict().items()
-    }
-    checkpoint.write(path / WEIGHTS, save(tensors))
+    The file of weights has no id in it, so that a run that is repeated gives the same bytes;
+    run.json, which has the id, holds the hash of the weights.
+    """
+    values = {"fingerprint": run.info.get("fingerprint"), "epochs": epochs}
+    run.end(result, epochs, *pack(network.state_dict(), values))
 
 
-def load_network(path: Path, config: TrainConfig) -> nn.Module:
+def load_network(run: Run, config: TrainConfig) -> nn.Module:
     """The network of a finished run with its final weights.
 
     Raises:
-        ValueError: if the weights are damaged or of another network.
+        ValueError: if the weights are damaged, or of another run or network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    network = build_network(config)
+    path = run.path / WEIGHTS
     try:
-        state = OrderedDict(load_file(path / WEIGHTS))
+        state = OrderedDict(run.weights())
+        network = build_network(config)
         if (gated := _gated(state)) != _gated(network.state_dict()):
             # an older version put gates after an activation that they stand before today
             network = build_network(config, where=gated)
         # which a file has not, and torchvision's MNASNet wants
         state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
         network.load_state_dict(state)
-    except (SafetensorError, RuntimeError, ValueError) as e:
+    except (RuntimeError, ValueError, OSError) as e:
         reason = " ".join(str(e).split())[:300]
-        raise ValueError(f"{path / WEIGHTS} does not load: {reason}") from e
+        raise ValueError(f"{path} does not load: {reason}") from e
     return network
 
 

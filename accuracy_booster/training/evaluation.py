@@ -23,6 +23,7 @@ from accuracy_booster.progress import bars, note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
 from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training.processes import agree
 from accuracy_booster.training.reopen import check_place, what_changed
 from accuracy_booster.training.run import Run
 
@@ -77,11 +78,24 @@ def measure(
     """
     was_training = {module: module.training for module in model.modules()}
     model.eval()
+    if accelerator.num_processes > 1:
+        _share_buffers(model)
     try:
         return _measure(model, loader, data, accelerator, on_batch, places)
     finally:
         for module, flag in was_training.items():
             module.training = flag
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give all processes the first one's buffers: its network is the one that is saved.
+
+    Each process's running statistics are of its own images, but for synchronised batch norms.
+    """
+    from torch import distributed
+
+    for buffer in model.buffers():
+        distributed.broadcast(buffer, src=0)
 
 
 def _measure(
@@ -178,7 +192,7 @@ def evaluate(
         if classes is not None:
             raise ValueError("classes=... is for a module; a run knows the names of its classes")
         run, config = Run.open(Path(model))
-        network, classes = load_network(run.path, config), run.info["classes"]
+        network, classes = load_network(run, config), run.info["classes"]
         more["hold_out"] = run.hold_out
         own_data = data is None or sources.place(str(data)) == sources.place(config.data)
         if data is None:
@@ -190,6 +204,7 @@ def evaluate(
     held_out = split == "validation"
     splits = ("train",) if held_out else (split,)
     loaded = open_data(config, splits=splits, training=False, classes=classes, **more)
+    agree(accelerator, config, loaded)
     if "own" in more:
         note(f"images as the module was pretrained on: {_used(loaded)}")
     if own_data and (changed := what_changed(run, config, loaded)):

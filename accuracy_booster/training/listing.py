@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from accuracy_booster.safe_files import read_json
 from accuracy_booster.training.checkpoint import FOLDER
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.run import CONFIG, INFO, Run, has_ended, in_todays_words
+from accuracy_booster.training.run import CONFIG, INFO, Run, in_todays_words
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run: `state` is finished, training, stopped (resume goes on), or damaged, and why.
+    """A run.
 
-    `top1` is the test accuracy of a finished run, or the last epoch's of one that has not ended.
+    `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1` is the test accuracy of a finished run, or the last epoch's of one that has not ended.
     """
 
     path: Path
@@ -45,19 +45,23 @@ def list_runs(folder: str | Path = "runs") -> list[Listed]:
 def _listed(path: Path) -> Listed:
     try:
         config = TrainConfig.from_yaml((path / CONFIG).read_text())
-        rows = Run(path).history()
-        ended = has_ended(path, config.epochs)
-        info = json.loads((path / INFO).read_text()) if (path / INFO).exists() or ended else {}
-        config = in_todays_words(config, info)
+        run = Run(path)
+        rows = run.history()
+        if (path / INFO).exists():
+            run.info = read_json(path / INFO)
+        state, config = run.state(config.epochs), in_todays_words(config, run.info)
         last = rows[-1] if rows else {}
         top1 = last.get("validation_top1", last.get("test_top1"))
-        if ended:
-            state, top1 = "finished", info["test"]["top1"]
+        if state == "finished":
+            top1 = run.info["test"]["top1"]
         elif is_locked(path):
             state = "training"
-        else:
-            started = any((path / FOLDER).glob("*.safetensors"))
-            state = "stopped" if started else "stopped before its first checkpoint"
+        elif state != "stopped":
+            state = f"damaged: {state}"
+        elif run.info.get("diverged"):
+            state = "diverged"
+        elif not any((path / FOLDER).glob("*.safetensors")):
+            state = "stopped before its first checkpoint"
         return Listed(
             *(path, state, config.model, config.block, config.data_name, config.seed),
             *(int(last.get("epoch", 0)), config.epochs, top1),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from accuracy_booster.errors import TrainingStopped
 
 LOCK = ".lock"
 
@@ -34,8 +37,29 @@ def _take(descriptor: int) -> bool:
 _held: set[str] = set()  # the system's lock does not keep a process from itself
 
 
+@dataclass(frozen=True)
+class Lock:
+    """A held lock: the run's directory, and the open lock file in it."""
+
+    run: Path
+    descriptor: int
+
+    def check(self) -> None:
+        """Raise TrainingStopped if the directory was removed, or made anew by somebody else."""
+        own = os.fstat(self.descriptor)
+        try:
+            now = os.stat(self.run / LOCK)
+        except OSError:
+            now = None
+        if now is None or (now.st_dev, now.st_ino) != (own.st_dev, own.st_ino):
+            raise TrainingStopped(
+                f"{self.run} was removed or replaced while this training ran, so its result is "
+                "lost; nothing more was written there; train again, in another --output"
+            )
+
+
 @contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[Lock]:
     """Hold the run's lock.
 
     Raises:
@@ -45,13 +69,16 @@ def locked(run: Path) -> Iterator[None]:
     refusal = f"{run} is in use: another process is training there"
     if key in _held:  # before a second descriptor, whose closing would free the system's lock
         raise ValueError(refusal)
-    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise ValueError(f"cannot write to {run}: {e.strerror or e}") from e
     try:
         if not _take(descriptor):
             raise ValueError(refusal)
         _held.add(key)
         try:
-            yield
+            yield Lock(run, descriptor)
         finally:
             _held.discard(key)
     finally:

@@ -22,7 +22,7 @@ from torch import nn
 from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
-from accuracy_booster.errors import TrainingInterrupted, TrainingStopped
+from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
@@ -30,6 +30,7 @@ from accuracy_booster.training import checkpoint, compiling, engine, start
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
 from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training.processes import agree
 from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
 
@@ -47,6 +48,7 @@ class Trainer:
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
+        agree(self.accelerator, config, data)
         parts = self.world * config.accumulate
         if config.batch_size % parts or config.batch_size < 2 * parts:
             raise ValueError(
@@ -200,11 +202,11 @@ class Trainer:
         else:
             self.skipped = 0
 
-    def _stopped(self, what: str, batch: Batch) -> TrainingStopped:
+    def _stopped(self, what: str, batch: Batch) -> Diverged:
         numbers = ", ".join(map(str, batch.indices[:8].tolist()))
         rate = self.optimizer.param_groups[0]["lr"]
         steps = len(self.loaders["train"])
-        return TrainingStopped(
+        return Diverged(
             f"{what} at step {self.step + 1} of {steps} in epoch {self.epoch + 1}, lr={rate:g}, "
             f"batch of images {numbers}, ...; nothing of this step was saved; try a lower lr, or "
             "a warm-up"
@@ -255,6 +257,7 @@ class Trainer:
                     tensors[f"optimizer.{i}.{name}"] = value
         tensors["sums"] = sums
         scaler = self.accelerator.scaler
+        self.run.check_ours()
         values = {
             "epoch": self.epoch,
             "step": self.step,
@@ -265,7 +268,8 @@ class Trainer:
             "seconds": self.seconds + time.perf_counter() - self._started,
         }
         try:
-            checkpoint.save(self.run.path, self.epoch, self.step, tensors, values)
+            where = self.run.path, self.epoch, self.step
+            checkpoint.save(*where, tensors, values, identity=self.run.id)
         except TrainingStopped as e:
             raise TrainingStopped(
                 f"{e}; the last checkpoint is intact: when there is room again, {self.go_on}"

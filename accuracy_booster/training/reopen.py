@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +55,8 @@ def check_place(where: str | Path, data: str) -> None:
 def what_changed(run: Run, config: TrainConfig, data: Data) -> str:
     """How the splits that were read differ from those that the run began with, or ""."""
     known: dict[str, Any] = run.info.get("data") or {}
-    found = [
-        f"the {split} split has {_told(mark, known[split])}"
-        for split, mark in data.marks.items()
-        if split in known and known[split] != mark
-    ]
+    told = {split: data.difference(split, known[split]) for split in data.marks if split in known}
+    found = [f"the {split} split has {changed}" for split, changed in told.items() if changed]
     if not found:
         return ""
     return f"{config.data} does not hold the data of the run in {run.path}: {', '.join(found)}"
-
-
-def _told(now: str, before: str) -> str:
-    (count, _), (old, _) = _parts(now), _parts(before)
-    return f"{count} and had {old}" if count != old else f"other labels in its {count}"
-
-
-def _parts(mark: str) -> Sequence[str]:
-    count, _, labels = mark.partition(", ")
-    return count, labels

@@ -1,8 +1,9 @@
 """A run's directory: configuration, metrics and final weights.
 
 config.yaml        the resolved configuration: `train --config` repeats the run
-run.json           the classes, versions and command, and the version of the grammar that the block
-                   is written in; after the end also the result
+run.json           the run's id, fingerprints of its settings and data, the classes, versions and
+                   command, the version of the grammar that the block is written in, and what other
+                   files the run has; after the end also the result, with the hashes of its files
 metrics.csv        a row per epoch
 tensorboard/       the same, where tensorboard is installed
 checkpoints/       where it can go on (`training.checkpoint`)
@@ -12,53 +13,62 @@ model.safetensors  the weights after the last epoch; it is there when the run ha
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import importlib.util
 import io
-import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accuracy_booster.blocks import VERSION, as_recorded
-from accuracy_booster.training.checkpoint import FOLDER, write
+from accuracy_booster.safe_files import partial_name, read_json, unpack, write, write_json
+from accuracy_booster.training.checkpoint import FOLDER, own_files
 from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.identity import fingerprint, new_id, numerics
+from accuracy_booster.training.lock import LOCK, Lock
 
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
-
-
-def has_ended(path: Path, epochs: int) -> bool:
-    """Whether the run in a directory has its final weights, those after so many epochs.
-
-    Where `train --resume RUN --epochs N` was killed as it began, the weights are there and rows of
-    the metrics are missing.
-    """
-    done = len(Run(path).history())
-    return (path / WEIGHTS).is_file() and (done >= epochs or not (path / METRICS).exists())
+LOGS = "tensorboard"
+NAMES = (CONFIG, INFO, METRICS, WEIGHTS)
 
 
 class Run:
     """The files of one run, written as it goes."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, lock: Lock | None = None):
+        self.path, self.lock = path, lock
         self.info: dict[str, Any] = {}
-        self.ended = False
         self._writer: Any = None
+
+    # --- where a run may be
 
     @classmethod
     def check(cls, path: Path, overwrite: bool) -> None:
-        """Raise ValueError where a run is already and may not be replaced."""
+        """Raise ValueError where no run may be written: over another one, or among other files."""
         cls.check_place(path)
-        if (path / CONFIG).exists() and not overwrite:
+        if not path.is_dir():
+            return
+        if cls.is_run(path):
+            if overwrite:
+                return
             ended = (path / WEIGHTS).exists()
             state = "a run" if ended else "a run that has not ended"
             more = "" if ended else f"; go on with it by --resume {path}"
             raise ValueError(
                 f"{path} already holds {state}; choose another --output, or --overwrite{more}"
+            )
+        # what a run that was killed as it began has left
+        left = {LOCK, *map(partial_name, (INFO, CONFIG))}
+        left |= {INFO} if _info_of(path) else set()
+        if others := sorted(file.name for file in path.iterdir() if file.name not in left):
+            few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            raise ValueError(
+                f"output {path} holds other files ({few}) and no run; choose a directory that is "
+                "new or empty"
             )
 
     @staticmethod
@@ -70,26 +80,56 @@ class Run:
                     raise ValueError(f"output {path}: {place} is a file, not a directory")
                 break
 
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        """Whether a directory holds a run, and not another program's config.yaml."""
+        if not (path / CONFIG).is_file():
+            return False
+        if _info_of(path):
+            return True
+        try:
+            TrainConfig.from_yaml((path / CONFIG).read_text())
+        except (OSError, ValueError):
+            return False
+        return True
+
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, info: Mapping[str, Any]) -> Run:
+    def remove(cls, path: Path) -> None:
+        """Remove what the run in a directory has written, and nothing else."""
+        info = _info_of(path)
+        logs = info.get("files")
+        if logs is None:  # a run of an older version lists none
+            logs = [f"{LOGS}/{file.name}" for file in (path / LOGS).glob("events.out.tfevents.*")]
+        own = own_files(path, info.get("id"))
+        own += [path / name for name in logs if _is_log(name)]
+        # the configuration last: until then there is a run, which --overwrite removes
+        for file in (*own, *(path / name for name in reversed(NAMES))):
+            file.unlink(missing_ok=True)
+            file.with_name(partial_name(file.name)).unlink(missing_ok=True)
+        for folder in (LOGS, FOLDER):
+            with contextlib.suppress(OSError):  # not empty: somebody else's files stay
+                (path / folder).rmdir()
+
+    # --- made, found, gone on with
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, info: Mapping[str, Any], lock: Lock) -> Run:
         """A new run in `path`, in place of the one there if `config.overwrite` is on.
 
         Raises:
-            ValueError: if there is one already, or the directory cannot be written.
+            ValueError: if there is one already, or other files, or it cannot be written.
         """
         cls.check(path, config.overwrite)
-        for name in (CONFIG, INFO, METRICS, WEIGHTS):
-            (path / name).unlink(missing_ok=True)
-        for folder in ("tensorboard", FOLDER):
-            shutil.rmtree(path / folder, ignore_errors=True)
-        run = cls(path)
+        run = cls(path, lock)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if cls.is_run(path):
+                cls.remove(path)
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
-        about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION}
-        run.write_info({**info, **about})
-        write(path / CONFIG, config.to_yaml().encode())  # last: now there is a run
+        run.info = {"id": new_id(), "fingerprint": fingerprint(config)}
+        about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION, "files": []}
+        run.write_info({**info, **about, "numerics": numerics()})
+        run.write(CONFIG, config.to_yaml().encode())  # last: now there is a run
         return run
 
     @classmethod
@@ -97,7 +137,7 @@ class Run:
         """A run, which must have ended unless told otherwise, and its configuration.
 
         Raises:
-            ValueError: if there is none in `path`, or it has not ended.
+            ValueError: if there is none in `path`, it is damaged, or it has not ended.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} holds no run (no {CONFIG}); give the --output of a training")
@@ -109,23 +149,111 @@ class Run:
         run = cls(path)
         try:
             config = TrainConfig.from_yaml((path / CONFIG).read_text())
-            run.info = json.loads((path / INFO).read_text())
-            if not isinstance(run.info, dict) or not isinstance(run.info.get("classes"), list):
+            run.info = read_json(path / INFO)
+            if not isinstance(run.info.get("classes"), list):
                 raise ValueError(f"{INFO} names no classes")
+            if run.info.get("fingerprint", fingerprint(config)) != fingerprint(config):
+                raise ValueError(
+                    f"{CONFIG} is of another network or of other settings than those that the run "
+                    "was begun with; put it back as it was, or train anew in another --output"
+                )
             config = in_todays_words(config, run.info)
-            run.ended = has_ended(path, config.epochs)
+            state = run.state(config.epochs)
         except (OSError, ValueError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
-        if ended and not run.ended:
+        if ended and state != "finished":
             raise ValueError(
                 f"the run in {path} has not ended: it is to be trained for {config.epochs} epochs; "
                 f"go on with it by --resume {path}"
+                if state == "stopped"
+                else f"the run in {path} is damaged: {state}; --resume {path} writes it anew from "
+                "its last checkpoint"
             )
         return run, config
 
+    def state(self, epochs: int, *, thorough: bool = False) -> str:
+        """ "finished", "stopped", or what is wrong with the files of a run that had ended.
+
+        Args:
+            epochs: how many the run is to have.
+            thorough: read the weights, and check their hash.
+        """
+        weights, known = self.path / WEIGHTS, self.info.get("ended")
+        if not weights.is_file():
+            return "stopped"
+        if not isinstance(known, Mapping):  # of an older version
+            done = len(self.history())
+            return "finished" if done >= epochs or not (self.path / METRICS).exists() else "stopped"
+        if known.get("epochs", 0) < epochs:
+            return "stopped"
+        size = weights.stat().st_size
+        if size != known.get("bytes"):
+            return f"{WEIGHTS} has {size:,} bytes and was written with {known.get('bytes')}"
+        if thorough:
+            try:
+                self.weights()
+            except ValueError as e:
+                return str(e)
+            if self._metrics_hash() not in (None, known.get("metrics")):
+                return f"{METRICS} is damaged"
+        return "finished"
+
+    @property
+    def id(self) -> str | None:
+        """The run's id; None for a run that an older version began."""
+        return self.info.get("id")
+
+    @property
+    def hold_out(self) -> str:
+        """How the share for validation was drawn: runs of older versions drew it by rows."""
+        return self.info.get("hold_out") or "rows"
+
+    def weights(self) -> dict[str, Any]:
+        """The tensors after the last epoch.
+
+        Raises:
+            ValueError: if the file is damaged, or another run's.
+        """
+        packed = unpack(self.path / WEIGHTS)
+        known = self.info.get("ended") or {}
+        if self.id is None or not known:
+            return packed.tensors
+        if packed.sha256 is None or packed.sha256 != known.get("sha256"):
+            raise ValueError(
+                f"{self.path / WEIGHTS} is of another run: its hash is not the one in {INFO}"
+            )
+        return packed.tensors
+
+    # --- written
+
+    def check_ours(self) -> None:
+        """Raise TrainingStopped if the directory is no longer the one that this process locked."""
+        if self.lock is not None:
+            self.lock.check()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one of the run's files.
+
+        Raises:
+            CannotWrite: if there is no room.
+            TrainingStopped: if the directory was removed or replaced.
+        """
+        self.check_ours()
+        write(self.path / name, content, make_folder=False)
+
     def write_info(self, more: Mapping[str, Any]) -> None:
         self.info.update(more)
-        write(self.path / INFO, (json.dumps(self.info, indent=1) + "\n").encode())
+        self.check_ours()
+        write_json(self.path / INFO, self.info, make_folder=False)
+
+    def end(self, result: Mapping[str, Any], epochs: int, content: bytes, sha256: str) -> None:
+        """Write what the run ended with: first the result, last the packed weights."""
+        known: dict[str, Any] = {"epochs": epochs, "sha256": sha256, "bytes": len(content)}
+        known["metrics"] = self._metrics_hash()
+        self.info.pop("diverged", None)
+        self.write_info({**result, "ended": known})
+        self.write(WEIGHTS, content)
+        self.check_ours()
 
     def go_on(self, config: TrainConfig, epoch: int) -> None:
         """Note what changes as the run goes on after so many epochs: its length, its data's place.
@@ -143,14 +271,9 @@ class Run:
             rows.append({"from": stored.epochs, "to": new.epochs, "at": epoch})
             self.write_info({"lengthened": rows})
         if new != stored:
-            write(self.path / CONFIG, new.to_yaml().encode())
-        self.ended = False
+            self.write(CONFIG, new.to_yaml().encode())
+        self.check_ours()
         (self.path / WEIGHTS).unlink(missing_ok=True)  # last: now the run has not ended
-
-    @property
-    def hold_out(self) -> str:
-        """How the share for validation was drawn: runs of older versions drew it by rows."""
-        return self.info.get("hold_out") or "rows"
 
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write the epochs' rows to the CSV, and the last one to TensorBoard."""
@@ -159,15 +282,14 @@ class Run:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        write(self.path / METRICS, text.getvalue().encode())
+        self.write(METRICS, text.getvalue().encode())
         row = rows[-1]
         if self._writer is None and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
             # what an interrupted run logged after its checkpoint is logged again
-            self._writer = SummaryWriter(
-                str(self.path / "tensorboard"), purge_step=int(row["epoch"])
-            )
+            self._writer = SummaryWriter(str(self.path / LOGS), purge_step=int(row["epoch"]))
+            self._note_logs()
         if self._writer is not None:
             for name, value in row.items():
                 if name != "epoch":
@@ -178,12 +300,50 @@ class Run:
             self._writer.close()
             self._writer = None
 
+    def _metrics_hash(self) -> str | None:
+        path = self.path / METRICS
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+    def _note_logs(self) -> None:
+        """List the event file that this process writes, whose name TensorBoard makes."""
+        name = Path(self._writer.file_writer.event_writer._file_name).name
+        known = self.info.get("files")
+        if known is not None and f"{LOGS}/{name}" not in known:
+            self.write_info({"files": [*known, f"{LOGS}/{name}"]})
+
     def history(self) -> list[dict[str, float]]:
-        """The rows of the CSV."""
-        if not (self.path / METRICS).exists():
+        """The rows of the CSV.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        path = self.path / METRICS
+        if not path.exists():
             return []
-        with (self.path / METRICS).open(newline="") as f:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        try:
+            content = path.read_bytes()
+            rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
+            values = [{str(k): float(v) for k, v in row.items()} for row in rows]
+        except (OSError, ValueError, TypeError, csv.Error) as e:
+            raise ValueError(f"{METRICS} is damaged: {str(e)[:200]}") from None
+        if [row.get("epoch") for row in values] != [i + 1 for i in range(len(values))]:
+            raise ValueError(f"{METRICS} is damaged: its epochs are not 1, 2, 3, ...")
+        return values
+
+
+def _info_of(path: Path) -> dict[str, Any]:
+    """run.json if it is there, sound, and a run's."""
+    try:
+        info = read_json(path / INFO)
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info.get("classes"), list) and "versions" in info else {}
+
+
+def _is_log(name: Any) -> bool:
+    """Whether a name in run.json is that of a TensorBoard file in the run's own folder."""
+    folder, _, file = str(name).partition("/")
+    return folder == LOGS and file.startswith("events.out.tfevents.") and "/" not in file
 
 
 def in_todays_words(config: TrainConfig, info: Mapping[str, Any]) -> TrainConfig:

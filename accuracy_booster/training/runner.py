@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from typing import Any
 import torch
 
 from accuracy_booster.data import Data
-from accuracy_booster.progress import bars
+from accuracy_booster.errors import Diverged
+from accuracy_booster.progress import bars, note
 from accuracy_booster.training import checkpoint, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics
-from accuracy_booster.training.lock import locked
+from accuracy_booster.training.identity import rounds_differently
+from accuracy_booster.training.lock import Lock, locked
 from accuracy_booster.training.loop import Trainer
 from accuracy_booster.training.presets import begun_dir, output_dir, resolve
 from accuracy_booster.training.reopen import reopen
-from accuracy_booster.training.run import CONFIG, WEIGHTS, Run
+from accuracy_booster.training.run import CONFIG, INFO, WEIGHTS, Run
 
 RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs", "data", "data_dir")
 
@@ -92,11 +95,15 @@ def resume_training(path: Path, **options: Any) -> TrainResult:
     """Go on with a run, as `train(resume=path)`."""
     run, stored = Run.open(path, ended=False)
     config = stored.change({**options, "output": str(path)})
+    state = run.state(stored.epochs, thorough=True)
     if {"data", "data_dir"} & set(options):  # else an older run keeps its relative path
         config = engine.place_data(config)
-    _check_length(run, config, len(run.history()))
-    if run.ended and config.epochs == stored.epochs:
+    if state == "finished" and config.epochs == stored.epochs:
         return result_of(run, config)
+    if state not in ("finished", "stopped"):
+        note(f"the run in {path} is damaged: {state}")
+    else:
+        _check_length(run, config, len(run.history()))
     data = reopen(run, config)
     with bars() as progress:
         return run_training(config, data, progress, config.model, lines=True, run=run)
@@ -129,30 +136,16 @@ def run_training(
     start = time.perf_counter()
     trainer = Trainer(config, data, keeps_head=None if run is None else run.info.get("keeps_head"))
     path, main = Path(str(config.output)), trainer.accelerator.is_main_process
+    say = progress.console.print
     with contextlib.ExitStack() as stack:
+        lock = None
         if main:
-            Run.check_place(path)
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
-        saved = None
+            lock = stack.enter_context(_place(path, config, new=run is None))
         if run is not None:
-            saved, problems = checkpoint.load(path)
-            if main:
-                for problem in problems:
-                    progress.console.print(problem)
-                left = " left" if problems else ""
-                where = saved.path if saved else f"the start: there is no good checkpoint{left}"
-                progress.console.print(f"going on from {where}")
-            if saved is not None:
-                trainer.restore(saved)
-                _check_length(run, config, trainer.epoch + (trainer.step > 0))
-            elif (path / WEIGHTS).is_file():
-                raise ValueError(
-                    f"the run in {path} cannot be trained longer: it has no good checkpoint any "
-                    f"more; start a new run from its weights by --weights {path}"
-                )
-            elif config.weights is not None:
-                trainer.start_from_weights()
+            run.lock = lock
+            for line in _go_on(run, trainer, config):
+                if main:
+                    say(line)
             if main:
                 run.go_on(config, trainer.epoch)
         else:
@@ -160,43 +153,95 @@ def run_training(
             if config.weights is not None:
                 line = trainer.start_from_weights()
                 if main:
-                    progress.console.print(line, markup=False)
-            if main:
+                    say(line)
+            if lock is not None:
                 info: dict[str, Any] = {
                     "classes": list(data.classes),
                     "data": data.marks,
                     "hold_out": "names",
                 }
                 info |= {"device": _device(trainer), "keeps_head": trainer.keeps_head}
-                run = Run.create(path, config, info)
+                run = Run.create(path, config, info, lock)
         trainer.accelerator.wait_for_everyone()
         if run is None:
             run = Run(path)
         try:
             test = trainer.fit(run, progress, label, lines=lines, go_on=go_on)
+        except Diverged as e:
+            if main:
+                run.write_info({"diverged": str(e)})
+            raise
         finally:
             run.close()
         if main:
             seconds = trainer.seconds + time.perf_counter() - start
             parameters = sum(p.numel() for p in trainer.plain.parameters())
-            run.write_info(
-                {
-                    **{"test": test.to_dict(), "parameters": parameters, "seconds": seconds},
-                    "unreadable": list(trainer.unreadable.values()),
-                }
-            )
-            engine.save_network(trainer.measured(), path)
+            result = {
+                **{"test": test.to_dict(), "parameters": parameters, "seconds": seconds},
+                "unreadable": list(trainer.unreadable.values()),
+            }
+            engine.save_network(trainer.measured(), run, result, config.epochs)
         trainer.accelerator.wait_for_everyone()
     if not main:
         return TrainResult(path, config, test, 0, 0.0, trainer.history)
     return result_of(run, config)
 
 
+@contextlib.contextmanager
+def _place(path: Path, config: TrainConfig, *, new: bool) -> Iterator[Lock]:
+    """A run's directory, made and locked."""
+    Run.check_place(path)
+    if new:
+        Run.check(path, config.overwrite)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
+    with locked(path) as lock:
+        yield lock
+
+
+def _go_on(run: Run, trainer: Trainer, config: TrainConfig) -> Iterator[str]:
+    """Bring a trainer to where its run's last good checkpoint is; what is to be said of it.
+
+    Raises:
+        ValueError: if the run has no checkpoint and is not to be trained from the start again.
+    """
+    saved, problems = checkpoint.load(run.path, run.id)
+    yield from problems
+    left = " left" if problems else ""
+    where = saved.path if saved else f"the start: there is no good checkpoint{left}"
+    yield f"going on from {where}"
+    if other := rounds_differently(run.info.get("numerics") or {}):
+        yield f"the rest will not be bit for bit what it would have been: {other}"
+    if saved is not None:
+        trainer.restore(saved)
+        _check_length(run, config, trainer.epoch + (trainer.step > 0))
+    elif (run.path / WEIGHTS).is_file():
+        raise ValueError(
+            f"the run in {run.path} cannot go on: it has no good checkpoint any more; start a new "
+            f"run from its weights by --weights {run.path}"
+        )
+    elif config.weights is not None:
+        trainer.start_from_weights()
+
+
 def result_of(run: Run, config: TrainConfig) -> TrainResult:
-    """What a run that has ended came to."""
+    """What a run that has ended came to.
+
+    Raises:
+        ValueError: if its files do not tell.
+    """
     info = run.info
-    test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
-    return TrainResult(run.path, config, test, info["parameters"], info["seconds"], run.history())
+    try:
+        test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
+        parameters, seconds = int(info["parameters"]), float(info["seconds"])
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        raise ValueError(
+            f"the run in {run.path} is damaged: {INFO} does not hold its result ({e!r}); remove "
+            f"{WEIGHTS} and go on with the run by --resume {run.path}"
+        ) from e
+    return TrainResult(run.path, config, test, parameters, seconds, run.history())
 
 
 def _device(trainer: Trainer) -> str:

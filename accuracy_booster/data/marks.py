@@ -1,0 +1,126 @@
+"""What tells the images of one data set from those of another: numbers, labels, names, contents.
+
+A run keeps the marks of its data, and compares them whenever it reads its data again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from accuracy_booster.data.images import EncodedImages, Images, TensorImages, UnreadableImage
+
+GROUPS = 1024  # of files: each has one hash, so that few changed files are found among many
+CHEAP = 64 * 2**20  # bytes: files of no more in all are read whole, of others the sizes are taken
+DIGITS = 8  # of a group's hash
+
+
+def marks_of(images: Images) -> dict[str, Any]:
+    """Plain values that tell a split's images from other ones.
+
+    images     how many
+    labels     a hash of their labels
+    names      a hash of their files' names, where they have any
+    pixels     a hash of images that are in memory
+    contents   a hash of each of up to `GROUPS` groups of files, one after the other: of names,
+               sizes, and bytes where all are no more than `CHEAP`; file i is in group i % GROUPS
+    whole      whether the bytes count
+    """
+    labels = images.labels.to(torch.int32).numpy().tobytes()
+    marks: dict[str, Any] = {"images": len(images), "labels": f"{zlib.crc32(labels):08x}"}
+    if images.names is not None:
+        sha = hashlib.sha256()
+        for name in images.names:
+            sha.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        marks["names"] = sha.hexdigest()[:16]
+    if isinstance(images, TensorImages):
+        marks["pixels"] = hashlib.sha256(images.images.contiguous().numpy().data).hexdigest()[:16]
+    elif isinstance(images, EncodedImages):
+        sizes = list(_sizes(images))
+        whole = all(size is not None for size in sizes) and sum(sizes) <= CHEAP  # type: ignore
+        marks |= {"contents": _contents(images, sizes, whole), "whole": whole}
+    return marks
+
+
+def _sizes(images: EncodedImages) -> Iterator[int | None]:
+    """The size of each encoded image in bytes; None of a file that is not there."""
+    from accuracy_booster.progress import track
+
+    for index in track(range(len(images)), f"Looking at the files of {images.source}"):
+        encoded = images.read(index)
+        if isinstance(encoded, bytes):
+            yield len(encoded)
+            continue
+        try:
+            yield os.stat(encoded).st_size
+        except OSError:
+            yield None
+
+
+def _contents(images: EncodedImages, sizes: list[int | None], whole: bool) -> str:
+    count = min(GROUPS, len(images))
+    hashes = [0] * count
+    for index, size in enumerate(sizes):
+        hashes[index % count] = zlib.crc32(str(size).encode(), hashes[index % count])
+        if whole:
+            hashes[index % count] = zlib.crc32(_bytes(images, index), hashes[index % count])
+    return "".join(f"{value:0{DIGITS}x}" for value in hashes)
+
+
+def _bytes(images: EncodedImages, index: int) -> bytes:
+    encoded = images.read(index)
+    if isinstance(encoded, bytes):
+        return encoded
+    try:
+        with open(encoded, "rb") as f:
+            return f.read()
+    except OSError:
+        return b""
+
+
+def difference(images: EncodedImages | None, now: Mapping[str, Any], known: Any) -> str:
+    """How (encoded) images with the marks `now` differ from those of the marks that are `known`, or "".
+
+    Files that changed and cannot be read as images are no difference: a training counts them.
+    """
+    before = _plain(known)
+    if now["images"] != before.get("images", now["images"]):
+        return f"{now['images']} images and had {before['images']} images"
+    for name, what in (("labels", "labels"), ("names", "file names"), ("pixels", "pixels")):
+        if name in now and name in before and now[name] != before[name]:
+            return f"other {what} in its {now['images']} images"
+    alike = now.get("whole") == before.get("whole")
+    if images is None or "contents" not in now or "contents" not in before or not alike:
+        return ""
+    for group in _changed(str(now["contents"]), str(before["contents"])):
+        count = min(GROUPS, len(images))
+        if all(_is_readable(images, index) for index in range(group, len(images), count)):
+            return f"other contents in the files of its {now['images']} images"
+    return ""
+
+
+def _plain(known: Any) -> Mapping[str, Any]:
+    """Marks as a mapping; older versions wrote "16 images, labels 1a2b3c4d"."""
+    if isinstance(known, Mapping):
+        return known
+    count, _, labels = str(known).partition(" images, labels ")
+    return {"images": int(count), "labels": labels} if count.isdigit() else {}
+
+
+def _changed(now: str, before: str) -> list[int]:
+    """The groups whose hashes differ."""
+    places = range(0, len(now), DIGITS)
+    return [i // DIGITS for i in places if now[i : i + DIGITS] != before[i : i + DIGITS]]
+
+
+def _is_readable(images: Images, index: int) -> bool:
+    try:
+        images[index]
+    except UnreadableImage:
+        return False
+    return True

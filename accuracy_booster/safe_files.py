@@ -1,0 +1,165 @@
+"""The one way to write a file: all or nothing, on the disk, and with a hash that reading checks.
+
+write        bytes; after a crash there is the old file or the new one
+write_json   a JSON object that holds the SHA-256 of its own content
+pack         tensors and plain values as one safetensors file that holds its own SHA-256
+
+A file of another program, or of an older version, holds no hash; nothing can be checked then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accuracy_booster.errors import CannotWrite
+
+HASH, VALUES = "sha256", "values"
+
+
+def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
+    """Write a file all or nothing: after a crash there is the old one, or the new one.
+
+    Args:
+        make_folder: make the folder if it is not there.
+
+    Raises:
+        CannotWrite: if it cannot be written (a full disk); what was there is still there.
+    """
+    partial = path.with_name(partial_name(path.name))
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, ValueError) as e:  # ValueError: a name with a NUL in it
+        with contextlib.suppress(OSError, ValueError):
+            partial.unlink(missing_ok=True)
+        raise CannotWrite(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def partial_name(name: str) -> str:
+    """The name under which a file is written before it is renamed."""
+    return f".{name}.partial"
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last; not every system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- JSON
+
+
+def write_json(path: Path, value: Mapping[str, Any], *, make_folder: bool = True) -> None:
+    """Write a JSON object with the hash of its content, as `write` does."""
+    text = json.dumps({**value, HASH: hash_of(value)}, indent=1) + "\n"
+    write(path, text.encode(), make_folder=make_folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that `write_json` wrote, without its hash.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged, no object, or was changed since it was written.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path.name} is damaged: {str(e)[:200]}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is damaged: it holds no JSON object")
+    known = value.pop(HASH, None)
+    if known is not None and known != hash_of(value):
+        raise ValueError(
+            f"{path.name} is damaged, or was changed since it was written: its content has another "
+            f"hash; put the file back as it was (after a change of your own, remove its {HASH})"
+        )
+    return value
+
+
+def hash_of(value: Any) -> str:
+    """The SHA-256 of a plain value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# --- tensors
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors by name, the plain values beside them, and their hash (None where it holds none)."""
+
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+    sha256: str | None
+
+
+def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Tensors and plain values as the bytes of a safetensors file, and the hash that it holds.
+
+    Any program that reads safetensors reads it; the values and the hash are in its metadata.
+    """
+    from safetensors.torch import save
+
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(values)
+    digest = _digest(plain, text)
+    return save(plain, {VALUES: text, HASH: digest}), digest
+
+
+def unpack(path: Path) -> Packed:
+    """What `pack` made, or the tensors of any other safetensors file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged: cut off, or its content has another hash than it holds.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = path.read_bytes()
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+        known, text = metadata.get(HASH), metadata.get(VALUES)
+        if known is None or text is None:
+            return Packed(tensors, {}, None)
+        if _digest(tensors, text) != known:
+            raise ValueError("its content has another hash than the one it was written with")
+        return Packed(tensors, json.loads(text), known)
+    except (SafetensorError, ValueError, RecursionError, RuntimeError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise ValueError(f"{path} is damaged ({len(content):,} bytes): {reason}") from None
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    """The SHA-256 of values and tensors: names, types, shapes and bytes."""
+    sha = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return sha.hexdigest()
