@@ -22,7 +22,8 @@ import torch
 
 from accuracy_booster.errors import CannotWrite
 
-HASH, VALUES = "sha256", "values"
+HASH = "sha256"
+OURS = "accuracy_booster"  # the one entry of a safetensors file's metadata: several have no order
 
 
 def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
@@ -48,6 +49,15 @@ def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
         with contextlib.suppress(OSError, ValueError):
             partial.unlink(missing_ok=True)
         raise CannotWrite(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError where there can be no folder, because a file is in the way."""
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(f"cannot write to {path}: {place} is a file, not a directory")
+            return
 
 
 def partial_name(name: str) -> str:
@@ -126,7 +136,7 @@ def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tupl
     }
     text = json.dumps(values)
     digest = _digest(plain, text)
-    return save(plain, {VALUES: text, HASH: digest}), digest
+    return save(plain, {OURS: json.dumps({"values": text, HASH: digest})}), digest
 
 
 def unpack(path: Path) -> Packed:
@@ -144,13 +154,14 @@ def unpack(path: Path) -> Packed:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-        known, text = metadata.get(HASH), metadata.get(VALUES)
-        if known is None or text is None:
+        if OURS not in metadata:
             return Packed(tensors, {}, None)
+        ours = json.loads(metadata[OURS])
+        known, text = ours[HASH], ours["values"]
         if _digest(tensors, text) != known:
             raise ValueError("its content has another hash than the one it was written with")
         return Packed(tensors, json.loads(text), known)
-    except (SafetensorError, ValueError, RecursionError, RuntimeError) as e:
+    except (SafetensorError, LookupError, TypeError, AttributeError, ValueError, RuntimeError) as e:
         reason = " ".join(str(e).split())[:200]
         raise ValueError(f"{path} is damaged ({len(content):,} bytes): {reason}") from None
 

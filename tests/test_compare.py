@@ -10,6 +10,7 @@ import pytest
 import accuracy_booster as ab
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.cli import main
+from accuracy_booster.safe_files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,9 @@ def test_rows(comparison):
     squares = (16**2 + 32**2 + 64**2) // 4
     assert grouped.parameters - none.parameters == squares + 2 * (16 + 32 + 64)
     assert grouped.macs - none.macs == squares
-    saved = json.loads((comparison.report.parent / "results.json").read_text())
-    assert saved == comparison.to_dict()
+    path = comparison.report.parent / "results.json"
+    assert read_json(path) == json.loads(json.dumps(comparison.to_dict()))
+    assert json.loads(path.read_text())["sha256"]
 
 
 class Page(HTMLParser):

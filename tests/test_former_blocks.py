@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.files import edit_json, make_run_old, without_hash
 from torch import nn
 
 import accuracy_booster as ab
@@ -54,10 +55,7 @@ def make_old(run: Path, block: str) -> None:
     """Rewrite a run's files as 0.1 would have written them, with the block as it was given."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**config, "block": block}, sort_keys=False))
-    info = json.loads((run / "run.json").read_text())
-    del info["block_version"]
-    info["versions"]["accuracy-booster"] = "0.1.0"
-    (run / "run.json").write_text(json.dumps(info))
+    make_run_old(run, "block_version")
 
 
 # --- recipes
@@ -135,13 +133,18 @@ def test_saved_gates(tmp_path, block):
         nn.init.normal_(p, std=0.3)
     with pytest.warns(UserWarning, match="have changed"):
         ab.save(model, tmp_path, full=False)
-    info = json.loads((tmp_path / "booster.json").read_text())
-    (text,) = info["recipes"]
-    old = text.replace("(order=mean_max)", "")
-    info["recipes"] = {old: as_01_wrote(ab.recipe(text))}
-    for site in info["sites"]:
-        site["recipe"] = old
-    (tmp_path / "booster.json").write_text(json.dumps(info))
+
+    def make_old(info):
+        (text,) = info["recipes"]
+        old = text.replace("(order=mean_max)", "")
+        info["recipes"] = {old: as_01_wrote(ab.recipe(text))}
+        for site in info["sites"]:
+            site["recipe"] = old
+        del info["tensors"]
+        info["base"]["fingerprint"] = "of an older version"
+
+    edit_json(tmp_path / "booster.json", make_old)
+    without_hash(tmp_path / "booster.safetensors")
     base = ab.create_model("resnet8")
     base.load_state_dict({k: v for k, v in model.state_dict().items() if "recalibrate" not in k})
     with pytest.warns(UserWarning, match="has other weights"):
@@ -179,8 +182,7 @@ def test_an_old_run_is_measured_as_it_was(runs, tmp_path, name):
     assert measured == pytest.approx(recorded, abs=1e-9)
     # as a run of today the same files are another network
     run = shutil.copytree(runs / name, tmp_path / "run")
-    info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**info, "block_version": 2}))
+    edit_json(run / "run.json", lambda info: info.update(block_version=2))
     assert ab.evaluate(run).loss != pytest.approx(recorded["loss"], abs=1e-4)
 
 
@@ -216,8 +218,7 @@ def test_a_run_of_today_notes_its_version(tmp_path):
 
 def test_a_version_from_the_future(runs, tmp_path, capsys):
     run = shutil.copytree(runs / "text", tmp_path / "run")
-    info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**info, "block_version": 9}))
+    edit_json(run / "run.json", lambda info: info.update(block_version=9))
     assert cli.main(["eval", str(run)]) == 2
     assert "version 9; this package reads 1, 2: install a newer one" in capsys.readouterr().err
 
@@ -243,10 +244,13 @@ def test_an_old_comparison_goes_on_as_it_began(tmp_path):
     where = tmp_path / "c"
     result = ab.compare("resnet8", blocks=[CBAM], seeds=1, output=str(where), epochs=1, **SETTINGS)
     (where / "recipe1-s1").rename(where / "cbam-s1")
-    begun = json.loads((where / "compare.json").read_text())
-    del begun["block_version"]
-    begun |= {"blocks": ["cbam"], "seeds": 2}
-    (where / "compare.json").write_text(json.dumps(begun))
+
+    def make_old_comparison(begun):
+        for name in ("block_version", "id", "runs"):
+            del begun[name]
+        begun |= {"blocks": ["cbam"], "seeds": 2}
+
+    edit_json(where / "compare.json", make_old_comparison)
     make_old(where / "cbam-s1", "cbam")
     again = ab.compare(resume=where)
     assert [run.output.name for run in again.runs] == ["cbam-s1", "cbam-s2"]

@@ -8,8 +8,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.files import make_run_old
 
 import accuracy_booster as ab
+from accuracy_booster import safe_files
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import engine, list_runs, resolve, run
@@ -52,10 +54,7 @@ def change(path, **values):
 def make_old(path):
     """Make it a run of an older version: a relative path and no marks of its data."""
     change(path, data="images")
-    info = json.loads((path / "run.json").read_text())
-    for name in ("sha256", "id", "fingerprint", "ended", "files", "numerics", "data", "keeps_head"):
-        del info[name]
-    (path / "run.json").write_text(json.dumps(info))
+    make_run_old(path, "data", "keeps_head")
 
 
 # where the data are
@@ -66,10 +65,7 @@ def test_a_run_keeps_absolute_paths_and_marks_of_its_data(here):
     assert result.config.data == str(here / "images") == stored(here / "run")["data"]
     assert stored(here / "run")["data_dir"] == str(here / "cache")
     marks = json.loads((here / "run" / "run.json").read_text())["data"]
-    assert {split: mark.partition(",")[0] for split, mark in marks.items()} == {
-        "train": "16 images",
-        "test": "8 images",
-    }
+    assert {split: mark["images"] for split, mark in marks.items()} == {"train": 16, "test": 8}
     digits = ab.train("resnet8", epochs=1, device="cpu", output="digits")
     assert digits.config.data == "digits"
     assert list(json.loads((here / "digits" / "run.json").read_text())["data"]) == ["train", "test"]
@@ -235,12 +231,12 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
     shutil.copytree(here / "run", here / "whole")
     first = weights(here / "run")
     ab.train(resume="whole", epochs=3)
-    real_write, real_unlink = run.write, type(here).unlink
+    real_write, real_unlink = safe_files.write, type(here).unlink
 
-    def write(path, content):
+    def write(path, content, **how):
         if path.name == instant:
             raise Killed
-        real_write(path, content)
+        real_write(path, content, **how)
 
     def unlink(path, missing_ok=False):
         if path.name == instant:
@@ -249,6 +245,7 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "write", write)
+        patch.setattr(safe_files, "write", write)
         patch.setattr(type(here), "unlink", unlink)
         if instant == "first step":
             patch.setattr("accuracy_booster.training.loop.Trainer.fit", lambda *a, **k: kill())

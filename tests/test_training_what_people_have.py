@@ -19,6 +19,7 @@ from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.weights import load_weights, read_weights
 from accuracy_booster.training import engine, outputs, resolve, start
+from accuracy_booster.training.run import Run
 
 SHORT = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
 
@@ -454,8 +455,7 @@ def test_gates_in_the_weights_go_on_as_they_were(folder, tmp_path, monkeypatch):
     options = {**SHORT, "lr": 0.01, "data": str(folder)}
     for init in ("identity", "paper"):
         ab.train("resnet8", init=init, output=first, overwrite=True, **options)
-        config = resolve("resnet8", num_classes=3, in_chans=3, init=init, image_size=32)
-        expected = logits_of(engine.load_network(tmp_path / "first", config))
+        expected = logits_of(engine.load_network(*Run.open(tmp_path / "first")))
         for weights in (first, f"{first}/model.safetensors"):
             config, network = begun(folder, tmp_path, monkeypatch, weights=weights)
             assert config.init == init

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,7 +16,9 @@ from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.data import Data
-from accuracy_booster.progress import bars
+from accuracy_booster.errors import Diverged, TrainingStopped
+from accuracy_booster.progress import bars, note
+from accuracy_booster.safe_files import check_folder, partial_name, read_json, write_json
 from accuracy_booster.training import (
     TrainConfig,
     TrainResult,
@@ -25,28 +27,36 @@ from accuracy_booster.training import (
     resolve,
     run_training,
 )
-from accuracy_booster.training.checkpoint import write
+from accuracy_booster.training.identity import differences, new_id
+from accuracy_booster.training.lock import LOCK, locked
 from accuracy_booster.training.reopen import check_place, check_same
 from accuracy_booster.training.run import BLOCKS, CONFIG, Run
 from accuracy_booster.training.runner import result_of
 from accuracy_booster.training.start import start_from_weights
 
-DEFAULT_MODEL, BEGUN = "resnet14", "compare.json"
+DEFAULT_MODEL = "resnet14"
+BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
+# what may differ between a comparison's settings and those of its run that is there
+FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers")
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
 BATCH = 64  # of the latency measurement
 
 
 @dataclass(frozen=True)
 class Row:
-    """A block's results over the seeds: top-1 in % after the last epoch, and what it costs."""
+    """A block's results over the seeds: top-1 in % after the last epoch, and what it costs.
+
+    Seeds whose training diverged have no top-1; `diverged` says why, by seed.
+    """
 
     block: str
     top1: list[float]
-    top1_mean: float
+    top1_mean: float | None  # None where every seed diverged
     top1_spread: float | None  # sample standard deviation; None for one seed
     parameters: int
     macs: int
     ms_per_image: float
+    diverged: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Comparison:
     seconds: float
     runs: list[TrainResult]
     latency_batch: int = BATCH
+    id: str | None = None  # of the comparison; None for one that an older version began
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -65,6 +76,14 @@ class Comparison:
             "report": str(self.report),
             "seconds": self.seconds,
             "latency_batch": self.latency_batch,
+            "id": self.id,
+            "runs": [
+                {
+                    **{"directory": run.output.name, "id": run.id, "block": run.config.block},
+                    **{"seed": run.config.seed, "weights_sha256": run.weights_sha256},
+                }
+                for run in self.runs
+            ],
         }
 
 
@@ -91,11 +110,14 @@ def compare(
             may then be the new place of its data.
         options: any other field of `ab.TrainConfig`, for all runs alike.
 
+    A training that diverges is a result: its row says so, and the others go on.
+
     Raises:
         ValueError: for anything that `ab.train` refuses, before the first run starts.
+        TrainingStopped: if every training diverged, or one stopped for another reason.
     """
     start, version = time.perf_counter(), VERSION
-    now, moved = True, dict[str, Any]()
+    now, moved, begun = True, dict[str, Any](), dict[str, Any]()
     if resume is not None:
         begun = _begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
@@ -123,6 +145,8 @@ def compare(
         if output
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
+    if resume is None:
+        _check(where, base.overwrite)
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
     if resume is not None and "data" not in moved:
         check_place(where, base.data)
@@ -135,52 +159,141 @@ def compare(
     # absolute paths, so that it can go on from everywhere
     places = {name: getattr(variants[0], name) for name in ("data", "data_dir", "weights")}
     options = {**options, **{name: places[name] for name in places if options.get(name)}}
-    given = {"model": model, "blocks": names, "seeds": seeds, "options": options, BLOCKS: version}
+    configs = [
+        (folder, variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")}))
+        for seed in range(base.seed, base.seed + seeds)
+        for folder, variant in zip(_folders(names), variants, strict=True)
+    ]
+    given: dict[str, Any] = {
+        "model": model,
+        "blocks": names,
+        "seeds": seeds,
+        "options": options,
+        BLOCKS: version,
+    }
     given |= {"hold_out": "names"} if now else {}
-    write(where / BEGUN, (json.dumps(given, indent=1) + "\n").encode())
-    runs = []
+    if resume is None:
+        _remove(where)
+        given |= {"id": new_id(), "runs": [Path(str(c.output)).name for _, c in configs]}
+    else:
+        given |= {name: begun[name] for name in ("id", "runs") if name in begun}
+    if given != begun:
+        write_json(where / BEGUN, given)
+    runs, failures = list[TrainResult](), dict[str, dict[int, str]]()
     with bars() as progress:
-        total = progress.add_task(
-            "Comparing", total=seeds * len(blocks), note=f"{model} on {base.data}"
-        )
-        for seed in range(base.seed, base.seed + seeds):
-            for folder, variant in zip(_folders(names), variants, strict=True):
-                config = variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")})
-                label = f"{config.block}, seed {seed}"
-                run = _run(config, data.reseed(seed), progress, label, go_on, resume is not None)
-                progress.console.print(f"{label}: top-1 {run.test.top1:.2f} %, {run.seconds:.0f} s")
-                progress.advance(total)
+        total = progress.add_task("Comparing", total=len(configs), note=f"{model} on {base.data}")
+        for _, config in configs:
+            label = f"{config.block}, seed {config.seed}"
+            again = data.reseed(config.seed)
+            try:
+                run = _run(config, again, progress, label, go_on, begun)
+            except Diverged as e:
+                failures.setdefault(config.block, {})[config.seed] = str(e)
+                progress.console.print(f"{label}: diverged, {e}")
+            else:
+                said = f"top-1 {run.test.top1:.2f} %, {run.seconds:.0f} s"
+                progress.console.print(f"{label}: {said}")
                 runs.append(run)
+            progress.advance(total)
+        if not runs:
+            raise TrainingStopped(
+                f"every training of the comparison diverged; the first: {_first(failures)}"
+            )
         progress.update(total, note="measuring inference")
-        rows = _rows(blocks, runs)
-    page = where / "report.html"
-    result = Comparison(rows, page, time.perf_counter() - start, runs)
+        rows = _rows(variants, runs, failures)
+    page = where / REPORT
+    seconds = time.perf_counter() - start
+    result = Comparison(rows, page, seconds, runs, id=given.get("id"))
     report.write_comparison(page, result)
-    (where / "results.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    write_json(where / RESULTS, result.to_dict())
     return result
+
+
+def _first(failures: dict[str, dict[int, str]]) -> str:
+    return next(reason for found in failures.values() for reason in found.values())
 
 
 def _begun(where: Path) -> dict[str, Any]:
     """What the comparison in a directory was begun with."""
     try:
-        return json.loads((where / BEGUN).read_text())
+        begun = read_json(where / BEGUN)
+        kinds = {"model": str, "blocks": list, "seeds": int, "options": dict}
+        for name, kind in kinds.items():
+            if not isinstance(begun.get(name), kind):
+                raise ValueError(f"{BEGUN} is damaged: it names no {name}")
+        if not all(isinstance(block, str) for block in begun["blocks"]):
+            raise ValueError(f"{BEGUN} is damaged: its blocks are not texts")
+        return begun
     except (OSError, ValueError) as e:
-        found = "damaged" if (where / BEGUN).exists() else f"no {BEGUN}"
+        found = e if (where / BEGUN).exists() else f"no {BEGUN}"
         raise ValueError(f"{where} holds no comparison to go on with ({found})") from e
 
 
+def _check(where: Path, overwrite: bool) -> None:
+    """Raise ValueError where no comparison may be written: over another one, or among files."""
+    check_folder(where)
+    if not where.is_dir():
+        return
+    if (where / BEGUN).exists():
+        if not overwrite:
+            raise ValueError(
+                f"{where} already holds a comparison; go on with it by --resume {where}, or choose "
+                "another --output, or --overwrite"
+            )
+        _begun(where)
+    elif others := sorted(f.name for f in where.iterdir() if f.name != partial_name(BEGUN)):
+        few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ValueError(
+            f"output {where} holds other files ({few}) and no comparison; choose a directory that "
+            "is new or empty"
+        )
+
+
+def _remove(where: Path) -> None:
+    """Remove the comparison in a directory: its runs, its report, and nothing else."""
+    if not (where / BEGUN).exists():
+        return
+    begun = _begun(where)
+    first = begun["options"].get("seed", 0)
+    named = [f"{f}-s{first + i}" for f in _folders(begun["blocks"]) for i in range(begun["seeds"])]
+    for name in begun.get("runs", named):
+        folder = where / Path(str(name)).name
+        if Run.is_run(folder):
+            with locked(folder):  # a training that goes on there is not disturbed
+                Run.remove(folder)
+            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: somebody else's files stay
+                folder.rmdir()
+    for name in (REPORT, RESULTS, BEGUN):
+        (where / name).unlink(missing_ok=True)
+
+
 def _run(
-    config: TrainConfig, data: Data, progress: Any, label: str, go_on: str, resume: bool
+    config: TrainConfig, data: Data, progress: Any, label: str, go_on: str, begun: dict[str, Any]
 ) -> TrainResult:
-    """One run of a comparison: begun, gone on with, or taken as it ended."""
+    """One run of a comparison: begun, gone on with, or taken as it ended.
+
+    Raises:
+        Diverged: if it diverges, or did so before.
+        ValueError: if the run that is there is not one of this comparison.
+    """
     run = None
-    if resume and (Path(str(config.output)) / CONFIG).exists():
-        places = {name: getattr(config, name) for name in ("output", "data", "data_dir")}
-        run, config = Run.open(Path(str(config.output)), ended=False)
-        config = config.change(places)
-        if run.ended:
-            return result_of(run, config)
+    if begun and (Path(str(config.output)) / CONFIG).exists():
+        run, stored = Run.open(Path(str(config.output)), ended=False)
+        if "id" in begun and (other := differences(stored, config, *FREE_HERE)):
+            raise ValueError(
+                f"the run in {run.path} is not of this comparison: it has {other}; move it away, "
+                "and --resume trains it anew"
+            )
+        config = stored.change({name: getattr(config, name) for name in FREE_HERE})
         check_same(run, config, data)
+        if run.info.get("diverged"):
+            raise Diverged(run.info["diverged"])
+        state = run.state(config.epochs, thorough=True)
+        if state == "finished":
+            return result_of(run, config)
+        if state != "stopped":
+            note(f"the run in {run.path} is damaged: {state}")
     return run_training(config, data, progress, label, lines=False, run=run, go_on=go_on)
 
 
@@ -188,15 +301,26 @@ def _folders(blocks: Sequence[str]) -> list[str]:
     return [b if b.isidentifier() else f"recipe{i}" for i, b in enumerate(blocks, start=1)]
 
 
-def _rows(blocks: Sequence[str], runs: list[TrainResult]) -> list[Row]:
-    of = {block: [run for run in runs if run.config.block == block] for block in blocks}
-    networks = {block: engine.load_network(rs[0].output, rs[0].config) for block, rs in of.items()}
-    size = runs[0].config.input_size
+def _rows(
+    variants: Sequence[TrainConfig],
+    runs: Sequence[TrainResult],
+    failures: dict[str, dict[int, str]],
+) -> list[Row]:
+    of = {v.block: [run for run in runs if run.config.block == v.block] for v in variants}
+    networks = {
+        v.block: engine.load_network(*Run.open(of[v.block][0].output))
+        if of[v.block]
+        else engine.build_network(v)  # what it costs does not depend on its weights
+        for v in variants
+    }
+    size = variants[0].input_size
     ms = latency(networks, size, batch_size=BATCH)
     rows = []
     for block, members in of.items():
         top1 = [run.test.top1 for run in members]
         cost = complexity(networks[block], size)
+        average = mean(top1) if top1 else None
         spread = stdev(top1) if len(top1) > 1 else None
-        rows.append(Row(block, top1, mean(top1), spread, cost.parameters, cost.macs, ms[block]))
+        costs = cost.parameters, cost.macs, ms[block]
+        rows.append(Row(block, top1, average, spread, *costs, failures.get(block, {})))
     return rows

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accuracy_booster.safe_files import write
+
 if TYPE_CHECKING:
     from accuracy_booster.analysis.comparison import Comparison
 
@@ -25,7 +27,6 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Mapping[str
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.tests["number_like"] = _is_number_like
     template = environment.get_template("report.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = template.render(
         title=title,
         lead=lead,
@@ -35,7 +36,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Mapping[str
         else None,
         made=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-    path.write_text(page, encoding="utf-8")
+    write(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _is_number_like(cell: str) -> bool:
@@ -49,10 +50,14 @@ def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in result.rows:
         spread = "" if row.top1_spread is None else f" ± {row.top1_spread:.2f}"
+        accuracy = "" if row.top1_mean is None else f"{row.top1_mean:.2f}{spread}"
+        if row.diverged:
+            number = len(row.diverged)
+            accuracy += f" ({number} diverged)" if row.top1 else "diverged"
         rows.append(
             [
                 row.block,
-                f"{row.top1_mean:.2f}{spread}",
+                accuracy,
                 f"{row.parameters:,}",
                 f"{row.macs:,}",
                 f"{row.ms_per_image:.3f}",
@@ -68,7 +73,9 @@ def write_comparison(path: Path, result: Comparison) -> None:
     split = "validation" if "validation_top1" in result.runs[0].history[0] else "test"
     images = result.runs[0].test.images
     curves = {
-        row.block: [r for r in result.runs if r.config.block == row.block] for row in result.rows
+        row.block: [r for r in result.runs if r.config.block == row.block]
+        for row in result.rows
+        if row.top1
     }
     one = 100 / images
     table = {
@@ -95,10 +102,8 @@ def write_comparison(path: Path, result: Comparison) -> None:
             ["setting", "value"],
             [
                 [name, value]
-                for name, value in (
-                    line.split(": ", 1) for line in config.to_yaml().strip().splitlines()
-                )
-                if name not in ("block", "seed", "output", "overwrite") and value != "null"
+                for name, value in config.shown().items()
+                if name not in ("block", "seed", "output", "overwrite")
             ],
         ),
     }
@@ -119,11 +124,26 @@ def write_comparison(path: Path, result: Comparison) -> None:
             ],
         ),
     }
+    failed = {
+        "title": "Diverged",
+        "text": "Trainings whose loss or gradient was no longer finite. They have no accuracy.",
+        "table": (
+            ["block", "seed", "what happened"],
+            [
+                [row.block, str(seed), reason]
+                for row in result.rows
+                for seed, reason in row.diverged.items()
+            ],
+        ),
+    }
     lead = (
         f"{config.model} on {config.data_name}, {config.epochs} epochs, "
         f"seeds {', '.join(map(str, seeds))}."
     )
-    write_page(path, "Comparison of blocks", lead, [table, figure, runs, details])
+    sections: list[Mapping[str, Any]] = [table, figure, runs, details]
+    if any(row.diverged for row in result.rows):
+        sections.insert(1, failed)
+    write_page(path, "Comparison of blocks", lead, sections)
 
 
 def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:

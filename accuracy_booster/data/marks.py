@@ -84,7 +84,7 @@ def _bytes(images: EncodedImages, index: int) -> bytes:
 
 
 def difference(images: EncodedImages | None, now: Mapping[str, Any], known: Any) -> str:
-    """How (encoded) images with the marks `now` differ from those of the marks that are `known`, or "".
+    """How images with the marks `now` differ from those whose marks are `known`, or "".
 
     Files that changed and cannot be read as images are no difference: a training counts them.
     """

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.models.heads import heads
+from accuracy_booster.safe_files import unpack
 
 NESTED = (
     *("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema"),
@@ -55,9 +56,7 @@ def read_weights(path: str | Path) -> Tensors:
     path = _file(Path(path).expanduser())
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path, device="cpu")
+            return unpack(path).tensors
         with _plain_values():
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:

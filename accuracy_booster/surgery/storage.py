@@ -1,8 +1,10 @@
 """Save only what boosting added, and put it on a fresh copy of the base network.
 
-DIR/booster.json          recipe, sites, the base's class, structure and fingerprint, versions
+DIR/booster.json          recipe, sites, the base's class, structure and fingerprint, versions, and
+                          the hash of the tensors
 DIR/booster.safetensors   the gates, and the base's buffers that have changed (running
-                          statistics); with full=True the whole network
+                          statistics); with full=True the whole network; and what booster.json
+                          says, so that a save is whole even if it was interrupted between the two
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from accuracy_booster.blocks import Recipe
+from accuracy_booster.blocks import Recalibrate, Recipe
+from accuracy_booster.safe_files import check_folder, pack, read_json, unpack, write, write_json
 from accuracy_booster.surgery.attach import Model, attach, attached, detach
 from accuracy_booster.surgery.attention import Replaced, put_back_attention, replace_attention
 from accuracy_booster.surgery.gated import ATTRIBUTE
@@ -25,6 +30,7 @@ from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 
 INFO, TENSORS = "booster.json", "booster.safetensors"
+ORDERED = "crc32:"  # what fingerprints start with that depend on the order of filters
 RECORD = "_accuracy_booster"  # on a boosted model: its base's fingerprints when it was boosted
 
 
@@ -48,8 +54,12 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         full: store the whole network's tensors too: needed when the base itself was trained (a
             warning says so then).
 
+    A save over an older one replaces it whole: interrupted at any instant, the one or the other
+    loads.
+
     Raises:
-        ValueError: if the model has no gates, or the directory cannot be written.
+        ValueError: if the model has no gates, or there can be no directory.
+        CannotWrite: if the directory cannot be written, or the disk is full.
     """
     model = unwrapped(model)
     names = own_names(model)
@@ -96,18 +106,11 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         "full": full,
         "versions": _versions(),
     }
-    from safetensors.torch import save_file
-
     path = _as_path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        stored = {name: t.detach().cpu().contiguous().clone() for name, t in keep.items()}
-        partial = path / f"{TENSORS}.partial"
-        save_file(stored, partial)
-        (path / INFO).write_text(json.dumps(info, indent=1) + "\n")
-        partial.replace(path / TENSORS)
-    except OSError as e:
-        raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
+    check_folder(path)
+    content, digest = pack(keep, info)
+    write(path / TENSORS, content)
+    write_json(path / INFO, {**info, "tensors": digest})
     return path
 
 
@@ -119,23 +122,21 @@ def load(model: Model, path: str | Path) -> Model:
     Raises:
         ValueError: if nothing is saved there, it is damaged, or the network has another structure.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = _as_path(path)
     whole, model = model, unwrapped(model)  # type: ignore[assignment]
     try:
-        info = json.loads((path / INFO).read_text())
-        stored = load_file(path / TENSORS, device="cpu")
+        info, stored = read_save(path)
         sites = [_site(entry) for entry in info["sites"]]
         recipes = {text: Recipe.from_dict(data) for text, data in info["recipes"].items()}
+        _check_gates(sites, recipes, stored)
         base = {key: info["base"][key] for key in ("class", "structure", "fingerprint", "trained")}
         replaced, full = set(info["replaced"]), bool(info["full"])
     except FileNotFoundError as e:
         missing = next((n for n in (INFO, TENSORS) if not (path / n).exists()), e)
         raise ValueError(f"{path} holds no saved gates: no {missing}") from None
-    except (SafetensorError, OSError, LookupError, AttributeError, TypeError, ValueError) as e:
-        raise ValueError(f"the gates saved in {path} cannot be read: {e!r}") from e
+    except (OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError) as e:
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise ValueError(f"the gates saved in {path} cannot be read: {reason}") from e
     if attached(model):
         raise ValueError(
             "the model has gates already; load on a fresh base, or ab.unboost it first"
@@ -145,8 +146,7 @@ def load(model: Model, path: str | Path) -> Model:
             f"the gates in {path} are for a {base['class']} of another structure than this "
             f"{type(model).__name__}: the names or shapes of its tensors differ"
         )
-    marks = _fingerprints(model)
-    if not full and _combined(marks) != base["fingerprint"]:
+    if not full and not _is_same_base(model, str(base["fingerprint"])):
         warnings.warn(
             "the base network has other weights than the one that these gates were made for",
             stacklevel=2,
@@ -186,6 +186,42 @@ def load(model: Model, path: str | Path) -> Model:
     return whole
 
 
+def read_save(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a save says, and its tensors.
+
+    The tensors are written first. If the save was interrupted then, booster.json is that of the
+    save before, and what the tensors' file says itself holds.
+    """
+    info, packed = read_json(path / INFO), unpack(path / TENSORS)
+    if "sites" not in info:
+        raise ValueError(f"{INFO} is damaged: it names no sites")
+    if packed.sha256 is None and "tensors" in info:
+        raise ValueError(f"{TENSORS} is not the file that {INFO} was written for")
+    same = packed.sha256 is None or info.get("tensors") == packed.sha256
+    return (info if same else packed.values), packed.tensors
+
+
+def _check_gates(
+    sites: Sequence[tuple[Site, str]],
+    recipes: Mapping[str, Recipe],
+    stored: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise ValueError unless the tensors are those of such gates, before any is made."""
+    for site, text in sites:
+        if type(site.channels) is not int or site.channels < 1:
+            raise ValueError(f"site {site.name!r} has channels={site.channels!r}")
+        with torch.device("meta"):  # which takes no memory
+            gate = Recalibrate(site.channels, recipes[text], spatial_size=site.spatial_size)
+        for name, tensor in gate.state_dict().items():
+            found = stored.get(f"{_prefix(site.name)}{name}")
+            if found is None or found.shape != tensor.shape:
+                have = "is missing" if found is None else f"has shape {list(found.shape)}"
+                raise ValueError(
+                    f"{_prefix(site.name)}{name} {have}, and a gate of {site.channels} channels "
+                    f"has {list(tensor.shape)}"
+                )
+
+
 def _prefix(site: str) -> str:
     """What the names of a gate's tensors start with in a file, wherever the gate is held."""
     return f"{site}.{ATTRIBUTE}." if site else f"{ATTRIBUTE}."
@@ -208,18 +244,33 @@ def _is_gates(name: str) -> bool:
 
 def _fingerprints(model: nn.Module) -> dict[str, str]:
     """A short mark of each tensor of the base: it tells change, not tampering."""
-    marks = {}
-    for name, tensor in _base_state(model).items():
-        if tensor.is_meta:
-            marks[name] = "meta"
-            continue
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        words = data[: data.size // 8 * 8].view(np.uint64)
-        tail = data[words.size * 8 :].tobytes().hex()
-        # a sum and an exclusive or of 64-bit words: several gigabytes a second
-        total, parity = int(words.sum(dtype=np.uint64)), int(np.bitwise_xor.reduce(words))
-        marks[name] = f"{total:x}-{parity:x}-{tail}"
-    return marks
+    return {name: "meta" if t.is_meta else _mark(t) for name, t in _base_state(model).items()}
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _mark(tensor: torch.Tensor) -> str:
+    return f"{zlib.crc32(_bytes_of(tensor).data):08x}" if tensor.numel() else ""
+
+
+def _former_mark(tensor: torch.Tensor) -> str:
+    """The mark of versions before 0.3, which did not depend on the order of filters."""
+    data = _bytes_of(tensor)
+    words = data[: data.size // 8 * 8].view(np.uint64)
+    tail = data[words.size * 8 :].tobytes().hex()
+    total, parity = int(words.sum(dtype=np.uint64)), int(np.bitwise_xor.reduce(words))
+    return f"{total:x}-{parity:x}-{tail}"
+
+
+def _is_same_base(model: nn.Module, fingerprint: str) -> bool:
+    """Whether the base has the weights whose fingerprint is stored."""
+    if fingerprint.startswith(ORDERED):
+        return _combined(_fingerprints(model)) == fingerprint
+    state = _base_state(model).items()
+    former = {name: "meta" if t.is_meta else _former_mark(t) for name, t in state}
+    return _combined(former).removeprefix(ORDERED) == fingerprint
 
 
 def _base_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -239,7 +290,8 @@ def _structure(model: nn.Module) -> str:
 
 
 def _combined(marks: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(marks.items())).encode()).hexdigest()
+    """One fingerprint of all marks."""
+    return ORDERED + hashlib.sha256(json.dumps(sorted(marks.items())).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from accuracy_booster.errors import CannotWrite
 from accuracy_booster.safe_files import write
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
+_RUN = "run id"  # in the header, beside the values
 _NAME = re.compile(r"epoch(\d+)-step(\d+)-([0-9a-f]{16})\.safetensors")
 _PARTIAL = re.compile(rf"\.({_NAME.pattern}|{re.escape(MANIFEST)})\.partial")
 
@@ -61,7 +62,7 @@ def save(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    content = to_bytes(plain, {"values": json.dumps(values), "run": identity or ""})
+    content = to_bytes(plain, {"values": json.dumps({**values, _RUN: identity or ""})})
     digest = hashlib.sha256(content).hexdigest()
     folder = run / FOLDER
     path = folder / f"epoch{epoch:04d}-step{step:06d}-{digest[:16]}.safetensors"
@@ -114,8 +115,8 @@ def _run_of(path: Path) -> str | None:
 
     try:
         with safe_open(path, "pt") as f:
-            return (f.metadata() or {}).get("run", "")
-    except (SafetensorError, OSError):
+            return str(json.loads(f.metadata()["values"]).get(_RUN, ""))
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -172,7 +173,8 @@ def _read(path: Path, row: Mapping[str, Any] | None, identity: str | None) -> Ch
     try:
         with safe_open(path, "pt") as f:
             values = json.loads(f.metadata()["values"])
-        stranger = identity is not None and _run_of(path) != identity
+        named = values.pop(_RUN, "")
+        stranger = identity is not None and named != identity
         if not stranger:
             return Checkpoint(from_bytes(path.read_bytes()), values, path)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as e:

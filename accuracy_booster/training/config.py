@@ -206,6 +206,15 @@ class TrainConfig:
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=2**20)
 
+    def shown(self) -> dict[str, str]:
+        """Every value that is set, as a person reads it, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
     @classmethod
     def from_yaml(cls, text: str) -> TrainConfig:
         try:

@@ -12,10 +12,11 @@ import torch
 from accuracy_booster.safe_files import hash_of
 from accuracy_booster.training.config import TrainConfig
 
-# settings that may change while a run goes on: they leave its result as it is, or are noted
+# Settings that may change while a run goes on: they leave its result as it is, or are noted, or
+# were decided when it began.
 FREE = (
     *("output", "overwrite", "bad_images", "checkpoint_minutes", "workers"),
-    *("data", "data_dir", "epochs"),
+    *("data", "data_dir", "epochs", "compile", "fuse"),
 )
 
 

@@ -16,7 +16,8 @@ from accuracy_booster.training.run import CONFIG, INFO, Run, in_todays_words
 class Listed:
     """A run.
 
-    `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1` is the test accuracy of a finished run, or the last epoch's of one that has not ended.
+    `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1`
+    is the test accuracy of a finished run, or the last epoch's of one that has not ended.
     """
 
     path: Path

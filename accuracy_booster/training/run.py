@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.blocks import VERSION, as_recorded
-from accuracy_booster.safe_files import partial_name, read_json, unpack, write, write_json
+from accuracy_booster.safe_files import (
+    check_folder,
+    partial_name,
+    read_json,
+    unpack,
+    write,
+    write_json,
+)
 from accuracy_booster.training.checkpoint import FOLDER, own_files
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import fingerprint, new_id, numerics
@@ -49,7 +56,7 @@ class Run:
     @classmethod
     def check(cls, path: Path, overwrite: bool) -> None:
         """Raise ValueError where no run may be written: over another one, or among other files."""
-        cls.check_place(path)
+        check_folder(path)
         if not path.is_dir():
             return
         if cls.is_run(path):
@@ -70,15 +77,6 @@ class Run:
                 f"output {path} holds other files ({few}) and no run; choose a directory that is "
                 "new or empty"
             )
-
-    @staticmethod
-    def check_place(path: Path) -> None:
-        """Raise ValueError where there can be no directory."""
-        for place in (path, *path.parents):
-            if place.exists():
-                if not place.is_dir():
-                    raise ValueError(f"output {path}: {place} is a file, not a directory")
-                break
 
     @staticmethod
     def is_run(path: Path) -> bool:

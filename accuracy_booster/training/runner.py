@@ -14,6 +14,7 @@ import torch
 from accuracy_booster.data import Data
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import bars, note
+from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training import checkpoint, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics
@@ -37,6 +38,8 @@ class TrainResult:
     parameters: int
     seconds: float
     history: list[dict[str, float]] = field(repr=False)
+    id: str | None = None  # of the run; None for one that an older version began
+    weights_sha256: str | None = None  # of the tensors after the last epoch
 
 
 def train(
@@ -190,7 +193,7 @@ def run_training(
 @contextlib.contextmanager
 def _place(path: Path, config: TrainConfig, *, new: bool) -> Iterator[Lock]:
     """A run's directory, made and locked."""
-    Run.check_place(path)
+    check_folder(path)
     if new:
         Run.check(path, config.overwrite)
     try:
@@ -241,7 +244,8 @@ def result_of(run: Run, config: TrainConfig) -> TrainResult:
             f"the run in {run.path} is damaged: {INFO} does not hold its result ({e!r}); remove "
             f"{WEIGHTS} and go on with the run by --resume {run.path}"
         ) from e
-    return TrainResult(run.path, config, test, parameters, seconds, run.history())
+    sha256 = (info.get("ended") or {}).get("sha256")
+    return TrainResult(run.path, config, test, parameters, seconds, run.history(), run.id, sha256)
 
 
 def _device(trainer: Trainer) -> str:

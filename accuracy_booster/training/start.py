@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from accuracy_booster.models import builder, classifier
 from accuracy_booster.models.heads import heads, outputs_of
 from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights, read_weights
 from accuracy_booster.progress import note
+from accuracy_booster.surgery.storage import read_save
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS, Run
 
@@ -82,7 +82,7 @@ def _init_of(weights: Path) -> str | None:
         return "identity" if found[1].init == "identity" else "paper"
     folder = weights if weights.is_dir() else weights.parent
     try:
-        info = json.loads((folder / "booster.json").read_text())
+        info, _ = read_save(folder)
         ends = [gate["weigh"][-1] for r in info["recipes"].values() for gate in r["gates"]]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
