@@ -25,7 +25,7 @@ from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.processes import merged
-from accuracy_booster.training import loop
+from accuracy_booster.training import engine, loop
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.synchronise import synchronised
 
@@ -45,7 +45,7 @@ OPTIONS = {
 LAUNCHED = """
 import os, signal, sys, torch
 from accuracy_booster.cli import main
-from accuracy_booster.training import loop
+from accuracy_booster.training import engine, loop
 
 torch.set_num_threads(1)
 real = loop.Trainer.train_step
@@ -339,3 +339,74 @@ def test_metrics_count_each_image_once(world, tmp_path):
     pids = ranks(work, tmp_path, world)
     assert [wait(pid) for pid in pids] == [0] * world, said(tmp_path)
     assert len(list(tmp_path.glob("done*"))) == world
+
+
+# --- what is reported is of the network that is saved
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_is_reported_is_of_the_saved_network(ema, tmp_path):
+    """Without synchronised norms each process has running statistics of its own images."""
+    run = tmp_path / "run"
+    given = {"sync_bn": False, "ema": ema, "validation": 0.2, "epochs": 1, "seed": 5}
+
+    def work(rank):
+        torch.set_num_threads(1)
+        return main(words(run, **given))
+
+    assert [wait(pid) for pid in ranks(work, tmp_path)] == [0, 0], said(tmp_path)
+    told = json.loads((run / "run.json").read_text())["test"]
+    measured = ab.evaluate(run, device="cpu")
+    assert (measured.top1, measured.top5, measured.images) == (
+        *(told["top1"], told["top5"]),
+        told["images"],
+    )
+    assert measured.loss == pytest.approx(told["loss"], rel=1e-5)
+    row = rows(run)[-1]
+    held = ab.evaluate(run, split="validation", device="cpu")
+    assert held.top1 == row["validation_top1"]
+    assert held.loss == pytest.approx(row["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["one image less", "another image", "other settings"])
+def test_processes_with_other_data_are_told_before_the_first_step(damage, tmp_path):
+    from PIL import Image
+
+    for rank in range(2):
+        for split, count in (("train", 8), ("test", 3)):
+            for label in range(2):
+                folder = tmp_path / f"data{rank}" / split / f"class{label}"
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.new("RGB", (8, 8), (i * 20, label * 90, 7)).save(folder / f"{i}.png")
+    changed = tmp_path / "data1" / "train" / "class1" / "3.png"
+    if damage == "one image less":
+        changed.unlink()
+    elif damage == "another image":
+        Image.new("RGB", (8, 8), "white").save(changed)
+
+    def work(rank):
+        torch.set_num_threads(1)
+        lr = 0.02 if damage == "other settings" and rank else 0.01
+        given = {"data": tmp_path / "data", "batch_size": 8, "lr": lr}
+        # as on two machines: the same path, other contents
+        os.chdir(tmp_path)
+        if rank:
+            real = engine.load_data
+            engine.load_data = lambda data, **more: real(f"{data}1", **more)
+        else:
+            real = engine.load_data
+            engine.load_data = lambda data, **more: real(f"{data}0", **more)
+        return main(words(tmp_path / "run", **given))
+
+    assert [wait(pid) for pid in ranks(work, tmp_path)] == [2, 2], said(tmp_path)
+    told = said(tmp_path)
+    assert "Traceback" not in told
+    expected = {
+        "one image less": "train split of",
+        "another image": "other contents in the files of its 16 images",
+        "other settings": "lr=0.02 and not 0.01",
+    }
+    assert "process 1 differs from process 0" in told
+    assert expected[damage] in told
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -275,12 +275,7 @@ class Run:
 
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write the epochs' rows to the CSV, and the last one to TensorBoard."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, rows[-1])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        self.write(METRICS, text.getvalue().encode())
+        self.write_rows(rows)
         row = rows[-1]
         if self._writer is None and importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -292,6 +287,15 @@ class Run:
             for name, value in row.items():
                 if name != "epoch":
                     self._writer.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+
+    def write_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write the epochs' rows to the CSV."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, rows[-1])
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+        self.write(METRICS, text.getvalue().encode())
 
     def close(self) -> None:
         if self._writer is not None:

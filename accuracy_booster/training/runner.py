@@ -183,6 +183,7 @@ def run_training(
                 **{"test": test.to_dict(), "parameters": parameters, "seconds": seconds},
                 "unreadable": list(trainer.unreadable.values()),
             }
+            run.write_rows(trainer.history)  # again: the file may have been damaged since
             engine.save_network(trainer.measured(), run, result, config.epochs)
         trainer.accelerator.wait_for_everyone()
     if not main:
