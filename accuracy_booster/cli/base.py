@@ -110,7 +110,7 @@ def say(*lines: object) -> None:
 
 
 def say_json(value: Any) -> None:
-    """Print a result as one line of JSON, in ASCII: exact for scripts and harmless on a terminal."""
+    """Print a result as one line of JSON, in ASCII: exact, and harmless on a terminal."""
     print(json.dumps(value).replace("\x7f", "\\u007f"))  # DEL, the one control that JSON leaves
 
 
