@@ -20,17 +20,29 @@ from typing import Any
 
 from accuracy_booster.blocks import versions
 from accuracy_booster.blocks.parts import MEANING, PARTS, Bn, Gap, Gather, Kind, Part, Sigmoid
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import shown, unknown
+
+MAX_TEXT = 10_000  # characters of a recipe; the longest in the table has 80
+MAX_PARTS = MAX_TEXT // 2  # of a recipe: as many as such a text can have
+AROUND = 60  # characters that an error shows on each side of a position
 
 
 class RecipeError(ValueError):
     """A recipe's text that does not parse. `position` is the index in `text` (0 is the first)."""
 
     def __init__(self, text: str, position: int, reason: str):
-        rest = text[position:].strip()
-        shown = f"{rest[:24]!r}" if rest else "the end"
-        super().__init__(f"recipe {text!r}, position {position} ({shown}): {reason}")
+        rest = text[position : position + MAX_TEXT].strip()[:24]
+        here = repr(rest) if rest else "the end"
+        where = f"recipe {_around(text, position)}, position {position} ({here})"
+        super().__init__(f"{where}: {reason}")
         self.text, self.position, self.reason = text, position, reason
+
+
+def _around(text: str, position: int) -> str:
+    """A text, or of a long one the piece around a position."""
+    first = position - AROUND if position > AROUND + 10 else 0
+    last = position + AROUND if position < len(text) - AROUND - 10 else len(text)
+    return f"{'... ' * (first > 0)}{text[first:last]!r}{' ...' * (last < len(text))}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,8 @@ class GateRecipe:
         Raises:
             GateMisfit: where they do not.
         """
-        if not self.descriptors:
+        parts, count = self.parts, len(self.descriptors)
+        if not count:
             raise GateMisfit("a gate starts with what describes the feature map, such as gap", 0)
         kinds: list[Kind] = []
         for place, part in enumerate(self.descriptors):
@@ -64,16 +77,16 @@ class GateRecipe:
             given = " and ".join(f"{MEANING[kind]}" for kind in kinds)
             raise GateMisfit(f"the descriptors of a sum must be alike; these are {given}", 0)
         kind = kinds[0]
-        for place, part in enumerate(self.weigh, start=len(self.descriptors)):
-            if place and isinstance(self.parts[place - 1], Sigmoid):
+        for place, part in enumerate(self.weigh, start=count):
+            if isinstance(parts[place - 1], Sigmoid):
                 raise GateMisfit("nothing follows sigmoid; a further gate follows a ';'", place)
             if kind not in part.takes:
                 wanted = " or ".join(MEANING[k] for k in part.takes)
                 raise GateMisfit(f"{part.name} takes {wanted}, not {MEANING[kind]}", place)
             yield part, kind, place
             kind = part.gives(kind)
-        if not isinstance(self.parts[-1], Sigmoid):
-            raise GateMisfit("a gate ends in sigmoid", len(self.parts))
+        if not isinstance(parts[-1], Sigmoid):
+            raise GateMisfit("a gate ends in sigmoid", len(parts))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -171,7 +184,8 @@ class Recipe:
         """The recipe of `to_dict`'s result; one without a version is of version 1.
 
         Raises:
-            ValueError: for an unknown part, argument or version, or parts that do not fit together.
+            ValueError: for an unknown part, argument or version, parts that do not fit together, or
+                more than `MAX_PARTS` parts.
         """
 
         def part(entry: Mapping[str, Any]) -> Part:
@@ -180,21 +194,28 @@ class Recipe:
 
         try:
             version = versions.checked(data.get("version", 1))
+            gates = data["gates"]
+            count = sum(len(g["descriptors"]) + len(g["weigh"]) for g in gates)
+            if count > MAX_PARTS:
+                raise ValueError(f"a recipe of {count:,} parts; it may have up to {MAX_PARTS:,}")
             return cls(
                 tuple(
                     GateRecipe(tuple(map(part, g["descriptors"])), tuple(map(part, g["weigh"])))
-                    for g in data["gates"]
+                    for g in gates
                 )
             )
         except (KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f"not a recipe: {data!r} ({e!r})") from None
+            raise ValueError(f"not a recipe: {shown(data)} ({shown(e)})") from None
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        return cls.from_dict(json.loads(text))
+        try:
+            return cls.from_dict(json.loads(text))
+        except RecursionError:
+            raise ValueError(f"not a recipe: {shown(text)} is nested too deeply") from None
 
     def __str__(self) -> str:
         return " ; ".join(map(str, self.gates))
@@ -208,12 +229,12 @@ def _make_part(name: str, given: Mapping[str, Any], version: int) -> Part:
     for argument in arguments:
         if argument not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no arguments"
-            raise ValueError(f"{name} has no argument {argument!r}; it {takes}")
+            raise ValueError(f"{name} has no argument {shown(argument)}; it {takes}")
     return PARTS[name](**arguments)
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
+    r"\s*(?:(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
     r"|(?P<word>[A-Za-z_]\w*)|(?P<sign>[|+;(),=])|(?P<end>$))"
 )
 
@@ -227,7 +248,7 @@ class _Parser:
         """The current token (kind, text, position); moves to the next."""
         match = _TOKEN.match(self.text, self.at)
         if match is None:
-            bad = len(self.text) - len(self.text[self.at :].lstrip())
+            bad = next(i for i in range(self.at, len(self.text)) if not self.text[i].isspace())
             raise RecipeError(self.text, bad, "unexpected character")
         old = getattr(self, "token", ("", "", 0))
         kind = str(match.lastgroup)
@@ -316,6 +337,10 @@ def parse(text: str, version: int = versions.VERSION) -> Recipe:
     """The recipe that `text` spells, or spelled in an earlier version.
 
     Raises:
-        RecipeError: a ValueError with the position at which `text` does not parse.
+        RecipeError: a ValueError with the position at which `text` does not parse; also for one of
+            more than `MAX_TEXT` characters.
     """
+    if len(text) > MAX_TEXT:
+        reason = f"the text has {len(text):,} characters; a recipe may have up to {MAX_TEXT:,}"
+        raise RecipeError(text, MAX_TEXT, reason)
     return _Parser(text, version).recipe()

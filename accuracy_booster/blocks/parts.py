@@ -13,12 +13,16 @@ from torch import nn
 
 from accuracy_booster.blocks import layers
 from accuracy_booster.blocks.versions import FORMER_DEFAULTS
+from accuracy_booster.errors import SHOWN, shortened, shown
 
 # What flows between parts.
 # vector: [N, C]; map: [N, C, h, w]; planes: [N, 2, H, W]; plane: [N, 1, H, W]; or other
 # numbers of dimensions of space
 Kind = Literal["map", "vector", "planes", "plane"]
 Value = int | float | bool | str
+# what layers may come to: a kernel of 255 x 255, Gather-Excite's gather over 4096 positions
+MAX_KERNEL, MAX_EXTENT = 255, 4096
+ODD = f"an odd number up to {MAX_KERNEL}"
 
 MEANING: dict[Kind, str] = {
     "map": "a feature map",
@@ -78,19 +82,33 @@ def _text(value: Value | None) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
+def _told(value: object) -> str:
+    """A value that was not checked yet, in an error: short, whatever it is."""
+    return shortened(value, SHOWN) if isinstance(value, str) else shown(value)
+
+
 def _check(part: Part, argument: str, ok: bool, rule: str) -> None:
     if not ok:
         value = getattr(part, argument)
-        raise ValueError(f"{part.name}: {argument}={_text(value)} must be {rule}")
+        value = _text(value) if isinstance(value, bool) else _told(value)
+        raise ValueError(f"{part.name}: {argument}={value} must be {rule}")
 
 
 def _is_int(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_odd(value: object) -> bool:
+    return _is_int(value) and value % 2 == 1 and value <= MAX_KERNEL  # type: ignore[operator]
+
+
 def _is_number(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _check_weighted(part: Part) -> None:
@@ -156,7 +174,8 @@ class Gather(Part):
 
     def __post_init__(self):
         power = _is_int(self.extent, 2) and not self.extent & (self.extent - 1)  # type: ignore[operator]
-        _check(self, "extent", self.extent == "global" or power, "a power of two, or global")
+        fits = self.extent == "global" or (power and self.extent <= MAX_EXTENT)  # type: ignore[operator]
+        _check(self, "extent", fits, f"a power of two up to {MAX_EXTENT}, or global")
         _check(self, "learned", isinstance(self.learned, bool), "true or false")
         _check(self, "init", self.init in layers.INITS, f"one of {', '.join(layers.INITS)}")
 
@@ -210,8 +229,8 @@ class ConvPart(Part):
     depthwise: ClassVar[bool] = False
 
     def __post_init__(self):
-        odd = _is_int(self.kernel) and self.kernel % 2 == 1  # type: ignore[operator]
-        _check(self, "kernel", self.kernel == "global" or odd, "an odd number, or global")
+        odd = _is_odd(self.kernel)
+        _check(self, "kernel", self.kernel == "global" or odd, f"{ODD}, or global")
         _check_weighted(self)
 
     def gives(self, kind: Kind) -> Kind:
@@ -263,7 +282,7 @@ class DensePart(Part):
             below = max(d for d in divisors if d <= groups)
             above = [d for d in divisors if d > groups][:1]
             near = " or ".join(str(d) for d in [below, *above])
-            raise ValueError(f"groups={groups} must divide channels={c}; try {near}")
+            raise ValueError(f"groups={_told(groups)} must divide channels={c}; try {near}")
         return layers.Dense(c, c, groups=groups, bias=_bias(self.bias, at), init=self.init)
 
 
@@ -301,8 +320,8 @@ class Conv1dPart(Part):
     keeps_shifts: ClassVar[bool] = True
 
     def __post_init__(self):
-        odd = _is_int(self.kernel) and self.kernel % 2 == 1  # type: ignore[operator]
-        _check(self, "kernel", self.kernel == "adaptive" or odd, "an odd number, or adaptive")
+        odd = _is_odd(self.kernel)
+        _check(self, "kernel", self.kernel == "adaptive" or odd, f"{ODD}, or adaptive")
         _check_weighted(self)
 
     def build(self, at: Context) -> nn.Module:
@@ -352,7 +371,7 @@ class Conv2dPart(Part):
     takes: ClassVar[tuple[Kind, ...]] = ("planes",)
 
     def __post_init__(self):
-        _check(self, "kernel", _is_int(self.kernel) and self.kernel % 2 == 1, "an odd number")
+        _check(self, "kernel", _is_odd(self.kernel), ODD)
         _check_weighted(self)
 
     def gives(self, kind: Kind) -> Kind:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 import re
 
-from accuracy_booster.blocks.grammar import Recipe, parse
+from accuracy_booster.blocks.grammar import MAX_TEXT, Recipe, parse
 from accuracy_booster.blocks.parts import PARTS
 from accuracy_booster.blocks.versions import FORMER_ROWS, VERSION, checked
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import shown, unknown
 
 # name: (text, source). "Paper" is Accuracy Booster; a table or figure without a name is in it.
 TABLE: dict[str, tuple[str, str]] = {
@@ -75,12 +75,14 @@ def recipe(recipe: str | Recipe) -> Recipe:
     if not isinstance(recipe, str):
         raise ValueError(f"a recipe is a name, a text or a Recipe, not {type(recipe).__name__}")
     name = recipe.strip()
+    if len(name) > MAX_TEXT:
+        return parse(name)  # which refuses it
     if name in TABLE:
         return parse(TABLE[name][0])
     if groups := _GROUPS.fullmatch(name):
         return parse(f"gap | dense(groups={groups[1]}) | bn | sigmoid")
     if "," in name and all(part.strip() in TABLE for part in name.split(",")):
-        raise ValueError(f"{name!r} names several blocks; give one, or compare them")
+        raise ValueError(f"{shown(name)} names several blocks; give one, or compare them")
     if name.isidentifier() and name not in PARTS:
         raise unknown("block", name, [*TABLE, "ab_g2", "ab_g4"], "or write 'gap | ... | sigmoid'")
     return parse(recipe)

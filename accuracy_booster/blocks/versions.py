@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from accuracy_booster.errors import shown
+
 VERSION = 2
 # version: part: the arguments that it had where none was given
 FORMER_DEFAULTS: dict[int, dict[str, dict[str, Any]]] = {1: {"channel_pool": {"order": "mean_max"}}}
@@ -32,7 +34,7 @@ def checked(version: object) -> int:
         return version
     known = ", ".join(map(str, [*FORMER_DEFAULTS, VERSION]))
     raise ValueError(
-        f"a recipe of version {version!r}; this package reads {known}: install a newer one"
+        f"a recipe of version {shown(version)}; this package reads {known}: install a newer one"
     )
 
 

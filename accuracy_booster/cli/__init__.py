@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from accuracy_booster.cli import bench, networks, reproduce, runs
-from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise
-from accuracy_booster.errors import TrainingInterrupted, TrainingStopped, unknown
+from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise, say_json
+from accuracy_booster.errors import (
+    TrainingInterrupted,
+    TrainingStopped,
+    is_out_of_memory,
+    shortened,
+    unknown,
+)
+from accuracy_booster.progress import printable
 from accuracy_booster.training.presets import PRESETS
 
 COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **bench.COMMANDS, **reproduce.COMMANDS}
+
+
+LINE = 2000  # characters of an error or a warning; one that echoes a long value is cut
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,16 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _encodable(sys.stdout):
             warnings.showwarning = _show_warning
             code = _main([word for word in words if word != "--debug"])
-        sys.stdout.flush()
+            sys.stdout.flush()
         return code
-    except (ValueError, TrainingStopped, OSError, KeyboardInterrupt) as e:
+    except (Exception, KeyboardInterrupt) as e:
         if debug:
             raise
         if isinstance(e, KeyboardInterrupt):
-            print("interrupted", file=sys.stderr)
+            _tell("interrupted", program=False)
             return 130
         if isinstance(e, OSError) and e.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO):
             # stdout is closed or full: nothing more goes there
@@ -44,14 +54,49 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 141  # as a shell reports it
         if isinstance(e, TrainingInterrupted):
             if os.environ.get("RANK", "0") == "0":
-                print(f"{PROGRAM}: {e}", file=sys.stderr)
+                _tell(str(e))
             return 128 + e.signal
-        print(f"{PROGRAM}: error: {' '.join(str(e).split())}", file=sys.stderr)
+        if is_out_of_memory(e):
+            reason = shortened(" ".join(str(e).split()), 300) or type(e).__name__
+            _tell(
+                f"error: out of memory ({reason}); use a smaller batch, --accumulate, a smaller "
+                "image_size or a smaller network"
+            )
+            return 1
+        if isinstance(e, (RecursionError, OverflowError)):
+            what = "is nested too deeply" if isinstance(e, RecursionError) else "has a huge number"
+            _tell(f"error: the input {what} ({shortened(str(e), 300)})")
+            return 2
+        if not isinstance(e, (ValueError, TrainingStopped, OSError)):
+            raise
+        _tell(f"error: {e}")
         return 2 if isinstance(e, ValueError) else 1
 
 
+@contextmanager
+def _encodable(stream: Any) -> Iterator[None]:
+    """Let a stream escape what its encoding lacks, such as ± on a terminal of ASCII."""
+    before = getattr(stream, "errors", None)
+    if before is None or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if not stream.closed:
+            stream.reconfigure(errors=before)
+
+
+def _tell(text: str, *, program: bool = True) -> None:
+    """One line on stderr, if that can still be written to: printable, and not endless."""
+    line = shortened(printable(shortened(" ".join(text.split()), LINE)), LINE)
+    with suppress(OSError):
+        print(f"{PROGRAM}: {line}" if program else line, file=sys.stderr, flush=True)
+
+
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
+    _tell(f"warning: {message}")
 
 
 def _main(words: list[str]) -> int:
@@ -85,7 +130,7 @@ def _main(words: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0  # of torchrun's processes the first one tells
     if as_json and value is not None:
-        print(json.dumps(value))
+        say_json(value)
     else:
         show()
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from accuracy_booster.errors import unknown
+from accuracy_booster.progress import console, printable
 from accuracy_booster.training.config import TrainConfig
 
 PROGRAM = "accuracy-booster"
@@ -101,18 +103,28 @@ def normalise(words: list[str]) -> list[str]:
     return out
 
 
+def say(*lines: object) -> None:
+    """Print results on stdout, each value on one line, with its control characters escaped."""
+    for line in lines:
+        print(printable(line))
+
+
+def say_json(value: Any) -> None:
+    """Print a result as one line of JSON, in ASCII: exact, and harmless on a terminal."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"))  # DEL, the one control that JSON leaves
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False, markup=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    where = console(stderr=False, soft_wrap=False)
+    if not where.is_terminal:
+        where.width = 160
+    where.print(table)
 
 
 def split(text: str) -> list[str]:

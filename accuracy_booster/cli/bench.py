@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, split
+from accuracy_booster.cli.base import Command, Parser, print_table, say, split
 from accuracy_booster.cli.networks import (
     input_size,
     input_size_argument,
@@ -83,11 +83,11 @@ def _bench(given: dict[str, Any]):
 
     def show() -> None:
         for title, header, rows in result.tables():
-            print(title)
+            say(title)
             print_table(header, rows)
-        print(result.summary())
+        say(*result.summary().split("\n"))
         if output:
-            print(output)
+            say(output)
 
     return result.to_dict(), show
 

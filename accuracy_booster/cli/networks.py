@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, split
+from accuracy_booster.cli.base import Command, Parser, print_table, say, split
 
 
 def _models_arguments(parser: Parser) -> None:
@@ -31,7 +31,7 @@ def _models(given: dict[str, Any]):
             f"no model matches {pattern!r}; 'accuracy-booster models' lists all of ours"
         )
     if any(name not in MODELS for name in names):  # of timm or torchvision: too many to build
-        return {"models": names}, lambda: print(*names, sep="\n")
+        return {"models": names}, lambda: say(*names)
     with torch.device("meta"):
         models: list[dict[str, Any]] = [
             {
@@ -58,12 +58,12 @@ def _models(given: dict[str, Any]):
                 for m in models
             ],
         )
-        print("wrnD_K works for any depth D = 6n + 4 and width K.\n")
+        say("wrnD_K works for any depth D = 6n + 4 and width K.", "")
         print_table(
             ["block", "recipe", "source"],
             [[name, row["recipe"], row["source"]] for name, row in recipes.items()],
         )
-        print("ab_gN works for any number of groups N, and --block takes any recipe's text.")
+        say("ab_gN works for any number of groups N, and --block takes any recipe's text.")
 
     return {"models": models, "blocks": recipes}, show
 
@@ -140,12 +140,12 @@ def _plan(given: dict[str, Any]):
 
     def show() -> None:
         print_table(*result.table())
-        print(result.summary())
+        say(*result.summary().split("\n"))
         for report in reports:
             print_table(*report.table())
-            print(report.summary())
+            say(*report.summary().split("\n"))
         for line in result.skipped:
-            print(f"skipped: {line}")
+            say(f"skipped: {line}")
 
     value = result.to_dict()
     if reports:
@@ -217,18 +217,16 @@ def _complexity(given: dict[str, Any]):
         first = costs["none"]
         images = first.batch_size
         shape = "x".join(map(str, first.input_size))
-        print(
-            f"{name}, {images} image{'s'[: images > 1]} of {shape}, convention {first.convention}"
-        )
+        say(f"{name}, {images} image{'s'[: images > 1]} of {shape}, convention {first.convention}")
         print_table(*_network_table(costs))
         for block, cost in costs.items():
             if cost.blocks:
-                print(f"Each block of {block}")
+                say(f"Each block of {block}")
                 print_table(*_block_table(cost))
-        print(
+        say(
             "MACs are multiply-adds (the paper's FLOPS); FLOPs count 2 for each and all other "
-            "arithmetic.\nRTM: 4 bytes for each weight and each output of a layer; (paper): as in "
-            "its Table 1."
+            "arithmetic.",
+            "RTM: 4 bytes for each weight and each output of a layer; (paper): as in its Table 1.",
         )
 
     return {"model": name, "rows": [{"block": b, **c.to_dict()} for b, c in costs.items()]}, show

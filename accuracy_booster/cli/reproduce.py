@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table
+from accuracy_booster.cli.base import Command, Parser, print_table, say
 from accuracy_booster.errors import unknown
 
 WHAT = ("counts",)
@@ -41,12 +41,12 @@ def _reproduce(given: dict[str, Any]):
 
     def show() -> None:
         for title, header, rows in result.tables():
-            print(title)
+            say(title)
             print_table(header, rows)
         print_table(["word", "meaning"], [list(pair) for pair in result.legend()])
-        print(result.summary_text())
+        say(*result.summary_text().split("\n"))
         if output:
-            print(output)
+            say(output)
 
     return result.to_dict(), show
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, split
+from accuracy_booster.cli.base import Command, Parser, print_table, say, split
 from accuracy_booster.training.config import TrainConfig
 
 
@@ -31,7 +31,7 @@ def _train(given: dict[str, Any]):
         raise ValueError("name a network with --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
         config = resolve(**given)
-        return None, lambda: print(config.to_yaml(), end="")
+        return None, lambda: say(*config.to_yaml().splitlines())
     result = train(given.pop("model", None), **given)
     value = {
         "output": str(result.output),
@@ -42,12 +42,12 @@ def _train(given: dict[str, Any]):
 
     def show() -> None:
         test, epochs = result.test, result.config.epochs
-        print(
+        say(
             f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
             f"{result.seconds:.0f} s, {result.parameters:,} parameters"
         )
-        print(result.output)
+        say(result.output)
 
     return value, show
 
@@ -83,8 +83,8 @@ def _compare(given: dict[str, Any]):
 
     def show() -> None:
         print_table(*comparison_table(result))
-        print(f"{result.seconds:.0f} s. Report:")
-        print(result.report)
+        say(f"{result.seconds:.0f} s. Report:")
+        say(result.report)
 
     return result.to_dict(), show
 
@@ -111,7 +111,7 @@ def _eval(given: dict[str, Any]):
     metrics = evaluate(given.pop("run"), **given)
 
     def show() -> None:
-        print(
+        say(
             f"top-1 error {metrics.top1_error:.2f} %, top-5 error {metrics.top5_error:.2f} % "
             f"({metrics.images:,} images{folded})"
         )
@@ -140,7 +140,7 @@ def _runs(given: dict[str, Any]):
         ]
         print_table(["run", "model", "block", "data", "seed", "epoch", "top-1 %", "state"], rows)
         if any(run.state.startswith("stopped") for run in found):
-            print("accuracy-booster train --resume RUN goes on with one that stopped.")
+            say("accuracy-booster train --resume RUN goes on with one that stopped.")
 
     return {"runs": [{**vars(run), "path": str(run.path)} for run in found]}, show
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
 # A child process: where the CPU announces instructions that it refuses, it dies of SIGILL.
 _BF16_PROBE = """
+import sys
+sys.path[:0] = sys.argv[1:]
 import torch
 from torch import nn
 for channels, batch in ((16, 2), (64, 32), (256, 8)):
@@ -27,6 +31,10 @@ for channels, batch in ((16, 2), (64, 32), (256, 8)):
 """
 
 
+# torch's requirements, which may lie elsewhere than torch
+_NEEDED = ("typing_extensions", "numpy", "sympy", "mpmath", "networkx", "filelock", "jinja2")
+
+
 @functools.cache
 def bf16_works(device_type: str) -> bool:
     """Whether bfloat16 convolutions run on `device_type` ("cpu", "cuda", ...).
@@ -39,8 +47,21 @@ def bf16_works(device_type: str) -> bool:
         return torch.cuda.is_bf16_supported()
     if device_type != "cpu":
         return False
-    probe = subprocess.run([sys.executable, "-c", _BF16_PROBE], capture_output=True, check=False)
-    return probe.returncode == 0
+    # -I: neither the current directory nor PYTHONPATH says what the child imports
+    command = [sys.executable, "-I", "-c", _BF16_PROBE, *_places_of_torch()]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _places_of_torch() -> list[str]:
+    """The directories from which this process imported torch and what torch imports."""
+    found = []
+    for name in ("torch", *_NEEDED):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None:
+            continue
+        place = Path(os.path.abspath(file)).parent
+        found.append(str(place.parent if Path(file).stem == "__init__" else place))
+    return list(dict.fromkeys(found))
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
