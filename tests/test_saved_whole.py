@@ -21,7 +21,7 @@ import accuracy_booster as ab
 from accuracy_booster import safe_files
 from accuracy_booster.analysis import report
 from accuracy_booster.errors import CannotWrite, TrainingStopped
-from accuracy_booster.surgery import storage
+from accuracy_booster.surgery import attached, storage
 
 
 class Interrupted(BaseException):
@@ -33,7 +33,7 @@ def network(seed):
     torch.manual_seed(0)
     model = ab.create_model("resnet8", recipe="ab")
     torch.manual_seed(seed)
-    for gate in ab.attached(model).values():
+    for gate in attached(model).values():
         for parameter in gate.parameters():
             nn.init.normal_(parameter)
     return model
@@ -176,7 +176,7 @@ def full(*args, **kwargs):
 def test_a_full_disk_keeps_the_old_save_and_is_one_line(tmp_path, monkeypatch):
     ab.save(network(1), tmp_path)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CannotWrite, match="cannot write .*: No space left"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*: No space left"):
         ab.save(network(2), tmp_path)
     with pytest.raises(OSError, match="No space left"):
         ab.save(network(2), tmp_path)
