@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from children import in_child, plant, wait
 from PIL import Image
 
 import accuracy_booster as ab
@@ -61,105 +62,6 @@ def options(data: Path, output: Path) -> dict[str, Any]:
         **{"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "checkpoint_minutes": 0, "seed": 3},
         **{"eval_batch_size": 7, "compile": "off", "accumulate": 2, "device": "cpu"},
     }
-
-
-def in_child(work: Callable[[], None], log: Path) -> int:
-    """Fork, work, exit; returns the process's number. Nothing is imported anew."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-
-
-def wait(pid: int) -> int:
-    """The signal that ended a process, or its exit code as a negative number or 0."""
-    _, status = os.waitpid(pid, 0)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def plant(place: str, generator: random.Random) -> None:
-    """Make this process kill itself at a random instant of one kind."""
-    count = [generator.randrange(1, 60 if place == "checkpoint" else 40)]
-
-    def countdown() -> None:
-        count[0] -= 1
-        if count[0] == 0:
-            die()
-
-    if place == "checkpoint":
-        # between and inside the system's calls of a write: a part of the bytes, no flush, no rename
-        real_fsync, real_replace, real_open = os.fsync, Path.replace, Path.open
-
-        class Half:
-            def __init__(self, file: Any):
-                self.file = file
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *error: Any) -> None:
-                self.file.close()
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self.file, name)
-
-            def write(self, content: bytes) -> None:
-                some = generator.randrange(len(content) + 1)
-                self.file.write(content[:some])
-                self.file.flush()
-                countdown()
-                self.file.write(content[some:])
-
-        def fsync(descriptor: int) -> None:
-            countdown()
-            real_fsync(descriptor)
-            countdown()
-
-        def replace(self: Path, target: Any) -> Path:
-            countdown()
-            out = real_replace(self, target)
-            countdown()
-            return out
-
-        def opened(self: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
-            file = real_open(self, mode, *rest, **more)
-            return Half(file) if mode == "wb" else file
-
-        os.fsync, Path.replace, Path.open = fsync, replace, opened  # type: ignore
-    elif place == "evaluation":
-        count[0] = generator.randrange(1, 15)  # 5 batches an epoch
-        real = evaluation.measure
-
-        def measure(model: Any, loader: Any, data: Any, engine: Any, on_batch: Any) -> Any:
-            def then(batch: Any) -> None:
-                countdown()
-                on_batch(batch)
-
-            return real(model, loader, data, engine, then)
-
-        loop.measure = measure
-    elif place == "loader":
-        count[0] = generator.randrange(1, 240)  # images
-        real_item = batches._Keyed.__getitem__
-
-        def item(self: Any, key: Any) -> Any:
-            countdown()
-            return real_item(self, key)
-
-        batches._Keyed.__getitem__ = item  # type: ignore
 
 
 def train(data: Path, run: Path) -> None:
@@ -464,6 +366,7 @@ def main() -> None:
                 full_disk(folder, data, reference),
                 second_process(folder, data),
             ],
+            **more,
             "minutes": round((time.monotonic() - started) / 60, 1),
             "versions": {"torch": torch.__version__},
         }

@@ -505,3 +505,24 @@ def test_the_lock_is_that_of_the_directory(tmp_path):
         with pytest.raises(TrainingStopped, match="removed or replaced"):
             Run(tmp_path, lock).write("x", b"")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "epoch"])
+def test_a_run_that_was_killed_as_it_was_overwritten_is_overwritten_again(
+    name, trained, run, monkeypatch
+):
+    """Before the new run's run.json, its configuration, its first checkpoint."""
+    (run / "notes.txt").write_text("mine")
+    real = type(run).replace
+
+    def replace(self, target):
+        if target.name.startswith(name):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(run), "replace", replace)
+        train(run, seed=2, overwrite=True)
+    train(run, seed=2, overwrite=True)
+    assert equal(run, trained / "s2")
+    assert (run / "notes.txt").read_text() == "mine"

@@ -40,7 +40,6 @@ from accuracy_booster.training.lock import LOCK, Lock
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 LOGS = "tensorboard"
-NAMES = (CONFIG, INFO, METRICS, WEIGHTS)
 
 
 class Run:
@@ -92,16 +91,20 @@ class Run:
         return True
 
     @classmethod
-    def remove(cls, path: Path) -> None:
-        """Remove what the run in a directory has written, and nothing else."""
+    def remove(cls, path: Path, *, whole: bool = True) -> None:
+        """Remove what the run in a directory has written, and nothing else.
+
+        Args:
+            whole: its configuration and run.json too, which tell that there is a run.
+        """
         info = _info_of(path)
         logs = info.get("files")
         if logs is None:  # a run of an older version lists none
             logs = [f"{LOGS}/{file.name}" for file in (path / LOGS).glob("events.out.tfevents.*")]
         own = own_files(path, info.get("id"))
         own += [path / name for name in logs if _is_log(name)]
-        # the configuration last: until then there is a run, which --overwrite removes
-        for file in (*own, *(path / name for name in reversed(NAMES))):
+        own += [path / name for name in (WEIGHTS, METRICS, *((INFO, CONFIG) if whole else ()))]
+        for file in own:
             file.unlink(missing_ok=True)
             file.with_name(partial_name(file.name)).unlink(missing_ok=True)
         for folder in (LOGS, FOLDER):
@@ -121,7 +124,8 @@ class Run:
         run = cls(path, lock)
         try:
             if cls.is_run(path):
-                cls.remove(path)
+                # its configuration is replaced, so that there is a run at every instant
+                cls.remove(path, whole=False)
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
         run.info = {"id": new_id(), "fingerprint": fingerprint(config)}
