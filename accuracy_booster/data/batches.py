@@ -8,6 +8,7 @@ belongs to the epoch, the augmentation of an image to its number in it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from accuracy_booster.data.images import Images, Item, TensorImages, Transformed, UnreadableImage
+from accuracy_booster.data.workers import check_room, end, poll, received, stacked, worker_faults
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.ops.streams import integers, mix
 from accuracy_booster.signals import ignore_in_worker
@@ -39,6 +41,16 @@ class Batch:
     labels: torch.Tensor
     indices: torch.Tensor
     unreadable: dict[int, str] = field(default_factory=dict)
+
+    def check_trainable(self) -> None:
+        """Raise TrainingStopped for a training batch too many of whose images cannot be read."""
+        if (count := len(self.labels)) < 2:
+            reason = next(iter(self.unreadable.values()), "it is the last one")
+            none = f"none of {len(self.unreadable)} images" if not count else "only one image"
+            raise TrainingStopped(
+                f"{none} of a training batch could be read, and a batch norm needs two; the "
+                f"first that could not: {reason}"
+            )
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class Loader:
             generator, which is seeded for each image.
         whole: the same for a batch at a time, on the device, or None where it cannot be done so;
             it is used for images that are in memory.
+        shape: (C, H, W) of an image of a batch, where it is known: it tells how much shared memory
+            the workers need.
     """
 
     def __init__(
@@ -85,6 +99,7 @@ class Loader:
         seed: int = 0,
         workers: int = 0,
         whole: Whole | None = None,
+        shape: tuple[int, int, int] | None = None,
     ):
         self.dataset = Transformed(images, transform)
         self.batch_size = batch_size
@@ -92,8 +107,8 @@ class Loader:
         self.whole = whole if isinstance(images, TensorImages) else None
         self.epoch = 0
         self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._loader: DataLoader | None = None
-        self._sampler: list[list[tuple[int, int]]] = []
+        self.shape = shape
+        self._idle: DataLoader | None = None  # its workers wait for the next pass
 
     def __len__(self) -> int:
         """Batches of all processes together."""
@@ -160,38 +175,41 @@ class Loader:
     def _from_disk(
         self, chosen: list[torch.Tensor], epoch: int, device: torch.device
     ) -> Iterator[Batch]:
-        if self._loader is None:
-            self._loader = DataLoader(
-                _Keyed(self.dataset, self.seed if self.shuffled else None),
-                batch_sampler=self._sampler,  # filled anew for each pass
-                collate_fn=_collate,
-                worker_init_fn=ignore_in_worker,
-                num_workers=self.workers,
-                persistent_workers=self.workers > 0,
-                pin_memory=device.type == "cuda",
-                # a process of its own seed: what it draws is thrown away
-                generator=torch.Generator(),
-            )
-        self._sampler[:] = [[(epoch, i) for i in indices.tolist()] for indices in chosen]
-        for batch in self._from_workers():
-            yield Batch(
-                batch.images.to(device, non_blocking=True),
-                batch.labels.to(device, non_blocking=True),
-                batch.indices,
-                batch.unreadable,
-            )
-
-    def _from_workers(self) -> Iterator[Batch]:
-        assert self._loader is not None
+        loader, self._idle = self._idle or self._start(chosen, device), None
+        # filled anew for each pass
+        loader.batch_sampler[:] = [  # type: ignore[index]
+            [(epoch, i) for i in indices.tolist()] for indices in chosen
+        ]
         try:
-            yield from self._loader
-        except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
-                raise
-            self._loader = None
-            raise TrainingStopped(
-                "a process that loads images died (killed, or out of memory); use fewer --workers"
-            ) from e
+            with worker_faults():
+                for batch in received(loader):
+                    yield Batch(
+                        batch.images.to(device, non_blocking=True),
+                        batch.labels.to(device, non_blocking=True),
+                        batch.indices,
+                        batch.unreadable,
+                    )
+            self._idle = loader
+        finally:
+            if self._idle is not loader:  # the rest of a pass that was left would come first
+                end(loader)
+
+    def _start(self, chosen: list[torch.Tensor], device: torch.device) -> DataLoader:
+        if self.workers and self.shape is not None:
+            images = max(map(len, chosen), default=0)
+            check_room(self.workers, len(chosen), images, math.prod(self.shape))
+        return DataLoader(
+            _Keyed(self.dataset, self.seed if self.shuffled else None),
+            batch_sampler=[],
+            collate_fn=_collate,
+            worker_init_fn=ignore_in_worker,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=device.type == "cuda",
+            timeout=poll() if self.workers else 0,
+            # a process of its own seed: what it draws is thrown away
+            generator=torch.Generator(),
+        )
 
 
 def as_is(images: torch.Tensor, samples: torch.Tensor, *keys: int) -> torch.Tensor:
@@ -232,7 +250,8 @@ def _collate(items: list[tuple[int, Item | None, dict[int, str]]]) -> Batch:
     if not read:
         return Batch(torch.empty(0), torch.empty(0), torch.empty(0), unreadable)
     indices, images, labels = zip(*read, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(indices), unreadable)
+    classes, numbers = (stacked([torch.tensor(n) for n in row]) for row in (labels, indices))
+    return Batch(stacked(images), classes, numbers, unreadable)
 
 
 def crop(size: tuple[int, int], mirror: bool) -> Crop:

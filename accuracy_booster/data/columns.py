@@ -134,6 +134,12 @@ def numbers_of(values: Sequence[Any], names: Names, where: str) -> tuple[list[in
             "out of the files, or name another column with --label_column"
         )
     first = values[0] if values else 0
+    if not isinstance(first, (str, bool)):
+        for value in (value for value in values if abs(value) >= 2**63):
+            raise ValueError(
+                f"{where} holds {value:g}, which is no class number: they go from 0 up; name "
+                "another column with --label_column"
+            )
     if isinstance(first, bool):
         return [int(value) for value in values], names or ("False", "True")
     if isinstance(first, float):

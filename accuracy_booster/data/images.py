@@ -6,29 +6,22 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from accuracy_booster.data.files import same_name
+from accuracy_booster.data.files import NOT_READ, same_name
+from accuracy_booster.data.pixels import SMALL, to_rgb, upright_size
 
 Item = tuple[torch.Tensor, int]
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SMALL = 64  # pixels: images no larger are kept decoded in memory, at their own size
+LARGEST = 178_956_970  # pixels of an image: Pillow's own bound, also where that is lifted
 
 
 class Images(Dataset[Item]):
@@ -43,6 +36,10 @@ class Images(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         raise NotImplementedError
+
+    def where(self, index: int) -> str:
+        """What names an image in a message: its file, or its number."""
+        return f"number {index}"
 
 
 class TensorImages(Images):
@@ -63,6 +60,10 @@ class UnreadableImage(ValueError):
         super().__init__(message.strip().splitlines()[-1].split(f"{type(self).__name__}: ")[-1])
 
 
+class TooManyPixels(ValueError):
+    """An image of a shape that takes too much memory to resize."""
+
+
 class EncodedImages(Images):
     """Images that are decoded when asked for: `read(i)` gives a path or the bytes of a file."""
 
@@ -77,66 +78,73 @@ class EncodedImages(Images):
 
     def open(self, index: int) -> Image.Image:
         """The image, its header read and its pixels not yet."""
-        encoded = self.read(index)
         try:
-            return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+            return self._checked(Image.open(self._file(index)))
         except Exception as e:  # Pillow's decoders raise what they like
-            raise self._unreadable(index, encoded, e) from e
+            raise self._unreadable(index, e) from e
+
+    def _file(self, index: int) -> io.BytesIO | str:
+        encoded = self.read(index)
+        size, regular = len(encoded), True
+        if isinstance(encoded, str):
+            found = os.stat(encoded)
+            size, regular = found.st_size, stat.S_ISREG(found.st_mode)
+        if not regular:  # a pipe has no end
+            raise ValueError("it is no regular file")
+        if not size:
+            raise ValueError("it is empty")
+        return io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+
+    @staticmethod
+    def _checked(image: Image.Image) -> Image.Image:
+        """Refuse what would take too much memory, or another program, to decode."""
+        pixels = image.width * image.height
+        reason = ""
+        if image.format in NOT_READ:
+            reason = f"it is {image.format}, which needs another program to be read"
+        elif pixels > LARGEST:
+            reason = (
+                f"its {image.height} x {image.width} pixels are {pixels:,}, more than {LARGEST:,}"
+            )
+        elif not pixels:
+            reason = "it has no pixels"
+        if reason:
+            image.close()
+            raise ValueError(reason)
+        return image
 
     def __getitem__(self, index: int) -> Item:
         with self.open(index) as image:
             try:
                 pixels = np.array(to_rgb(image))
             except Exception as e:
-                raise self._unreadable(index, getattr(image, "filename", b""), e) from e
+                raise self._unreadable(index, e) from e
         return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
 
-    def _unreadable(self, index: int, encoded: bytes | str, error: Exception) -> UnreadableImage:
-        where = encoded if encoded and isinstance(encoded, str) else f"{self.source}, row {index}"
+    def where(self, index: int) -> str:
+        try:
+            encoded = self.read(index)
+        except Exception:
+            encoded = b""
+        if encoded and isinstance(encoded, str):
+            return printable(encoded)
+        return f"{printable(self.source)}, row {index}"
+
+    def _unreadable(self, index: int, error: Exception) -> UnreadableImage:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return UnreadableImage(f"cannot read the image {where}: {reason}")
+        if isinstance(error, MemoryError):
+            reason = "there is not enough memory to decode it"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "it is no image of a kind that Pillow reads here"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        where = self.where(index)
+        return UnreadableImage(f"cannot read the image {where}: {printable(reason)}")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as a viewer shows it: upright, 8 bits, and over white where it is transparent.
-
-    The pixels under a transparent place hold whatever the program that wrote them left there.
-    """
-    image.load()
-    turn = TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bits(np.array(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data do not make an image unreadable
-        return 1
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) as `to_rgb` gives it; Pillow turns TIFF itself."""
-    size = image.height, image.width
-    # a PNG's orientation may stand behind its pixels: only a small one is read for it
-    turned = max(size) <= SMALL and image.format != "TIFF" and _orientation(image) >= 5
-    return size[::-1] if turned else size
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """The high byte of 16 bits, as OpenCV takes it; fractions up to 1 are of full brightness."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-        scale = 255 if values.max() <= 1 else 1 if values.max() <= 255 else 1 / 256
-        return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-    wide = values.dtype.itemsize == 2 or values.max() > 255
-    return np.clip(values >> 8 if wide else values, 0, 255).astype(np.uint8)
+def printable(text: str) -> str:
+    """A name in one line that every terminal can show: other characters as Python escapes them."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Subset(Images):
@@ -148,6 +156,9 @@ class Subset(Images):
 
     def __getitem__(self, index: int) -> Item:
         return self.images[self.indices[index]]
+
+    def where(self, index: int) -> str:
+        return self.images.where(self.indices[index])
 
 
 class Transformed(Dataset[Item]):
@@ -161,7 +172,11 @@ class Transformed(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         image, label = self.images[index]
-        return self.transform(image), label
+        try:
+            return self.transform(image), label
+        except TooManyPixels as e:
+            where = self.images.where(index)
+            raise UnreadableImage(f"cannot read the image {where}: {e}") from e
 
 
 def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
@@ -173,21 +188,29 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
     for index in np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int):
         try:
             with images.open(int(index)) as image:
-                sizes.add(_upright_size(image))
+                sizes.add(upright_size(image))
         except UnreadableImage as e:
             reasons.append(str(e))  # told when the images are read
     if not sizes:
-        number = len(reasons)
-        raise ValueError(f"none of {number} images of {images.source} can be read: {reasons[0]}")
+        some = f" that were tried, of {len(images)}," if len(reasons) < len(images) else ""
+        raise ValueError(
+            f"none of {len(reasons)} images{some} of {printable(images.source)} can be read; the "
+            f"first: {reasons[0]}"
+        )
     size = sizes.pop()
     return size if not sizes and max(size) <= SMALL else None
 
 
-def in_memory(images: Images, size: tuple[int, int], limit: int = 1 << 30) -> Images:
+def in_memory(
+    images: Images, size: tuple[int, int], limit: int = 1 << 30, classes: Sequence[str] = ()
+) -> Images:
     """Decode all images of `size` once, with a progress bar, if they fit in `limit` bytes.
 
     Where one turns out to have another size, the images stay encoded. Unreadable ones are left out
-    and told in `unreadable`.
+    and told in `unreadable`; a warning names each of the `classes` that loses all its images so.
+
+    Raises:
+        ValueError: if no image can be read.
     """
     height, width = size
     if not isinstance(images, EncodedImages) or len(images) * 3 * height * width > limit:
@@ -195,25 +218,50 @@ def in_memory(images: Images, size: tuple[int, int], limit: int = 1 << 30) -> Im
     from accuracy_booster.progress import track
 
     decoded = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
-    kept, unreadable = [], []
+    kept: list[int] = []
+    unreadable: dict[int, str] = {}
     for index in track(range(len(images)), f"Reading {images.source}"):
         try:
             image, _ = images[index]
         except UnreadableImage as e:
-            unreadable.append(str(e))
+            unreadable[index] = str(e)
             continue
         if image.shape[1:] != (height, width):
             return images
         decoded[index] = image
         kept.append(index)
+    if not kept:
+        raise ValueError(
+            f"none of {len(images)} images of {printable(images.source)} can be read; the first: "
+            f"{next(iter(unreadable.values()))}"
+        )
     if unreadable:
         whole = TensorImages(decoded[kept], images.labels[kept])
-        whole.unreadable = tuple(unreadable)
+        whole.unreadable = tuple(unreadable.values())
+        _name_lost_classes(images, whole, unreadable, classes)
     else:
         whole = TensorImages(decoded, images.labels)
     if images.names is not None:
         whole.names = [images.names[index] for index in kept]
     return whole
+
+
+def _name_lost_classes(
+    images: EncodedImages, kept: Images, unreadable: dict[int, str], classes: Sequence[str]
+) -> None:
+    """Warn of each class none of whose images can be read."""
+    lost: dict[int, list[str]] = {}
+    left = set(kept.labels.tolist())
+    for index, reason in unreadable.items():
+        if (label := int(images.labels[index])) not in left:
+            lost.setdefault(label, []).append(reason)
+    for label, reasons in sorted(lost.items())[:5]:
+        name = classes[label] if label < len(classes) else label
+        warnings.warn(
+            f"class {printable(str(name))} of {printable(images.source)} is left without images: "
+            f"none of its {len(reasons)} can be read; the first: {reasons[0]}",
+            stacklevel=2,
+        )
 
 
 class ReadPath:

@@ -29,6 +29,7 @@ from accuracy_booster.data.transforms import (
     AUGMENTS,
     CROP_MODES,
     INTERPOLATIONS,
+    MOST,
     eval_transform,
     train_transform,
     unchanged,
@@ -68,6 +69,17 @@ class Data:
     def reseed(self, seed: int) -> Data:
         """The same images in new loaders, as `load_data(..., seed=seed)` would give them."""
         return replace(self, loaders=self.make_loaders(seed))
+
+    def check_trainable(self) -> None:
+        """Raise ValueError if there are fewer than two training images."""
+        images = self.loaders["train"].dataset.images
+        if (count := len(images)) < 2:
+            lost = len(self.unreadable)
+            more = f" ({lost} more cannot be read; the first: {self.unreadable[0]})" if lost else ""
+            raise ValueError(
+                f"the train split of {self.name} has {count} image{more}, and a batch norm needs "
+                "two; add images"
+            )
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -153,7 +165,9 @@ def load_data(
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
     if small:
-        images = {split: in_memory(part, small) for split, part in images.items()}
+        images = {
+            split: in_memory(part, small, classes=class_names) for split, part in images.items()
+        }
     unreadable = [reason for part in images.values() for reason in part.unreadable]
     if augment == "auto":
         kind = "crop_flip" if source.flips else "crop"
@@ -193,6 +207,7 @@ def load_data(
                 seed=seed,
                 workers=workers,
                 whole=whole,
+                shape=(chans, *size),
             )
         return loaders
 
@@ -232,6 +247,11 @@ def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"image_size={size} must be one whole number >= 1, or (H, W)")
     height, width = sides
+    if height * width > MOST:
+        raise ValueError(
+            f"image_size={size} asks for {height * width:,} pixels in an image; at most {MOST:,} "
+            "are made"
+        )
     return int(height), int(width)
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -67,9 +67,25 @@ class _ReadRow:
         value = self.shards[shard][index - start].as_py()
         if isinstance(value, dict):
             if value.get("bytes") is None and value.get("path"):
-                return str(self.folder / value["path"])
+                return _below(self.folder, value["path"])
             value = value.get("bytes")
+        if value is not None and not isinstance(value, bytes):  # a text would be taken for a path
+            raise ValueError(f"its column holds {type(value).__name__}, and not bytes")
         return value if value is not None else b""
+
+
+def _below(folder: Path, name: object) -> str:
+    """The path of a file that a row names, which must lie below the folder of the data.
+
+    Raises:
+        ValueError: for any other: a file of data from elsewhere must not choose what is read here.
+    """
+    kinds = PurePosixPath, PureWindowsPath
+    if not isinstance(name, str):
+        raise ValueError(f"its path is {type(name).__name__}, and not text")
+    if any(kind(name).anchor or ".." in kind(name).parts for kind in kinds):
+        raise ValueError(f"its path {name!r} leads out of the folder of the data, {folder}")
+    return str(folder / name)
 
 
 def _read(path, split, files, trained, image_column, label_column):
@@ -90,8 +106,8 @@ def _read(path, split, files, trained, image_column, label_column):
         _check_shards(path, files, schemas, image, label)
         tables = [pq.read_table(file, columns=[image, label]) for file in files]
         values = [value for table in tables for value in table[label].to_pylist()]
-    except (pa.ArrowException, OSError) as e:
-        reason = str(e).splitlines()[0]
+    except (pa.ArrowException, OSError, UnicodeError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f"cannot read the Parquet files of {path}: {reason}") from e
     found = columns.numbers_of(values, names, f"column {label!r} of {path}, {split},")
     if found is None:

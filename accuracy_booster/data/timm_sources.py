@@ -34,10 +34,12 @@ class _Indexed(EncodedImages):
         try:
             found = self.open_one(index)
             if isinstance(found, Image.Image):
-                return found
-            return Image.open(io.BytesIO(found) if isinstance(found, bytes) else found)
+                return self._checked(found)
+            return self._checked(
+                Image.open(io.BytesIO(found) if isinstance(found, bytes) else found)
+            )
         except Exception as e:  # readers and decoders raise what they like
-            raise self._unreadable(index, b"", e) from e
+            raise self._unreadable(index, e) from e
 
 
 def is_timms(data: str) -> bool:
@@ -78,8 +80,10 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
     from timm.data import create_dataset
 
     try:
+        # a tar's index is not taken from a pickle beside it, and processes share no open file
+        options: dict[str, Any] = {} if name else {"cache_tarinfo": False, "cache_tarfiles": False}
         with _every_kind():
-            dataset = create_dataset(name, root=root, split=split)
+            dataset = create_dataset(name, root=root, split=split, **options)
     except Exception as e:  # whatever the library behind it raises
         reason = " ".join(str(e).split())[:300] or type(e).__name__
         raise ValueError(
@@ -94,8 +98,8 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
         names = tuple(sorted(classes, key=classes.get)) if classes else None
         if names and isinstance(root, str) and root.endswith(".tar"):
             return _of_tar(reader, names, source)
-        return _Indexed(lambda i: reader[i][0], _labels(reader), source), names
-    images = _Indexed(lambda i: dataset[i][0], _labels(dataset), source)
+        return _Indexed(lambda i: reader[i][0], _labels(reader, source), source), names
+    images = _Indexed(lambda i: dataset[i][0], _labels(dataset, source), source)
     names = getattr(dataset, "classes", None)
     return images, tuple(map(str, names)) if names else None
 
@@ -127,7 +131,7 @@ def _of_tar(reader: Any, names: tuple[str, ...], source: str) -> tuple[Images, t
     return images, tuple(names[i] for i in classes)
 
 
-def _labels(dataset: Any) -> list[int]:
+def _labels(dataset: Any, where: str = "the data set") -> list[int]:
     """The labels without reading an image, where the data set has them; -1 where there is none."""
     labels: Any = None
     for attribute in ("targets", "labels", "_labels", "y"):
@@ -139,4 +143,8 @@ def _labels(dataset: Any) -> list[int]:
         labels = [sample[-1] for sample in dataset.samples]
     if labels is None:
         labels = [dataset[i][1] for i in range(len(dataset))]
-    return [-1 if label is None else int(label) for label in labels]
+    try:
+        return [-1 if label is None else int(label) for label in labels]
+    except (TypeError, ValueError, OverflowError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise ValueError(f"a label of {where} is no class number: {reason}") from e

@@ -9,19 +9,42 @@ from collections.abc import Callable
 
 import torch
 
+from accuracy_booster.data.images import TooManyPixels
+
 AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CROP_MODES = ("center", "squash", "border")
+MOST = 100_000_000  # pixels that an image may have while it is resized
 LONGEST = 4  # an image longer than this, in terms of its shorter edge, is cropped before resizing
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 def resize(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
-    """uint8 [C, *, *] -> uint8 [C, *size], with antialiasing, as Pillow does it."""
+    """uint8 [C, *, *] -> uint8 [C, *size], with antialiasing, as Pillow does it.
+
+    Raises:
+        TooManyPixels: for a size, or a shape, that takes too much memory.
+    """
     from torchvision.transforms.v2 import functional as F
 
+    check_pixels(image.shape[-2], image.shape[-1], size)
     mode = _mode(interpolation)
     return F.resize(image, list(size), interpolation=mode, antialias=True)
+
+
+def check_pixels(height: int, width: int, size: tuple[int, int]) -> None:
+    """Raise TooManyPixels for an image that has more than `MOST` pixels while it is resized.
+
+    torch resizes along the width first, and then along the height.
+    """
+    between = height, size[1]
+    many = max(between, size, key=math.prod)
+    if math.prod(many) <= max(MOST, height * width):
+        return
+    raise TooManyPixels(
+        f"to resize its {height} x {width} pixels to {size[0]} x {size[1]} takes "
+        f"{many[0]} x {many[1]} = {math.prod(many):,} pixels, more than {MOST:,}"
+    )
 
 
 def _mode(interpolation: str):
@@ -40,10 +63,10 @@ def train_transform(
     """uint8 [C, *, *] -> uint8 [C, *size], random; `now` are the images' size if all have one."""
     from torchvision.transforms import v2
 
-    how = {"interpolation": _mode(interpolation), "antialias": True}
     if augment == "resized_crop":
-        return v2.Compose([v2.RandomResizedCrop(size, **how), v2.RandomHorizontalFlip()])
-    steps: list = [] if size == now else [v2.Resize(size, **how)]
+        cropped = v2.RandomResizedCrop(size, interpolation=_mode(interpolation), antialias=True)
+        return v2.Compose([cropped, v2.RandomHorizontalFlip()])
+    steps: list = [] if size == now else [Resize(size, interpolation)]
     if augment in ("crop", "crop_flip"):
         pad = [max(1, round(side / 8)) for side in size]  # 4 for CIFAR's 32
         steps.append(v2.RandomCrop(size, padding=[pad[1], pad[0]]))

@@ -141,6 +141,7 @@ def fill_in(config: TrainConfig, data: Data) -> TrainConfig:
         ValueError: for classes or channels that do not fit the configuration, or weights that
             cannot be read.
     """
+    data.check_trainable()
     config = place_data(decide_start(config))
     classes = len(data.classes)
     if config.num_classes is not None and classes > config.num_classes:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.data import Data, class_names, normalise, sources
-from accuracy_booster.data.batches import Batch, Loader
+from accuracy_booster.data.batches import Batch, Loader, worker_faults
 from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
 from accuracy_booster.progress import bars, note
@@ -106,7 +106,7 @@ def _measure(
     on_batch: Callable[[Batch], None],
     places: Callable[[int], Sequence[int] | None],
 ) -> Metrics:
-    asked, order = False, None
+    asked, order, why = False, None, ""
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)  # top-1, -5, loss, images
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     for batch in loader.batches(0, **share, device=accelerator.device):
@@ -128,12 +128,15 @@ def _measure(
             losses = F.cross_entropy(logits, labels, reduction="none").double()
             hits = best[:, 0].sum().double(), best.sum().double()
             sums += torch.stack([*hits, losses.sum(), hits[0].new_tensor(len(best))])
+        why = why or next(iter(batch.unreadable.values()), "")
         on_batch(batch)
     if accelerator.num_processes > 1:
         sums = accelerator.reduce(sums, "sum")
     top1, top5, loss, count = sums.tolist()
     if not count:
-        raise ValueError(f"no image of {data.name} could be read")
+        raise ValueError(
+            f"none of {len(loader.dataset)} images of {data.name} could be read; the first: {why}"
+        )
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
@@ -234,7 +237,7 @@ def evaluate(
         return class_names.places(loaded.classes, outputs, loaded.name)
 
     unreadable = list(loaded.unreadable)
-    with bars() as progress:
+    with bars() as progress, worker_faults():
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
 
         def on_batch(batch: Batch) -> None:

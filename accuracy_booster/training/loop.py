@@ -21,7 +21,7 @@ from torch import nn
 
 from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.data.batches import Batch
+from accuracy_booster.data.batches import Batch, worker_faults
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
@@ -128,6 +128,7 @@ class Trainer:
 
         config = self.config
         self._note(batch.unreadable)
+        batch.check_trainable()
         self._set_rates(self.step)
         set_seed(mix(config.seed, self.epoch, self.step, self.rank, STEP) % 2**32)
         self.network.train()
@@ -342,7 +343,10 @@ class Trainer:
         self._saved = time.monotonic()
         go_on = go_on or f"accuracy-booster train --resume {shlex.quote(str(run.path))}"
         self.go_on = f"go on with: {go_on}"
-        with StopRequest(f"stopped on the last checkpoint; {self.go_on}") as self.stop:
+        with (
+            StopRequest(f"stopped on the last checkpoint; {self.go_on}") as self.stop,
+            worker_faults(),
+        ):
             self.forward = compiling.choose(self, run)
             return self._fit(progress, label, lines)
 

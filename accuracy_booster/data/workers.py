@@ -1,0 +1,244 @@
+"""The processes that load images: what befalls them ends a training in one line, and in time."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing.process
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
+
+from accuracy_booster.errors import TrainingStopped
+
+SHARED = "/dev/shm"  # where processes hand over batches on Linux
+PREFETCHED = 2  # batches that each process loads ahead, torch's default
+POLL = 5.0  # seconds between two looks at the processes that a batch is awaited from
+STOPPED_PATIENCE = 20.0  # seconds that one of them may be stopped
+LOADER_PATIENCE = 300.0  # seconds without a batch
+FEWER = "use fewer --workers, or --workers 0"
+
+_CAUGHT = re.compile(r"Caught \w+ in (DataLoader worker process|pin memory thread)")
+_KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]*)")
+_GONE = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) exited unexpectedly")
+_NO_MEMORY = re.compile("MemoryError|(can't|cannot|unable to) allocate|out of memory", re.I)
+_NO_SHARED = re.compile(r"shared memory|\(shm\)|torch_\d+|/dev/shm")
+_running: WeakSet[DataLoader] = WeakSet()
+
+
+@contextlib.contextmanager
+def worker_faults() -> Iterator[None]:
+    """Turn what befalls a process that loads images into `TrainingStopped`, in one line.
+
+    torch raises for a process that dies wherever the main thread is, also in a training step.
+    """
+    try:
+        yield
+    except TrainingStopped:
+        raise
+    except Exception as e:
+        found: BaseException | None = e
+        for _ in range(20):  # another error may have been made of it on the way
+            if found is None:
+                break
+            if line := _explained(found):
+                raise TrainingStopped(line) from e
+            found = found.__cause__ or found.__context__
+        raise
+
+
+def _explained(error: BaseException) -> str | None:
+    """The line for an error that torch raises about a loader's process; None for any other."""
+    text = str(error)
+    if _CAUGHT.match(text):
+        last = " ".join(text.strip().splitlines()[-1].split())[:400]
+        if _NO_MEMORY.search(last) and _NO_SHARED.search(last):
+            what = f"no shared memory is left for a batch of images ({_room()}): {last}"
+            return f"{what}; {_larger()}"
+        if _NO_MEMORY.search(last):
+            what = f"a process that loads images ran out of memory: {last}"
+            return f"{what}; {FEWER}, or a smaller --batch_size"
+        return f"a process that loads images failed: {last}"
+    if found := _KILLED.search(text):
+        who, signal = f"process {found[1]}, which loads images,", found[2]
+        if "Bus error" in signal:
+            return f"{who} lacked shared memory ({_room()}); {_larger()}"
+        often = "; the system does so when memory runs out" if "Killed" in signal else ""
+        return f"{who} was ended by a signal ({signal}){often}; {FEWER}"
+    if found := _GONE.search(text):
+        return f"process {found[1]}, which loads images, ended unexpectedly; {FEWER}"
+    return None
+
+
+def _room() -> str:
+    try:
+        free = os.statvfs(SHARED)
+    except (OSError, AttributeError):
+        return "its free space is unknown"
+    return f"{_mib(free.f_bavail * free.f_frsize)} are free in {SHARED}"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _larger() -> str:
+    return f"{FEWER}, or a smaller --batch_size, or make {SHARED} larger (docker's --shm-size)"
+
+
+def check_room(workers: int, batches: int, images: int, image_bytes: int) -> None:
+    """Raise TrainingStopped unless shared memory has room for what the processes load ahead.
+
+    Args:
+        batches: how many there are at all, of up to `images` images of `image_bytes` bytes.
+    """
+    try:
+        found = os.statvfs(SHARED)
+    except (OSError, AttributeError):  # another system, which keeps shared memory elsewhere
+        return
+    page = 4096
+    one = -(-images * image_bytes // page) * page + 2 * -(-8 * images // page) * page
+    need = min(workers * PREFETCHED + 1, batches) * one
+    if (free := found.f_bavail * found.f_frsize) < need:
+        raise TrainingStopped(
+            f"{workers} processes that load images need {_mib(need)} of shared memory for batches "
+            f"of {_mib(one)}, and {_mib(free)} are free in {SHARED}; {_larger()}"
+        )
+
+
+def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """tensors [*] -> [N, *], in shared memory if this is a loader's process.
+
+    torch would otherwise move a batch there in a thread of the process, where an error is lost and
+    the training waits for ever.
+    """
+    if get_worker_info() is None:
+        return torch.stack(list(tensors))
+    first = tensors[0]
+    shape = (len(tensors), *first.shape)
+    size = len(tensors) * first.numel() * first.element_size()
+    storage = torch.UntypedStorage._new_shared(size)
+    out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    return torch.stack(list(tensors), out=out)
+
+
+def poll() -> float:
+    """How long torch waits for a batch at a time."""
+    return min(POLL, STOPPED_PATIENCE, LOADER_PATIENCE)
+
+
+def received(loader: DataLoader) -> Iterator[Any]:
+    """The batches of one pass over a loader.
+
+    Raises:
+        TrainingStopped: where its processes cannot start, where one of them is stopped, and where
+            no batch comes within `LOADER_PATIENCE` seconds.
+    """
+    workers = loader.num_workers
+    if workers:
+        _end_at_exit()
+        _running.add(loader)
+    try:
+        iterator = iter(loader)
+    except (OSError, RuntimeError) as e:
+        if not workers or _explained(e):
+            raise
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise TrainingStopped(
+            f"cannot start {workers} processes that load images: {reason or e}; {FEWER}"
+        ) from e
+    while True:
+        try:
+            batch = _next(iterator, loader.timeout)
+        except (MemoryError, RuntimeError) as e:
+            if workers or not (isinstance(e, MemoryError) or _NO_MEMORY.search(str(e))):
+                raise
+            reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
+            raise TrainingStopped(
+                f"memory ran out while images were loaded: {reason}; use a smaller --batch_size"
+            ) from e
+        if batch is None:
+            return
+        yield batch
+
+
+def _next(iterator: Any, wait: float) -> Any:
+    """The next batch, or None after the last one."""
+    # time is counted in polls: a whole training that was stopped for an hour goes on
+    waited = stopped = 0.0
+    while True:
+        try:
+            return next(iterator, None)
+        except RuntimeError as e:
+            if not str(e).startswith("DataLoader timed out"):
+                raise
+        waited += wait
+        states = _states(iterator)
+        halted = [pid for pid, state in states.items() if state == "stopped"]
+        stopped = stopped + wait if halted else 0.0
+        if stopped >= STOPPED_PATIENCE:
+            raise TrainingStopped(
+                f"process {halted[0]}, which loads images, has been stopped for {stopped:g} s (by "
+                f"SIGSTOP, as kill -STOP {halted[0]} or a debugger sends it) and gives no batch; "
+                "find out what stops it, and start again, or use --workers 0"
+            )
+        if waited >= LOADER_PATIENCE:
+            doing = ", ".join(f"{pid}: {state}" for pid, state in list(states.items())[:8])
+            raise TrainingStopped(
+                f"no batch of images came within {waited:g} s from the processes that load them "
+                f"({doing}); see whether the disk of the data still answers, and start again with "
+                "fewer --workers, a smaller --batch_size, or --workers 0"
+            )
+
+
+def _states(iterator: Any) -> dict[int, str]:
+    """What each process of a loader is doing, as the system says."""
+    import psutil
+
+    states = {}
+    for worker in getattr(iterator, "_workers", ()):
+        try:
+            states[worker.pid] = psutil.Process(worker.pid).status()
+        except psutil.Error:
+            states[worker.pid] = "gone"
+    return states
+
+
+def end(loader: DataLoader) -> None:
+    """End a loader's processes, also those that are stopped or that wait for a disk."""
+    _running.discard(loader)
+    iterator: Any = getattr(loader, "_iterator", None)
+    if iterator is None or not loader.num_workers:
+        return
+    loader._iterator = None
+    workers = list(iterator._workers)
+    if any(worker._parent_pid != os.getpid() for worker in workers):
+        return  # they are another process's, of which this one is a copy
+    if iterator._worker_pids_set:  # else torch raises for the processes that are ended here
+        signal_handling._remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(timeout=POLL)
+        if worker.is_alive():  # it waits for a disk; Python would wait for it when it exits
+            multiprocessing.process._children.discard(worker)  # type: ignore[attr-defined]
+    iterator._shutdown_workers()
+
+
+@cache
+def _end_at_exit() -> None:
+    """Python waits for ever, when it exits, for a process that is stopped."""
+
+    def end_all() -> None:
+        for loader in list(_running):
+            end(loader)
+
+    atexit.register(end_all)
