@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,17 +49,18 @@ def marks_of(images: Images) -> dict[str, Any]:
 
 
 def _sizes(images: EncodedImages) -> Iterator[int | None]:
-    """The size of each encoded image in bytes; None of a file that is not there."""
+    """The size of each encoded image in bytes; None of what cannot be read."""
     from accuracy_booster.progress import track
 
     for index in track(range(len(images)), f"Looking at the files of {images.source}"):
-        encoded = images.read(index)
-        if isinstance(encoded, bytes):
-            yield len(encoded)
-            continue
         try:
-            yield os.stat(encoded).st_size
-        except OSError:
+            encoded = images.read(index)
+            if isinstance(encoded, bytes):
+                yield len(encoded)
+                continue
+            found = os.stat(encoded)
+            yield found.st_size if stat.S_ISREG(found.st_mode) else None
+        except (OSError, ValueError):
             yield None
 
 
