@@ -30,7 +30,7 @@ def bars():
 
     where = console()
     return Progress(
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}", style="progress.description", markup=False),
         *(BarColumn(bar_width=24), MofNCompleteColumn(), Remaining(elapsed_when_finished=True)),
         TextColumn("{task.fields[note]}"),
         console=where,
