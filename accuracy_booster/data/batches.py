@@ -175,7 +175,7 @@ class Loader:
     def _from_disk(
         self, chosen: list[torch.Tensor], epoch: int, device: torch.device
     ) -> Iterator[Batch]:
-        loader, self._idle = self._idle or self._start(chosen, device), None
+        loader, self._idle = self._idle or self._start(chosen), None
         # filled anew for each pass
         loader.batch_sampler[:] = [  # type: ignore[index]
             [(epoch, i) for i in indices.tolist()] for indices in chosen
@@ -194,7 +194,7 @@ class Loader:
             if self._idle is not loader:  # the rest of a pass that was left would come first
                 end(loader)
 
-    def _start(self, chosen: list[torch.Tensor], device: torch.device) -> DataLoader:
+    def _start(self, chosen: list[torch.Tensor]) -> DataLoader:
         if self.workers and self.shape is not None:
             images = max(map(len, chosen), default=0)
             check_room(self.workers, len(chosen), images, math.prod(self.shape))
@@ -205,7 +205,6 @@ class Loader:
             worker_init_fn=ignore_in_worker,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=device.type == "cuda",
             timeout=poll() if self.workers else 0,
             # a process of its own seed: what it draws is thrown away
             generator=torch.Generator(),

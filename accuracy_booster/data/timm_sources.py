@@ -7,6 +7,8 @@ them could not go on where it was.
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from accuracy_booster.data import files
 from accuracy_booster.data.files import extensions, is_leftover
 from accuracy_booster.data.images import EncodedImages, Images
 from accuracy_booster.data.sources import Read, Source, name_splits
@@ -67,7 +70,8 @@ def timm_source(name: str, root: str | None) -> Source:
 
 def tar_source(path: Path) -> Source | None:
     """The splits of a folder with train.tar and val.tar or test.tar, each with class folders."""
-    found = name_splits(sorted(file.stem for file in path.glob("*.tar")))
+    tars = [e.name for e in files.entries(path) if e.name.endswith(".tar") and e.is_file()]
+    found = name_splits([Path(name).stem for name in tars])
     if not found:
         return None
     splits: dict[str, Read] = {
@@ -97,6 +101,7 @@ def _read(name: str, root: str | None, split: str) -> tuple[Images, tuple[str, .
         )
         names = tuple(sorted(classes, key=classes.get)) if classes else None
         if names and isinstance(root, str) and root.endswith(".tar"):
+            _check_end(root)
             return _of_tar(reader, names, source)
         return _Indexed(lambda i: reader[i][0], _labels(reader, source), source), names
     images = _Indexed(lambda i: dataset[i][0], _labels(dataset, source), source)
@@ -115,6 +120,19 @@ def _every_kind() -> Iterator[None]:
         yield
     finally:
         set_img_extensions(before)
+
+
+def _check_end(tar: str) -> None:
+    """Warn of a tar file that was cut: what is missing would not be noticed."""
+    with open(tar, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 512))
+        if size % 512 or any(file.read()):
+            warnings.warn(
+                f"{tar} does not end as a tar file ends: it seems to be cut, and images may be "
+                "missing; fetch it again",
+                stacklevel=2,
+            )
 
 
 def _of_tar(reader: Any, names: tuple[str, ...], source: str) -> tuple[Images, tuple[str, ...]]:

@@ -15,6 +15,7 @@ AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CROP_MODES = ("center", "squash", "border")
 MOST = 100_000_000  # pixels that an image may have while it is resized
+EDGE = 1_000_000  # pixels along an edge of an image that is resized: torch weights each of them
 LONGEST = 4  # an image longer than this, in terms of its shorter edge, is cropped before resizing
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -37,6 +38,10 @@ def check_pixels(height: int, width: int, size: tuple[int, int]) -> None:
 
     torch resizes along the width first, and then along the height.
     """
+    if max(height, width) > EDGE:
+        raise TooManyPixels(
+            f"an edge of its {height} x {width} pixels is longer than {EDGE:,} and is not resized"
+        )
     between = height, size[1]
     many = max(between, size, key=math.prod)
     if math.prod(many) <= max(MOST, height * width):

@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing.process
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -20,7 +21,7 @@ from accuracy_booster.errors import TrainingStopped
 
 SHARED = "/dev/shm"  # where processes hand over batches on Linux
 PREFETCHED = 2  # batches that each process loads ahead, torch's default
-POLL = 5.0  # seconds between two looks at the processes that a batch is awaited from
+POLL = 5.0  # seconds between two looks at the processes while a batch is awaited
 STOPPED_PATIENCE = 20.0  # seconds that one of them may be stopped
 LOADER_PATIENCE = 300.0  # seconds without a batch
 FEWER = "use fewer --workers, or --workers 0"
@@ -82,11 +83,11 @@ def _room() -> str:
         free = os.statvfs(SHARED)
     except (OSError, AttributeError):
         return "its free space is unknown"
-    return f"{_mib(free.f_bavail * free.f_frsize)} are free in {SHARED}"
+    return f"{_size(free.f_bavail * free.f_frsize)} are free in {SHARED}"
 
 
-def _mib(size: float) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+def _size(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
 
 
 def _larger() -> str:
@@ -108,8 +109,8 @@ def check_room(workers: int, batches: int, images: int, image_bytes: int) -> Non
     need = min(workers * PREFETCHED + 1, batches) * one
     if (free := found.f_bavail * found.f_frsize) < need:
         raise TrainingStopped(
-            f"{workers} processes that load images need {_mib(need)} of shared memory for batches "
-            f"of {_mib(one)}, and {_mib(free)} are free in {SHARED}; {_larger()}"
+            f"{workers} processes that load images need {_size(need)} of shared memory for batches "
+            f"of {_size(one)}, and {_size(free)} are free in {SHARED}; {_larger()}"
         )
 
 
@@ -130,7 +131,7 @@ def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def poll() -> float:
-    """How long torch waits for a batch at a time."""
+    """Seconds between two looks."""
     return min(POLL, STOPPED_PATIENCE, LOADER_PATIENCE)
 
 
@@ -141,74 +142,135 @@ def received(loader: DataLoader) -> Iterator[Any]:
         TrainingStopped: where its processes cannot start, where one of them is stopped, and where
             no batch comes within `LOADER_PATIENCE` seconds.
     """
-    workers = loader.num_workers
-    if workers:
-        _end_at_exit()
-        _running.add(loader)
+    if not loader.num_workers:
+        yield from _received_here(loader)
+        return
+    _end_at_exit()
+    _running.add(loader)
+    watch = _Watch(loader)
     try:
-        iterator = iter(loader)
-    except (OSError, RuntimeError) as e:
-        if not workers or _explained(e):
+        with watch:
+            iterator = watch.begun()
+        while True:
+            with watch:
+                batch = _next(iterator, watch)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        watch.done.set()
+
+
+def _received_here(loader: DataLoader) -> Iterator[Any]:
+    try:
+        yield from loader
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or _NO_MEMORY.search(str(e))):
             raise
-        reason = e.strerror if isinstance(e, OSError) else str(e)
+        reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
         raise TrainingStopped(
-            f"cannot start {workers} processes that load images: {reason or e}; {FEWER}"
+            f"memory ran out while images were loaded: {reason}; use a smaller --batch_size"
         ) from e
-    while True:
-        try:
-            batch = _next(iterator, loader.timeout)
-        except (MemoryError, RuntimeError) as e:
-            if workers or not (isinstance(e, MemoryError) or _NO_MEMORY.search(str(e))):
-                raise
-            reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
-            raise TrainingStopped(
-                f"memory ran out while images were loaded: {reason}; use a smaller --batch_size"
-            ) from e
-        if batch is None:
-            return
-        yield batch
 
 
-def _next(iterator: Any, wait: float) -> Any:
+def _next(iterator: Any, watch: _Watch) -> Any:
     """The next batch, or None after the last one."""
-    # time is counted in polls: a whole training that was stopped for an hour goes on
-    waited = stopped = 0.0
     while True:
         try:
             return next(iterator, None)
         except RuntimeError as e:
-            if not str(e).startswith("DataLoader timed out"):
+            if not str(e).startswith("DataLoader timed out") or watch.fault:
                 raise
-        waited += wait
-        states = _states(iterator)
-        halted = [pid for pid, state in states.items() if state == "stopped"]
-        stopped = stopped + wait if halted else 0.0
-        if stopped >= STOPPED_PATIENCE:
-            raise TrainingStopped(
-                f"process {halted[0]}, which loads images, has been stopped for {stopped:g} s (by "
-                f"SIGSTOP, as kill -STOP {halted[0]} or a debugger sends it) and gives no batch; "
-                "find out what stops it, and start again, or use --workers 0"
-            )
-        if waited >= LOADER_PATIENCE:
-            doing = ", ".join(f"{pid}: {state}" for pid, state in list(states.items())[:8])
-            raise TrainingStopped(
-                f"no batch of images came within {waited:g} s from the processes that load them "
-                f"({doing}); see whether the disk of the data still answers, and start again with "
-                "fewer --workers, a smaller --batch_size, or --workers 0"
-            )
 
 
-def _states(iterator: Any) -> dict[int, str]:
-    """What each process of a loader is doing, as the system says."""
-    import psutil
+class _Watch:
+    """A thread that looks at a loader's processes while a batch is awaited: `with watch: ...`.
 
-    states = {}
-    for worker in getattr(iterator, "_workers", ()):
+    The main thread itself may wait for a process without a limit, where it asks it for the file
+    descriptor of a batch. So the thread kills the processes when it finds a fault, which ends any
+    wait, and the fault is raised.
+    """
+
+    def __init__(self, loader: DataLoader):
+        self.loader = loader
+        self.done = threading.Event()
+        self.awaited = 0  # batches that were awaited so far
+        self.waiting = False
+        self.fault = ""
+
+    def begun(self) -> Any:
+        """The loader's iterator, at the start of a pass."""
+        fresh = self.loader._iterator is None
+        thread = threading.Thread(target=self._look, daemon=True, name="watch of loaders")
+        if not fresh:
+            self.loader._iterator._timeout = 0  # type: ignore[union-attr]
+            thread.start()
         try:
-            states[worker.pid] = psutil.Process(worker.pid).status()
-        except psutil.Error:
-            states[worker.pid] = "gone"
-    return states
+            iterator: Any = iter(self.loader)
+        except (OSError, RuntimeError) as e:
+            if self.fault or _explained(e):
+                raise
+            number, reason = self.loader.num_workers, e.strerror if isinstance(e, OSError) else ""
+            raise TrainingStopped(
+                f"cannot start {number} processes that load images: {reason or e}; {FEWER}"
+            ) from e
+        iterator._timeout = self.loader.timeout
+        if fresh:  # not before the processes are forked
+            thread.start()
+        return iterator
+
+    def __enter__(self) -> None:
+        self.awaited += 1
+        self.waiting = True
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.waiting = False
+        if isinstance(error, Exception) and self.fault:
+            raise TrainingStopped(self.fault) from error
+
+    def _look(self) -> None:
+        # time is counted in looks: a whole training that was stopped for an hour goes on
+        awaited, waited, stopped, every = 0, 0.0, 0.0, poll()
+        while not self.done.wait(every):
+            if not self.waiting or self.awaited != awaited:
+                awaited, waited, stopped = self.awaited, 0.0, 0.0
+                continue
+            states = self._states()
+            halted = [pid for pid, state in states.items() if state == "stopped"]
+            waited, stopped = waited + every, stopped + every if halted else 0.0
+            if stopped >= STOPPED_PATIENCE:
+                self._stop(
+                    f"process {halted[0]}, which loads images, has been stopped for {stopped:g} s "
+                    f"(by SIGSTOP, as kill -STOP {halted[0]} sends it) and gives no batch; find "
+                    "out what stops it, and start again, or use --workers 0"
+                )
+            elif waited >= LOADER_PATIENCE:
+                doing = ", ".join(f"{pid}: {state}" for pid, state in list(states.items())[:8])
+                self._stop(
+                    f"no batch of images came within {waited:g} s from the processes that load "
+                    f"them ({doing}); see whether the disk of the data still answers, and start "
+                    "again with fewer --workers, a smaller --batch_size, or --workers 0"
+                )
+
+    def _states(self) -> dict[int, str]:
+        """What each process is doing, as the system says."""
+        import psutil
+
+        states = {}
+        for worker in getattr(self.loader._iterator, "_workers", ()):
+            try:
+                states[worker.pid] = psutil.Process(worker.pid).status()
+            except psutil.Error:
+                states[worker.pid] = "gone"
+        return states
+
+    def _stop(self, fault: str) -> None:
+        if self.done.is_set():
+            return
+        self.fault = fault
+        self.done.set()
+        for worker in getattr(self.loader._iterator, "_workers", ()):
+            worker.kill()
 
 
 def end(loader: DataLoader) -> None:
