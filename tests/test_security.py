@@ -12,7 +12,10 @@ import torch
 
 import accuracy_booster as ab
 from accuracy_booster.blocks import Recipe, RecipeError, grammar
+from accuracy_booster.cli import main
+from accuracy_booster.errors import shown, unknown
 from accuracy_booster.ops.precision import bf16_works
+from accuracy_booster.training.config import TrainConfig
 
 PACKAGE = str(Path(ab.__file__).parents[1])
 SITE = str(Path(torch.__file__).parents[1])
@@ -205,5 +208,174 @@ def test_json_that_is_nested_deeply_is_no_recipe():
     ],
 )
 def test_layers_of_absurd_sizes_are_refused(text):
-    with pytest.raises(RecipeError, match="up to (255|4096)"):
+    with pytest.raises(RecipeError, match=r"up to (255|4096)"):
         ab.recipe(text)
+
+
+# --- 5: values in errors, and YAML
+
+
+class Explodes:
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("value", "start"),
+    [
+        ("x" * 10**6, "'xxx"),
+        (["x" * 1000] * 10**6, "['xxx"),
+        (10**5000, "<an integer of 16,610 bits>"),
+        (nested(100_000), "[[[[...]]]]"),
+        ({"a" * 10**5: "b" * 10**5}, "{'aaa"),
+        (b"x" * 10**6, "b'xxx"),
+        (Explodes(), "<Explodes instance"),
+        ("\x1b[31m\u202e\udcff\n" * 1000, "'\\x1b[31m\\u202e\\udcff\\n"),
+    ],
+    ids=["text", "list", "number", "nested", "dict", "bytes", "no repr", "controls"],
+)
+def test_values_are_shown_in_short(value, start):
+    text = shown(value)
+    assert text.startswith(start)
+    assert len(text) <= 200
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("value", ["abb", "", "a'b", 3, None, (3, 4), [1.5, "x"], {"a": 1}, True])
+def test_short_values_are_shown_as_they_are(value):
+    assert shown(value) == repr(value)
+
+
+def bomb(last="mean"):
+    """Aliases of aliases: 10 to the 9th values, in less than a kilobyte."""
+    lines = ["model: resnet8", "a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]")
+    return "\n".join([*lines, f"{last}: *i"])
+
+
+def merged_bomb():
+    lines = ["model: resnet8", "a: &a {k: 1, l: 2}"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}")
+    return "\n".join(lines)
+
+
+YAMLS = {
+    "aliases": bomb(),
+    "merges": merged_bomb(),
+    "brackets": "model: resnet8\nmean: " + "[" * 90_000,
+    "brackets, closed": "model: resnet8\nmean: " + "[" * 40_000 + "]" * 40_000,
+    "braces": "model: resnet8\nmean: " + "{a: " * 20_000,
+    "dashes": "model: resnet8\nmean:\n  " + "- " * 40_000,
+    "infinite": "model: resnet8\nepochs: 1e400",
+    "infinite float": "model: resnet8\nlr: 1.0e+400",
+    "not a number": "model: resnet8\nmean: [.nan]",
+    "5000 digits": f"model: resnet8\nepochs: {'9' * 5000}",
+    "400 digits": f"model: resnet8\nlr: {'9' * 400}",
+    "400 digits in a list": f"model: resnet8\nstd: [{'9' * 400}]",
+    "sexagesimal": "model: resnet8\nlr: 1" + ":59" * 300 + ".5",
+    "long": f"model: resnet8\nblock: {'x' * 10**7}",
+    "long name": f"model: {'r' * 90_000}",
+    "long path": f"model: resnet8\noutput: {'r' * 90_000}",
+    "long key": f"model: resnet8\n? {'k' * 90_000}\n: 3",
+    "a date": "model: resnet8\nepochs: 2020-99-99",
+    "code": "model: !!python/object/apply:os.system ['touch SPRUNG']",
+    "another file": "model: resnet8\nconfig: other.yaml",
+    "a key that is a number": "model: resnet8\n3: 4",
+    "a side of true": "model: resnet8\nimage_size: true",
+    "sides": "model: resnet8\nimage_size: [1, 2, 3]",
+    "no mapping": "[1, 2]",
+}
+
+
+@pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS.keys())
+def test_a_hostile_configuration_is_one_clear_line(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        TrainConfig.from_yaml(text)
+    assert len(str(caught.value)) < 700
+    assert str(caught.value).isprintable()
+    Path("c.yaml").write_text(text)
+    for words in (["--config", "c.yaml"], ["--config=c.yaml"], ["--config", text[:100_000]]):
+        assert main(["train", *words, "--print_config"]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith("accuracy-booster: error: ")
+        assert len(err) < 900
+    assert not Path("SPRUNG").exists()
+
+
+def test_an_ordinary_configuration_is_read_as_before(tmp_path, capsys):
+    text = "# a comment\nmodel: resnet8\nmean: &m [0.5]\nstd: *m\nlr: 1\nblock: 'gap | sigmoid'\n"
+    config = TrainConfig.from_yaml(text)
+    assert (config.mean, config.std, config.lr) == ((0.5,), (0.5,), 1.0)
+    (tmp_path / "c.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "c.yaml"), "--print_config"]) == 0
+    assert TrainConfig.from_yaml(capsys.readouterr().out).block == "gap | sigmoid"
+
+
+HUGE = {
+    "epochs": [10**400, 10**12, float("inf"), nested(9000)],
+    "lr": [10**400, 10**5000, float("nan"), "x" * 10**6],
+    "batch_size": [10**12],
+    "eval_batch_size": [10**12],
+    "workers": [100_000, 257],
+    "image_size": [1_000_000, (8, 10**9), (8, 8, 8), 0, "x", 1.5, True],
+    "in_chans": [0, 10**9],
+    "num_classes": [10**12],
+    "seed": [2**32, 10**5000],
+    "mean": [(10**400,), (float("inf"),), "x", (True,)],
+    "std": [(10**400,), [1, nested(9000)]],
+    "milestones": [(float("nan"),), ("x" * 10**6,)],
+    "data": ["x" * 10**6],
+    "precision": ["x" * 10**4, nested(9000)],
+    "x" * 10**6: [1],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in HUGE.items() for value in values],
+    ids=[f"{name[:20]}{i}" for name, values in HUGE.items() for i in range(len(values))],
+)
+def test_absurd_options_are_refused_in_short(name, value):
+    with pytest.raises(ValueError, match=name[:5]) as caught:
+        TrainConfig("resnet8").change({name: value})
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("option", ["--mean", "--block", "--epochs", "--lr", "--image_size", "--x"])
+@pytest.mark.parametrize(
+    "value", ["[" * 100_000, "- " * 50_000, "x" * 10**6, "9" * 5000, "1e999", "x\n" * 1000]
+)
+def test_absurd_words_of_the_command_line_are_one_line(option, value, capsys):
+    for words in ([option, value], [f"{option}={value}"]):
+        assert main(["train", "--model", "resnet8", "--print_config", *words]) in (0, 2)
+        err = capsys.readouterr().err
+        assert err.count("\n") <= 1
+        assert len(err) < 1000
+
+
+def test_an_unknown_name_of_a_megabyte_is_refused_in_short(capsys):
+    """difflib would take minutes for it."""
+    name = "resnet" * 200_000
+    for make in (ab.create_model, ab.recipe, lambda n: unknown("x", n, ["a"] * 40)):
+        with pytest.raises(ValueError) as caught:
+            raise make(name)
+        assert len(str(caught.value)) < 1200
+    for words in ([name], ["train", "--model", name], ["models", name], ["eval", name]):
+        assert main(words) == 2
+        assert len(capsys.readouterr().err) < 1200
+
+
+def test_an_error_line_is_cut(monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("begin " + "x" * 10**6 + " end")
+
+    monkeypatch.setattr("accuracy_booster.cli._main", fail)
+    assert main([]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("accuracy-booster: error: begin xxx")
+    assert err.endswith("x end\n")
+    assert len(err) < 2100

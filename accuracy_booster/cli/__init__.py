@@ -11,7 +11,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from accuracy_booster.cli import bench, networks, reproduce, runs
-from accuracy_booster.cli.base import PROGRAM, HelpFormatter, Parser, explicit, normalise, say_json
+from accuracy_booster.cli.base import (
+    PROGRAM,
+    HelpFormatter,
+    Parser,
+    check_configs,
+    check_words,
+    explicit,
+    normalise,
+    say_json,
+)
 from accuracy_booster.errors import (
     TrainingInterrupted,
     TrainingStopped,
@@ -123,7 +132,10 @@ def _main(words: list[str]) -> int:
     command.arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = explicit(parser.parse_args(normalise(rest), defaults=False))
+    rest = normalise(rest)
+    check_words(rest)
+    check_configs(rest)
+    given = explicit(parser.parse_args(rest, defaults=False))
     as_json = given.pop("json", False)
     given.pop("debug", None)
     value, show = command.run(given)

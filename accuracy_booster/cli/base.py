@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -11,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from yaml import YAMLError
 
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.progress import console, printable
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.config import (
+    MANY_DIGITS,
+    TrainConfig,
+    check_nesting,
+    read_settings,
+    read_settings_file,
+)
 
 PROGRAM = "accuracy-booster"
 LISTS = (
@@ -26,6 +34,7 @@ LISTS = (
     "--tables",
     "--batch_sizes",
 )
+MAX_WORD = 100_000  # characters of a word of the command line
 NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
 
 
@@ -46,7 +55,9 @@ class Parser(ArgumentParser):
             text,
         )
         text = text.replace("tuple[int, int, int]", "C,H,W").replace("list[int]", "numbers: 2,4")
-        raise ValueError(text)
+        text = re.sub(r"Exceeds the limit \(\d+ digits\).*", MANY_DIGITS, text)
+        said, got, value = text.partition("; got " if "; got " in text else "Got value: ")
+        raise ValueError(shortened(said, 2 * SHOWN) + got + shortened(value, SHOWN))
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -82,6 +93,52 @@ def _of_a_run(file: Path, block: str) -> str:
     except (OSError, ValueError):
         return block  # run.json is another program's
     return config.block if block == recorded else block
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Look at the files, or texts, of --config before jsonargparse loads and prints what they hold.
+
+    Raises:
+        ValueError: for one that is not a short YAML text of plain settings.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if option == "--config" and equals:
+            word = value
+        elif before != "--config":
+            continue
+        if os.path.isfile(word):
+            settings = read_settings_file(word)
+        elif not os.path.exists(word) and any(c in word for c in "\n{[:"):
+            settings = read_settings(word)
+        else:
+            continue  # jsonargparse says that there is none
+        known = [*(f.name for f in fields(TrainConfig)), "resume", "print_config", "json", "debug"]
+        for name in settings:
+            if name not in known:  # also `config`, which would load a file that nobody looked at
+                raise unknown("option", name, known, f"it is in {shown(word)}")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Look at long words before jsonargparse, for which an option's value is YAML, loads them.
+
+    Raises:
+        ValueError: for a word that is longer, or nested deeper, than any option's value.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        is_option = option.startswith("--")
+        where = f"{shortened(option, SHOWN)}={shown(value)}" if is_option else shown(value)
+        if len(word) > MAX_WORD:
+            raise ValueError(f"{where} has more than {MAX_WORD:,} characters")
+        if len(word) < 200:
+            continue
+        try:
+            check_nesting(value)
+        except YAMLError:
+            pass  # jsonargparse, or whoever takes it, tells what is wrong
+        except ValueError as e:
+            raise ValueError(f"{where} is no value: {e}") from None
 
 
 def normalise(words: list[str]) -> list[str]:

@@ -12,7 +12,19 @@ from typing import Any
 import yaml
 
 from accuracy_booster.data.transforms import CROP_MODES, INTERPOLATIONS
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import SHOWN, shortened, shown, unknown
+
+# What a training may ask for. More is a slip or an attack, and would end in a machine that swaps.
+MAX_SIDE = 10_000  # pixels of an image's edge
+MAX_WORKERS = 256
+MAX_BATCH = 1_000_000
+MAX_EPOCHS = 1_000_000
+MAX_CLASSES = 1_000_000
+MAX_CHANNELS = 10_000
+MAX_TEXT = 10_000  # characters of a name, a path or a recipe
+MAX_FILE = 100_000  # characters of a YAML file; ours have about 1,200
+MANY_DIGITS = "a number has thousands of digits"
+MAX_DEPTH = 8  # of brackets and indents in it; ours have 1
 
 
 @dataclass(frozen=True)
@@ -169,9 +181,9 @@ class TrainConfig:
                 object.__setattr__(self, name, tuple(value))
         for f in fields(self):  # 1 for 1.0
             value = getattr(self, f.name)
-            if str(f.type).startswith("float") and type(value) is int:
+            if str(f.type).startswith("float") and type(value) is int and _is_finite(value):
                 object.__setattr__(self, f.name, float(value))
-        if isinstance(self.image_size, int):
+        if type(self.image_size) is int:
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
         _check_types(self)
         _check(self)
@@ -217,41 +229,132 @@ class TrainConfig:
 
     @classmethod
     def from_yaml(cls, text: str) -> TrainConfig:
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            reason = " ".join(str(e).split())
-            raise ValueError(f"the configuration is no YAML: {reason}") from None
-        if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+        """The configuration of `to_yaml`'s text.
+
+        Raises:
+            ValueError: for a text that is no YAML, is too long or nested, or names no model; for a
+                name that is no option, or a value out of range.
+        """
+        values = read_settings(text)
+        if not isinstance(values.get("model"), str):
             raise ValueError("the configuration names no model")
         return cls(values["model"]).change(values)
 
 
+def read_settings(text: str) -> dict[str, Any]:
+    """A YAML text of names with plain values or flat lists of them, as configurations have.
+
+    It runs no code and takes neither long nor much memory, whatever the text holds.
+
+    Raises:
+        ValueError: for any other text.
+    """
+    if len(text) > MAX_FILE:
+        raise ValueError(
+            f"the configuration has {len(text):,} characters; it may have up to {MAX_FILE:,}"
+        )
+    try:
+        check_nesting(text)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError) as e:
+        reason = shortened(" ".join(str(e).split()), SHOWN)
+        reason = MANY_DIGITS if reason.startswith("Exceeds the limit") else reason
+        raise ValueError(f"the configuration is no YAML that can be read: {reason}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration names no model, but is {shown(values)}")
+    for name, value in values.items():
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list, set, tuple)) for item in items):
+            raise ValueError(f"{shown(name)}: {shown(value)} must be one value or a list of values")
+        if any(isinstance(item, int) and item.bit_length() > 64 for item in items):
+            raise ValueError(f"{shown(name)}: {shown(value)} must be below 2**64")
+    return values
+
+
+def read_settings_file(path: str | Path) -> dict[str, Any]:
+    """A YAML file of settings, as `read_settings` reads its text.
+
+    Raises:
+        ValueError: for a file that cannot be read, or is no such text.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(4 * MAX_FILE + 1)
+        if len(content) > 4 * MAX_FILE:
+            raise ValueError(f"it has more than {4 * MAX_FILE:,} bytes")
+        return read_settings(content.decode())
+    except OSError as e:
+        raise ValueError(f"cannot read the configuration {path}: {e.strerror or e}") from None
+    except ValueError as e:
+        raise ValueError(f"cannot read the configuration {path}: {e}") from None
+
+
+def check_nesting(text: str) -> None:
+    """Raise ValueError where loading a YAML text would recurse deeply or multiply its content."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ValueError("it has a merge key (<<); write the settings themselves")
+
+
+def _is_finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _is_number(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and _is_finite(value)  # type: ignore[arg-type]
+
+
 def _check_types(c: TrainConfig) -> None:
     """The types that annotations state, told as ValueErrors (the command line checks them too)."""
+    expected = {
+        "str": "text",
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a finite number",
+        "tuple[float, ...]": "a list of numbers",
+        "int | tuple[int, int]": f"a whole number in [1, {MAX_SIDE}], or two: height and width",
+    }
     for f in fields(c):
         value, kind = getattr(c, f.name), str(f.type)
         if value is None and "None" in kind:
             continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        kind = kind.removesuffix(" | None")
         fits = {
             "str": isinstance(value, str),
             "bool": isinstance(value, bool),
-            "int": number and isinstance(value, int),
-            "float": number and math.isfinite(value),
-            "tuple[float, ...]": isinstance(value, tuple)
-            and all(isinstance(v, (int, float)) for v in value),
-        }.get(kind.removesuffix(" | None"), True)
+            "int": isinstance(value, int) and not isinstance(value, bool),
+            "float": _is_number(value),
+            "tuple[float, ...]": isinstance(value, tuple) and all(map(_is_number, value)),
+            "int | tuple[int, int]": isinstance(value, tuple)
+            and len(value) == 2
+            and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value),
+        }[kind]
         if not fits:
-            expected = kind.replace("tuple[float, ...]", "a list of numbers")
-            raise ValueError(f"{f.name}={value!r} must be {expected}")
+            raise ValueError(f"{f.name}={shown(value)} must be {expected.get(kind, kind)}")
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise ValueError(f"{f.name}={shown(value)} must have up to {MAX_TEXT:,} characters")
 
 
 def _check(c: TrainConfig) -> None:
     rules: Mapping[str, tuple[bool, str]] = {
-        "epochs": (c.epochs >= 1, ">= 1"),
-        "batch_size": (c.batch_size >= 2, ">= 2: a gate's batch norm needs two images"),
-        "eval_batch_size": (c.eval_batch_size >= 1, ">= 1"),
+        "epochs": (1 <= c.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
+        "batch_size": (
+            2 <= c.batch_size <= MAX_BATCH,
+            f">= 2: a gate's batch norm needs two images, and <= {MAX_BATCH:,}",
+        ),
+        "eval_batch_size": (
+            1 <= c.eval_batch_size <= MAX_BATCH,
+            f">= 1, and <= {MAX_BATCH:,}",
+        ),
         "lr": (c.lr > 0, "> 0"),
         "gate_lr": (c.gate_lr is None or c.gate_lr > 0, "> 0"),
         "init": (c.init in ("auto", "paper", "identity"), "auto, paper or identity"),
@@ -296,11 +399,14 @@ def _check(c: TrainConfig) -> None:
         "compile": (c.compile in ("auto", "on", "off"), "auto, on or off"),
         "fuse": (c.fuse in ("auto", "on", "off"), "auto, on or off"),
         "validation": (0 <= c.validation < 1, "a share of the training set in [0, 1)"),
-        "seed": (c.seed >= 0, ">= 0"),
+        "seed": (0 <= c.seed < 2**32, ">= 0, and below 2**32"),
         "data": (bool(c.data), "a name or a directory"),
         "precision": (c.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
         "device": (c.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-        "workers": (c.workers >= 0, ">= 0"),
+        "workers": (
+            0 <= c.workers <= MAX_WORKERS,
+            f">= 0, and <= {MAX_WORKERS}: each is a process",
+        ),
         "interpolation": (
             c.interpolation in (None, *INTERPOLATIONS),
             ", ".join(INTERPOLATIONS[:-1]) + f" or {INTERPOLATIONS[-1]}",
@@ -310,8 +416,15 @@ def _check(c: TrainConfig) -> None:
             c.crop_mode in (None, *CROP_MODES),
             ", ".join(CROP_MODES[:-1]) + f" or {CROP_MODES[-1]}",
         ),
-        "num_classes": (c.num_classes is None or c.num_classes >= 1, ">= 1"),
+        "in_chans": (
+            c.in_chans is None or 1 <= c.in_chans <= MAX_CHANNELS,
+            f">= 1, and <= {MAX_CHANNELS:,}",
+        ),
+        "num_classes": (
+            c.num_classes is None or 1 <= c.num_classes <= MAX_CLASSES,
+            f">= 1, and <= {MAX_CLASSES:,}",
+        ),
     }
     for name, (holds, rule) in rules.items():
         if not holds:
-            raise ValueError(f"{name}={getattr(c, name)!r} must be {rule}")
+            raise ValueError(f"{name}={shown(getattr(c, name))} must be {rule}")
