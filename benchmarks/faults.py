@@ -1,11 +1,11 @@
 """Kill, corrupt and starve trainings; count how many come back bit for bit.
 
-python benchmarks/faults.py [--kills 100] [--corruptions 100] [--output benchmarks/faults.json]
+python benchmarks/faults.py [--kills 100] [--corruptions 100] [--replacements 30] [--output F]
 
 Kills are SIGKILL at seeded random instants: inside a checkpoint's write, in evaluation, in the
 loader (a process that decodes), and at any time. Each killed run is resumed, and may be killed
 again; at the end every tensor (weights, optimizer, moving average) and every metric must equal the
-uninterrupted run's.
+uninterrupted run's. Faults of files (file_faults.py) and of processes (process_faults.py) follow.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import file_faults
 import numpy as np
+import process_faults
 import torch
 from children import in_child, plant, wait
 from PIL import Image
 
 import accuracy_booster as ab
-from accuracy_booster.data import batches
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, engine, evaluation, loop
+from accuracy_booster.training import checkpoint, engine, loop
 
 PLACES = ("checkpoint", "evaluation", "loader", "anywhere")
 TIMES = ("seconds", "images_per_second")  # what may differ
@@ -335,10 +334,17 @@ def second_process(folder: Path, data: Path) -> dict[str, Any]:
     }
 
 
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--corruptions", type=int, default=100)
+    parser.add_argument("--replacements", type=int, default=30, help="of each kind, with a kill")
+    parser.add_argument("--processes", type=int, default=4, help="faults of each kind")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -361,12 +367,14 @@ def main() -> None:
             "faults": [
                 stop_by_signal(folder, data, reference, signal.SIGTERM),
                 stop_by_signal(folder, data, reference, signal.SIGINT),
+                stop_by_signal(folder, data, reference, signal.SIGHUP),
                 not_finite(folder, data),
                 *unreadable(folder, data),
                 full_disk(folder, data, reference),
                 second_process(folder, data),
             ],
-            **more,
+            "files": file_faults.measure(made(folder / "files"), given.replacements),
+            "processes": process_faults.measure(made(folder / "processes"), given.processes),
             "minutes": round((time.monotonic() - started) / 60, 1),
             "versions": {"torch": torch.__version__},
         }

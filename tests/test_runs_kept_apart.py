@@ -53,9 +53,7 @@ def train(output, **more):
 
 
 def contents(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def words(command, output, **more):
@@ -520,9 +518,10 @@ def test_a_run_that_was_killed_as_it_was_overwritten_is_overwritten_again(
             raise KeyboardInterrupt
         return real(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(type(run), "replace", replace)
-        train(run, seed=2, overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, seed=2, overwrite=True)
     train(run, seed=2, overwrite=True)
     assert equal(run, trained / "s2")
     assert (run / "notes.txt").read_text() == "mine"
