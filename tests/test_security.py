@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import accuracy_booster as ab
+from accuracy_booster import signals
 from accuracy_booster.blocks import Recipe, RecipeError, grammar
 from accuracy_booster.cli import main
 from accuracy_booster.errors import shown, unknown
+from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
+from accuracy_booster.models.resnet_cifar import ResNetCifar
 from accuracy_booster.ops.precision import bf16_works
+from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 
 PACKAGE = str(Path(ab.__file__).parents[1])
@@ -379,3 +387,210 @@ def test_an_error_line_is_cut(monkeypatch, capsys):
     assert err.startswith("accuracy-booster: error: begin xxx")
     assert err.endswith("x end\n")
     assert len(err) < 2100
+
+
+# --- 6: memory
+
+REFUSED = ["wrn16_999999", "wrn16_100", "wrn999994_1", "wrn2002_1", f"wrn16_{'9' * 5000}"]
+
+
+@pytest.mark.parametrize("name", REFUSED, ids=lambda name: name[:14])
+@pytest.mark.parametrize("command", ["train", "plan", "complexity", "bench"])
+def test_a_network_beyond_every_machine_is_refused_before_it_is_built(
+    command, name, tmp_path, monkeypatch, capsys
+):
+    def refuse(*_, **__):
+        raise AssertionError("a layer was built")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.nn, "Conv2d", refuse)
+    assert main([command, "--model", name]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(r"must be <= 2,000|may have up to 250,000,000|unknown model", err)
+    assert not any(tmp_path.iterdir())
+
+
+def test_deep_networks_of_the_classes_are_refused():
+    for build in (lambda: ResNetCifar(6 * 10**9 + 2), lambda: PreActResNet(9 * 10**9 + 2)):
+        with pytest.raises(ValueError, match="must be <= 2,000"):
+            build()
+    with pytest.raises(ValueError, match="may have up to"):
+        WideResNet(16, 10**400)
+
+
+@pytest.mark.parametrize("name", ["wrn40_14", "wrn28_20", "wrn22_10"])
+def test_published_networks_are_not_too_large(name):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ab.create_model(name).parameters()) > 10**7
+
+
+NO_MEMORY = [
+    MemoryError(),
+    MemoryError("Unable to allocate 3.00 TiB for an array"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 3 bytes."),
+    RuntimeError("Storage size calculation overflowed with sizes=[9, 9]"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    OSError(12, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: str(e)[:30])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_out_of_memory_is_one_line_with_the_remedy(error, wrapped, monkeypatch, capsys):
+    def fail(*_):
+        if not wrapped:
+            raise error
+        raise ValueError("the network cannot take this") from error
+
+    monkeypatch.setattr("accuracy_booster.cli._main", fail)
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("accuracy-booster: error: out of memory (")
+    assert err.count("\n") == 1
+    for word in ("smaller batch", "--accumulate", "image_size"):
+        assert word in err
+
+
+def test_a_real_allocation_that_fails(capsys):
+    words = ["--batch_sizes", "100000000000", "--compile", "off", "--blocks", "none"]
+    assert main(["bench", "resnet8", *words]) == 1
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_other_errors_of_ours_still_show_their_traceback(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("accuracy_booster.cli._main", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main([])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "resnet8", "--input_size", "3,1000000,1000000"],
+        ["complexity", "resnet8", "--input_size", "100000000,8,8"],
+        ["bench", "resnet8", "--threads", "100000"],
+        ["compare", "--model", "resnet8", "--seeds", "1000000"],
+        ["train", "--model", "resnet8", "--workers", "100000"],
+        ["train", "--model", "resnet8", "--image_size", "1000000"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_absurd_demands_of_the_command_are_refused(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "up to" in err or "<=" in err or "in [1, 10000]" in err
+    assert not any(tmp_path.iterdir())
+
+
+# --- 7: a terminal that is closed
+
+needs_hangup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has none")
+
+
+def training(data, run, ignored=None):
+    """A training of many epochs, in a process group of its own, with a loader's worker."""
+
+    def before():
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+    given = {"model": "resnet8", "data": data, "output": run, "epochs": 500, "batch_size": 6}
+    given |= {"image_size": 16, "checkpoint_minutes": 0, "device": "cpu", "compile": "off"}
+    words = [f"--{key}={value}" for key, value in {**given, "workers": 1}.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "accuracy_booster", "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": PACKAGE, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        preexec_fn=before,
+    )
+
+
+def until(holds, process, limit=90.0):
+    end = time.monotonic() + limit
+    while not holds() and process.poll() is None:
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def photos(make_folder):
+    """Larger than what is kept in memory: a worker reads them."""
+    return make_folder({f"{s}/{c}": 6 for s in ("train", "test") for c in "ab"}, size=(66, 70))
+
+
+@needs_hangup
+def test_a_closed_terminal_saves_the_training(photos, tmp_path):
+    """The whole group hears of it, and more than once, as from a terminal and its shell."""
+    run = tmp_path / "run"
+    process = training(photos, run)
+    until((run / "checkpoints/manifest.json").exists, process)
+    for _ in range(3):
+        os.killpg(process.pid, signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 129, err
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    found = re.search(r"stopped by signal 1 after step (\d+) of epoch (\d+), which is saved", last)
+    assert found, err
+    saved, problems = checkpoint.load(run)
+    assert not problems
+    assert (saved.values["step"], saved.values["epoch"] + 1) == tuple(map(int, found.groups()))
+
+
+@needs_hangup
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_what_is_ignored_stays_ignored(name, photos, tmp_path):
+    """nohup, and the background of a script: the training goes on."""
+    run, number = tmp_path / "run", getattr(signal, name)
+    process = training(photos, run, ignored=number)
+    rows = run / "metrics.csv"
+    until(rows.exists, process)
+    process.send_signal(number)
+    size = rows.stat().st_size
+    until(lambda: rows.stat().st_size > size + 100, process)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, err
+    assert "stopped by signal 15" in err
+
+
+@needs_hangup
+def test_a_training_goes_on_where_its_terminal_is_gone(monkeypatch):
+    """Printing to it would raise an error and end the training before it has saved."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    try:
+        for descriptor in (1, 2):
+            os.dup2(theirs, descriptor)
+        os.close(ours)
+        signals._leave_closed_terminal()
+        written = [os.write(descriptor, b"x") for descriptor in (1, 2)]
+    finally:
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(theirs)
+    assert written == [1, 1]
+
+
+@needs_hangup
+def test_signals_are_as_before_after_a_training():
+    names = ("SIGHUP", "SIGINT", "SIGTERM")
+    before = [signal.getsignal(getattr(signal, name)) for name in names]
+    with signals.StopRequest(""):
+        pass
+    assert [signal.getsignal(getattr(signal, name)) for name in names] == before
+    assert signal.set_wakeup_fd(-1) == -1

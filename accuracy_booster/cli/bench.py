@@ -13,8 +13,9 @@ from accuracy_booster.cli.networks import (
     network,
     network_arguments,
 )
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import shown, unknown
 
+MAX_THREADS = 1024
 COMPILE = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -63,8 +64,8 @@ def _bench(given: dict[str, Any]):
     if output and (output.is_dir() or not output.parent.is_dir()):
         raise ValueError(f"--output {output} must be a file in a directory that is there")
     threads = given.get("threads")
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads} must be >= 1")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"--threads {shown(threads)} must be >= 1, and <= {MAX_THREADS}")
     import torch
 
     from accuracy_booster.analysis import bench

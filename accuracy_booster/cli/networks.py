@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.errors import shown
+from accuracy_booster.training.config import MAX_CHANNELS, MAX_SIDE
 
 
 def _models_arguments(parser: Parser) -> None:
@@ -28,7 +30,7 @@ def _models(given: dict[str, Any]):
     names = list_models(pattern)
     if not names:
         raise ValueError(
-            f"no model matches {pattern!r}; 'accuracy-booster models' lists all of ours"
+            f"no model matches {shown(pattern)}; 'accuracy-booster models' lists all of ours"
         )
     if any(name not in MODELS for name in names):  # of timm or torchvision: too many to build
         return {"models": names}, lambda: say(*names)
@@ -91,8 +93,11 @@ def input_size_argument(parser: Parser) -> None:
 
 def input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
     size = given.get("input_size")
-    if size and min(size) < 1:
-        raise ValueError(f"--input_size {list(size)} must be three numbers >= 1")
+    if size and (min(size) < 1 or size[0] > MAX_CHANNELS or max(size[1:]) > MAX_SIDE):
+        raise ValueError(
+            f"--input_size {shown(list(size))} must be three numbers >= 1: up to {MAX_CHANNELS:,} "
+            f"channels, and sides up to {MAX_SIDE:,}"
+        )
     return size
 
 
@@ -126,7 +131,7 @@ def _plan(given: dict[str, Any]):
         try:
             where = re.compile(where[1:-1])
         except re.error as e:
-            raise ValueError(f"where={where!r} is no regular expression: {e}") from None
+            raise ValueError(f"where={shown(where)} is no regular expression: {e}") from None
     model = create_model(name)
     result = plan(
         model,

@@ -6,7 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.errors import shown
 from accuracy_booster.training.config import TrainConfig
+
+MAX_SEEDS = 1000
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -79,6 +82,8 @@ def _compare(given: dict[str, Any]):
             raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
         result = compare(**given)
     else:
+        if given.get("seeds", 1) > MAX_SEEDS:
+            raise ValueError(f"seeds={shown(given['seeds'])} must be <= {MAX_SEEDS:,}")
         result = compare(blocks=split(given.pop("blocks", "none,se,ab,ab_plus")), **given)
 
     def show() -> None:

@@ -9,6 +9,28 @@ import math
 import torch
 from torch import nn
 
+# What a name of ours may ask for: more than was published (ResNet-1202, WRN-40-14)
+MAX_DEPTH = 2000
+MAX_WEIGHTS = 250_000_000  # 1 GB; a training takes at least three times that
+
+
+def check_size(what: str, depth: int, weights: int) -> None:
+    """Raise ValueError, before anything is built, for a network that no machine would train.
+
+    Args:
+        what: the network in the error, such as "depth=16, width=9".
+        depth: of the network, in layers.
+        weights: about how many it has.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{what}: the depth must be <= {MAX_DEPTH:,}")
+    if weights > MAX_WEIGHTS:
+        about = f"{weights:.2g}" if weights < 10**300 else "more than 1e300"
+        raise ValueError(
+            f"{what}: that is about {about} weights, and a network may have up to "
+            f"{MAX_WEIGHTS:,}; give a smaller width or depth"
+        )
+
 
 class Network(nn.Module):
     """A plain classification network (no gates) of three stages and a linear head.

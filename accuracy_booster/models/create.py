@@ -14,7 +14,7 @@ from torch import nn
 
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recipe
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.models.libraries import LIBRARIES
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
@@ -99,7 +99,7 @@ MODELS: dict[str, Entry] = {
         partial(ShuffleNet, 3), "ShuffleNet v1, 1x, 3 groups (the paper's Table 7)"
     ),
 }
-_WIDE = re.compile(r"wrn(\d+)_(\d+)")
+_WIDE = re.compile(r"wrn(\d{1,9})_(\d{1,9})", re.ASCII)
 
 
 def entry(name: str) -> Entry:
@@ -167,25 +167,27 @@ def create_model(
     parsed = None if recipe is None or recipe == "none" else blocks.recipe(recipe)
     if parsed is not None and input_size is None and parsed.needs_spatial_size:
         raise ValueError(
-            f"recipe {str(parsed)!r} has a weight for each position of the map, so it needs the "
-            "images' size: pass input_size=(C, H, W)"
+            f"recipe {shown(str(parsed))} has a weight for each position of the map, so it needs "
+            "the images' size: pass input_size=(C, H, W)"
         )
     if in_chans < 1 or (num_classes is not None and num_classes < 0):
         raise ValueError(
-            f"in_chans={in_chans} must be >= 1 and num_classes={num_classes} >= 0 (0: no head)"
+            f"in_chans={shown(in_chans)} must be >= 1 and num_classes={shown(num_classes)} >= 0 "
+            "(0: no head)"
         )
     if input_size is not None and (
         len(input_size) != 3 or input_size[0] != in_chans or min(input_size) < 1
     ):
         raise ValueError(
-            f"input_size={input_size} must be (C, H, W), each >= 1, with C = in_chans = {in_chans}"
+            f"input_size={shown(input_size)} must be (C, H, W), each >= 1, with C = in_chans = "
+            f"{shown(in_chans)}"
         )
     try:
         model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
     except TypeError as e:
         if "unexpected keyword argument" not in str(e):
             raise
-        raise ValueError(f"{name}: {str(e).rpartition('() ')[2]}") from None
+        raise ValueError(f"{shortened(name, SHOWN)}: {str(e).rpartition('() ')[2]}") from None
     if parsed is None:
         return model
     example = torch.zeros(1, *input_size) if input_size else None
@@ -216,8 +218,8 @@ def _ours(
     if pretrained and not row.pretrained:
         has = ", ".join(n for n, e in MODELS.items() if e.pretrained)
         raise ValueError(
-            f"there are no pretrained weights for {name!r}; there are for {has}, and for many of "
-            "timm/NAME and torchvision/NAME"
+            f"there are no pretrained weights for {shown(name)}; there are for {has}, and for many "
+            "of timm/NAME and torchvision/NAME"
         )
     if row.pretrained:
         options["pretrained"] = pretrained

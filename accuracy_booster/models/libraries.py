@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import is_out_of_memory, shortened, shown, unknown
 from accuracy_booster.models.heads import replace_heads
 
 
@@ -95,8 +95,8 @@ def _torchvision(
 
     if in_chans != 3:
         raise ValueError(
-            f"torchvision/{name} takes images of 3 channels, not in_chans={in_chans}; timm's "
-            "networks take any number"
+            f"torchvision/{name} takes images of 3 channels, not in_chans={shown(in_chans)}; "
+            "timm's networks take any number"
         )
     if pretrained:
         options.setdefault("weights", "DEFAULT")
@@ -117,10 +117,10 @@ class _weights_or_value_error:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if error is None or isinstance(error, ValueError):
+        if error is None or isinstance(error, ValueError) or is_out_of_memory(error):
             return
         words = str(error).splitlines()
-        reason = words[0] if words else type(error).__name__
+        reason = shortened(words[0], 300) if words else type(error).__name__
         if isinstance(error, (OSError, RuntimeError)):
             raise ValueError(
                 f"cannot make {self.name} or get its weights (is there a network?): {reason}"

@@ -10,7 +10,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from accuracy_booster.models.base import Network, ResidualBlock, conv, initialise_convs
+from accuracy_booster.errors import shown
+from accuracy_booster.models.base import (
+    Network,
+    ResidualBlock,
+    check_size,
+    conv,
+    initialise_convs,
+)
 
 
 class PreActBlock(ResidualBlock):
@@ -75,7 +82,8 @@ class PreActResNet(PreActNet):
     ):
         super().__init__()
         if depth < 11 or (depth - 2) % 9:
-            raise ValueError(f"depth={depth} must be 9n + 2: 11, 20, ..., 164, ...")
+            raise ValueError(f"depth={shown(depth)} must be 9n + 2: 11, 20, ..., 164, ...")
+        check_size(f"depth={shown(depth)}", depth, 0)
         if variant not in ("standard", "v1"):
             raise ValueError(f"variant={variant!r} must be 'standard' or 'v1'")
         v1 = variant == "v1"
@@ -103,9 +111,14 @@ class WideResNet(PreActNet):
     def __init__(self, depth: int, width: int, *, num_classes: int = 10, in_chans: int = 3):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth={depth} of a wide ResNet must be 6n + 4: 10, 16, 22, 28, ...")
+            raise ValueError(
+                f"depth={shown(depth)} of a wide ResNet must be 6n + 4: 10, 16, 22, 28, ..."
+            )
         if width < 1:
-            raise ValueError(f"width={width} of a wide ResNet must be >= 1")
+            raise ValueError(f"width={shown(width)} of a wide ResNet must be >= 1")
+        # of two 3x3 convolutions in each block of 16, 32 and 64 times the width
+        weights = (depth - 4) // 6 * 18 * (16**2 + 32**2 + 64**2) * width**2
+        check_size(f"depth={shown(depth)}, width={shown(width)}", depth, weights)
         inputs, stages = 16, []
         for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
             members = []

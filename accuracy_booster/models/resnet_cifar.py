@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.models.base import Network, ResidualBlock, conv, initialise_convs
+from accuracy_booster.errors import shown
+from accuracy_booster.models.base import (
+    Network,
+    ResidualBlock,
+    check_size,
+    conv,
+    initialise_convs,
+)
 
 
 class PadShortcut(nn.Module):
@@ -51,7 +58,10 @@ class ResNetCifar(Network):
     def __init__(self, depth: int, *, num_classes: int = 10, in_chans: int = 3):
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth={depth} must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...")
+            raise ValueError(
+                f"depth={shown(depth)} must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, ..."
+            )
+        check_size(f"depth={shown(depth)}", depth, 0)
         self.conv1 = conv(in_chans, 16, 3)
         self.bn1 = nn.BatchNorm2d(16)
         self.act1 = nn.ReLU(inplace=True)

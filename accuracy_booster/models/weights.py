@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.errors import SHOWN, is_out_of_memory, shortened, shown
 from accuracy_booster.models.heads import heads
 from accuracy_booster.safe_files import unpack
 
@@ -65,10 +66,12 @@ def read_weights(path: str | Path) -> Tensors:
                 f"weights={str(path)!r} cannot be read: it is no file of torch.save"
             ) from None
         raise ValueError(
-            f"weights={str(path)!r} holds more than tensors ({other[1]}), and reading that could "
-            "run code; save model.state_dict() instead"
+            f"weights={str(path)!r} holds more than tensors ({shortened(other[1], SHOWN)}), and "
+            "reading that could run code; save model.state_dict() instead"
         ) from None
     except Exception as e:
+        if is_out_of_memory(e):
+            raise
         reason = " ".join(str(e).split())[:200] or "it is empty or cut off"
         raise ValueError(f"weights={str(path)!r} cannot be read: {reason}") from e
     while isinstance(found, Mapping):
@@ -150,23 +153,23 @@ def match_weights(
     new = [name for name in other if name in outer]
     if wrong := [name for name in other if name not in outer]:
         raise ValueError(
-            f"weights={source!r}: {len(wrong)} tensors have other shapes, such as {wrong[0]!r}: "
-            f"{list(given[wrong[0]].shape)} in the file, {list(own[wrong[0]].shape)} in the "
-            "network; give the model that they are of"
+            f"weights={source!r}: {len(wrong)} tensors have other shapes, such as "
+            f"{shown(wrong[0])}: {list(given[wrong[0]].shape)} in the file, "
+            f"{list(own[wrong[0]].shape)} in the network; give the model that they are of"
         )
     missing = [name for name in own if name not in given and _counts(name)]
     left = [name for name in given if name not in own and _counts(name)]
     if gates := [name for name in left if GATES in f".{name}"]:
         raise ValueError(
-            f"weights={source!r} holds gates, such as {gates[0]!r}, which the network has not; "
-            "give the block that they are of"
+            f"weights={source!r} holds gates, such as {shown(gates[0])}, which the network has "
+            "not; give the block that they are of"
         )
     has_gates = any(GATES in f".{name}" for name in given)
     new += [n for n in missing if n in outer or (GATES in f".{n}" and not has_gates)]
     missing = [name for name in missing if name not in new]
     if missing or left:
         problems = [
-            f"{len(names)} {what} (such as {names[0]!r})"
+            f"{len(names)} {what} (such as {shown(names[0])})"
             for what, names in (("are missing", missing), ("fit nothing", left))
             if names
         ]

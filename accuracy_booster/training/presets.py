@@ -72,7 +72,7 @@ def default_preset(model: str, data: str) -> str:
         return "imagenet_shufflenet" if name.startswith("shufflenet") else "imagenet_resnet"
     if name.startswith("wrn"):
         return "cifar_wrn"
-    depth = re.match(r"resnet(\d+)", name)
+    depth = re.match(r"resnet(\d{1,9})", name)
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
 
 
