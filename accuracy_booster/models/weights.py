@@ -56,8 +56,12 @@ def read_weights(path: str | Path) -> Tensors:
     path = _file(Path(path).expanduser())
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load, load_file
 
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:  # safetensors opens no such path
+                return load(path.read_bytes())
             return load_file(path, device="cpu")
         with _plain_values():
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
