@@ -809,3 +809,57 @@ def test_warnings_of_the_command_are_one_harmless_line(monkeypatch, capsys):
     assert err.startswith("accuracy-booster: warning: x a\\x1b[31m")
     assert (err.count("\n"), harmless(err)) == (1, True)
     assert len(err) < 2100
+
+
+# --- 8: files and names that could run code
+
+
+class Spring:
+    """Unpickling it writes a file."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_run_no_code(wrapped, tmp_path, capsys):
+    place, file = tmp_path / "SPRUNG", tmp_path / "w.pth"
+    spring = Spring(place)
+    torch.save({"state_dict": {"weight": torch.ones(1), "x": spring}} if wrapped else spring, file)
+    with pytest.raises(ValueError, match="could run code"):
+        read_weights(file)
+    assert main(["train", "--model", "resnet8", "--weights", str(file)]) == 2
+    assert "could run code" in capsys.readouterr().err
+    assert not place.exists()
+
+
+def test_weights_that_hold_themselves_are_refused(tmp_path):
+    found = {}
+    found["model"] = found
+    torch.save(found, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no tensors by name"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("timm/hf-hub:someone/network", "timm/hf_hub:someone/network", "timm/local-dir:{}"),
+        *("hf-hub:someone/network", "torchvision/../{}", "torchvision/os.system", "timm/{}"),
+        *("{}", "./network.py", "builtins.eval", "torchvision/get_model", "timm/__init__"),
+    ],
+)
+def test_a_network_is_named_by_a_table_and_by_nothing_else(name, tmp_path, monkeypatch):
+    """No repository, directory or module is opened for a name."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    for pretrained in (False, True):
+        with pytest.raises(ValueError, match="unknown model"):
+            ab.create_model(name.format(tmp_path), pretrained=pretrained)

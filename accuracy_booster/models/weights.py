@@ -79,7 +79,9 @@ def read_weights(path: str | Path) -> Tensors:
             raise
         reason = " ".join(str(e).split())[:200] or "it is empty or cut off"
         raise ValueError(f"weights={str(path)!r} cannot be read: {reason}") from e
-    while isinstance(found, Mapping):
+    for _ in range(len(NESTED)):  # a damaged file may hold itself
+        if not isinstance(found, Mapping):
+            break
         inner = next((found[n] for n in NESTED if isinstance(found.get(n), Mapping)), None)
         if inner is None:
             break
