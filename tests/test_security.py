@@ -9,19 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import accuracy_booster as ab
-from accuracy_booster import signals
+from accuracy_booster import progress, signals
 from accuracy_booster.blocks import Recipe, RecipeError, grammar
-from accuracy_booster.cli import main
+from accuracy_booster.cli import base, main
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
+from accuracy_booster.models.weights import read_weights
 from accuracy_booster.ops.precision import bf16_works
+from accuracy_booster.progress import printable
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.config import TrainConfig
 
@@ -594,3 +598,268 @@ def test_signals_are_as_before_after_a_training():
         pass
     assert [signal.getsignal(getattr(signal, name)) for name in names] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+# --- 2 and 3: what reaches the terminal
+
+# colours, a title, C1's CSI, DEL, a carriage return, bidi controls, a space of no width
+EVIL = "a\x1b[31mred\x1b]0;title\x07\x9b2J\x7f\rb\u202egnp.exe\u2066\u200b\u2028"
+MARKUP = "m[/x][bold]n[red]:smile:[link=file:///]"
+NOT_UTF8 = os.fsdecode(b"\xff\xfe")
+
+
+def harmless(text):
+    """Whether a terminal that shows the text only shows it."""
+    return all(c.isprintable() or c in "\n" for c in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\x1b[0m", r"\x1b[0m"),
+        ("\x9b\x7f\r\t\0", r"\x9b\x7f\r\t\x00"),
+        ("\u202e\u2066\u200e\u061c\ufeff\u2028", r"\u202e\u2066\u200e\u061c\ufeff\u2028"),
+        ("\U000e0041", r"\U000e0041"),
+        ("\udcff", r"\udcff"),
+        ("line\nline", r"line\nline"),
+        ("Käse 日本 ± \\x 😀 क\u200c्", "Käse 日本 ± \\x 😀 क\u200c्"),
+        (MARKUP, MARKUP),
+        (Path("/a b/c"), "/a b/c"),
+    ],
+)
+def test_printable(text, expected):
+    assert printable(text) == expected
+    printable(text).encode()
+
+
+def test_printable_keeps_what_it_is_told_to():
+    assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+@pytest.mark.parametrize("name", [EVIL, MARKUP, NOT_UTF8], ids=["controls", "markup", "bytes"])
+def test_the_console_the_tables_and_the_notes(name, capsys):
+    progress.note(f"note {name}")
+    progress.console().print(f"line {name}")
+    with progress.bars() as shown_bars:
+        shown_bars.console.print(f"bars {name}")
+    base.say(f"say {name}", name)
+    base.print_table([f"head {name}"], [[f"cell {name}"]])
+    base.say_json({"name": name})
+    out, err = capsys.readouterr()
+    assert harmless(out + err)
+    for what in ("note", "line", "bars"):
+        assert f"{what} {printable(name)}\n" in err
+    for what in ("say", "head", "cell"):
+        assert f"{what} {printable(name)}" in out
+    assert json.loads(out.splitlines()[-1]) == {"name": name}
+
+
+@pytest.mark.parametrize("name", [EVIL, MARKUP, NOT_UTF8], ids=["controls", "markup", "bytes"])
+def test_the_progress_columns(name, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for "take it for a terminal"
+    monkeypatch.setenv("COLUMNS", "400")
+    with progress.bars() as shown_bars:
+        shown_bars.add_task(f"task {name}", total=3, note=f"{name} end")
+        shown_bars.refresh()
+    err = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)  # the bars' own
+    assert f"task {printable(name)}" in err
+    assert f"{printable(name)} end" in err
+    assert all(c.isprintable() or c in "\n\r" for c in err)
+
+
+def test_a_name_does_not_put_a_line_of_its_own_on_the_terminal(capsys):
+    base.say("x\naccuracy-booster: error: forged")
+    progress.note("x\naccuracy-booster: error: forged")
+    out, err = capsys.readouterr()
+    assert out.count("\n") == err.count("\n") == 1
+
+
+COMMANDS = [
+    ["train", "--model", "{}"],
+    ["train", "--model", "resnet8", "--block", "{}"],
+    ["train", "--model", "resnet8", "--block", "gap | {}"],
+    ["train", "--model", "resnet8", "--data", "{}"],
+    ["train", "--model", "resnet8", "--precision", "{}"],
+    ["train", "--model", "resnet8", "--epochs", "{}"],
+    ["train", "--model", "resnet8", "--mean", "{}"],
+    ["train", "--model", "resnet8", "--weights", "{}"],
+    ["train", "--model", "resnet8", "--preset", "{}"],
+    ["train", "--config", "{}"],
+    ["train", "--resume", "{}"],
+    ["train", "--{}"],
+    ["compare", "--blocks", "none,{}"],
+    ["compare", "--resume", "{}"],
+    ["plan", "{}"],
+    ["plan", "timm/{}"],
+    ["plan", "resnet8", "--where", "{}"],
+    ["plan", "resnet8", "--where", "/({}/"],
+    ["complexity", "resnet8", "--convention", "{}"],
+    ["bench", "resnet8", "--modes", "{}"],
+    ["bench", "resnet8", "--output", "{}/{}"],
+    ["models", "{}"],
+    ["runs", "{}"],
+    ["eval", "{}"],
+    ["reproduce", "{}"],
+    ["{}"],
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("name", [EVIL, MARKUP, NOT_UTF8], ids=["controls", "markup", "bytes"])
+def test_bad_names_are_one_harmless_line(words, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([word.replace("{}", name) for word in words]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert harmless(err)
+    err.encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [EVIL.replace("/", "_"), MARKUP.replace("/", "|"), NOT_UTF8],
+    ids=["controls", "markup", "bytes"],
+)
+def test_a_run_and_data_with_evil_names(name, make_folder, tmp_path, monkeypatch, capsys):
+    """Directories, classes and files of this name: trained, listed, measured, gone on with."""
+    monkeypatch.chdir(tmp_path)
+    data = make_folder({f"{split}/{c}": 4 for split in ("train", "test") for c in "ab"})
+    for folder in [*data.glob("*/*")]:
+        folder.rename(f"{folder}{name}")
+    data = data.rename(f"data{name}")
+    (data / f"train/a{name}/bad{name}.png").write_bytes(b"no image")
+    (data / f"test/b{name}/notes{name}.xyz").write_text("left out")
+    run = Path("run" if name == NOT_UTF8 else f"run{name}")
+    words = ["--model", "resnet8", "--data", str(data), "--epochs", "1", "--batch_size", "2"]
+    words += ["--device", "cpu", "--compile", "off"]
+    assert main(["train", *words, "--output", str(run), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["output"] == str(run)
+    assert harmless(out + err)
+    assert "skipped" in err
+    assert f"bad{printable(name)}" in err
+    for command in (
+        ["eval", str(run)],
+        ["runs", "."],
+        ["train", "--resume", str(run)],
+        ["train", *words, "--output", str(run)],  # refused: there is one
+        ["train", *words, "--print_config"],
+    ):
+        code = main(command)
+        out, err = capsys.readouterr()
+        assert code == (2 if "--output" in command else 0), err
+        assert harmless(out + err)
+        (out + err).encode()
+        if "--resume" in command:
+            assert printable(run) in out.splitlines()
+        if command[0] == "runs":  # a cell may be broken into lines
+            assert printable(run)[:6] in out
+    assert main(["runs", ".", "--json"]) == 0
+    assert [row["path"] for row in json.loads(capsys.readouterr().out)["runs"]] == [str(run)]
+
+
+def test_a_run_in_a_directory_that_is_not_utf8_is_refused_before_it_starts(tmp_path, capsys):
+    run = tmp_path / f"run{NOT_UTF8}"
+    assert main(["train", "--model", "resnet8", "--epochs", "1", "--output", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert "must be a path in UTF-8" in err
+    assert r"\udcff\udcfe" in err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_in_a_file_whose_name_is_not_utf8(suffix, tmp_path):
+    tensors, path = {"weight": torch.arange(3.0)}, tmp_path / f"w{NOT_UTF8}{suffix}"
+    if suffix == ".pth":
+        with path.open("wb") as file:
+            torch.save(tensors, file)
+    else:
+        path.write_bytes(safetensors.torch.save(tensors))
+    assert torch.equal(read_weights(path)["weight"], tensors["weight"])
+
+
+def test_results_on_a_stream_of_ascii(tmp_path):
+    """± and box characters are escaped there instead of ending in UnicodeEncodeError."""
+    done = python("-m", "accuracy_booster", "models", "resnet8", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    code = "from accuracy_booster.cli import main; import sys; sys.exit(main())"
+    done = python("-c", code, "plan", "Ünknown\udcff", PYTHONIOENCODING="ascii:strict")
+    assert done.returncode == 2, done.stderr
+    assert "unknown model" in done.stderr
+
+
+def test_json_is_exact(capsys):
+    value = {"a\x7f\x1b\u202e\udcff": [1.5, None, "±"], "b": {"c": "[/x]"}}
+    base.say_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert harmless(out)
+    assert out.isascii()
+
+
+def test_warnings_of_the_command_are_one_harmless_line(monkeypatch, capsys):
+    def warn(*_):
+        warnings.warn(f"x {EVIL}\nforged {'y' * 10**6}", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("accuracy_booster.cli._main", warn)
+    assert main([]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("accuracy-booster: warning: x a\\x1b[31m")
+    assert (err.count("\n"), harmless(err)) == (1, True)
+    assert len(err) < 2100
+
+
+# --- 8: files and names that could run code
+
+
+class Spring:
+    """Unpickling it writes a file."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_run_no_code(wrapped, tmp_path, capsys):
+    place, file = tmp_path / "SPRUNG", tmp_path / "w.pth"
+    spring = Spring(place)
+    torch.save({"state_dict": {"weight": torch.ones(1), "x": spring}} if wrapped else spring, file)
+    with pytest.raises(ValueError, match="could run code"):
+        read_weights(file)
+    assert main(["train", "--model", "resnet8", "--weights", str(file)]) == 2
+    assert "could run code" in capsys.readouterr().err
+    assert not place.exists()
+
+
+def test_weights_that_hold_themselves_are_refused(tmp_path):
+    found = {}
+    found["model"] = found
+    torch.save(found, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="no tensors by name"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("timm/hf-hub:someone/network", "timm/hf_hub:someone/network", "timm/local-dir:{}"),
+        *("hf-hub:someone/network", "torchvision/../{}", "torchvision/os.system", "timm/{}"),
+        *("{}", "./network.py", "builtins.eval", "torchvision/get_model", "timm/__init__"),
+    ],
+)
+def test_a_network_is_named_by_a_table_and_by_nothing_else(name, tmp_path, monkeypatch):
+    """No repository, directory or module is opened for a name."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    for pretrained in (False, True):
+        with pytest.raises(ValueError, match="unknown model"):
+            ab.create_model(name.format(tmp_path), pretrained=pretrained)

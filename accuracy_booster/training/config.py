@@ -301,6 +301,15 @@ def check_nesting(text: str) -> None:
             raise ValueError("it has a merge key (<<); write the settings themselves")
 
 
+def _is_utf8(text: str) -> bool:
+    """Whether a path has no bytes that Python writes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_finite(number: int | float) -> bool:
     try:
         return math.isfinite(number)
@@ -361,6 +370,10 @@ def _check(c: TrainConfig) -> None:
         "weights": (
             c.weights is None or (bool(c.weights) and not c.pretrained),
             "a file or a run, and without pretrained: one start or the other",
+        ),
+        "output": (
+            _is_utf8(c.output or ""),
+            "a path in UTF-8: safetensors and TensorBoard write to no other",
         ),
         "freeze": (c.freeze in ("none", "base"), "none or base"),
         "momentum": (0 <= c.momentum < 1, "in [0, 1)"),
