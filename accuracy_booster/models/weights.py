@@ -57,17 +57,7 @@ def read_weights(path: str | Path) -> Tensors:
     path = _file(Path(path).expanduser())
     try:
         if path.suffix == ".safetensors":
-<<<<<<< HEAD
             return unpack(path).tensors
-=======
-            from safetensors.torch import load, load_file
-
-            try:
-                str(path).encode()
-            except UnicodeEncodeError:  # safetensors opens no such path
-                return load(path.read_bytes())
-            return load_file(path, device="cpu")
->>>>>>> guard
         with _plain_values():
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
