@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import accuracy_booster as ab
 from accuracy_booster import safe_files
+from accuracy_booster.analysis import comparison
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import checkpoint, list_runs, loop
@@ -160,6 +161,31 @@ def test_a_comparison_is_overwritten_as_a_whole(tmp_path):
     names = {p.name for p in where.iterdir()}
     assert names == {"compare.json", "results.json", "report.html", "se-s1", "none-s1", "mine"}
     assert [p.name for p in (where / "none-s1").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("more", [{"accumulate": 64, "batch_size": 64}, {"block": "nothing"}])
+def test_settings_that_are_refused_leave_nothing_behind(more, tmp_path):
+    assert main(words("train", tmp_path / "run", **more)) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again(
+    tmp_path, monkeypatch
+):
+    where = tmp_path / "c"
+    compare(where, blocks=["none"])
+    (where / "notes.txt").write_text("mine")
+
+    def die(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            compare(where, blocks=["se"], overwrite=True)
+    compare(where, blocks=["se"], overwrite=True)
+    names = {p.name for p in where.iterdir()}
+    assert names == {"compare.json", "results.json", "report.html", "se-s1", "notes.txt"}
 
 
 # --- one identity

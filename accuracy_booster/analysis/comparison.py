@@ -250,7 +250,10 @@ def _check(where: Path, overwrite: bool) -> None:
 
 
 def _remove(where: Path) -> None:
-    """Remove the comparison in a directory: its runs, its report, and nothing else."""
+    """Remove the runs and the report of the comparison in a directory, and nothing else.
+
+    Its compare.json is replaced later, so that there is a comparison at every instant.
+    """
     if not (where / BEGUN).exists():
         return
     begun = _begun(where)
@@ -264,7 +267,7 @@ def _remove(where: Path) -> None:
             (folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty: somebody else's files stay
                 folder.rmdir()
-    for name in (REPORT, RESULTS, BEGUN):
+    for name in (REPORT, RESULTS):
         (where / name).unlink(missing_ok=True)
 
 

@@ -195,5 +195,5 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             if not (match and len(digest) == 64 and digest.startswith(match[3]) and size > 0):
                 raise ValueError("a row does not hold together")
         return rows, []
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         return [], [f"{path} is damaged: {e}"]

@@ -161,7 +161,7 @@ class Run:
                 )
             config = in_todays_words(config, run.info)
             state = run.state(config.epochs)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, TypeError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
         if ended and state != "finished":
             raise ValueError(
