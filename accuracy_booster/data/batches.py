@@ -110,6 +110,10 @@ class Loader:
         self.shape = shape
         self._idle: DataLoader | None = None  # its workers wait for the next pass
 
+    def __del__(self) -> None:
+        if (idle := getattr(self, "_idle", None)) is not None:
+            end(idle)
+
     def __len__(self) -> int:
         """Batches of all processes together."""
         count = len(self.dataset)

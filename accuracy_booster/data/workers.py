@@ -274,12 +274,16 @@ class _Watch:
 
 
 def end(loader: DataLoader) -> None:
-    """End a loader's processes, also those that are stopped or that wait for a disk."""
+    """End a loader's processes at once, also those that are stopped or that wait for a disk.
+
+    torch asks them to end, and waits for a lock that one that was killed may have held.
+    """
     _running.discard(loader)
     iterator: Any = getattr(loader, "_iterator", None)
     if iterator is None or not loader.num_workers:
         return
     loader._iterator = None
+    iterator._shutdown = True  # torch has nothing left to do
     workers = list(iterator._workers)
     if any(worker._parent_pid != os.getpid() for worker in workers):
         return  # they are another process's, of which this one is a copy
@@ -292,7 +296,9 @@ def end(loader: DataLoader) -> None:
         worker.join(timeout=POLL)
         if worker.is_alive():  # it waits for a disk; Python would wait for it when it exits
             multiprocessing.process._children.discard(worker)  # type: ignore[attr-defined]
-    iterator._shutdown_workers()
+    for queue in (*iterator._index_queues, iterator._worker_result_queue):
+        queue.cancel_join_thread()
+        queue.close()
 
 
 @cache
