@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from accuracy_booster import lazy
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # public name: the module that defines it
 _PUBLIC = {

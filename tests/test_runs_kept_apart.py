@@ -305,10 +305,12 @@ def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, trained, 
     assert contents(run) == before
 
 
-def test_damaged_weights_are_no_start(run, tmp_path):
-    flip(run / "model.safetensors")
+@pytest.mark.parametrize("damage", [flip, of_another_run])
+def test_damaged_weights_are_no_start(damage, trained, run, tmp_path):
+    shutil.copy(trained / "s2" / "model.safetensors", run.parent / "other.safetensors")
+    damage(run / "model.safetensors")
     for weights in (run, run / "model.safetensors"):
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match=r"is damaged|is of another run"):
             train(tmp_path / "x", weights=str(weights))
     assert not (tmp_path / "x").exists()
 

@@ -27,6 +27,8 @@ def decide_start(config: TrainConfig) -> TrainConfig:
     gates = False
     if config.weights is not None:
         place = os.path.abspath(Path(config.weights).expanduser())
+        if (found := run_of(place)) is not None:
+            found[0].weights()  # which are that run's, and whole
         config = config.change({"weights": place})
         gates = any(GATES in f".{name}" for name in read_weights(place))
     if config.block == "none":
