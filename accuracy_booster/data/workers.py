@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing.process
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.signals import ignore_in_worker
 
 SHARED = "/dev/shm"  # where processes hand over batches on Linux
 PREFETCHED = 2  # batches that each process loads ahead, torch's default
@@ -74,7 +76,7 @@ def _explained(error: BaseException) -> str | None:
         often = "; the system does so when memory runs out" if "Killed" in signal else ""
         return f"{who} was ended by a signal ({signal}){often}; {FEWER}"
     if found := _GONE.search(text):
-        return f"process {found[1]}, which loads images, ended unexpectedly; {FEWER}"
+        return f"process {found[1]}, which loads images, ended unexpectedly (killed, or out of memory); {FEWER}"
     return None
 
 
@@ -92,6 +94,13 @@ def _size(size: float) -> str:
 
 def _larger() -> str:
     return f"{FEWER}, or a smaller --batch_size, or make {SHARED} larger (docker's --shm-size)"
+
+
+def begin(_: int = 0) -> None:
+    """For a loader's process, at its start."""
+    ignore_in_worker()
+    # its thread that hands over batches would print a traceback when the training stops meanwhile
+    sys.excepthook = lambda *_: None
 
 
 def check_room(workers: int, batches: int, images: int, image_bytes: int) -> None:
