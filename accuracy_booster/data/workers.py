@@ -76,7 +76,8 @@ def _explained(error: BaseException) -> str | None:
         often = "; the system does so when memory runs out" if "Killed" in signal else ""
         return f"{who} was ended by a signal ({signal}){often}; {FEWER}"
     if found := _GONE.search(text):
-        return f"process {found[1]}, which loads images, ended unexpectedly (killed, or out of memory); {FEWER}"
+        who = f"process {found[1]}, which loads images,"
+        return f"{who} ended unexpectedly (killed, or out of memory); {FEWER}"
     return None
 
 
@@ -188,8 +189,20 @@ def _next(iterator: Any, watch: _Watch) -> Any:
         try:
             return next(iterator, None)
         except RuntimeError as e:
+            if str(e).startswith("Too many open files"):
+                raise TrainingStopped(
+                    "too many files are open to take over batches; raise the limit (ulimit -n "
+                    f"65536), or {FEWER}"
+                ) from e
             if not str(e).startswith("DataLoader timed out") or watch.fault:
                 raise
+        except (EOFError, OSError) as e:  # it died while it handed over a batch
+            if watch.fault or _explained(e):
+                raise
+            raise TrainingStopped(
+                f"a process that loads images ended while it handed over a batch (killed, or out "
+                f"of memory): {type(e).__name__}; {FEWER}"
+            ) from e
 
 
 class _Watch:
