@@ -146,11 +146,30 @@ def kill_in_a_step(made):
 
 def test_a_killed_process_while_the_training_computes():
     made = loader()
-    killed = r"process \d+, which loads images, was ended by a signal .Killed"
+    killed = r"process .*loads images.* ended .*[Kk]illed"
     with pytest.raises(TrainingStopped, match=killed) as error, worker_faults():
         kill_in_a_step(made)
     assert "--workers" in line(error)
     assert sum(len(batch.labels) for batch in made.batches(0)) == 64
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionResetError(104, "reset"), "handed over a batch .*ConnectionResetError"),
+        (EOFError(), "handed over a batch .*EOFError"),
+        (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_over(monkeypatch, error, message):
+    def fail(self, timeout=0):
+        raise error
+
+    name = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data"
+    monkeypatch.setattr(name, fail)
+    with pytest.raises(TrainingStopped, match=message) as told:
+        next(loader().batches(0))
+    line(told)
 
 
 def fail_to_write():

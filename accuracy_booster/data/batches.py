@@ -20,10 +20,17 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from accuracy_booster.data.images import Images, Item, TensorImages, Transformed, UnreadableImage
-from accuracy_booster.data.workers import check_room, end, poll, received, stacked, worker_faults
+from accuracy_booster.data.workers import (
+    begin,
+    check_room,
+    end,
+    poll,
+    received,
+    stacked,
+    worker_faults,
+)
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.ops.streams import integers, mix
-from accuracy_booster.signals import ignore_in_worker
 
 ORDER, TOP, LEFT, MIRROR, IMAGE = range(5)  # what a random number is drawn for
 TRIES = 100  # unreadable images in a row
@@ -206,7 +213,7 @@ class Loader:
             _Keyed(self.dataset, self.seed if self.shuffled else None),
             batch_sampler=[],
             collate_fn=_collate,
-            worker_init_fn=ignore_in_worker,
+            worker_init_fn=begin,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             timeout=poll() if self.workers else 0,

@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing.process
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.signals import ignore_in_worker
 
 SHARED = "/dev/shm"  # where processes hand over batches on Linux
 PREFETCHED = 2  # batches that each process loads ahead, torch's default
@@ -74,7 +76,8 @@ def _explained(error: BaseException) -> str | None:
         often = "; the system does so when memory runs out" if "Killed" in signal else ""
         return f"{who} was ended by a signal ({signal}){often}; {FEWER}"
     if found := _GONE.search(text):
-        return f"process {found[1]}, which loads images, ended unexpectedly; {FEWER}"
+        who = f"process {found[1]}, which loads images,"
+        return f"{who} ended unexpectedly (killed, or out of memory); {FEWER}"
     return None
 
 
@@ -92,6 +95,13 @@ def _size(size: float) -> str:
 
 def _larger() -> str:
     return f"{FEWER}, or a smaller --batch_size, or make {SHARED} larger (docker's --shm-size)"
+
+
+def begin(_: int = 0) -> None:
+    """For a loader's process, at its start."""
+    ignore_in_worker()
+    # its thread that hands over batches would print a traceback when the training stops meanwhile
+    sys.excepthook = lambda *_: None
 
 
 def check_room(workers: int, batches: int, images: int, image_bytes: int) -> None:
@@ -179,8 +189,20 @@ def _next(iterator: Any, watch: _Watch) -> Any:
         try:
             return next(iterator, None)
         except RuntimeError as e:
+            if str(e).startswith("Too many open files"):
+                raise TrainingStopped(
+                    "too many files are open to take over batches; raise the limit (ulimit -n "
+                    f"65536), or {FEWER}"
+                ) from e
             if not str(e).startswith("DataLoader timed out") or watch.fault:
                 raise
+        except (EOFError, OSError) as e:  # it died while it handed over a batch
+            if watch.fault or _explained(e):
+                raise
+            raise TrainingStopped(
+                f"a process that loads images ended while it handed over a batch (killed, or out "
+                f"of memory): {type(e).__name__}; {FEWER}"
+            ) from e
 
 
 class _Watch:
