@@ -197,7 +197,11 @@ def words(given: dict[str, Any]) -> list[str]:
 def stop_by_signal(folder: Path, data: Path, reference: Path, number: int) -> dict[str, Any]:
     run = folder / f"signal{number}"
     process = subprocess.Popen(
-        command("train", *words(options(data, run))), stderr=subprocess.PIPE, text=True
+        command("train", *words(options(data, run))),
+        stderr=subprocess.PIPE,
+        text=True,
+        # in the background of a script, or under nohup, the signal would be ignored
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     while not (run / "checkpoints" / "manifest.json").exists():
         time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ Picture = np.ndarray | Image.Image | bytes
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "forks: forks processes, so it runs before all others")
+    # in the background of a script SIGINT is ignored, under nohup SIGHUP: a training keeps to that
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
