@@ -12,6 +12,7 @@ ROOT = Path(ab.__file__).parent
 ORDER = [
     "lazy",
     "errors",
+    "safe_files",
     "progress",
     "signals",
     "ops",
