@@ -175,6 +175,10 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
     where = tmp_path / "c"
     compare(where, blocks=["none"])
     (where / "notes.txt").write_text("mine")
+    (where / "none-s1" / "notes.txt").write_text("mine")
+    compare(where, blocks=["none"], overwrite=True)
+    assert (where / "none-s1" / "notes.txt").read_text() == "mine"
+    (where / "none-s1" / "notes.txt").unlink()
 
     def die(*args, **more):
         raise KeyboardInterrupt

@@ -231,7 +231,7 @@ def test_evaluate_refusals(folder, tmp_path):
         ab.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), str(folder))
     weights = result.output / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="does not load"):
+    with pytest.raises(ValueError, match="is damaged"):
         ab.evaluate(result.output)
     weights.unlink()
     with pytest.raises(

@@ -173,7 +173,7 @@ def compare(
     }
     given |= {"hold_out": "names"} if now else {}
     if resume is None:
-        _remove(where)
+        _remove(where, keep=[Path(str(c.output)).name for _, c in configs])
         given |= {"id": new_id(), "runs": [Path(str(c.output)).name for _, c in configs]}
     else:
         given |= {name: begun[name] for name in ("id", "runs") if name in begun}
@@ -249,10 +249,11 @@ def _check(where: Path, overwrite: bool) -> None:
         )
 
 
-def _remove(where: Path) -> None:
+def _remove(where: Path, keep: Sequence[str]) -> None:
     """Remove the runs and the report of the comparison in a directory, and nothing else.
 
-    Its compare.json is replaced later, so that there is a comparison at every instant.
+    Its compare.json is replaced later, so that there is a comparison at every instant. Runs whose
+    names are to be kept are overwritten one by one, beside whatever else lies in their folders.
     """
     if not (where / BEGUN).exists():
         return
@@ -261,7 +262,7 @@ def _remove(where: Path) -> None:
     named = [f"{f}-s{first + i}" for f in _folders(begun["blocks"]) for i in range(begun["seeds"])]
     for name in begun.get("runs", named):
         folder = where / Path(str(name)).name
-        if Run.is_run(folder):
+        if folder.name not in keep and Run.is_run(folder):
             with locked(folder):  # a training that goes on there is not disturbed
                 Run.remove(folder)
             (folder / LOCK).unlink(missing_ok=True)
