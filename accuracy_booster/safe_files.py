@@ -91,6 +91,8 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: if it cannot be read.
         ValueError: if it is damaged, no object, or was changed since it was written.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path.name} is damaged: it is no regular file")
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as e:

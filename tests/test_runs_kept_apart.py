@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 
@@ -362,6 +363,15 @@ def test_damaged_metrics_are_told_and_made_again(content, trained, run, capsys):
     assert ab.train(resume=run).history
     assert "metrics.csv is damaged" in capsys.readouterr().err
     assert (run / "metrics.csv").read_bytes() == whole
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_place_of_run_json_is_not_waited_for(run):
+    (run / "run.json").unlink()
+    os.mkfifo(run / "run.json")
+    with pytest.raises(ValueError, match="no regular file"):
+        ab.evaluate(run)
+    assert list_runs(run)[0].state.startswith("damaged")
 
 
 def test_a_run_without_its_result_is_one_line(run, capsys):
