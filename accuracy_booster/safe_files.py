@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,16 @@ def check_folder(path: Path) -> None:
             if not place.is_dir():
                 raise ValueError(f"cannot write to {path}: {place} is a file, not a directory")
             return
+
+
+def check_no_others(path: Path, ours: Collection[str], what: str) -> None:
+    """Raise ValueError if an output directory, which holds no `what`, has other files than ours."""
+    if others := sorted(file.name for file in path.iterdir() if file.name not in ours):
+        few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ValueError(
+            f"output {path} holds other files ({few}) and no {what}; choose a directory that is "
+            "new or empty"
+        )
 
 
 def partial_name(name: str) -> str:
@@ -132,13 +142,18 @@ def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tupl
     """
     from safetensors.torch import save
 
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    plain = plain_tensors(tensors)
     text = json.dumps(values)
     digest = _digest(plain, text)
     return save(plain, {OURS: json.dumps({"values": text, HASH: digest})}), digest
+
+
+def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies that safetensors writes: on the CPU, contiguous, and none sharing memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def unpack(path: Path) -> Packed:

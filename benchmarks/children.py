@@ -7,12 +7,24 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import batches
 from accuracy_booster.training import evaluation, loop
+
+
+def class_folders(
+    root: Path, counts: dict[str, int], classes: int
+) -> Iterator[tuple[Path, int, int]]:
+    """Make SPLIT/classN folders; (folder, N, number) of each image that is to be put there."""
+    for split, count in counts.items():
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                yield folder, label, i
 
 
 def in_child(work: Callable[[], None], log: Path) -> int:

@@ -30,7 +30,7 @@ import file_faults
 import numpy as np
 import process_faults
 import torch
-from children import in_child, plant, wait
+from children import class_folders, in_child, plant, wait
 from PIL import Image
 
 import accuracy_booster as ab
@@ -44,13 +44,9 @@ TIMES = ("seconds", "images_per_second")  # what may differ
 def make_data(root: Path) -> Path:
     """Real PNG files, larger than what is kept in memory, so that they are decoded at each use."""
     generator = np.random.default_rng(0)
-    for split, count in (("train", 24), ("test", 10)):
-        for label in range(3):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = generator.integers(0, 120, (72, 80, 3)) + 60 * label
-                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.png")
+    for folder, label, i in class_folders(root, {"train": 24, "test": 10}, classes=3):
+        noise = generator.integers(0, 120, (72, 80, 3)) + 60 * label
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.png")
     return root
 
 

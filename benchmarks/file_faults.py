@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from children import in_child, plant, wait
+from children import class_folders, in_child, plant, wait
 from PIL import Image
-from safetensors.torch import load_file
 
 import accuracy_booster as ab
 from accuracy_booster.analysis import report
@@ -53,8 +52,8 @@ def quietly(work: Callable[[], Any], log: Path) -> bool:
 
 
 def same_weights(first: Path, second: Path) -> bool:
-    a, b = (load_file(p / "model.safetensors") for p in (first, second))
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    a, b = ((p / "model.safetensors").read_bytes() for p in (first, second))
+    return _same_tensors(a, b)
 
 
 def network(seed: int) -> Any:
@@ -221,12 +220,8 @@ def changed_data(folder: Path) -> dict[str, Any]:
         Image.fromarray(pixels.numpy()).save(file)
 
     def make(root: Path) -> Path:
-        for split, count in (("train", 12), ("test", 6)):
-            for label in range(2):
-                place = root / split / f"class{label}"
-                place.mkdir(parents=True)
-                for i in range(count):
-                    paint(place / f"{i}.bmp", 100 * label + i)
+        for place, label, i in class_folders(root, {"train": 12, "test": 6}, classes=2):
+            paint(place / f"{i}.bmp", 100 * label + i)
         return root
 
     one = Path("train/class0/3.bmp")

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import torch
-from children import in_child, wait
+from children import class_folders, in_child, wait
 from PIL import Image
 
 import accuracy_booster as ab
@@ -33,12 +33,8 @@ SHORT = {
 
 def make_data(root: Path) -> Path:
     """Images that are decoded at each use: larger than what is kept in memory."""
-    for split, count in (("train", 24), ("test", 8)):
-        for label in range(2):
-            place = root / split / f"class{label}"
-            place.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (80, 72), (10 * i, 90 * label, 7)).save(place / f"{i}.png")
+    for place, label, i in class_folders(root, {"train": 24, "test": 8}, classes=2):
+        Image.new("RGB", (80, 72), (10 * i, 90 * label, 7)).save(place / f"{i}.png")
     return root
 
 

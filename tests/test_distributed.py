@@ -391,12 +391,8 @@ def test_processes_with_other_data_are_told_before_the_first_step(damage, tmp_pa
         given = {"data": tmp_path / "data", "batch_size": 8, "lr": lr}
         # as on two machines: the same path, other contents
         os.chdir(tmp_path)
-        if rank:
-            real = engine.load_data
-            engine.load_data = lambda data, **more: real(f"{data}1", **more)
-        else:
-            real = engine.load_data
-            engine.load_data = lambda data, **more: real(f"{data}0", **more)
+        real = engine.load_data
+        engine.load_data = lambda data, **more: real(f"{data}{rank}", **more)
         return main(words(tmp_path / "run", **given))
 
     assert [wait(pid) for pid in ranks(work, tmp_path)] == [2, 2], said(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,13 +11,22 @@ from statistics import mean, stdev
 from typing import Any
 
 from accuracy_booster.analysis import report
+from accuracy_booster.analysis.comparison_folder import (
+    BEGUN,
+    REPORT,
+    RESULTS,
+    check_place_of,
+    read_begun,
+    remove,
+    run_names,
+)
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.data import Data
 from accuracy_booster.errors import Diverged, TrainingStopped
 from accuracy_booster.progress import bars, note
-from accuracy_booster.safe_files import check_folder, partial_name, read_json, write_json
+from accuracy_booster.safe_files import write_json
 from accuracy_booster.training import (
     TrainConfig,
     TrainResult,
@@ -28,14 +36,12 @@ from accuracy_booster.training import (
     run_training,
 )
 from accuracy_booster.training.identity import differences, new_id
-from accuracy_booster.training.lock import LOCK, locked
 from accuracy_booster.training.reopen import check_place, check_same
 from accuracy_booster.training.run import BLOCKS, CONFIG, Run
 from accuracy_booster.training.runner import result_of
 from accuracy_booster.training.start import start_from_weights
 
 DEFAULT_MODEL = "resnet14"
-BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
 # what may differ between a comparison's settings and those of its run that is there
 FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers")
 DEFAULT_BLOCKS = ("none", "se", "ab", "ab_plus")
@@ -119,7 +125,7 @@ def compare(
     start, version = time.perf_counter(), VERSION
     now, moved, begun = True, dict[str, Any](), dict[str, Any]()
     if resume is not None:
-        begun = _begun(Path(resume))
+        begun = read_begun(Path(resume))
         model, blocks, seeds = begun["model"], begun["blocks"], begun["seeds"]
         moved = {n: options.pop(n) for n in ("data", "data_dir") if n in options}
         if options:
@@ -146,7 +152,7 @@ def compare(
         else new_dir(Path("runs") / f"compare-{model.replace('/', '_')}-{base.data_name}")
     )
     if resume is None:
-        _check(where, base.overwrite)
+        check_place_of(where, base.overwrite)
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
     if resume is not None and "data" not in moved:
         check_place(where, base.data)
@@ -162,7 +168,7 @@ def compare(
     configs = [
         (folder, variant.change({"seed": seed, "output": str(where / f"{folder}-s{seed}")}))
         for seed in range(base.seed, base.seed + seeds)
-        for folder, variant in zip(_folders(names), variants, strict=True)
+        for folder, variant in zip(run_names(names), variants, strict=True)
     ]
     given: dict[str, Any] = {
         "model": model,
@@ -173,7 +179,7 @@ def compare(
     }
     given |= {"hold_out": "names"} if now else {}
     if resume is None:
-        _remove(where, keep=[Path(str(c.output)).name for _, c in configs])
+        remove(where, keep=[Path(str(c.output)).name for _, c in configs])
         given |= {"id": new_id(), "runs": [Path(str(c.output)).name for _, c in configs]}
     else:
         given |= {name: begun[name] for name in ("id", "runs") if name in begun}
@@ -213,65 +219,6 @@ def _first(failures: dict[str, dict[int, str]]) -> str:
     return next(reason for found in failures.values() for reason in found.values())
 
 
-def _begun(where: Path) -> dict[str, Any]:
-    """What the comparison in a directory was begun with."""
-    try:
-        begun = read_json(where / BEGUN)
-        kinds = {"model": str, "blocks": list, "seeds": int, "options": dict}
-        for name, kind in kinds.items():
-            if not isinstance(begun.get(name), kind):
-                raise ValueError(f"{BEGUN} is damaged: it names no {name}")
-        if not all(isinstance(block, str) for block in begun["blocks"]):
-            raise ValueError(f"{BEGUN} is damaged: its blocks are not texts")
-        return begun
-    except (OSError, ValueError) as e:
-        found = e if (where / BEGUN).exists() else f"no {BEGUN}"
-        raise ValueError(f"{where} holds no comparison to go on with ({found})") from e
-
-
-def _check(where: Path, overwrite: bool) -> None:
-    """Raise ValueError where no comparison may be written: over another one, or among files."""
-    check_folder(where)
-    if not where.is_dir():
-        return
-    if (where / BEGUN).exists():
-        if not overwrite:
-            raise ValueError(
-                f"{where} already holds a comparison; go on with it by --resume {where}, or choose "
-                "another --output, or --overwrite"
-            )
-        _begun(where)
-    elif others := sorted(f.name for f in where.iterdir() if f.name != partial_name(BEGUN)):
-        few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise ValueError(
-            f"output {where} holds other files ({few}) and no comparison; choose a directory that "
-            "is new or empty"
-        )
-
-
-def _remove(where: Path, keep: Sequence[str]) -> None:
-    """Remove the runs and the report of the comparison in a directory, and nothing else.
-
-    Its compare.json is replaced later, so that there is a comparison at every instant. Runs whose
-    names are to be kept are overwritten one by one, beside whatever else lies in their folders.
-    """
-    if not (where / BEGUN).exists():
-        return
-    begun = _begun(where)
-    first = begun["options"].get("seed", 0)
-    named = [f"{f}-s{first + i}" for f in _folders(begun["blocks"]) for i in range(begun["seeds"])]
-    for name in begun.get("runs", named):
-        folder = where / Path(str(name)).name
-        if folder.name not in keep and Run.is_run(folder):
-            with locked(folder):  # a training that goes on there is not disturbed
-                Run.remove(folder)
-            (folder / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: somebody else's files stay
-                folder.rmdir()
-    for name in (REPORT, RESULTS):
-        (where / name).unlink(missing_ok=True)
-
-
 def _run(
     config: TrainConfig, data: Data, progress: Any, label: str, go_on: str, begun: dict[str, Any]
 ) -> TrainResult:
@@ -299,10 +246,6 @@ def _run(
         if state != "stopped":
             note(f"the run in {run.path} is damaged: {state}")
     return run_training(config, data, progress, label, lines=False, run=run, go_on=go_on)
-
-
-def _folders(blocks: Sequence[str]) -> list[str]:
-    return [b if b.isidentifier() else f"recipe{i}" for i, b in enumerate(blocks, start=1)]
 
 
 def _rows(

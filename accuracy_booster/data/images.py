@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from accuracy_booster.data.files import NOT_READ, same_name
 from accuracy_booster.data.pixels import SMALL, to_rgb, upright_size
+from accuracy_booster.progress import printable
 
 Item = tuple[torch.Tensor, int]
 LARGEST = 178_956_970  # pixels of an image: Pillow's own bound, also where that is lifted
@@ -140,11 +141,6 @@ class EncodedImages(Images):
             reason = error.strerror
         where = self.where(index)
         return UnreadableImage(f"cannot read the image {where}: {printable(reason)}")
-
-
-def printable(text: str) -> str:
-    """A name in one line that every terminal can show: other characters as Python escapes them."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Subset(Images):

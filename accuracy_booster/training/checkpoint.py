@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from accuracy_booster.errors import CannotWrite
-from accuracy_booster.safe_files import write
+from accuracy_booster.safe_files import plain_tensors, write
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 _RUN = "run id"  # in the header, beside the values
@@ -58,10 +58,7 @@ def save(
     """
     from safetensors.torch import save as to_bytes
 
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    plain = plain_tensors(tensors)
     content = to_bytes(plain, {"values": json.dumps({**values, _RUN: identity or ""})})
     digest = hashlib.sha256(content).hexdigest()
     folder = run / FOLDER
@@ -72,15 +69,16 @@ def save(
         raise CannotWrite(f"cannot write {folder}: {e.strerror or e}") from e
     write(path, content, make_folder=False)
     good = {path.name: {"file": path.name, "bytes": len(content), "sha256": digest}}
+    own = own_files(run, identity)  # before the manifest lists less
+    names = {file.name for file in own} - {path.name}
     for old in _newest_first(folder)[0]:
         if len(good) >= keep:
             break
-        if old == path.name or _run_of(folder / old) != (identity or ""):
+        if old not in names:
             continue
         with contextlib.suppress(ValueError):  # a damaged one takes no place of a good one
             bytes_, known = _hash(folder / old, None)
             good[old] = {"file": old, "bytes": bytes_, "sha256": known}
-    own = own_files(run, identity)  # before the manifest lists less
     rows = sorted(good.values(), key=lambda row: str(row["file"]))
     text = json.dumps({"checkpoints": rows}, indent=1) + "\n"
     write(folder / MANIFEST, text.encode(), make_folder=False)

@@ -239,7 +239,7 @@ class Trainer:
 
     def _say(self, text: str) -> None:
         if self.accelerator.is_main_process:
-            self.console.print(text, markup=False)  # a file's name may hold [ and ]
+            self.console.print(text)
 
     # --- its state
 

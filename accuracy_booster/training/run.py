@@ -26,6 +26,7 @@ from typing import Any
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.safe_files import (
     check_folder,
+    check_no_others,
     partial_name,
     read_json,
     unpack,
@@ -70,12 +71,7 @@ class Run:
         # what a run that was killed as it began has left
         left = {LOCK, *map(partial_name, (INFO, CONFIG))}
         left |= {INFO} if _info_of(path) else set()
-        if others := sorted(file.name for file in path.iterdir() if file.name not in left):
-            few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            raise ValueError(
-                f"output {path} holds other files ({few}) and no run; choose a directory that is "
-                "new or empty"
-            )
+        check_no_others(path, left, "run")
 
     @staticmethod
     def is_run(path: Path) -> bool:

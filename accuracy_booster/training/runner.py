@@ -14,7 +14,6 @@ import torch
 from accuracy_booster.data import Data
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import bars, note
-from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training import checkpoint, engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics
@@ -194,7 +193,6 @@ def run_training(
 @contextlib.contextmanager
 def _place(path: Path, config: TrainConfig, *, new: bool) -> Iterator[Lock]:
     """A run's directory, made and locked."""
-    check_folder(path)
     if new:
         Run.check(path, config.overwrite)
     try:

@@ -27,10 +27,10 @@ def decide_start(config: TrainConfig) -> TrainConfig:
     gates = False
     if config.weights is not None:
         place = os.path.abspath(Path(config.weights).expanduser())
-        if (found := run_of(place)) is not None:
-            found[0].weights()  # which are that run's, and whole
         config = config.change({"weights": place})
-        gates = any(GATES in f".{name}" for name in read_weights(place))
+        found = run_of(place)  # whose weights are checked to be that run's
+        tensors = read_weights(place) if found is None else found[0].weights()
+        gates = any(GATES in f".{name}" for name in tensors)
     if config.block == "none":
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
