@@ -94,8 +94,11 @@ def write_json(path: Path, value: Mapping[str, Any], *, make_folder: bool = True
     write(path, text.encode(), make_folder=make_folder)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, must_hold_hash: bool = False) -> dict[str, Any]:
     """The object that `write_json` wrote, without its hash.
+
+    Args:
+        must_hold_hash: refuse a file that holds none: no older version wrote such files.
 
     Raises:
         OSError: if it cannot be read.
@@ -110,6 +113,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is damaged: it holds no JSON object")
     known = value.pop(HASH, None)
+    if known is None and must_hold_hash:
+        raise ValueError(f"{path.name} is damaged: it holds no {HASH} of its content")
     if known is not None and known != hash_of(value):
         raise ValueError(
             f"{path.name} is damaged, or was changed since it was written: its content has another "

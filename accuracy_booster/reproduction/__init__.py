@@ -1,5 +1,28 @@
 """The paper's tables, each made again by one call and set beside what is printed."""
 
 from accuracy_booster.reproduction.counts import Check, Counts, counts
+from accuracy_booster.reproduction.places import Places
+from accuracy_booster.reproduction.queue import Worked, go_on, pause, work
+from accuracy_booster.reproduction.records import Record, Records, read_records
+from accuracy_booster.reproduction.specs import Spec, plan
+from accuracy_booster.reproduction.tables import TABLES, Row, Table, find_tables
 
-__all__ = ["Check", "Counts", "counts"]
+__all__ = [
+    "TABLES",
+    "Check",
+    "Counts",
+    "Places",
+    "Record",
+    "Records",
+    "Row",
+    "Spec",
+    "Table",
+    "Worked",
+    "counts",
+    "find_tables",
+    "go_on",
+    "pause",
+    "plan",
+    "read_records",
+    "work",
+]

@@ -1,0 +1,30 @@
+"""How long a training may take: the settings of a budget for each data set.
+
+paper   the standard schedule of the network's family (`training.presets`)
+short   the same settings in few epochs, with the rate falling along a cosine
+smoke   an epoch on the built-in digits: that every row trains; its accuracy means nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BUDGETS = ("paper", "short", "smoke")
+SMOKE = {"data": "digits", "epochs": 1}
+_CIFAR: dict[str, Mapping[str, Any]] = {
+    "paper": {},
+    "short": {"epochs": 10, "schedule": "cosine"},
+    "smoke": SMOKE,
+}
+STANDARD: dict[str, dict[str, Mapping[str, Any]]] = {
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "imagenet": {"paper": {}, "short": {"epochs": 18, "schedule": "cosine"}, "smoke": SMOKE},
+}
+# of a table of times: the batch and the rounds in which the networks take turns
+TIMES: dict[str, Mapping[str, Any]] = {
+    "paper": {"batch_size": 256, "rounds": 10},
+    "short": {"batch_size": 16, "rounds": 10},
+    "smoke": {"batch_size": 2, "rounds": 3, "input_size": (3, 64, 64)},
+}

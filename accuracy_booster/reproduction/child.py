@@ -1,0 +1,87 @@
+"""A process that makes one run: `python -m accuracy_booster.reproduction.child`.
+
+A process for each run leaves no memory or compiled code behind, and one that crashes takes nothing
+with it. It reads its run from its arguments and stops when its standard input is closed: that is
+when the process that started it has ended, however that was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO
+
+from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingStopped
+from accuracy_booster.reproduction.places import Places
+from accuracy_booster.reproduction.specs import Spec
+
+LOWEST = 19  # priority (nice)
+NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
+
+
+def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subprocess.Popen[bytes]:
+    """Start the process; it ends when the `stdin` of what is returned is closed."""
+    words = [json.dumps(spec.to_json()), json.dumps(places.absolute().to_json())]
+    return subprocess.Popen(
+        [sys.executable, "-m", "accuracy_booster.reproduction.child", *words],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        # a Ctrl-C on the terminal is the parent's, which then stops this one
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    """Let a process save where it is and end; kill it if it takes too long."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+
+def _stop_with_the_parent() -> None:
+    """End as after SIGTERM when the parent ends."""
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True, name="parent").start()
+
+
+def main() -> int:
+    spec, places = Spec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2])
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no such priorities
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
+    _stop_with_the_parent()
+    from accuracy_booster.reproduction.performing import perform
+
+    try:
+        perform(spec, Places.from_json(places))
+    except TrainingInterrupted as e:
+        return 128 + e.signal
+    except CannotWrite as e:
+        print(e, file=sys.stderr, flush=True)
+        return NO_ROOM
+    except (ValueError, OSError, TrainingStopped) as e:
+        print(e, file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

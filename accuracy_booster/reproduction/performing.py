@@ -1,0 +1,97 @@
+"""Make one run, from wherever it had come to, and write its result.
+
+What runs here may be killed at any instant: the same call goes on, and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.errors import Diverged
+from accuracy_booster.progress import note
+from accuracy_booster.reproduction.places import Places
+from accuracy_booster.reproduction.records import Record, about, write_record
+from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.tables import TIME
+from accuracy_booster.training import TrainResult, new_dir, train
+from accuracy_booster.training.run import Run
+
+
+def perform(spec: Spec, places: Places) -> Path:
+    """Make a run and write its result; returns the result's path.
+
+    Raises:
+        ValueError: if its data or weights are not at hand, or do not fit.
+        CannotWrite: if there is no room on the disk.
+        TrainingInterrupted: after a signal; the same call goes on.
+        TrainingStopped: where it cannot go on.
+    """
+    begun = time.time()
+    if spec.measures == TIME:
+        return write_record(places.results, _timed(spec, begun))
+    where = places.run(spec)
+    try:
+        result = _trained(spec, places, where)
+    except Diverged as e:
+        run, _ = Run.open(where, ended=False)
+        more: dict[str, Any] = {"run": run.id}
+        record = Record(
+            *(spec, {}, run.history(), time.time() - begun, str(e), run.info.get("data")),
+            about(begun=begun, more=more),
+        )
+        return write_record(places.results, record)
+    run, config = Run.open(where)
+    decided = run.info.get("decided", {})
+    more = {
+        **{"run": run.id, "weights_sha256": result.weights_sha256, "images": result.test.images},
+        **{"compiled": decided.get("compile"), "fused": decided.get("fuse"), "init": config.init},
+        **{"parameters": result.parameters, "device": run.info.get("device")},
+    }
+    values = {"top1": result.test.top1, "top5": result.test.top5}
+    record = Record(
+        *(spec, values, result.history, result.seconds, "", run.info.get("data")),
+        about(begun=begun, more=more),
+    )
+    return write_record(places.results, record)
+
+
+def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:
+    """The finished training: begun, gone on with, or found."""
+    data = places.data_of(str(spec.options["data"]))
+    moved = {"data": data} if Path(data).is_dir() else {}
+    config = spec.config.change({**moved, "output": str(where)})
+    if config.weights is not None:
+        config = config.change({"weights": str(places.weights_of(config.weights))})
+    if Run.is_run(where):
+        try:
+            run, _ = Run.open(where, ended=False)
+            if run.info.get("diverged"):
+                raise Diverged(run.info["diverged"])
+            return train(resume=where, **moved)
+        except ValueError as e:  # damaged: it is kept, and the run made anew
+            aside = new_dir(where.with_name(f"{where.name}.damaged"))
+            where.rename(aside)
+            note(f"{e}; it is now {aside}, and the run is made anew")
+    return train(config)
+
+
+def _timed(spec: Spec, begun: float) -> Record:
+    """Seconds per batch of each block, the compiled networks in turns."""
+    from accuracy_booster.analysis import bench
+
+    options = dict(spec.options)
+    size = options.pop("input_size", None)
+    found = bench(
+        options.pop("model"),
+        modes=("infer",),
+        paths=("naive",),
+        compile=(True,),
+        batch_sizes=(options.pop("batch_size"),),
+        input_size=None if size is None else tuple(size),
+        **options,
+    )
+    values = {row.block: row.milliseconds / 1000 for row in found.rows}
+    more = {"input_size": list(found.input_size)}
+    return Record(spec, values, seconds=time.time() - begun, about=about(begun=begun, more=more))

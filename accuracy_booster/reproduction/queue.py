@@ -1,0 +1,234 @@
+"""Work through the runs that are missing, one at a time, at the lowest priority.
+
+The state is on the disk alone: a run has ended when its result is in the results' folder, and is
+under way when its directory holds a run. So the queue may be killed at any instant; started again
+it goes on. A file named `paused` in the work folder makes it wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accuracy_booster.errors import CannotWrite, TrainingInterrupted
+from accuracy_booster.progress import note
+from accuracy_booster.reproduction import child
+from accuracy_booster.reproduction.hours import hours_left
+from accuracy_booster.reproduction.places import Places
+from accuracy_booster.reproduction.records import Record, Records, read_record, read_records
+from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.signals import StopRequest
+from accuracy_booster.training.lock import is_locked, locked
+
+PAUSED = "paused"
+POLL = 0.5  # seconds
+
+
+@dataclass
+class Worked:
+    """What a call of `work` came to.
+
+    Attributes:
+        done: the results that it made.
+        there: how many runs had a result before.
+        missing: runs that were left out, and what they need.
+        failed: runs that ended with an error.
+    """
+
+    done: list[Record] = field(default_factory=list)
+    there: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def missing_runs(specs: Iterable[Spec], records: Records) -> list[Spec]:
+    """The runs of a plan that have no result."""
+    return [spec for spec in specs if (spec.hash, spec.seed) not in records.found]
+
+
+def work(specs: Iterable[Spec], places: Places) -> Worked:
+    """Make the runs of a plan that are missing, one after the other.
+
+    Raises:
+        ValueError: if another process works here, or nothing can be made.
+        CannotWrite: if there is no room; the same call goes on when there is.
+        TrainingInterrupted: after a signal.
+    """
+    specs = list(specs)
+    places = places.absolute()
+    records, worked = read_records(places.results), Worked()
+    for path, reason in records.left_out.items():
+        note(f"left out {path.name}: {reason}")
+    wanted = missing_runs(specs, records)
+    worked.there = len(specs) - len(wanted)
+    for spec in wanted:
+        if needs := places.missing_for(spec):
+            worked.missing[spec.name] = needs
+    wanted = [spec for spec in wanted if spec.name not in worked.missing]
+    for needs in dict.fromkeys(worked.missing.values()):
+        number = sum(needs == other for other in worked.missing.values())
+        note(f"left out {number} run{'s'[: number > 1]}: {needs}")
+    if worked.missing and not wanted and not worked.there:
+        raise ValueError(next(iter(worked.missing.values())))
+    _make_folders(places)
+    with _alone(places.work), StopRequest("the same command goes on") as asked:
+        for number, spec in enumerate(wanted):
+            left = hours_left(wanted[number:], read_records(places.results))
+            note(f"run {number + 1} of {len(wanted)}: {spec.name} ({left})")
+            reason = _make(spec, places, asked)
+            if reason:
+                worked.failed[spec.name] = reason
+                note(f"{spec.name} failed: {reason}")
+            else:
+                record = read_record(places.results / f"{spec.name}.json")
+                worked.done.append(record)
+                note(f"{spec.name}: {told(record)}")
+    return worked
+
+
+def told(record: Record) -> str:
+    """A result in a few words."""
+    if record.diverged:
+        return f"diverged: {record.diverged}"
+    if "top1" in record.values:
+        return f"top-1 {record.values['top1']:.2f} %, {record.seconds:.0f} s"
+    times = ", ".join(f"{block} {value:.4f} s" for block, value in record.values.items())
+    return f"{times} per batch"
+
+
+def _make_folders(places: Places) -> None:
+    for folder in (places.results, places.work):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ValueError(f"cannot write to {folder}: {e.strerror or e}") from e
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the queue's lock: one run at a time.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    try:
+        with locked(work):
+            yield
+    except ValueError as e:
+        if "is in use" in str(e):
+            raise ValueError(
+                f"another `reproduce run` works in {work}; one run at a time is made (see "
+                "accuracy-booster reproduce status)"
+            ) from None
+        raise
+
+
+def _make(spec: Spec, places: Places, asked: StopRequest) -> str:
+    """Make one run in a process of its own; why it failed, or "".
+
+    Raises:
+        CannotWrite: if there is no room.
+        TrainingInterrupted: after a signal.
+    """
+    while True:
+        _wait_while_paused(places, asked)
+        _wait_for(places.run(spec), asked)  # for the process of a queue that was killed
+        log = places.work / f"{spec.name}.log"
+        with log.open("a") as lines:
+            process = child.start(spec, places, log=lines)
+            try:
+                while process.poll() is None:
+                    if asked.signal is not None:
+                        break
+                    if is_paused(places):
+                        break
+                    time.sleep(POLL)
+            finally:
+                ended = process.poll()
+                child.stop(process)
+        if asked.signal is not None:
+            raise _interrupted(asked)
+        if ended is None:
+            continue  # it was paused
+        if ended == child.NO_ROOM:
+            raise CannotWrite(
+                f"{_last_line(log)}; when there is room again, the same command goes on"
+            )
+        if ended:
+            return f"{_last_line(log) or 'no message'} (exit code {ended}; see {log})"
+        return ""
+
+
+def _wait_while_paused(places: Places, asked: StopRequest) -> None:
+    if is_paused(places):
+        note("paused; `accuracy-booster reproduce continue` goes on")
+    while is_paused(places):
+        if asked.signal is not None:
+            raise _interrupted(asked)
+        time.sleep(POLL)
+
+
+def _wait_for(run: Path, asked: StopRequest) -> None:
+    """Wait while another process trains in a run's directory."""
+    while run.is_dir() and is_locked(run):
+        if asked.signal is not None:
+            raise _interrupted(asked)
+        time.sleep(POLL)
+
+
+def _interrupted(asked: StopRequest) -> TrainingInterrupted:
+    number = asked.signal or 15
+    return TrainingInterrupted(f"stopped by signal {number}; the same command goes on", number)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return lines[-1].strip()[:500] if lines else ""
+
+
+# --- pausing
+
+
+def is_paused(places: Places) -> bool:
+    return (places.work / PAUSED).exists()
+
+
+def running(places: Places) -> Path | None:
+    """The directory of the run that is being made, or None."""
+    if not places.work.is_dir():
+        return None
+    folders = sorted(path for path in places.work.iterdir() if path.is_dir())
+    return next((path for path in folders if is_locked(path)), None)
+
+
+def pause(places: Places, patience: float = 60.0) -> bool:
+    """Stop the run under way, which saves where it is, and start no other until `go_on`.
+
+    Returns:
+        Whether the machine is free: False if the run has not ended within `patience` seconds.
+
+    Raises:
+        ValueError: if the work folder cannot be written to.
+    """
+    places = places.absolute()
+    try:
+        places.work.mkdir(parents=True, exist_ok=True)
+        (places.work / PAUSED).touch()
+    except OSError as e:
+        raise ValueError(f"cannot write to {places.work}: {e.strerror or e}") from e
+    deadline = time.monotonic() + patience
+    while running(places) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def go_on(places: Places) -> bool:
+    """End a pause; returns whether there was one."""
+    was = is_paused(places)
+    (places.work / PAUSED).unlink(missing_ok=True)
+    return was

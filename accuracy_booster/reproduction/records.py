@@ -1,0 +1,183 @@
+"""A result: one small JSON file a run, from which the report is made alone.
+
+Each file holds the hash of its own content. One that is damaged, of another version of the code,
+or not named after what it holds is named and left out.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accuracy_booster import __version__
+from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.safe_files import read_json, write_json
+
+# What a training means. It goes up when a change of the code could change an accuracy; results of
+# other versions are then left out of the report.
+CODE_VERSION = 1
+FORMAT = 1  # of the files
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run came to.
+
+    Attributes:
+        spec: what was run.
+        values: top1 and top5 of the last epoch in %; of a table of times the seconds per batch by
+            block. Empty if the training diverged.
+        epochs: the rows of the learning curve.
+        seconds: of the training, with its compilation and its measurements.
+        diverged: why there is no accuracy, or "".
+        data: the marks of its data: runs of other images are not compared.
+        about: the machine and the software.
+    """
+
+    spec: Spec
+    values: Mapping[str, float]
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    diverged: str = ""
+    data: Any = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.spec.hash, self.spec.seed
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write a result; returns its path.
+
+    Raises:
+        CannotWrite: if there is no room.
+    """
+    path = folder / f"{record.spec.name}.json"
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "run": record.spec.to_json(),
+            "configuration": record.spec.settings,
+            "configuration_hash": record.spec.hash,
+            "values": dict(record.values),
+            "diverged": record.diverged,
+            "seconds": round(record.seconds, 1),
+            "epochs": record.epochs,
+            "data": record.data,
+            "about": dict(record.about),
+        },
+    )
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """A result.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged, of another version of the code, or another run's.
+    """
+    value = read_json(path, must_hold_hash=True)
+    try:
+        version = value["about"]["code"]["version"]
+        if value["format"] != FORMAT or version != CODE_VERSION:
+            raise ValueError(
+                f"it is of version {version} of the code, and this is version {CODE_VERSION}; "
+                "its run is to be made again"
+            )
+        spec = Spec.from_json(value["run"])
+        if spec.hash != value["configuration_hash"]:
+            raise ValueError(
+                "its configuration means something else in this version of the package; its run "
+                "is to be made again"
+            )
+        if path.stem != spec.name:
+            raise ValueError(f"it holds the result of {spec.name}, and is not named after it")
+        values = {str(name): float(number) for name, number in value["values"].items()}
+        if not values and not value["diverged"]:
+            raise ValueError("it holds no result")
+        rows = [{str(k): float(v) for k, v in row.items()} for row in value["epochs"]]
+        seconds = float(value["seconds"])
+        about = dict(value["about"])
+    except (LookupError, TypeError, AttributeError) as e:
+        raise ValueError(f"it is damaged: {type(e).__name__} {e}") from None
+    return Record(spec, values, rows, seconds, str(value["diverged"]), value["data"], about)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The results in a folder, by hash and seed, and what is wrong with files left out."""
+
+    found: dict[tuple[str, int], Record]
+    left_out: dict[Path, str]
+
+    @property
+    def hours(self) -> float:
+        return sum(record.seconds for record in self.found.values()) / 3600
+
+
+def read_records(folder: Path) -> Records:
+    """Every result in a folder; an empty one if there is no folder."""
+    found, left_out = dict[tuple[str, int], Record](), dict[Path, str]()
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_record(path)
+        except (OSError, ValueError) as e:
+            left_out[path] = str(getattr(e, "strerror", None) or e)
+        else:
+            found[record.key] = record
+    return Records(found, left_out)
+
+
+def about(*, begun: float, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The machine and the software of this process."""
+    from importlib.metadata import version
+
+    cuda = torch.cuda.is_available()
+    return {
+        "code": {"version": CODE_VERSION, "package": __version__, "commit": _commit()},
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "processor": torch.cuda.get_device_name() if cuda else processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "began": _utc(begun),
+        "ended": _utc(),
+        **(more or {}),
+    }
+
+
+def _utc(moment: float | None = None) -> str:
+    now = datetime.now(timezone.utc)
+    when = now if moment is None else datetime.fromtimestamp(moment, timezone.utc)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is in, with -dirty if files differ from it."""
+    here = Path(__file__)
+    # a package that is installed within a checkout has not that checkout's commit
+    own = _git(here.parent, "ls-files", "--error-unmatch", here.name)
+    return own and _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--match=")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says in a folder; None if it is not there, or refuses."""
+    try:
+        told = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None if told.returncode == 0 else None

@@ -1,0 +1,133 @@
+"""One run of a table: what is trained or timed, with which seed, and the hash that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from accuracy_booster.blocks import recipe
+from accuracy_booster.errors import unknown
+from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
+from accuracy_booster.reproduction.tables import TIME, TOP1, Row, Table
+from accuracy_booster.safe_files import hash_of
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.identity import FREE
+from accuracy_booster.training.presets import resolve
+
+MAX_SEEDS = 1000
+# what has no part in a configuration's hash: where things are, the seed, and how a preset is called
+_NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epochs", "data"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One run.
+
+    `options` are the arguments of `ab.train`, or of `ab.bench` for a table of times. Its `data`
+    and `weights` are names; `places` knows where they are.
+    """
+
+    measures: str
+    options: Mapping[str, Any]
+    seed: int
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The training's configuration, but for the places of its data, weights and output."""
+        options = {name: value for name, value in self.options.items() if name != "model"}
+        return resolve(self.options["model"], **options, seed=self.seed)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What is hashed: the settings that are not at their defaults, and the block as a text."""
+        if self.measures == TIME:
+            return {"measures": TIME, **_plain(self.options)}
+        config = self.config
+        given = {
+            f.name: getattr(config, f.name)
+            for f in fields(config)
+            if f.name not in _NOT_HASHED and getattr(config, f.name) != f.default
+        }
+        given["block"] = "none" if config.block == "none" else str(recipe(config.block))
+        return _plain({**given, "data": config.data})
+
+    @cached_property
+    def hash(self) -> str:
+        """The same for the runs that differ in their seeds alone."""
+        return hash_of(self.settings)[:12]
+
+    @property
+    def model(self) -> str:
+        return str(self.options["model"])
+
+    @property
+    def block(self) -> str:
+        return str(self.options.get("block", ""))
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder and of its result."""
+        if self.measures == TIME:
+            what = "times"
+        else:
+            block = self.block if self.block.isidentifier() else "recipe"
+            what = f"{block}-{self.options['data']}"
+        return f"{self.model.replace('/', '_')}-{what}-{self.hash}-s{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"measures": self.measures, "options": _plain(self.options), "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Spec:
+        return cls(str(value["measures"]), dict(value["options"]), int(value["seed"]))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON gives them back: lists for tuples."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
+    """The run of a row. Rows of a table of times share one run, in which they take turns.
+
+    Raises:
+        ValueError: for a budget that there is not.
+    """
+    if budget not in BUDGETS:
+        raise unknown("budget", budget, BUDGETS)
+    if table.measures == TIME:
+        blocks = tuple(other.block for other in table.rows)
+        return Spec(TIME, {"model": row.model, "blocks": blocks, **TIMES[budget]}, seed)
+    standard = STANDARD[table.data][budget]
+    own = (table.budgets or {}).get(budget, {})
+    options: dict[str, Any] = {"model": row.model, "block": row.block, "data": table.data}
+    options |= {**standard, **table.settings, **own, **row.settings}
+    if budget == "smoke":
+        options = {k: v for k, v in options.items() if k not in ("weights", "mean", "std")}
+        options["freeze"] = "none"  # without trained weights there is nothing to freeze
+    return Spec(TOP1, options, seed)
+
+
+def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> Iterator[Spec]:
+    """The runs of tables, each once, in the order in which they tell most.
+
+    Table after table; within a table every row with the first seed, then every row with the next.
+
+    Args:
+        seeds: how many; by default the number that each table declares.
+
+    Raises:
+        ValueError: for a number of seeds out of range, or a budget that there is not.
+    """
+    if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
+        raise ValueError(f"seeds={seeds} must be from 1 to {MAX_SEEDS:,}")
+    met = set()
+    for table in tables:
+        for seed in range(table.seeds if seeds is None else seeds):
+            for row in table.rows:
+                spec = spec_of(table, row, budget, seed)
+                if (spec.hash, seed) not in met:
+                    met.add((spec.hash, seed))
+                    yield spec
