@@ -352,8 +352,8 @@ def test_complexity_takes_a_recipes_text(capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["reproduce", "nothing"], ["unknown reproduction 'nothing'", "counts"]),
-        (["reproduce"], ["what"]),
+        (["reproduce", "nothing"], ["unknown reproduce command 'nothing'", "counts"]),
+        
         (["reproduce", "counts", "--tables", "9"], ["table 9 prints no counts"]),
         (["reproduce", "counts", "--tables", "x"], ["--tables", "x"]),
         (["reproduce", "counts", "--table", "4"], ["'--table'", "nearest: --tables"]),

@@ -117,9 +117,10 @@ def _main(words: list[str]) -> int:
 
         print(f"{PROGRAM} {__version__}")
         return 0
-    name, *rest = words
+    name, rest = _named(words)
     if name not in COMMANDS:
-        raise unknown("command", name, COMMANDS, f"see {PROGRAM} --help")
+        print(_overview(name))
+        return 0
     command = COMMANDS[name]
     parser = Parser(
         prog=f"{PROGRAM} {name}",
@@ -138,24 +139,45 @@ def _main(words: list[str]) -> int:
     given = explicit(parser.parse_args(rest, defaults=False))
     as_json = given.pop("json", False)
     given.pop("debug", None)
-    value, show = command.run(given)
+    value, show, *code = command.run(given)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of torchrun's processes the first one tells
     if as_json and value is not None:
         say_json(value)
     else:
         show()
-    return 0
+    return code[0] if code else 0
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
+def _named(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The command's name and the words after it; or a group's name, to be told what is in it.
+
+    Raises:
+        ValueError: for a name that is no command's, with the nearest.
+    """
+    name, *rest = words
+    if name in COMMANDS:
+        return name, rest
+    group = [command.partition(" ")[2] for command in COMMANDS if command.startswith(f"{name} ")]
+    if not group:
+        raise unknown("command", name, COMMANDS, f"see {PROGRAM} --help")
+    if not rest or rest[0] in ("-h", "--help"):
+        return name, rest
+    if rest[0] not in group:
+        raise unknown(f"{name} command", rest[0], group, f"see {PROGRAM} {name} --help")
+    return f"{name} {rest[0]}", rest[1:]
+
+
+def _overview(group: str = "") -> str:
+    """What `--help` shows: all commands, or those of a group."""
+    shown = {n: c for n, c in COMMANDS.items() if not group or n.startswith(f"{group} ")}
+    width = max(map(len, shown))
     lines = [
-        f"usage: {PROGRAM} COMMAND ...",
+        f"usage: {' '.join(filter(None, (PROGRAM, group)))} COMMAND ...",
         "",
         "Make convolutional networks more accurate by re-calibrating their channels.",
         "",
-        *(f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()),
+        *(f"  {name:<{width}}  {command.about}" for name, command in shown.items()),
         "",
         f"{PROGRAM} COMMAND --help shows a command's options and an example.",
         f"Presets of settings: {', '.join(PRESETS)}.",

@@ -66,10 +66,16 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 @dataclass(frozen=True)
 class Command:
+    """A command of one word, or of two where several share the first.
+
+    `run` takes what was given; it returns the JSON value, a function that prints the result, and
+    an exit code where that may differ from 0.
+    """
+
     about: str
     example: str
     arguments: Callable[[Parser], None]
-    run: Callable[[dict[str, Any]], tuple[Any, Callable[[], None]]]  # JSON value, and how to print
+    run: Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
 def explicit(parsed: Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command that makes the paper's tables again: reproduce."""
+"""The commands that make the paper's tables again: reproduce counts, tables, run, ..."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ from typing import Any
 from accuracy_booster.cli.base import Command, Parser, print_table, say
 from accuracy_booster.errors import unknown
 
-WHAT = ("counts",)
+EXECUTORS = ("local", "slurm")
 
 
-def _arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "what", type=str, help="counts: every Params, FLOPS, RTM and depth figure of the paper"
-    )
+def _counts_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tables", type=list[int] | None, help="only these of 1,2,3,4,7,8,10,15, such as 2,4"
     )
     parser.add_argument("--output", type=str | None, help="also write an HTML page to this file")
 
 
-def _reproduce(given: dict[str, Any]):
-    if given["what"] not in WHAT:
-        raise unknown("reproduction", given["what"], WHAT)
+def _counts(given: dict[str, Any]):
     from accuracy_booster.analysis.report import write_page
     from accuracy_booster.reproduction import counts
 
-    output = given.get("output")
-    if output and Path(output).is_dir():
-        raise ValueError(f"--output {output} is a directory; name a file, such as counts.html")
+    output = _file(given.get("output"), "counts.html")
     result = counts(given.get("tables"))
     if output:
         sections = [
@@ -37,7 +30,7 @@ def _reproduce(given: dict[str, Any]):
         ]
         legend = (["word", "meaning"], [list(pair) for pair in result.legend()])
         sections.append({"title": "Words", "table": legend})
-        write_page(Path(output), "The paper's counts", result.summary_text(), sections)
+        write_page(output, "The paper's counts", result.summary_text(), sections)
 
     def show() -> None:
         for title, header, rows in result.tables():
@@ -51,11 +44,218 @@ def _reproduce(given: dict[str, Any]):
     return result.to_dict(), show
 
 
+def _file(given: str | None, example: str) -> Path | None:
+    if given and Path(given).is_dir():
+        raise ValueError(f"{given} is a directory; name a file, such as {example}")
+    return Path(given) if given else None
+
+
+# --- runs
+
+
+def _places_arguments(parser: Parser, *, data: bool = False) -> None:
+    from accuracy_booster.reproduction.places import RESULTS, WORK
+
+    parser.add_argument(
+        "--results", type=str, default=RESULTS, help="the folder of the results, one file a run"
+    )
+    parser.add_argument(
+        "--work", type=str, default=WORK, help="the folder of the runs and of the queue"
+    )
+    if data:
+        parser.add_argument(
+            "--data_dir",
+            type=str | None,
+            help="a folder that has the data sets by name: cifar10, cifar100, imagenet; the first "
+            "two may be missing and are then downloaded",
+        )
+        parser.add_argument(
+            "--weights_dir", type=str | None, help="a folder that has the public weights"
+        )
+
+
+def _places(given: dict[str, Any]):
+    from accuracy_booster.reproduction import Places
+
+    named = {"results": "results", "work": "work", "data_dir": "data", "weights_dir": "weights"}
+    return Places(**{field: Path(given[o]) for o, field in named.items() if given.get(o)})
+
+
+def _tables_arguments(parser: Parser, *, which: str) -> None:
+    from accuracy_booster.reproduction.budgets import BUDGETS
+
+    parser.add_argument("tables", type=str, nargs="*", help=f"names of tables; {which}")
+    parser.add_argument(
+        "--budget", type=str, default="short", help=f"how long a training is: {', '.join(BUDGETS)}"
+    )
+    parser.add_argument(
+        "--seeds", type=int | None, help="how many, from 0; by default what the table declares"
+    )
+
+
+def _chosen(given: dict[str, Any], default: str):
+    """The tables that are named, or else the `own` or `all` of them."""
+    from accuracy_booster.reproduction import TABLES, find_tables
+    from accuracy_booster.reproduction.tables import OWN
+
+    if names := given.get("tables"):
+        return find_tables(names)
+    return list(OWN) if default == "own" else list(TABLES.values())
+
+
+def _list_arguments(parser: Parser) -> None:
+    return None
+
+
+def _list(given: dict[str, Any]):
+    from accuracy_booster.reproduction import TABLES
+
+    value = {
+        "tables": [
+            {
+                **{"name": t.name, "title": t.title, "data": t.data, "seeds": t.seeds},
+                **{"models": t.models, "blocks": [row.block for row in t.rows]},
+                "needs": t.needs,
+            }
+            for t in TABLES.values()
+        ]
+    }
+
+    def show() -> None:
+        rows = [
+            [t.name, t.title, t.data, str(len(t.rows)), str(t.seeds), t.needs]
+            for t in TABLES.values()
+        ]
+        print_table(["table", "what is compared", "data", "rows", "seeds", "needs"], rows)
+
+    return value, show
+
+
+def _run_arguments(parser: Parser) -> None:
+    _tables_arguments(parser, which="by default our own (small, finetune, ...)")
+    _places_arguments(parser, data=True)
+    parser.add_argument(
+        "--executor", type=str, default="local", help="local: one run at a time here; or slurm"
+    )
+    parser.add_argument(
+        "--slurm_options",
+        type=str,
+        default="",
+        help="of a Slurm job, such as partition=gpu,gres=gpu:1,time=120",
+    )
+    parser.add_argument("--slurm_jobs", type=int | None, help="Slurm jobs at the same time")
+
+
+def _run(given: dict[str, Any]):
+    from accuracy_booster.reproduction import plan, work
+    from accuracy_booster.reproduction.queue import told
+
+    executor = given.get("executor", "local")
+    if executor not in EXECUTORS:
+        raise unknown("executor", executor, EXECUTORS)
+    for option in ("slurm_options", "slurm_jobs"):
+        if given.get(option) and executor != "slurm":
+            raise ValueError(f"--{option.replace('_', '-')} is for --executor slurm")
+    tables = _chosen(given, "own")
+    for table in tables:
+        if table.needs:
+            raise ValueError(f"table {table.name} needs {table.needs}")
+    specs = list(plan(tables, given.get("budget", "short"), given.get("seeds")))
+    worked = work(specs, _places(given))
+    value = {
+        "made": {record.spec.name: dict(record.values) for record in worked.done},
+        "there": worked.there,
+        "missing": worked.missing,
+        "failed": worked.failed,
+    }
+
+    def show() -> None:
+        if worked.done:
+            rows = [[record.spec.name, told(record)] for record in worked.done]
+            print_table(["run", "result"], rows)
+        made = f"{len(worked.done)} of {len(specs)} runs made, {worked.there} were there"
+        for what in ("missing", "failed"):
+            if number := len(value[what]):
+                made += f", {number} {what}"
+        say(made)
+
+    return value, show, 1 if worked.failed else 0
+
+
+def _status_arguments(parser: Parser) -> None:
+    _tables_arguments(parser, which="by default all")
+    _places_arguments(parser)
+
+
+def _status(given: dict[str, Any]):
+    from accuracy_booster.reproduction.status import status
+
+    found = status(
+        _chosen(given, "all"),
+        _places(given),
+        budget=given.get("budget", "short"),
+        seeds=given.get("seeds"),
+    )
+
+    def show() -> None:
+        rows = [[t.table, t.title, f"{t.done}/{t.runs}", t.left] for t in found.tables]
+        print_table(["table", "what is compared", f"{found.budget} runs", "left"], rows)
+        say(*found.lines())
+
+    return found.to_dict(), show
+
+
+def _pause(given: dict[str, Any]):
+    from accuracy_booster.reproduction import pause
+
+    free = pause(_places(given))
+    text = "paused; no run is under way" if free else "the run under way has not ended yet"
+    return {"paused": True, "free": free}, lambda: say(text)
+
+
+def _continue(given: dict[str, Any]):
+    from accuracy_booster.reproduction import go_on
+
+    was = go_on(_places(given))
+    return {"paused": False, "was_paused": was}, lambda: say("goes on" if was else "was not paused")
+
+
+def _example(words: str) -> str:
+    return f"accuracy-booster reproduce {words}"
+
+
 COMMANDS = {
-    "reproduce": Command(
-        "Make the paper's tables again and say how far they agree.",
-        "accuracy-booster reproduce counts",
-        _arguments,
-        _reproduce,
+    "reproduce counts": Command(
+        "Count every Params, FLOPS, RTM and depth figure of the paper.",
+        _example("counts --tables 2,4"),
+        _counts_arguments,
+        _counts,
+    ),
+    "reproduce tables": Command(
+        "List the tables of accuracy and time that can be made again.",
+        _example("tables"),
+        _list_arguments,
+        _list,
+    ),
+    "reproduce run": Command(
+        "Make the runs of tables that are missing, one at a time at low priority.",
+        _example("run small --budget short --data-dir DATA"),
+        _run_arguments,
+        _run,
+    ),
+    "reproduce pause": Command(
+        "Stop the run under way, which keeps where it is, until `continue`.",
+        _example("pause"),
+        _places_arguments,
+        _pause,
+    ),
+    "reproduce continue": Command(
+        "End a pause.", _example("continue"), _places_arguments, _continue
+    ),
+    "reproduce status": Command(
+        "Say how far the tables are, and how many hours are left.",
+        _example("status"),
+        _status_arguments,
+        _status,
     ),
 }

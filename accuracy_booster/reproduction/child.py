@@ -32,6 +32,9 @@ def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subproce
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
+        # threads that wait for one another sleep: spinning, they keep those from the processor
+        # that they wait for, since everything else on the machine goes before this process
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         # a Ctrl-C on the terminal is the parent's, which then stops this one
         start_new_session=True,
     )

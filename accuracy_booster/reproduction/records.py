@@ -18,12 +18,9 @@ import torch
 
 from accuracy_booster import __version__
 from accuracy_booster.analysis.benchmark import processor
-from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
 from accuracy_booster.safe_files import read_json, write_json
 
-# What a training means. It goes up when a change of the code could change an accuracy; results of
-# other versions are then left out of the report.
-CODE_VERSION = 1
 FORMAT = 1  # of the files
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 

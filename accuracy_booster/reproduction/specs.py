@@ -16,6 +16,9 @@ from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import FREE
 from accuracy_booster.training.presets import resolve
 
+# What a training means. It goes up when a change of the code could change an accuracy; results of
+# other versions are then left out of the report, and their runs are made again.
+CODE_VERSION = 1
 MAX_SEEDS = 1000
 # what has no part in a configuration's hash: where things are, the seed, and how a preset is called
 _NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epochs", "data"}
@@ -56,7 +59,7 @@ class Spec:
     @cached_property
     def hash(self) -> str:
         """The same for the runs that differ in their seeds alone."""
-        return hash_of(self.settings)[:12]
+        return hash_of({**self.settings, "code_version": CODE_VERSION})[:12]
 
     @property
     def model(self) -> str:

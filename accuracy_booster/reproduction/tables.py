@@ -393,10 +393,10 @@ def find_tables(names: Sequence[str]) -> list[Table]:
     Raises:
         ValueError: for a name that is no table's, with the nearest.
     """
-    found = []
-    for name in dict.fromkeys(names):
+    found = {}
+    for name in names:
         key = name.lower().removeprefix("table").strip(" -_")
         if key not in TABLES:
             raise unknown("table", name, TABLES, "see accuracy-booster reproduce tables")
-        found.append(TABLES[key])
-    return found
+        found[key] = TABLES[key]
+    return list(found.values())
