@@ -113,6 +113,10 @@ class TableResult:
         return any(row.seeds for row in self.rows) or bool(self.other_data)
 
     @property
+    def has_differences(self) -> bool:
+        return any(pair.difference is not None for pair in self.pairs)
+
+    @property
     def hours(self) -> float:
         """Of compute of the table's runs. Rows of a table of times share theirs."""
         return sum({row.spec.hash: row.hours for row in self.rows}.values())

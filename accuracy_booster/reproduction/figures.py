@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 8.33  # inches: 800 pixels
-LINE, ABOVE, BELOW = 0.32, 0.75, 1.0  # inches of a line of the picture, and around them
+LINE, ABOVE, BELOW = 0.32, 0.75, 0.85  # inches of a line of the picture, and around them
 CHARACTER = 0.072  # inches of a letter of the text, about
 OURS, PAPER, INK, FAINT = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c"
 NO_PAIR = "No pair of runs has ended."
@@ -88,13 +88,13 @@ def _draw(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(axis="x", color=FAINT, labelcolor=INK)
-    axes.xaxis.set_major_formatter("{x:+g}")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.6g}" if abs(x) > 1e-9 else "0")
     unit = "extra time in % of the reference's" if result.has_times else "points of top-1 accuracy"
     axes.set_xlabel(unit, color=INK)
     inch = 1 / height
     figure.text(0.012, 1 - 0.28 * inch, result.table.title, **_text("left"), weight="bold", size=11)
     figure.text(0.012, 1 - 0.53 * inch, _lead(result), **_text("left"))
-    _legend(figure, any(pair.printed is not None for pair in pairs))
+    _legend(figure, result, any(pair.printed is not None for pair in pairs))
 
 
 def _lead(result: TableResult) -> str:
@@ -139,13 +139,15 @@ def _diamond() -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, has_printed: bool) -> None:
+def _legend(figure: Figure, result: TableResult, has_printed: bool) -> None:
     from matplotlib.lines import Line2D
 
+    each = "each repetition" if result.has_times else "each seed"
     handles = [
         Line2D([], [], color=OURS, marker="o", linewidth=2.4, label="ours: mean, 95 % interval"),
-        Line2D([], [], color=OURS, marker="|", markersize=9, linestyle="none", label="each seed"),
+        Line2D([], [], color=OURS, marker="|", markersize=9, linestyle="none", label=each),
     ]
     if has_printed:
-        handles.append(Line2D([], [], **_diamond(), label="the paper's"))
+        whose = f" ({result.table.printed_for})" if result.table.printed_for else ""
+        handles.append(Line2D([], [], **_diamond(), label=f"the paper's{whose}"))
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, labelcolor=INK)

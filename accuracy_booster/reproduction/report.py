@@ -99,7 +99,7 @@ def write_report(
 
 def _shown(findings: Findings) -> TableResult | None:
     """The table of the picture and of the README."""
-    with_pairs = [t for t in findings.tables if any(pair.difference for pair in t.pairs)]
+    with_pairs = [result for result in findings.tables if result.has_differences]
     for result in with_pairs:
         if result.table.name == FIRST[0] and FIRST[1] in result.budgets:
             return result
@@ -227,7 +227,7 @@ def _page_section(part: Section) -> dict[str, Any]:
     if part.table:
         header, rows = part.table
         section["table"] = (header, [[_plain(cell) for cell in row] for row in rows])
-    if part.picture is not None:
+    if part.picture is not None and part.picture.has_differences:
         section["figure"] = differences(part.picture)
     return section
 

@@ -142,12 +142,13 @@ def _in_short(findings: Findings) -> Section:
                 words.verdict(pair),
             ]
         )
-    header = ["table, budget", "difference", "ours [95 % interval]", "seeds", "paper", "verdict"]
+    header = ["table, budget", "difference", "ours", "seeds", "paper", "verdict"]
     number = findings.intervals
     text = (
         f"{verdicts_line(findings)} The page has {count(number, 'interval')} of 95 %. One in "
         f"twenty such intervals misses the true difference; of these that is {number / 20:.1f}. "
-        "Differences are in points of top-1 accuracy, or in % of the reference's time. Inside and "
+        "Differences are in points of top-1 accuracy, or in % of the reference's time, with their "
+        "intervals in brackets. Inside and "
         "outside say whether the interval holds the paper's difference. A verdict is so far where "
         "fewer seeds than declared stand behind it. The number of seeds that would tell is the one "
         "that tells the paper's difference from zero with a power of 80 %, given the spread that "
@@ -175,7 +176,7 @@ def _table(result: TableResult) -> Section:
     unit = "s" if result.has_times else "%"
     header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)", "seeds"]
     for block in (block for block in table.references if block in references):
-        header += [f"minus {references[block]} [95 % interval]", "paper", "verdict"]
+        header += [f"minus {references[block]}", "paper", "verdict"]
     rows = []
     for row in result.rows:
         seeds = f"{len(row.by_seed)} of {table.seeds}"
@@ -188,6 +189,7 @@ def _table(result: TableResult) -> Section:
             tell = (words.measured, words.printed, lambda pair, _: words.verdict(pair))
             cells += ["" if found is None else cell(found, result) for cell in tell]
         rows.append(cells)
+    header, rows = _without_empty(header, rows)
     return Section(
         f"{table.heading}, budget {result.budget}: {table.title}",
         " ".join(_notes(result)),
@@ -196,6 +198,14 @@ def _table(result: TableResult) -> Section:
         items_title="Runs, each a file NAME-sSEED.json:",
         items=_runs(result),
     )
+
+
+def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns of the paper's numbers where it prints none."""
+    kept = [
+        i for i, name in enumerate(header) if "paper" not in name or any(row[i] for row in rows)
+    ]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _notes(result: TableResult) -> list[str]:
