@@ -131,8 +131,12 @@ class TableResult:
         return self.table.measures == TIME
 
     def label(self, row: Row) -> str:
-        """A row's label, with the network where the table has several."""
-        return row.label if len(self.table.models) == 1 else f"{row.model}, {row.label}"
+        return label_of(self.table, row)
+
+
+def label_of(table: Table, row: Row) -> str:
+    """A row's label, with the network where the table has several."""
+    return row.label if len(table.models) == 1 else f"{row.model}, {row.label}"
 
 
 def run_of(spec: Spec) -> str:

@@ -120,7 +120,9 @@ def compare(records: Records) -> Findings:
             left["beyond"].append(name)
         else:
             left["unasked"].append(name)
-    return Findings(tuple(tables), used, **{why: tuple(names) for why, names in left.items()})
+    return Findings(
+        tuple(tables), used, **{why: tuple(sorted(names)) for why, names in left.items()}
+    )
 
 
 def _specs(budgets: list[str]) -> Iterator[tuple[Table, Spec]]:

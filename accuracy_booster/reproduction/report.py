@@ -132,7 +132,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _escaped(text: str) -> str:
     """A text for Markdown, outside of tables; what stands in backticks is a name, and stays."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([\\<*\]])", r"\\\1", part).replace("&", "&amp;") for part in parts[::2]]
+    parts[::2] = [
+        re.sub(r"([\\<*]|\](?=[(\[]))", r"\\\1", part).replace("&", "&amp;") for part in parts[::2]
+    ]
     return "`".join(parts)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accuracy_booster.reproduction import words
-from accuracy_booster.reproduction.comparing import TableResult
+from accuracy_booster.reproduction.comparing import TableResult, label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
 from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.places import LAYOUTS
@@ -174,7 +174,8 @@ def _table(result: TableResult) -> Section:
     for pair in result.pairs:
         references.setdefault(pair.reference.block, pair.reference.label)
     unit = "s" if result.has_times else "%"
-    header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)", "seeds"]
+    header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)"]
+    header.append("repetitions" if result.has_times else "seeds")
     for block in (block for block in table.references if block in references):
         header += [f"minus {references[block]}", "paper", "verdict"]
     rows = []
@@ -267,7 +268,11 @@ def _missing(table: Table, alike: tuple[str, ...], records: Records) -> list[lis
     if not missing:
         return []
     begun = {hash_ for hash_, _ in records.found}
-    unrun = [row.label for row in table.rows if spec_of(table, row, alike[0], 0).hash not in begun]
+    unrun = [
+        label_of(table, row)
+        for row in table.rows
+        if spec_of(table, row, alike[0], 0).hash not in begun
+    ]
     some = f"{count(len(unrun), 'row')} ({'; '.join(unrun)})" if unrun else "no whole row"
     which = "all rows" if len(unrun) == len(table.rows) else some
     needs = [] if table.data in AT_HAND else [f"the data set {table.data}"]
