@@ -420,6 +420,15 @@ def test_the_report_says_how_many_seeds_would_tell(tmp_path):
     assert row[6] == f"{TOO_SMALL} ({number} seeds would tell)"
 
 
+def test_a_bar_in_a_label_does_not_end_its_cell(tmp_path, monkeypatch):
+    first, *others = TABLES["small"].rows
+    rows = (replace(first, label="none | *none*"), *others)
+    monkeypatch.setitem(TABLES, "small", replace(TABLES["small"], rows=rows))
+    put(tmp_path, TABLES["small"], "none | *none*", 0, 60.0)
+    write_report(read_records(tmp_path), tmp_path / "page.md")
+    assert "| none \\| \\*none\\* | 71.4 |" in (tmp_path / "page.md").read_text()
+
+
 def test_smoke_has_no_part_in_the_report(tmp_path):
     put_small(tmp_path, budget="smoke")
     report = write_report(read_records(tmp_path), tmp_path / "page.md")
