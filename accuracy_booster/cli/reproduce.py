@@ -174,9 +174,8 @@ def _run(given: dict[str, Any]):
             rows = [[record.spec.name, told(record)] for record in worked.done]
             print_table(["run", "result"], rows)
         made = f"{len(worked.done)} of {len(specs)} runs made, {worked.there} were there"
-        for what in ("missing", "failed"):
-            if number := len(value[what]):
-                made += f", {number} {what}"
+        for what, runs in (("missing", worked.missing), ("failed", worked.failed)):
+            made += f", {len(runs)} {what}" if runs else ""
         say(made)
 
     return value, show, 1 if worked.failed else 0
