@@ -497,3 +497,13 @@ def test_write_record_names_the_file_after_its_run(tmp_path):
     spec = specs()[0]
     path = write_record(tmp_path, Record(spec, {"top1": 1.0, "top5": 2.0}))
     assert path.name == f"{spec.name}.json"
+
+
+def test_a_run_imports_nothing_from_the_working_directory(made, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    spec = specs()[0]
+    process = child.start(spec, replace(places(made), results=tmp_path / "results"))
+    assert process.wait(60) == 0
+    assert (tmp_path / "results" / f"{spec.name}.json").exists()

@@ -1,4 +1,4 @@
-"""A process that makes one run: `python -m accuracy_booster.reproduction.child`.
+"""A process that makes one run.
 
 A process for each run leaves no memory or compiled code behind, and one that crashes takes nothing
 with it. It reads its run from its arguments and stops when its standard input is closed: that is
@@ -20,6 +20,11 @@ from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingSt
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.specs import Spec
 
+# without -m, which would load this module twice; nothing is imported from the working directory
+CODE = (
+    "import sys; sys.path[:] = {path!r}\nfrom accuracy_booster.reproduction import child\n"
+    "sys.exit(child.main())"
+)
 LOWEST = 19  # priority (nice)
 NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
 
@@ -28,7 +33,7 @@ def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subproce
     """Start the process; it ends when the `stdin` of what is returned is closed."""
     words = [json.dumps(spec.to_json()), json.dumps(places.absolute().to_json())]
     return subprocess.Popen(
-        [sys.executable, "-m", "accuracy_booster.reproduction.child", *words],
+        [sys.executable, "-c", CODE.format(path=_search_path()), *words],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -38,6 +43,11 @@ def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subproce
         # a Ctrl-C on the terminal is the parent's, which then stops this one
         start_new_session=True,
     )
+
+
+def _search_path() -> list[str]:
+    """Where this process imports from, but for the working directory."""
+    return [os.path.abspath(place) for place in sys.path if place]
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
@@ -84,7 +94,3 @@ def main() -> int:
         print(e, file=sys.stderr, flush=True)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

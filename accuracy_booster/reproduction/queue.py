@@ -20,6 +20,7 @@ from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, Records, read_record, read_records
 from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.lock import is_locked, locked
 
@@ -59,6 +60,8 @@ def work(specs: Iterable[Spec], places: Places) -> Worked:
     """
     specs = list(specs)
     places = places.absolute()
+    for folder in (places.results, places.work):
+        check_folder(folder)
     records, worked = read_records(places.results), Worked()
     for path, reason in records.left_out.items():
         note(f"left out {path.name}: {reason}")
