@@ -29,9 +29,16 @@ LOWEST = 19  # priority (nice)
 NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
 
 
-def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subprocess.Popen[bytes]:
-    """Start the process; it ends when the `stdin` of what is returned is closed."""
+def start(
+    spec: Spec, places: Places, *, log: IO[str] | None = None, nice: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start the process; it ends when the `stdin` of what is returned is closed.
+
+    Args:
+        nice: give it the lowest priority.
+    """
     words = [json.dumps(spec.to_json()), json.dumps(places.absolute().to_json())]
+    words.append(str(LOWEST if nice else 0))
     return subprocess.Popen(
         [sys.executable, "-c", CODE.format(path=_search_path()), *words],
         stdin=subprocess.PIPE,
@@ -79,7 +86,7 @@ def _stop_with_the_parent() -> None:
 def main() -> int:
     spec, places = Spec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2])
     with contextlib.suppress(OSError, AttributeError):  # Windows has no such priorities
-        os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
+        os.nice(int(sys.argv[3]))
     _stop_with_the_parent()
     from accuracy_booster.reproduction.performing import perform
 
