@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
 
 
-def write_page(path: Path, title: str, lead: str, sections: Sequence[Mapping[str, Any]]) -> None:
-    """Write a page of sections: {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}."""
+def write_page(
+    path: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Mapping[str, Any]],
+    made: str | None = None,
+) -> None:
+    """Write a page of sections: {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}.
+
+    Args:
+        made: what the page says at its end; by default when it was written.
+    """
     import jinja2
 
     loader = jinja2.PackageLoader("accuracy_booster.analysis")
@@ -34,7 +44,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Mapping[str
         command=shlex.join(["accuracy-booster", *sys.argv[1:]])
         if Path(sys.argv[0]).stem == "accuracy-booster"
         else None,
-        made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        made=datetime.now().strftime("%Y-%m-%d %H:%M") if made is None else made,
     )
     write(path, page.encode("utf-8", "backslashreplace"))
 

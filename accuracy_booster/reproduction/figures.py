@@ -1,0 +1,153 @@
+"""The picture of a table's paired differences, as an SVG."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from accuracy_booster.analysis.report import COLOURS, to_svg
+from accuracy_booster.reproduction.comparing import Pair, TableResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.33  # inches: 800 pixels
+LINE, ABOVE, BELOW = 0.32, 0.75, 0.85  # inches of a line of the picture, and around them
+CHARACTER = 0.072  # inches of a letter of the text, about
+OURS, PAPER, INK, FAINT = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c"
+NO_PAIR = "No pair of runs has ended."
+
+
+def differences(result: TableResult | None) -> str:
+    """An <svg> of the mean differences with their intervals, grouped by reference.
+
+    The same results give the same bytes. Without a pair it says so.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    groups = {} if result is None else _groups(result)
+    lines = max(2, sum(1 + len(pairs) for pairs in groups.values()))
+    height = ABOVE + LINE * lines + BELOW
+    look: Any = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", "font.size": 9}
+    with matplotlib.rc_context(look):
+        figure = Figure(figsize=(WIDTH, height))
+        # on dark pages too; the figure's own background is transparent
+        figure.add_artist(
+            Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
+        )
+        if result is None or not groups:
+            figure.text(0.5, 0.5, NO_PAIR, ha="center", va="center", color=INK)
+            return to_svg(figure)
+        _draw(figure, result, groups, height)
+        return to_svg(figure)
+
+
+def _groups(result: TableResult) -> dict[str, list[Pair]]:
+    """The pairs that have a difference, by their reference's label."""
+    found: dict[str, list[Pair]] = {}
+    for block in result.table.references:
+        for pair in result.pairs:
+            if pair.reference.block == block and pair.difference is not None:
+                found.setdefault(pair.reference.label, []).append(pair)
+    return found
+
+
+def _draw(
+    figure: Figure, result: TableResult, groups: dict[str, list[Pair]], height: float
+) -> None:
+    pairs = [pair for group in groups.values() for pair in group]
+    labels = [result.label(pair.row) for pair in pairs] + [f"minus {name}" for name in groups]
+    left = 0.35 + CHARACTER * max(map(len, labels))
+    right = 0.25 + CHARACTER * max(len(_said(pair)) for pair in pairs)
+    lines = sum(1 + len(group) for group in groups.values())
+    axes = figure.add_axes(
+        (
+            *(left / WIDTH, BELOW / height),
+            *((WIDTH - left - right) / WIDTH, LINE * lines / height),
+        )
+    )
+    line = 0
+    for name, group in groups.items():
+        beside = axes.get_yaxis_transform()
+        axes.text(-0.02, line, f"minus {name}", transform=beside, **_text("right"), weight="bold")
+        for pair in group:
+            line += 1
+            label, said = result.label(pair.row), _said(pair)
+            axes.text(-0.02, line, label, transform=beside, **_text("right"))
+            axes.text(1.02, line, said, transform=beside, **_text("left"))
+            _draw_pair(axes, pair, line)
+        line += 1
+    axes.axvline(0, color=INK, linewidth=1, zorder=1)
+    axes.set_ylim(lines - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.margins(x=0.06)
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(axis="x", color=FAINT, labelcolor=INK)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.6g}" if abs(x) > 1e-9 else "0")
+    unit = "extra time in % of the reference's" if result.has_times else "points of top-1 accuracy"
+    axes.set_xlabel(unit, color=INK)
+    inch = 1 / height
+    figure.text(0.012, 1 - 0.28 * inch, result.table.title, **_text("left"), weight="bold", size=11)
+    figure.text(0.012, 1 - 0.53 * inch, _lead(result), **_text("left"))
+    _legend(figure, result, any(pair.printed is not None for pair in pairs))
+
+
+def _lead(result: TableResult) -> str:
+    what = "repetitions" if result.has_times else "seeds"
+    least = min(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
+    most = max(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
+    number = str(most) if least == most else f"{least} to {most}"
+    epochs = "" if result.has_times else _epochs(result)
+    return f"Budget {result.budget}{epochs}; {number} of {result.table.seeds} {what}"
+
+
+def _epochs(result: TableResult) -> str:
+    numbers = sorted({row.spec.config.epochs for row in result.rows})
+    return f": {', '.join(map(str, numbers))} epoch{'s'[: numbers != [1]]}"
+
+
+def _said(pair: Pair) -> str:
+    so_far = " so far" if pair.verdict.so_far else ""
+    return f"{pair.verdict.word}{so_far}"
+
+
+def _text(side: str) -> dict[str, Any]:
+    return {"ha": side, "va": "center", "color": INK}
+
+
+def _draw_pair(axes: Axes, pair: Pair, line: float) -> None:
+    difference = pair.difference
+    assert difference is not None
+    for value in difference.by_seed.values():
+        axes.plot([value, value], [line - 0.2, line + 0.2], color=OURS, alpha=0.55, linewidth=1)
+    if difference.interval is not None:
+        axes.plot(difference.interval, [line, line], color=OURS, linewidth=2.4, zorder=3)
+    axes.plot([difference.mean], [line], marker="o", color=OURS, markersize=7, zorder=4)
+    if pair.printed is not None:
+        axes.plot([pair.printed], [line], **_diamond())
+
+
+def _diamond() -> dict[str, Any]:
+    return {
+        **{"marker": "D", "markerfacecolor": "none", "markeredgecolor": PAPER, "markersize": 8},
+        **{"markeredgewidth": 1.8, "linestyle": "none", "zorder": 5},
+    }
+
+
+def _legend(figure: Figure, result: TableResult, has_printed: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    each = "each repetition" if result.has_times else "each seed"
+    handles = [
+        Line2D([], [], color=OURS, marker="o", linewidth=2.4, label="ours: mean, 95 % interval"),
+        Line2D([], [], color=OURS, marker="|", markersize=9, linestyle="none", label=each),
+    ]
+    if has_printed:
+        whose = f" ({result.table.printed_for})" if result.table.printed_for else ""
+        handles.append(Line2D([], [], **_diamond(), label=f"the paper's{whose}"))
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, labelcolor=INK)

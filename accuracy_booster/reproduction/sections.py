@@ -1,0 +1,288 @@
+"""What the report says, as plain sections: no Markdown, no HTML. All of it is computed.
+
+In a text `backticks` mark a name of a file, a run or a command.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accuracy_booster.reproduction import words
+from accuracy_booster.reproduction.comparing import TableResult, label_of
+from accuracy_booster.reproduction.findings import Findings, budgets_of
+from accuracy_booster.reproduction.hours import hours_left
+from accuracy_booster.reproduction.places import LAYOUTS
+from accuracy_booster.reproduction.queue import missing_runs
+from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.specs import plan, spec_of
+from accuracy_booster.reproduction.tables import TABLES, Table
+from accuracy_booster.reproduction.verdicts import rule
+from accuracy_booster.reproduction.words import count, names, told
+
+COMMAND = "accuracy-booster reproduce report"
+TITLE = "The paper's tables, made again"
+AT_HAND = ("cifar10", "cifar100", "")  # data sets that are downloaded, or none
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, from top to bottom; what it does not have is empty.
+
+    Attributes:
+        rule: Markdown that is taken as it is.
+        picture: the table that is drawn.
+        items: a list, and `items_title` the line above it.
+    """
+
+    title: str = ""
+    text: str = ""
+    rule: str = ""
+    picture: TableResult | None = None
+    table: tuple[list[str], list[list[str]]] | None = None
+    items_title: str = ""
+    items: Sequence[str] = ()
+
+
+def sections(findings: Findings, records: Records) -> list[Section]:
+    """All sections, in their order. The first has no title."""
+    return [
+        _head(findings, records),
+        *([_in_short(findings)] if findings.tables else []),
+        Section("The rule", rule=rule().strip()),
+        *map(_table, findings.tables),
+        _not_run(records),
+    ]
+
+
+# --- what it is made from
+
+
+def _head(findings: Findings, records: Records) -> Section:
+    made = f"`{COMMAND}` made this page from the result files alone."
+    left_out = _left_out(findings, records)
+    used = findings.used.values()
+    if not used:
+        text = f"Nothing was run: there is no result of a table. {made}"
+        return Section(text=text, items=left_out)
+    ended = sorted(str(record.about["ended"]) for record in used if record.about.get("ended"))
+    when = f", made from {told(ended[0][:10])} to {told(ended[-1][:10])}" if ended else ""
+    items = [
+        f"Results: {len(used)}, with {words.hours(findings.hours)} of compute{when}.",
+        f"Processors: {_counted(used, lambda about: about.get('processor'))}.",
+        f"Code: {_counted(used, _code)}.",
+        f"Built on: {_counted(used, _software)}.",
+    ]
+    text = (
+        "This page sets our own accuracies and times beside those that the paper prints. A block "
+        "is compared with a reference seed by seed: with the network without a block, or with "
+        f"another block. {made}"
+    )
+    return Section(text=text, items=[*items, *left_out])
+
+
+def _counted(records: Iterable[Record], what: Callable[[Mapping[str, Any]], Any]) -> str:
+    """What the results are about; where that differs, with the number of results."""
+    counts = Counter(told(what(record.about) or "unknown") for record in records)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{value} ({count(n, 'result')})" for value, n in sorted(counts.items()))
+
+
+def _code(about: Mapping[str, Any]) -> str:
+    code = about.get("code") or {}
+    commit = f"commit {code['commit']}" if code.get("commit") else "no known commit"
+    return f"accuracy-booster {code.get('package', '')} ({commit})"
+
+
+def _software(about: Mapping[str, Any]) -> str:
+    packages = about.get("packages") or {}
+    python = [f"Python {about['python']}"] if about.get("python") else []
+    return ", ".join([*python, *(f"{name} {version}" for name, version in packages.items())])
+
+
+def _left_out(findings: Findings, records: Records) -> list[str]:
+    """What has no part in the tables, and why: each reason with its files, counted."""
+    items = []
+    if number := len(findings.smoke):
+        meaning = "Its accuracies mean nothing."
+        items.append(f"Left out: {count(number, 'result')} of the budget smoke. {meaning}")
+    for reason, these in (
+        ("of other images than most results of the table", findings.other_data),
+        ("of seeds beyond those that the tables declare", findings.beyond),
+        ("that no table asks for", findings.unasked),
+    ):
+        if these:
+            items.append(f"Left out: {count(len(these), 'result')} {reason}: {names(these)}.")
+    reasons: dict[str, list[str]] = {}
+    for path, reason in records.left_out.items():
+        reasons.setdefault(told(reason.replace(path.name, "it")), []).append(path.name)
+    for reason, files in sorted(reasons.items()):
+        items.append(f"Left out: {count(len(files), 'file')}, {names(files)}: {reason}.")
+    return items
+
+
+# --- in short
+
+
+def _in_short(findings: Findings) -> Section:
+    rows = []
+    for found in findings.pairs().values():
+        result, pair = found[0]
+        places = [f"{other.table.heading}, {other.budget}" for other, _ in found]
+        rows.append(
+            [
+                "; ".join(places),
+                f"{result.label(pair.row)} minus {pair.reference.label}",
+                words.measured(pair, result),
+                str(0 if pair.difference is None else len(pair.difference.seeds)),
+                words.printed(pair, result),
+                words.verdict(pair),
+            ]
+        )
+    header = ["table, budget", "difference", "ours", "seeds", "paper", "verdict"]
+    number = findings.intervals
+    text = (
+        f"{verdicts_line(findings)} The page has {count(number, 'interval')} of 95 %. One in "
+        f"twenty such intervals misses the true difference; of these that is {number / 20:.1f}. "
+        "Differences are in points of top-1 accuracy, or in % of the reference's time, with their "
+        "intervals in brackets. Inside and "
+        "outside say whether the interval holds the paper's difference. A verdict is so far where "
+        "fewer seeds than declared stand behind it. The number of seeds that would tell is the one "
+        "that tells the paper's difference from zero with a power of 80 %, given the spread that "
+        "was found. It can be smaller than the number that was run: then what was found is smaller "
+        "than what the paper prints."
+    )
+    return Section("In short", text, table=(header, rows))
+
+
+def verdicts_line(findings: Findings) -> str:
+    """How often the rule says which word; pairs of the same runs count once."""
+    said = ", ".join(f"{number} {word}" for word, number in findings.verdicts().items())
+    return f"Of the differences in all tables: {said}."
+
+
+# --- a table
+
+
+def _table(result: TableResult) -> Section:
+    table = result.table
+    several = len(table.models) > 1
+    references: dict[str, str] = {}  # block to label
+    for pair in result.pairs:
+        references.setdefault(pair.reference.block, pair.reference.label)
+    unit = "s" if result.has_times else "%"
+    header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)"]
+    header.append("repetitions" if result.has_times else "seeds")
+    for block in (block for block in table.references if block in references):
+        header += [f"minus {references[block]}", "paper", "verdict"]
+    rows = []
+    for row in result.rows:
+        seeds = f"{len(row.by_seed)} of {table.seeds}"
+        seeds += f", {len(row.diverged)} diverged" if row.diverged else ""
+        printed = "" if row.row.printed is None else str(row.row.printed)
+        cells = [row.row.model] * several
+        cells += [row.row.label, printed, words.ours(row, result), seeds]
+        for block in (block for block in table.references if block in references):
+            found = next((p for p in row.pairs if p.reference.block == block), None)
+            tell = (words.measured, words.printed, lambda pair, _: words.verdict(pair))
+            cells += ["" if found is None else cell(found, result) for cell in tell]
+        rows.append(cells)
+    header, rows = _without_empty(header, rows)
+    return Section(
+        f"{table.heading}, budget {result.budget}: {table.title}",
+        " ".join(_notes(result)),
+        picture=result,
+        table=(header, rows),
+        items_title="Runs, each a file NAME-sSEED.json:",
+        items=_runs(result),
+    )
+
+
+def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns of the paper's numbers where it prints none."""
+    kept = [
+        i for i, name in enumerate(header) if "paper" not in name or any(row[i] for row in rows)
+    ]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _notes(result: TableResult) -> list[str]:
+    table = result.table
+    ended = sorted({len(row.by_seed) for row in result.rows})
+    number = " to ".join(map(str, dict.fromkeys((ended[0], ended[-1]))))
+    what = count(table.seeds, "repetition" if result.has_times else "seed")
+    notes = [
+        *words.schedules(result),
+        f"Declared: {what} a row; ended: {number}, in {words.hours(result.hours)} of compute.",
+    ]
+    if table.printed_for:
+        notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
+    return notes
+
+
+def _runs(result: TableResult) -> list[str]:
+    """The result files behind each row."""
+    items = []
+    for row in result.rows[: 1 if result.has_times else None]:
+        if row.seeds:
+            which = "all rows" if result.has_times else result.label(row.row)
+            seeds = f"seed{'s'[: len(row.seeds) != 1]} {words.ranges(row.seeds)}"
+            items.append(f"{which}: `{row.run}`, {seeds}")
+        for seed, reason in row.diverged.items():
+            items[-1] += f"; seed {seed} diverged: {told(reason)}"
+    if result.other_data:
+        number = count(len(result.other_data), "result")
+        items.append(f"left out: {number} of other images, {names(result.other_data)}")
+    return items
+
+
+# --- what is missing
+
+
+def _not_run(records: Records) -> Section:
+    rows = []
+    for table in TABLES.values():
+        if table.needs:
+            rows.append([table.heading, "", "all", table.needs, ""])
+            continue
+        for alike in budgets_of(table):
+            rows += _missing(table, alike, records)
+    text = (
+        "What each table lacks. The budget paper is the standard schedule of the network's family, "
+        "and the budget short is the same in few epochs. Hours are those of the processors above, "
+        "from the runs that have ended there."
+    )
+    header = ["table", "budget", "not run", "what it needs", "command"]
+    layouts = [f"{name}: {LAYOUTS[name]}" for name in LAYOUTS if name not in AT_HAND]
+    title = "How data sets that are not downloaded are laid out:"
+    return Section("Not run", text, table=(header, rows), items_title=title, items=layouts)
+
+
+def _missing(table: Table, alike: tuple[str, ...], records: Records) -> list[list[str]]:
+    """A line on a table at a budget; none if nothing is missing."""
+    specs = list(plan([table], alike[0]))
+    missing = missing_runs(specs, records)
+    if not missing:
+        return []
+    begun = {hash_ for hash_, _ in records.found}
+    unrun = [
+        label_of(table, row)
+        for row in table.rows
+        if spec_of(table, row, alike[0], 0).hash not in begun
+    ]
+    some = f"{count(len(unrun), 'row')} ({'; '.join(unrun)})" if unrun else "no whole row"
+    which = "all rows" if len(unrun) == len(table.rows) else some
+    needs = [] if table.data in AT_HAND else [f"the data set {table.data}"]
+    needs += ["a GPU"] if alike == ("paper",) else []
+    command = f"accuracy-booster reproduce run {table.name} --budget {alike[0]}"
+    return [
+        [
+            *(table.heading, " and ".join(alike)),
+            f"{which}, {len(missing)} of {count(len(specs), 'run')}",
+            "; ".join([*needs, hours_left(missing, records)]),
+            f"`{command}`",
+        ]
+    ]
