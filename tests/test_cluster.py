@@ -302,9 +302,7 @@ def test_without_slurm(tmp_path, monkeypatch):
     # the local queue must not make what a job may be making
     (spec,) = specs(LONG)
     jobs.write(tmp_path / "work", {spec.name: "5_0"})
-    with pytest.raises(
-        ValueError, match=r"Slurm makes runs of this folder.*squeue was not"
-    ):
+    with pytest.raises(ValueError, match=r"Slurm makes runs of this folder.*squeue was not"):
         work([spec], places(tmp_path))
 
 
