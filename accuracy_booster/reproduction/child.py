@@ -84,14 +84,20 @@ def _stop_with_the_parent() -> None:
 
 
 def main() -> int:
+    """What the process does; its exit code."""
     spec, places = Spec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2])
     with contextlib.suppress(OSError, AttributeError):  # Windows has no such priorities
         os.nice(int(sys.argv[3]))
     _stop_with_the_parent()
+    return make(spec, Places.from_json(places))
+
+
+def make(spec: Spec, places: Places) -> int:
+    """Make a run; an exit code, and on stderr why it is not 0."""
     from accuracy_booster.reproduction.performing import perform
 
     try:
-        perform(spec, Places.from_json(places))
+        perform(spec, places)
     except TrainingInterrupted as e:
         return 128 + e.signal
     except CannotWrite as e:
