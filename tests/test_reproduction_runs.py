@@ -485,9 +485,25 @@ def test_the_commands(made, tiny_table, capsys, monkeypatch, no_child):
     assert "finetune" in out
 
 
+def test_the_report_as_a_command(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text("# Mine\n<!-- reproduction -->\n<!-- /reproduction -->\nend\n")
+    words = ["reproduce", "report", "--results", str(made / "results"), "--readme", "README.md"]
+    assert main([*words, "--html", "page.html", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["results"] == 0  # of a table that there is
+    assert {Path(p).name for p in value["written"]} == {
+        *("reproduction.md", "gain.svg", "README.md", "page.html")
+    }
+    assert Path("README.md").read_text().startswith("# Mine\n<!-- reproduction -->\nNo table")
+    assert main([*words[:-2], "--output", "."]) == 2
+    assert "name a file, such as reproduction.md" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["report"], "there is no folder of results"),
         (["run", "tinny"], "unknown table 'tinny'; nearest: tiny"),
         (["run", "2"], "imagenet is not at hand"),
         (["run", "9"], "table 9 needs object detection"),
