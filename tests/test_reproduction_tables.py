@@ -35,8 +35,11 @@ def numbers_of(shared, table: int) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("name", "column", "is_error"),
-    [(2, 1, True), (4, 1, True), (7, 1, True), (8, 1, True), (10, 1, False), (11, 1, False)]
-    + [(12, 1, False), (13, 1, False), (14, 1, False), (15, 1, False), (3, 2, False)],
+    [
+        *((table, 1, True) for table in (2, 4, 7, 8)),
+        *((table, 1, False) for table in (10, 11, 12, 13, 14, 15)),
+        (3, 2, False),
+    ],
 )
 def test_printed_numbers_are_the_papers(shared, name, column, is_error):
     printed = [float(cells[column]) for cells in numbers_of(shared, name)]
@@ -193,7 +196,29 @@ def test_what_is_wrong_is_one_line_with_the_remedy(tmp_path):
     (tmp_path / "imagenet").mkdir()
     with pytest.raises(ValueError, match=r"imagenet is not at hand"):  # an empty folder is none
         Places(data=tmp_path).data_of("imagenet")
-    assert Places(data=tmp_path).data_of("cifar10") == "cifar10"  # which is downloaded
+    assert Places(data=tmp_path).data_of("digits") == {"data": "digits", "data_dir": str(tmp_path)}
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "train.parquet").touch()
+    assert Places(data=tmp_path).data_of("cifar10") == {"data": str(tmp_path / "cifar10")}
+
+
+def test_cifar_that_cannot_be_downloaded_is_told_once(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    tried = []
+
+    def refuse(*_, **options):
+        tried.append(options)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(datasets, "CIFAR100", refuse)
+    places = Places(data=tmp_path / "data")
+    for spec in plan([small(data="cifar100")], "short"):
+        told = places.missing_for(spec)
+        assert "cifar100 is not at hand" in told
+        assert "Parquet" in told
+        assert "--data-dir" in told
+    assert len(tried) <= 2  # once as it is there, once to download it
 
 
 def test_weights_are_the_public_file_or_refused(tmp_path):

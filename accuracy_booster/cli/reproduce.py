@@ -161,7 +161,14 @@ def _run(given: dict[str, Any]):
         if table.needs:
             raise ValueError(f"table {table.name} needs {table.needs}")
     specs = list(plan(tables, given.get("budget", "short"), given.get("seeds")))
-    worked = work(specs, _places(given))
+    if executor == "slurm":
+        from accuracy_booster.reproduction.cluster import parse_options, submit
+
+        options = parse_options(given.get("slurm_options", ""))
+        jobs = given.get("slurm_jobs")
+        worked = submit(specs, _places(given), options=options, at_once=jobs)
+    else:
+        worked = work(specs, _places(given))
     value = {
         "made": {record.spec.name: dict(record.values) for record in worked.done},
         "there": worked.there,
@@ -174,9 +181,8 @@ def _run(given: dict[str, Any]):
             rows = [[record.spec.name, told(record)] for record in worked.done]
             print_table(["run", "result"], rows)
         made = f"{len(worked.done)} of {len(specs)} runs made, {worked.there} were there"
-        for what in ("missing", "failed"):
-            if number := len(value[what]):
-                made += f", {number} {what}"
+        for what, runs in (("missing", worked.missing), ("failed", worked.failed)):
+            made += f", {len(runs)} {what}" if runs else ""
         say(made)
 
     return value, show, 1 if worked.failed else 0
@@ -201,6 +207,46 @@ def _status(given: dict[str, Any]):
         rows = [[t.table, t.title, f"{t.done}/{t.runs}", t.left] for t in found.tables]
         print_table(["table", "what is compared", f"{found.budget} runs", "left"], rows)
         say(*found.lines())
+
+    return found.to_dict(), show
+
+
+def _report_arguments(parser: Parser) -> None:
+    from accuracy_booster.reproduction.places import RESULTS
+
+    parser.add_argument("--results", type=str, default=RESULTS, help="the folder of the results")
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="reproduction.md",
+        help="the Markdown file to write; the picture gain.svg goes beside it",
+    )
+    parser.add_argument("--html", type=str | None, help="also write an HTML page to this file")
+    parser.add_argument(
+        "--readme",
+        type=str | None,
+        help="also replace the lines between <!-- reproduction --> and <!-- /reproduction --> "
+        "in this file",
+    )
+
+
+def _report(given: dict[str, Any]):
+    from accuracy_booster.reproduction import read_records
+    from accuracy_booster.reproduction.places import RESULTS
+    from accuracy_booster.reproduction.report import write_report
+
+    folder = Path(given.get("results", RESULTS))
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no folder of results {folder}; give --results, or make some with "
+            "accuracy-booster reproduce run"
+        )
+    output = _file(given.get("output"), "reproduction.md") or Path("reproduction.md")
+    html, readme = _file(given.get("html"), "report.html"), _file(given.get("readme"), "README.md")
+    found = write_report(read_records(folder), output, readme=readme, html=html)
+
+    def show() -> None:
+        say(found.summary(), *found.written)
 
     return found.to_dict(), show
 
@@ -257,5 +303,11 @@ COMMANDS = {
         _example("status"),
         _status_arguments,
         _status,
+    ),
+    "reproduce report": Command(
+        "Write what came out: differences, intervals and verdicts, from the results alone.",
+        _example("report --output docs/reproduction.md"),
+        _report_arguments,
+        _report,
     ),
 }

@@ -1,4 +1,4 @@
-"""A process that makes one run: `python -m accuracy_booster.reproduction.child`.
+"""A process that makes one run.
 
 A process for each run leaves no memory or compiled code behind, and one that crashes takes nothing
 with it. It reads its run from its arguments and stops when its standard input is closed: that is
@@ -20,15 +20,27 @@ from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingSt
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.specs import Spec
 
+# without -m, which would load this module twice; nothing is imported from the working directory
+CODE = (
+    "import sys; sys.path[:] = {path!r}\nfrom accuracy_booster.reproduction import child\n"
+    "sys.exit(child.main())"
+)
 LOWEST = 19  # priority (nice)
 NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
 
 
-def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subprocess.Popen[bytes]:
-    """Start the process; it ends when the `stdin` of what is returned is closed."""
+def start(
+    spec: Spec, places: Places, *, log: IO[str] | None = None, nice: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start the process; it ends when the `stdin` of what is returned is closed.
+
+    Args:
+        nice: give it the lowest priority.
+    """
     words = [json.dumps(spec.to_json()), json.dumps(places.absolute().to_json())]
+    words.append(str(LOWEST if nice else 0))
     return subprocess.Popen(
-        [sys.executable, "-m", "accuracy_booster.reproduction.child", *words],
+        [sys.executable, "-c", CODE.format(path=_search_path()), *words],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -38,6 +50,11 @@ def start(spec: Spec, places: Places, *, log: IO[str] | None = None) -> subproce
         # a Ctrl-C on the terminal is the parent's, which then stops this one
         start_new_session=True,
     )
+
+
+def _search_path() -> list[str]:
+    """Where this process imports from, but for the working directory."""
+    return [os.path.abspath(place) for place in sys.path if place]
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
@@ -67,14 +84,20 @@ def _stop_with_the_parent() -> None:
 
 
 def main() -> int:
+    """What the process does; its exit code."""
     spec, places = Spec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2])
     with contextlib.suppress(OSError, AttributeError):  # Windows has no such priorities
-        os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
+        os.nice(int(sys.argv[3]))
     _stop_with_the_parent()
+    return make(spec, Places.from_json(places))
+
+
+def make(spec: Spec, places: Places) -> int:
+    """Make a run; an exit code, and on stderr why it is not 0."""
     from accuracy_booster.reproduction.performing import perform
 
     try:
-        perform(spec, Places.from_json(places))
+        perform(spec, places)
     except TrainingInterrupted as e:
         return 128 + e.signal
     except CannotWrite as e:
@@ -84,7 +107,3 @@ def main() -> int:
         print(e, file=sys.stderr, flush=True)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

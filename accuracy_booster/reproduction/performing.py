@@ -59,9 +59,8 @@ def perform(spec: Spec, places: Places) -> Path:
 
 def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:
     """The finished training: begun, gone on with, or found."""
-    data = places.data_of(str(spec.options["data"]))
-    moved = {"data": data} if Path(data).is_dir() else {}
-    config = spec.config.change({**moved, "output": str(where)})
+    place = places.data_of(str(spec.options["data"]))
+    config = spec.config.change({**place, "output": str(where)})
     if config.weights is not None:
         config = config.change({"weights": str(places.weights_of(config.weights))})
     if Run.is_run(where):
@@ -69,7 +68,7 @@ def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:
             run, _ = Run.open(where, ended=False)
             if run.info.get("diverged"):
                 raise Diverged(run.info["diverged"])
-            return train(resume=where, **moved)
+            return train(resume=where, **place)
         except ValueError as e:  # damaged: it is kept, and the run made anew
             aside = new_dir(where.with_name(f"{where.name}.damaged"))
             where.rename(aside)

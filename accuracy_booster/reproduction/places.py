@@ -6,18 +6,36 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
-from accuracy_booster.data import BUILT_IN
+from accuracy_booster.data import BUILT_IN, sources
 from accuracy_booster.reproduction.specs import Spec
 
 RESULTS, WORK = "results", os.path.join("runs", "reproduce")
 LAYOUTS = {
     "cifar10": "a directory of Parquet files, as Hugging Face has it",
     "cifar100": "a directory of Parquet files, as Hugging Face has it",
-    "imagenet": "train/ and val/, each with a folder of images for each of the 1,000 classes",
-    "coco": "train2017/, val2017/ and annotations/instances_{train,val}2017.json",
+    "imagenet": "folders train/ and val/, each with a folder of images for each of 1,000 classes",
+    "coco": "folders train2017/, val2017/ and annotations/instances_{train,val}2017.json",
 }
+
+
+def _not_at_hand(name: str, reason: str) -> str:
+    return (
+        f"the data set {name} is not at hand ({reason}); put it into DIR/{name}, as "
+        f"{LAYOUTS[name]}, and give --data-dir DIR"
+    )
+
+
+@cache
+def _download(name: str, data_dir: str | None) -> str:
+    """Download CIFAR where it is not there yet, or try to once; why that failed, or ""."""
+    try:
+        sources.find(name, data_dir=data_dir).read("test")
+    except ValueError as e:
+        return str(e)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +61,8 @@ class Places:
     Attributes:
         results: the JSON files, one a run.
         work: the runs themselves, with their weights, and the queue's lock.
-        data: a folder of each data set by its name; cifar10 and cifar100 may be missing and are
-            then downloaded.
+        data: a folder that has a folder of each data set by its name; CIFAR may also be as
+            torchvision has it there, and is downloaded to it where it is missing.
         weights: public weights.
     """
 
@@ -69,22 +87,22 @@ class Places:
         """The directory of a run."""
         return self.work / spec.name
 
-    def data_of(self, name: str) -> str:
-        """What `ab.train` takes as the data of this name.
+    def data_of(self, name: str) -> dict[str, str]:
+        """The arguments of `ab.train` that name a data set; CIFAR is downloaded if need be.
 
         Raises:
-            ValueError: if they are not at hand, with how they are laid out.
+            ValueError: if it is not at hand, with how it is laid out.
         """
         here = None if self.data is None else self.data / name
         if here is not None and here.is_dir() and any(here.iterdir()):
-            return str(here)
+            return {"data": str(here)}
         if name in BUILT_IN:
-            return name
+            root = {} if self.data is None else {"data_dir": str(self.data)}
+            if name in LAYOUTS and (reason := _download(name, root.get("data_dir"))):
+                raise ValueError(_not_at_hand(name, reason))
+            return {"data": name, **root}
         where = f"{here} is not there" if here is not None else "no --data-dir is given"
-        raise ValueError(
-            f"the data set {name} is not at hand ({where}); put it into DIR/{name}, with "
-            f"{LAYOUTS[name]}, and give --data-dir DIR"
-        )
+        raise ValueError(_not_at_hand(name, where))
 
     def weights_of(self, name: str) -> Path:
         """The file of public weights.
@@ -112,10 +130,10 @@ class Places:
     def missing_for(self, spec: Spec) -> str:
         """What a run needs and is not at hand, or ""."""
         try:
-            if name := spec.options.get("data"):
-                self.data_of(str(name))
             if weights := spec.options.get("weights"):
                 self.weights_of(str(weights))
+            if name := spec.options.get("data"):
+                self.data_of(str(name))
         except (OSError, ValueError) as e:
             return str(e)
         return ""

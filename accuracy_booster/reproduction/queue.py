@@ -8,18 +8,19 @@ it goes on. A file named `paused` in the work folder makes it wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accuracy_booster.errors import CannotWrite, TrainingInterrupted
 from accuracy_booster.progress import note
-from accuracy_booster.reproduction import child
+from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, Records, read_record, read_records
 from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.lock import is_locked, locked
 
@@ -49,16 +50,14 @@ def missing_runs(specs: Iterable[Spec], records: Records) -> list[Spec]:
     return [spec for spec in specs if (spec.hash, spec.seed) not in records.found]
 
 
-def work(specs: Iterable[Spec], places: Places) -> Worked:
-    """Make the runs of a plan that are missing, one after the other.
+def wanted_runs(specs: Sequence[Spec], places: Places) -> tuple[list[Spec], Worked]:
+    """The runs of a plan that are to be made, and what is known of the others.
 
     Raises:
-        ValueError: if another process works here, or nothing can be made.
-        CannotWrite: if there is no room; the same call goes on when there is.
-        TrainingInterrupted: after a signal.
+        ValueError: if nothing can be made.
     """
-    specs = list(specs)
-    places = places.absolute()
+    for folder in (places.results, places.work):
+        check_folder(folder)
     records, worked = read_records(places.results), Worked()
     for path, reason in records.left_out.items():
         note(f"left out {path.name}: {reason}")
@@ -73,8 +72,29 @@ def work(specs: Iterable[Spec], places: Places) -> Worked:
         note(f"left out {number} run{'s'[: number > 1]}: {needs}")
     if worked.missing and not wanted and not worked.there:
         raise ValueError(next(iter(worked.missing.values())))
-    _make_folders(places)
-    with _alone(places.work), StopRequest("the same command goes on") as asked:
+    return wanted, worked
+
+
+def work(specs: Iterable[Spec], places: Places) -> Worked:
+    """Make the runs of a plan that are missing, one after the other.
+
+    A run that a job of Slurm is making is left out.
+
+    Raises:
+        ValueError: if another process works here, or nothing can be made.
+        CannotWrite: if there is no room; the same call goes on when there is.
+        TrainingInterrupted: after a signal.
+    """
+    places = places.absolute()
+    wanted, worked = wanted_runs(list(specs), places)
+    make_folders(places)
+    with alone(places.work), StopRequest("the same command goes on") as asked:
+        given = jobs.under_way(places.work)
+        for spec in wanted:
+            if job := given.get(spec.name):
+                worked.missing[spec.name] = f"job {job} of Slurm makes it"
+                note(f"left out {spec.name}: job {job} of Slurm makes it")
+        wanted = [spec for spec in wanted if spec.name not in worked.missing]
         for number, spec in enumerate(wanted):
             left = hours_left(wanted[number:], read_records(places.results))
             note(f"run {number + 1} of {len(wanted)}: {spec.name} ({left})")
@@ -99,7 +119,7 @@ def told(record: Record) -> str:
     return f"{times} per batch"
 
 
-def _make_folders(places: Places) -> None:
+def make_folders(places: Places) -> None:
     for folder in (places.results, places.work):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +128,7 @@ def _make_folders(places: Places) -> None:
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def alone(work: Path) -> Iterator[None]:
     """Hold the queue's lock: one run at a time.
 
     Raises:
@@ -155,10 +175,10 @@ def _make(spec: Spec, places: Places, asked: StopRequest) -> str:
             continue  # it was paused
         if ended == child.NO_ROOM:
             raise CannotWrite(
-                f"{_last_line(log)}; when there is room again, the same command goes on"
+                f"{last_line(log)}; when there is room again, the same command goes on"
             )
         if ended:
-            return f"{_last_line(log) or 'no message'} (exit code {ended}; see {log})"
+            return f"{last_line(log) or 'no message'} (exit code {ended}; see {log})"
         return ""
 
 
@@ -184,7 +204,7 @@ def _interrupted(asked: StopRequest) -> TrainingInterrupted:
     return TrainingInterrupted(f"stopped by signal {number}; the same command goes on", number)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     return lines[-1].strip()[:500] if lines else ""
 

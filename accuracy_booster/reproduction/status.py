@@ -88,11 +88,16 @@ def status(
     under_way = running(places)
     epoch, epochs = (0, 0) if under_way is None else _epochs(under_way)
     return Status(
-        *(budget, progress),
-        *(places.work.is_dir() and is_locked(places.work), is_paused(places)),
-        *("" if under_way is None else under_way.name, epoch, epochs),
-        *(len(records.found), records.hours),
-        {path.name: reason for path, reason in records.left_out.items()},
+        budget,
+        progress,
+        working=places.work.is_dir() and is_locked(places.work),
+        paused=is_paused(places),
+        run="" if under_way is None else under_way.name,
+        epoch=epoch,
+        epochs=epochs,
+        results=len(records.found),
+        hours=records.hours,
+        left_out={path.name: reason for path, reason in records.left_out.items()},
     )
 
 
