@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -175,48 +176,53 @@ def test_interrupted_jobs_go_on_and_nothing_is_made_twice(
 ):
     """One run meets a Ctrl-C of who follows it, and then what Slurm does to jobs."""
     here, (spec,) = places(tmp_path), specs(LONG)
-    log, first, second = here.work / f"{spec.name}.log", tmp_path / "first", tmp_path / "second"
+    log, told_first = here.work / f"{spec.name}.log", tmp_path / "first"
 
     def epochs() -> int:
         rows = here.run(spec) / "metrics.csv"
         return len(rows.read_text().splitlines()) - 1 if rows.exists() else 0
 
-    process = follower(tmp_path, first)
+    process = follower(tmp_path, told_first)
     wait_for(lambda: epochs() >= 1)
     number = jobs.read(here.work)[spec.name]
     process.send_signal(signal.SIGINT)
     assert process.wait(30) != 0
-    assert "the jobs go on, and the same command follows them again" in first.read_text()
+    assert "the jobs go on, and the same command follows them again" in told_first.read_text()
     assert jobs.under_way(here.work) == {spec.name: number}, "the job did not outlive Ctrl-C"
 
     with monkeypatch.context() as patch:  # this machine's queue leaves it alone
         patch.setattr("accuracy_booster.reproduction.child.start", refuse)
         assert work([spec], here).missing == {spec.name: f"job {number} of Slurm makes it"}
 
-    process = follower(tmp_path, second)
-    running = f"{spec.name}: running (job {number})"
-    for again, commands in enumerate(INTERRUPTIONS):
-        wait_for(lambda again=again: second.read_text().count(running) == again + 1)
+    lines, came = list[str](), list[Worked]()
+    monkeypatch.setattr(cluster, "note", lambda line: (lines.append(line), print(line)))
+    again = threading.Thread(
+        target=lambda: came.append(submit([spec], here, options=parse_options(OPTIONS)))
+    )
+    again.start()
+    wait_for(lambda: bool(lines))
+    for times, commands in enumerate(INTERRUPTIONS, start=1):
         before = epochs()
         wait_for(lambda before=before: epochs() > before)
         assert epochs() < EPOCHS, "it ended too soon to test anything"
         for command in commands:
             subprocess.run(command.format(number).split(), check=True)
             time.sleep(1)
-        wait_for(lambda again=again: log.read_text().count("going on from") == again + 1)
+        wait_for(lambda times=times: log.read_text().count("going on from") == times)
     assert jobs.read(here.work) == {spec.name: number}
-    assert process.wait(90) == 0
-    lines = second.read_text()
-    print(lines)
-    assert "1 run given to Slurm before: following" in lines
-    assert "as job" not in lines
-    assert lines.count("requeued: it goes on from its checkpoint") == len(INTERRUPTIONS)
+    again.join(90)
+    assert lines[0] == "1 run given to Slurm before: following"
+    assert not any("as job" in line for line in lines)
+    requeued = f"{spec.name}: requeued: it goes on from its checkpoint (job {number})"
+    assert lines.count(requeued) == len(INTERRUPTIONS)
     shown = told("squeue", "-h", "--states=all", "--array", "-o", "%i %j").splitlines()
     known = [line for line in shown if line.startswith(number)]
     assert known == [f"{number} accuracy-booster"]
-    (record,) = read_records(here.results).found.values()
+    (worked,) = came
+    (record,) = worked.done
     assert record.values == uninterrupted.values
     assert curve(record) == curve(uninterrupted)
+    assert jobs.read(here.work) == {}
 
 
 def test_the_signal_of_a_job_does_not_reach_its_run():
