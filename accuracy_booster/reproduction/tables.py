@@ -67,6 +67,8 @@ class Table:
 
     @property
     def heading(self) -> str:
+        if "." in self.name:
+            return f"Section {self.name}"
         return f"Table {self.name}" if self.name.isdigit() else self.name.capitalize()
 
     def references_of(self, row: Row) -> list[Row]:
@@ -140,7 +142,7 @@ PAPER = (
     ),
     Table(
         "3",
-        "ResNet-50, seconds of inference per batch of 256",
+        "ResNet-50, seconds of inference per batch",
         "",
         _blocks(
             "resnet50v1",
@@ -186,7 +188,7 @@ PAPER = (
     ),
     Table(
         "6.1",
-        "AB without BN, CIFAR-100 (last sentence of section 6.1)",
+        "AB without BN, CIFAR-100 (its last sentence)",
         "cifar100",
         tuple(
             row
