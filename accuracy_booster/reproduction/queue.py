@@ -8,21 +8,24 @@ it goes on. A file named `paused` in the work folder makes it wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from accuracy_booster.errors import CannotWrite, TrainingInterrupted
-from accuracy_booster.progress import note
+from accuracy_booster.progress import bars, note
 from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, Records, read_record, read_records
 from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.tables import TIME
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.lock import is_locked, locked
+from accuracy_booster.training.run import Run
 
 PAUSED = "paused"
 POLL = 0.5  # seconds
@@ -95,17 +98,21 @@ def work(specs: Iterable[Spec], places: Places) -> Worked:
                 worked.missing[spec.name] = f"job {job} of Slurm makes it"
                 note(f"left out {spec.name}: job {job} of Slurm makes it")
         wanted = [spec for spec in wanted if spec.name not in worked.missing]
-        for number, spec in enumerate(wanted):
-            left = hours_left(wanted[number:], read_records(places.results))
-            note(f"run {number + 1} of {len(wanted)}: {spec.name} ({left})")
-            reason = _make(spec, places, asked)
-            if reason:
-                worked.failed[spec.name] = reason
-                note(f"{spec.name} failed: {reason}")
-            else:
-                record = read_record(places.results / f"{spec.name}.json")
-                worked.done.append(record)
-                note(f"{spec.name}: {told(record)}")
+        with bars() as progress:
+            task = progress.add_task("Reproducing", total=len(wanted), note="")
+            say = progress.console.print
+            for number, spec in enumerate(wanted):
+                left = hours_left(wanted[number:], read_records(places.results))
+                say(f"run {number + 1} of {len(wanted)}: {spec.name} ({left})")
+                maker = _Maker(spec, places, asked, say, partial(progress.update, task))
+                if reason := maker.make():
+                    worked.failed[spec.name] = reason
+                    say(f"{spec.name} failed: {reason}")
+                else:
+                    record = read_record(places.results / f"{spec.name}.json")
+                    worked.done.append(record)
+                    say(f"{spec.name}: {told(record)}")
+                progress.advance(task)
     return worked
 
 
@@ -146,57 +153,86 @@ def alone(work: Path) -> Iterator[None]:
         raise
 
 
-def _make(spec: Spec, places: Places, asked: StopRequest) -> str:
-    """Make one run in a process of its own; why it failed, or "".
+@dataclass
+class _Maker:
+    """Makes one run in a process of its own.
 
-    Raises:
-        CannotWrite: if there is no room.
-        TrainingInterrupted: after a signal.
+    Args:
+        say: prints a line.
+        show: takes a `note` for the progress display.
     """
-    while True:
-        _wait_while_paused(places, asked)
-        _wait_for(places.run(spec), asked)  # for the process of a queue that was killed
-        log = places.work / f"{spec.name}.log"
-        with log.open("a") as lines:
-            process = child.start(spec, places, log=lines)
-            try:
-                while process.poll() is None:
-                    if asked.signal is not None:
-                        break
-                    if is_paused(places):
-                        break
-                    time.sleep(POLL)
-            finally:
-                ended = process.poll()
-                child.stop(process)
-        if asked.signal is not None:
-            raise _interrupted(asked)
-        if ended is None:
-            continue  # it was paused
-        if ended == child.NO_ROOM:
-            raise CannotWrite(
-                f"{last_line(log)}; when there is room again, the same command goes on"
-            )
-        if ended:
-            return f"{last_line(log) or 'no message'} (exit code {ended}; see {log})"
-        return ""
 
+    spec: Spec
+    places: Places
+    asked: StopRequest
+    say: Callable[[str], None]
+    show: Callable[..., None]
 
-def _wait_while_paused(places: Places, asked: StopRequest) -> None:
-    if is_paused(places):
-        note("paused; `accuracy-booster reproduce continue` goes on")
-    while is_paused(places):
-        if asked.signal is not None:
-            raise _interrupted(asked)
+    def make(self) -> str:
+        """Make the run; why it failed, or "".
+
+        Raises:
+            CannotWrite: if there is no room.
+            TrainingInterrupted: after a signal.
+        """
+        log = self.places.work / f"{self.spec.name}.log"
+        while True:
+            self._wait_while_paused()
+            self._wait_for_another()
+            with log.open("a") as lines:
+                process = child.start(self.spec, self.places, log=lines)
+                try:
+                    while process.poll() is None and self.asked.signal is None:
+                        if is_paused(self.places):
+                            break
+                        self.show(note=self._how_far())
+                        time.sleep(POLL)
+                finally:
+                    ended = process.poll()
+                    child.stop(process)
+            if self.asked.signal is not None:
+                raise _interrupted(self.asked)
+            if ended is None:
+                continue  # it was paused
+            if ended == child.NO_ROOM:
+                raise CannotWrite(
+                    f"{last_line(log)}; when there is room again, the same command goes on"
+                )
+            if ended:
+                return f"{last_line(log) or 'no message'} (exit code {ended}; see {log})"
+            return ""
+
+    def _how_far(self) -> str:
+        if self.spec.measures == TIME:
+            return self.spec.name
+        done = epochs_ended(self.places.run(self.spec))
+        return f"{self.spec.name}, epoch {done} of {self.spec.config.epochs}"
+
+    def _wait_while_paused(self) -> None:
+        if is_paused(self.places):
+            self.say("paused; `accuracy-booster reproduce continue` goes on")
+            self.show(note="paused")
+        while is_paused(self.places):
+            self._sleep()
+
+    def _wait_for_another(self) -> None:
+        """Wait for the process of a queue that was killed, which still saves."""
+        run = self.places.run(self.spec)
+        while run.is_dir() and is_locked(run):
+            self._sleep()
+
+    def _sleep(self) -> None:
+        if self.asked.signal is not None:
+            raise _interrupted(self.asked)
         time.sleep(POLL)
 
 
-def _wait_for(run: Path, asked: StopRequest) -> None:
-    """Wait while another process trains in a run's directory."""
-    while run.is_dir() and is_locked(run):
-        if asked.signal is not None:
-            raise _interrupted(asked)
-        time.sleep(POLL)
+def epochs_ended(run: Path) -> int:
+    """How many epochs of a run have ended, as far as its files tell."""
+    try:
+        return len(Run(run).history())
+    except ValueError:  # it is being written, or damaged
+        return 0
 
 
 def _interrupted(asked: StopRequest) -> TrainingInterrupted:

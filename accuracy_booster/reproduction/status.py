@@ -9,7 +9,7 @@ from typing import Any
 
 from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import is_paused, missing_runs, running
+from accuracy_booster.reproduction.queue import epochs_ended, is_paused, missing_runs, running
 from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.tables import Table
@@ -113,7 +113,7 @@ def _epochs(folder: Path) -> tuple[int, int]:
     if not (folder / CONFIG).is_file():
         return 0, 0
     try:
-        run, config = Run.open(folder, ended=False)
-        return len(run.history()), config.epochs
+        _, config = Run.open(folder, ended=False)
+        return epochs_ended(folder), config.epochs
     except ValueError:
         return 0, 0

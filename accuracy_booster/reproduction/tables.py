@@ -284,7 +284,13 @@ PAPER = (
         ),
         references=("none", "ab"),
     ),
-    Table("16", "Channels with the highest weights removed", "cifar10", (), needs=NO_INSPECTION),
+    Table(
+        "16",
+        "Channels removed by their weights, and the histogram of Figure 3",
+        "cifar10",
+        (),
+        needs=NO_INSPECTION,
+    ),
 )
 
 FINE_TUNED = {
