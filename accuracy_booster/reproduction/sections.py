@@ -144,9 +144,12 @@ def _in_short(findings: Findings) -> Section:
         )
     header = ["table, budget", "difference", "ours", "seeds", "paper", "verdict"]
     number = findings.intervals
+    misses = f"; of these that is {number / 20:.1f}" if number else ""
     text = (
-        f"{verdicts_line(findings)} The page has {count(number, 'interval')} of 95 %. One in "
-        f"twenty such intervals misses the true difference; of these that is {number / 20:.1f}. "
+        f"{verdicts_line(findings)} A verdict is about the network and the schedule of its table: "
+        "what a small network does in few epochs need not hold for the paper's. "
+        f"The page has {count(number, 'interval')} of 95 %. One in "
+        f"twenty such intervals misses the true difference{misses}. "
         "Differences are in points of top-1 accuracy, or in % of the reference's time, with their "
         "intervals in brackets. Inside and "
         "outside say whether the interval holds the paper's difference. A verdict is so far where "
