@@ -261,6 +261,19 @@ def test_seeds_beyond_those_declared_do_not_count(tmp_path):
     assert len(found.used) == 20
 
 
+def test_further_seeds_count_where_all_rows_have_them(tmp_path):
+    small = TABLES["small"]
+    put_small(tmp_path)
+    for label in SMALL:
+        put(tmp_path, small, label, 5, 66.0)
+    found = compare(read_records(tmp_path))
+    assert found.beyond == ()
+    assert all(p.difference.seeds == [0, 1, 2, 3, 4, 5] for p in found.tables[0].pairs)
+    assert not any(p.verdict.so_far for p in found.tables[0].pairs)
+    write_report(read_records(tmp_path), tmp_path / "reproduction.md")
+    assert "| 6 (declared: 5) |" in (tmp_path / "reproduction.md").read_text()
+
+
 def test_runs_that_tables_share_count_once(tmp_path):
     put_small(tmp_path)
     found = compare(read_records(tmp_path))
@@ -552,7 +565,7 @@ def test_the_block_of_the_readme_is_replaced(tmp_path):
     )
     assert row in block
     assert "paper (ResNet-56)" in block
-    assert "5 of 5 declared seeds" in block
+    assert " 5 of 5 seeds;" in block
     assert "No table was run with the budget paper" in block
     assert "Not run: Finetune, Table 2," in block
 

@@ -148,13 +148,14 @@ def run_of(spec: Spec) -> str:
 
 
 def compare_table(table: Table, budget: str, records: Records) -> TableResult:
-    """A table at a budget, from the results of the seeds that it declares.
+    """A table at a budget, from the results of the seeds that count.
 
     Raises:
         ValueError: for a budget that there is not.
     """
     specs = [spec_of(table, row, budget, 0) for row in table.rows]
-    wanted = {(spec.hash, seed) for spec in specs for seed in range(table.seeds)}
+    hashes = {spec.hash for spec in specs}
+    wanted = {(hash_, seed) for hash_ in hashes for seed in _seeds(table, hashes, records)}
     found = {key: record for key, record in records.found.items() if key in wanted}
     other_data = _of_other_data(found)
     kept = {key: record for key, record in found.items() if key not in other_data}
@@ -169,6 +170,13 @@ def compare_table(table: Table, budget: str, records: Records) -> TableResult:
     )
     names = tuple(sorted(found[key].spec.name for key in other_data))
     return TableResult(table, (budget,), complete, names)
+
+
+def _seeds(table: Table, hashes: set[str], records: Records) -> set[int]:
+    """The seeds that count: those declared, and further ones that every row of the table has."""
+    more = {seed for _, seed in records.found if seed >= table.seeds}
+    whole = {seed for seed in more if all((hash_, seed) in records.found for hash_ in hashes)}
+    return {*range(table.seeds), *whole}
 
 
 def _row(row: Row, spec: Spec, records: Mapping[tuple[str, int], Record]) -> RowResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.analysis.report import COLOURS, to_svg
+from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import Pair, TableResult
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ def _lead(result: TableResult) -> str:
     what = "repetitions" if result.has_times else "seeds"
     least = min(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
     most = max(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
-    number = str(most) if least == most else f"{least} to {most}"
+    number = words.of_declared(most, result.table.seeds)
+    number = number if least == most else f"{least} to {number}"
     epochs = "" if result.has_times else _epochs(result)
-    return f"Budget {result.budget}{epochs}; {number} of {result.table.seeds} {what}"
+    return f"Budget {result.budget}{epochs}; {number} {what}"
 
 
 def _epochs(result: TableResult) -> str:

@@ -35,7 +35,7 @@ class Findings:
         used: the results in them, by name.
         other_data: results that every table they belong to leaves out for their images.
         smoke: results of the budget smoke.
-        beyond: results of seeds beyond those that their tables declare.
+        beyond: results of seeds beyond those that their tables declare, which not all rows have.
         unasked: results that no row of a table asks for, or that hold no number for it.
     """
 

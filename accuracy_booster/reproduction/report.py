@@ -161,13 +161,14 @@ def _block(shown: TableResult | None, findings: Findings, readme: Path, output: 
     whose = f" ({shown.table.printed_for})" if shown.table.printed_for else ""
     unit = "s" if shown.has_times else "%"
     header = ["block", f"ours, {unit}", "minus", "ours [95 % interval]", f"paper{whose}", "verdict"]
-    seeds = sorted({len(row.by_seed) for row in shown.rows})
-    number = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    ended = [len(row.by_seed) for row in shown.rows]
+    number = words.of_declared(max(ended), shown.table.seeds)
+    if min(ended) < max(ended):
+        number = f"{min(ended)} to {number}"
     what = "repetitions" if shown.has_times else "seeds"
     measured = (
-        f"Measured: {shown.table.title}. {' '.join(words.schedules(shown))} {number} of "
-        f"{shown.table.seeds} declared {what}; mean ± standard deviation, and differences within "
-        "each of them."
+        f"Measured: {shown.table.title}. {' '.join(words.schedules(shown))} {number} {what}; mean "
+        "± standard deviation, and differences within each of them."
     )
     run = {result.table.name for result in findings.tables}
     missing = [table.heading for table in TABLES.values() if table.name not in run]

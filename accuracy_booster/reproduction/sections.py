@@ -183,7 +183,7 @@ def _table(result: TableResult) -> Section:
         header += [f"minus {references[block]}", "paper", "verdict"]
     rows = []
     for row in result.rows:
-        seeds = f"{len(row.by_seed)} of {table.seeds}"
+        seeds = words.of_declared(len(row.by_seed), table.seeds)
         seeds += f", {len(row.diverged)} diverged" if row.diverged else ""
         printed = "" if row.row.printed is None else str(row.row.printed)
         cells = [row.row.model] * several

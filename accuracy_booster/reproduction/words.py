@@ -31,6 +31,11 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join("-".join(map(str, ends)) for ends in found)
 
 
+def of_declared(number: int, declared: int) -> str:
+    """ "3 of 5", or "7 (declared: 5)"."""
+    return f"{number} of {declared}" if number <= declared else f"{number} (declared: {declared})"
+
+
 def told(text: object) -> str:
     """A text from outside, on one line and without the marks of a name."""
     return printable(" ".join(str(text).split())).replace("`", "'")
