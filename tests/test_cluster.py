@@ -197,7 +197,8 @@ def test_interrupted_jobs_go_on_and_nothing_is_made_twice(
     lines, came = list[str](), list[Worked]()
     monkeypatch.setattr(cluster, "note", lambda line: (lines.append(line), print(line)))
     again = threading.Thread(
-        target=lambda: came.append(submit([spec], here, options=parse_options(OPTIONS)))
+        target=lambda: came.append(submit([spec], here, options=parse_options(OPTIONS))),
+        daemon=True,
     )
     again.start()
     wait_for(lambda: bool(lines))
