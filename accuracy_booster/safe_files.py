@@ -118,7 +118,8 @@ def read_json(path: Path, *, must_hold_hash: bool = False) -> dict[str, Any]:
     if known is not None and known != hash_of(value):
         raise ValueError(
             f"{path.name} is damaged, or was changed since it was written: its content has another "
-            f"hash; put the file back as it was (after a change of your own, remove its {HASH})"
+            "hash; put the file back as it was"
+            + ("" if must_hold_hash else f" (after a change of your own, remove its {HASH})")
         )
     return value
 

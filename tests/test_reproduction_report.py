@@ -62,9 +62,9 @@ def put(
     """Write a result, diverged without an accuracy; returns its name."""
     row = next(r for r in of.rows if r.label == label and model in (None, r.model))
     spec = spec_of(of, row, budget, seed)
-    values = {} if top1 is None else {"top1": top1, "top5": 90.0}
+    values = {} if top1 is None else {"top1": top1, "top5": max(90.0, top1)}
     diverged = "the loss is not finite" if top1 is None else ""
-    epochs = [{"epoch": float(i)} for i in range(spec.config.epochs)]
+    epochs = [{"epoch": i + 1.0, "test_top1": top1 or 0.0} for i in range(spec.config.epochs)]
     write_record(folder, Record(spec, values, epochs, 360.0, diverged, data, about))
     return spec.name
 
@@ -469,7 +469,7 @@ def test_files_that_are_no_results_are_named_and_counted(tmp_path):
     assert all(f"`{name}.json`" in line for name in older)
     assert "- Left out: 1 file, `cut<b>|off.json`: it is damaged" in text
     assert "`renamed.json`: it holds the result of" in text
-    assert f"- Left out: 1 result of other images than most results of the table: `{other}`" in text
+    assert f"- Left out: 1 result of other images than the data set has: `{other}`" in text
     files = {f"{older[0]}.json", f"{older[1]}.json", "cut<b>|off.json", "renamed.json"}
     assert set(report.left_out) == {other, *files}
     assert report.summary().endswith("5 files left out")

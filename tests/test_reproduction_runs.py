@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
-from accuracy_booster.errors import CannotWrite
+from accuracy_booster.errors import CannotWrite, TrainingStopped
 from accuracy_booster.reproduction import (
     Places,
     Row,
@@ -36,7 +37,7 @@ from accuracy_booster.reproduction.queue import PAUSED, is_paused, pause, runnin
 from accuracy_booster.reproduction.records import Record, Records, write_record
 from accuracy_booster.reproduction.specs import spec_of
 from accuracy_booster.reproduction.status import status
-from accuracy_booster.safe_files import HASH, read_json, write_json
+from accuracy_booster.safe_files import HASH, hash_of, read_json, write_json
 
 ROWS = tuple(Row(block, "resnet8", block) for block in ("none", "ab"))
 TINY = Table("tiny", "a tiny network on the digits", "cifar10", ROWS, seeds=1)
@@ -122,7 +123,9 @@ def test_a_result_holds_what_the_run_came_to(made):
         assert record.epochs[-1]["test_top1"] == pytest.approx(record.values["top1"], rel=1e-4)
         assert len(record.epochs) == 1
         assert record.seconds == pytest.approx(run["seconds"], abs=0.1)
-        assert record.data == run["data"]
+        assert record.data["name"] == "digits"
+        assert record.data["images"] == {"train": 1437, "test": 360}
+        assert record.data["marks"] == hash_of(run["data"])[:16]
         assert record.about["run"] == run["id"]
         assert record.about["packages"]["torch"] == run["versions"]["torch"]
         assert record.about["code"]["package"] == ab.__version__
@@ -169,6 +172,21 @@ def _of_another_configuration(value):
     value["run"]["options"]["epochs"] = 7
 
 
+def _with(**values):
+    def change(value):
+        value["values"].update(values)
+
+    return change
+
+
+def _without_epochs(value):
+    value["epochs"] = []
+
+
+def _of_another_last_epoch(value):
+    value["epochs"][-1]["test_top1"] += 1
+
+
 def _without_values(value):
     value["values"] = {}
 
@@ -178,7 +196,17 @@ def _without_values(value):
     [
         (_of_another_version, r"of version 2 of the code, and this is version 1"),
         (_of_another_configuration, r"means something else in this version"),
-        (_without_values, r"holds no result"),
+        (_without_values, r"no top-1 and top-5"),
+        (_with(top1=151.0), r"not from 0 to 100"),
+        (_with(top1=-3), r"not from 0 to 100"),
+        (_with(top5=0.0), r"not from 0 to 100"),
+        (_with(top1=True), r"True where a finite number must be"),
+        (_with(top1="51"), r"'51' where a finite number must be"),
+        (_with(top1=float("nan")), r"nan where a finite number must be"),
+        (_with(top1=10**400), r"damaged: OverflowError"),
+        (_with(top3=50.0), r"no top-1 and top-5"),
+        (_without_epochs, r"holds 0 epochs, and its run has 1"),
+        (_of_another_last_epoch, r"its last epoch's"),
         (lambda value: value.pop("run"), r"damaged"),
         (lambda value: value.update(epochs=3), r"damaged"),
     ],
@@ -228,11 +256,24 @@ def test_a_run_whose_result_is_damaged_is_made_again(made, tmp_path, capsys, in_
     path.write_text(before[:100])
     worked = work(specs(), here)
     assert len(worked.done) == worked.there == 1
-    assert f"left out {path.name}" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"left out {path.name}" in err
+    log = (here.work / f"{specs()[0].name}.log").read_text()
+    assert f"it is now {path.name}.left-out" in log
+    assert path.with_name(f"{path.name}.left-out").read_text() == before[:100]
     assert read_json(path)["values"] == json.loads(before)["values"]
 
 
 # --- the queue
+
+
+def test_folders_that_cannot_be_written_are_told_before_a_run(tmp_path, monkeypatch, no_child):
+    def refuse(*_, dir, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(queue.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ValueError, match=r"cannot write to .*results: Read-only file system"):
+        work(specs(), places(tmp_path))
 
 
 def queue_process(folder: Path, table: Table) -> subprocess.Popen:
@@ -296,7 +337,7 @@ def test_a_pause_frees_the_machine_and_loses_nothing(uninterrupted, tmp_path):
     here = places(tmp_path)
     process = queue_process(tmp_path, LONG)
     wait_for(lambda: epochs_of(tmp_path) >= 2)
-    assert pause(here) is True
+    assert pause(here) == specs(LONG)[0].name
     assert running(here) is None
     wait_for(lambda: PAUSED_LINE in (tmp_path / "stderr").read_text())
     before = epochs_of(tmp_path)
@@ -379,6 +420,17 @@ def test_a_full_disk_stops_the_queue_which_says_how_to_go_on(tmp_path, monkeypat
     spec = specs()[0]
     with (tmp_path / "log").open("w") as log:
         assert Here(spec, places(tmp_path), log=log).poll() == child.NO_ROOM
+
+    def while_training(*_):
+        try:
+            full()
+        except CannotWrite as e:
+            raise TrainingStopped("the last checkpoint is intact") from e
+
+    monkeypatch.setattr(performing, "perform", while_training)
+    with (tmp_path / "log").open("w") as log:
+        assert Here(spec, places(tmp_path), log=log).poll() == child.NO_ROOM
+    assert (tmp_path / "log").read_text() == "cannot write x: No space left on device\n"
 
     code = (
         f"import sys; print('No space left on device', file=sys.stderr); sys.exit({child.NO_ROOM})"
@@ -473,12 +525,12 @@ def test_the_commands(made, tiny_table, capsys, monkeypatch, no_child):
         "left": "nothing is left",
     }
     assert value["results"] == 2
-    assert main(["reproduce", "pause", *words[:4]]) == 0
+    assert main(["reproduce", "pause", *words[2:4]]) == 0
     assert main(["reproduce", "status", "tiny", *words]) == 0
     out = capsys.readouterr().out
     assert "paused; accuracy-booster reproduce continue goes on" in out
     assert "2/2" in out
-    assert main(["reproduce", "continue", *words[:4]]) == 0
+    assert main(["reproduce", "continue", *words[2:4]]) == 0
     assert main(["reproduce", "tables"]) == 0
     out = capsys.readouterr().out
     assert "goes on" in out
@@ -517,6 +569,13 @@ def test_the_report_as_a_command(made, tmp_path, monkeypatch, capsys):
         (["run", "tiny", "--work", "a-file"], "a-file"),
         (["run", "tiny", "--results", "a-file"], "a-file"),
         (["pause", "--work", "a-file"], "a-file"),
+        (["pause", "--work", "nowhere"], "there is no folder"),
+        (["continue", "--work", "nowhere"], "there is no folder"),
+        (["status", "--work", "a-file"], "a-file"),
+        (["status", "--results", "a-file"], "a-file"),
+        (["run", "tiny", "--data-dir", "nowhere"], "nowhere; give --data-dir one that is there"),
+        (["run", "small,tinny"], "unknown table 'tinny'; nearest: tiny"),
+        (["report", "--results", ".", "--readme", "nothing.md"], "cannot read nothing.md"),
     ],
 )
 def test_bad_input_is_one_line(words, said, tiny_table, tmp_path, monkeypatch, capsys, no_child):
@@ -533,6 +592,7 @@ def test_bad_input_is_one_line(words, said, tiny_table, tmp_path, monkeypatch, c
 def test_write_record_names_the_file_after_its_run(tmp_path):
     spec = specs()[0]
     path = write_record(tmp_path, Record(spec, {"top1": 1.0, "top5": 2.0}))
+    assert re.fullmatch(r"resnet8-none-digits-[0-9a-f]{12}-s0\.json", path.name)
     assert path.name == f"{spec.name}.json"
 
 

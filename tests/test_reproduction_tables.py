@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import accuracy_booster as ab
+from accuracy_booster.data.images import TensorImages
 from accuracy_booster.reproduction import TABLES, Places, Row, Spec, Table, find_tables, plan
 from accuracy_booster.reproduction.budgets import BUDGETS
+from accuracy_booster.reproduction.datasets import digest
 from accuracy_booster.reproduction.specs import spec_of
 from accuracy_booster.reproduction.tables import OWN, PAPER, TIME, TOP1
 
@@ -197,9 +200,39 @@ def test_what_is_wrong_is_one_line_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"imagenet is not at hand"):  # an empty folder is none
         Places(data=tmp_path).data_of("imagenet")
     assert Places(data=tmp_path).data_of("digits") == {"data": "digits", "data_dir": str(tmp_path)}
-    (tmp_path / "cifar10").mkdir()
-    (tmp_path / "cifar10" / "train.parquet").touch()
-    assert Places(data=tmp_path).data_of("cifar10") == {"data": str(tmp_path / "cifar10")}
+    with pytest.raises(ValueError, match="there is no folder"):
+        Places(data=tmp_path / "nowhere").data_of("cifar10")
+
+
+def test_a_folder_of_other_images_is_no_cifar(tmp_path):
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "cifar10" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (i, 0, 0)).save(folder / f"{i}.png")
+    with pytest.raises(ValueError, match=r"2 classes, 8 training and 4 test images, and cifar10"):
+        Places(data=tmp_path).data_of("cifar10")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_real_cifar_is_known_and_another_is_not(shared, name, tmp_path):
+    assert Places(data=shared / "data").data_of(name) == {"data": str(shared / "data" / name)}
+    other = {"cifar10": "cifar100", "cifar100": "cifar10"}[name]
+    (tmp_path / name).symlink_to(shared / "data" / other)
+    with pytest.raises(ValueError, match=f"{name} is not at hand"):
+        Places(data=tmp_path).data_of(name)
+
+
+def test_the_digest_is_of_images_and_labels_whatever_their_order():
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    first = digest(TensorImages(images, labels))
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    assert digest(TensorImages(images[order], labels[order])) == first
+    assert digest(TensorImages(images, labels.flip(0))) != first
+    images[2, 0, 0, 0] ^= 1
+    assert digest(TensorImages(images, labels)) != first
 
 
 def test_cifar_that_cannot_be_downloaded_is_told_once(tmp_path, monkeypatch):
@@ -212,7 +245,7 @@ def test_cifar_that_cannot_be_downloaded_is_told_once(tmp_path, monkeypatch):
         raise RuntimeError("no network")
 
     monkeypatch.setattr(datasets, "CIFAR100", refuse)
-    places = Places(data=tmp_path / "data")
+    places = Places(data=tmp_path)
     for spec in plan([small(data="cifar100")], "short"):
         told = places.missing_for(spec)
         assert "cifar100 is not at hand" in told
@@ -222,7 +255,7 @@ def test_cifar_that_cannot_be_downloaded_is_told_once(tmp_path, monkeypatch):
 
 
 def test_weights_are_the_public_file_or_refused(tmp_path):
-    spec = next(plan([TABLES["finetune"]], "short", 1))
+    spec = plan([TABLES["finetune"]], "short", 1)[0]
     assert "not at hand" in Places().missing_for(spec)
     (tmp_path / "resnet20_cifar10.th").write_bytes(b"another file")
     assert "is not the public file" in Places(weights=tmp_path).missing_for(spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say
+from accuracy_booster.cli.base import Command, Parser, print_table, say, split
 from accuracy_booster.errors import unknown
 
 EXECUTORS = ("local", "slurm")
@@ -53,15 +53,25 @@ def _file(given: str | None, example: str) -> Path | None:
 # --- runs
 
 
-def _places_arguments(parser: Parser, *, data: bool = False) -> None:
-    from accuracy_booster.reproduction.places import RESULTS, WORK
+def _work_argument(parser: Parser) -> None:
+    from accuracy_booster.reproduction.places import WORK
+
+    parser.add_argument(
+        "--work", type=str, default=WORK, help="the folder of the runs and of the queue"
+    )
+
+
+def _results_argument(parser: Parser) -> None:
+    from accuracy_booster.reproduction.places import RESULTS
 
     parser.add_argument(
         "--results", type=str, default=RESULTS, help="the folder of the results, one file a run"
     )
-    parser.add_argument(
-        "--work", type=str, default=WORK, help="the folder of the runs and of the queue"
-    )
+
+
+def _places_arguments(parser: Parser, *, data: bool = False) -> None:
+    _results_argument(parser)
+    _work_argument(parser)
     if data:
         parser.add_argument(
             "--data_dir",
@@ -84,12 +94,15 @@ def _places(given: dict[str, Any]):
 def _tables_arguments(parser: Parser, *, which: str) -> None:
     from accuracy_booster.reproduction.budgets import BUDGETS
 
-    parser.add_argument("tables", type=str, nargs="*", help=f"names of tables; {which}")
+    parser.add_argument("tables", type=str, nargs="*", default=[], help=f"names of tables; {which}")
     parser.add_argument(
         "--budget", type=str, default="short", help=f"how long a training is: {', '.join(BUDGETS)}"
     )
     parser.add_argument(
-        "--seeds", type=int | None, help="how many, from 0; by default what the table declares"
+        "--seeds",
+        type=int | None,
+        help="how many, from 0; by default what the table declares; further ones count in the "
+        "report where all rows of the table have them",
     )
 
 
@@ -98,7 +111,7 @@ def _chosen(given: dict[str, Any], default: str):
     from accuracy_booster.reproduction import TABLES, find_tables
     from accuracy_booster.reproduction.tables import OWN
 
-    if names := given.get("tables"):
+    if names := [name for word in given.get("tables", []) for name in split(word)]:
         return find_tables(names)
     return list(OWN) if default == "own" else list(TABLES.values())
 
@@ -141,9 +154,9 @@ def _run_arguments(parser: Parser) -> None:
         "--slurm_options",
         type=str,
         default="",
-        help="of a Slurm job, such as partition=gpu,gres=gpu:1,time=120",
+        help="with slurm: of a job, such as partition=gpu,gres=gpu:1,time=120",
     )
-    parser.add_argument("--slurm_jobs", type=int | None, help="Slurm jobs at the same time")
+    parser.add_argument("--slurm_jobs", type=int | None, help="with slurm: jobs at the same time")
 
 
 def _run(given: dict[str, Any]):
@@ -212,9 +225,7 @@ def _status(given: dict[str, Any]):
 
 
 def _report_arguments(parser: Parser) -> None:
-    from accuracy_booster.reproduction.places import RESULTS
-
-    parser.add_argument("--results", type=str, default=RESULTS, help="the folder of the results")
+    _results_argument(parser)
     parser.add_argument(
         "--output",
         type=str,
@@ -254,9 +265,9 @@ def _report(given: dict[str, Any]):
 def _pause(given: dict[str, Any]):
     from accuracy_booster.reproduction import pause
 
-    free = pause(_places(given))
-    text = "paused; no run is under way" if free else "the run under way has not ended yet"
-    return {"paused": True, "free": free}, lambda: say(text)
+    stopped = pause(_places(given))
+    text = f"paused: {stopped} was stopped and keeps where it is" if stopped else "paused"
+    return {"paused": True, "stopped": stopped}, lambda: say(text)
 
 
 def _continue(given: dict[str, Any]):
@@ -292,12 +303,10 @@ COMMANDS = {
     "reproduce pause": Command(
         "Stop the run under way, which keeps where it is, until `continue`.",
         _example("pause"),
-        _places_arguments,
+        _work_argument,
         _pause,
     ),
-    "reproduce continue": Command(
-        "End a pause.", _example("continue"), _places_arguments, _continue
-    ),
+    "reproduce continue": Command("End a pause.", _example("continue"), _work_argument, _continue),
     "reproduce status": Command(
         "Say how far the tables are, and how many hours are left.",
         _example("status"),

@@ -100,10 +100,15 @@ def make(spec: Spec, places: Places) -> int:
         perform(spec, places)
     except TrainingInterrupted as e:
         return 128 + e.signal
-    except CannotWrite as e:
-        print(e, file=sys.stderr, flush=True)
-        return NO_ROOM
     except (ValueError, OSError, TrainingStopped) as e:
-        print(e, file=sys.stderr, flush=True)
-        return 1
+        full = _cannot_write(e)
+        print(full or e, file=sys.stderr, flush=True)
+        return NO_ROOM if full else 1
     return 0
+
+
+def _cannot_write(error: BaseException | None) -> CannotWrite | None:
+    """That a file could not be written, where an error was raised from that."""
+    while error is not None and not isinstance(error, CannotWrite):
+        error = error.__cause__
+    return error

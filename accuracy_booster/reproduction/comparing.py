@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from accuracy_booster.progress import printable
+from accuracy_booster.reproduction.datasets import KNOWN
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec, spec_of
 from accuracy_booster.reproduction.tables import TIME, TOP1, Row, Table
@@ -91,6 +93,7 @@ class TableResult:
 
     Attributes:
         budgets: more than one where they come to the same runs.
+        machines: the processors and versions of torch that its runs were made with.
         other_data: names of results that were made with other images than most of the table's; they
             have no part in it.
     """
@@ -98,6 +101,7 @@ class TableResult:
     table: Table
     budgets: tuple[str, ...]
     rows: tuple[RowResult, ...]
+    machines: tuple[str, ...]
     other_data: tuple[str, ...]
 
     @property
@@ -157,7 +161,7 @@ def compare_table(table: Table, budget: str, records: Records) -> TableResult:
     hashes = {spec.hash for spec in specs}
     wanted = {(hash_, seed) for hash_ in hashes for seed in _seeds(table, hashes, records)}
     found = {key: record for key, record in records.found.items() if key in wanted}
-    other_data = _of_other_data(found)
+    other_data = _of_other_data(table, found)
     kept = {key: record for key, record in found.items() if key not in other_data}
     rows = [_row(row, spec, kept) for row, spec in zip(table.rows, specs, strict=True)]
     of_row = {id(result.row): result for result in rows}
@@ -169,7 +173,16 @@ def compare_table(table: Table, budget: str, records: Records) -> TableResult:
         for r in rows
     )
     names = tuple(sorted(found[key].spec.name for key in other_data))
-    return TableResult(table, (budget,), complete, names)
+    machines = tuple(sorted({_machine(record) for record in kept.values()}))
+    return TableResult(table, (budget,), complete, machines, names)
+
+
+def _machine(record: Record) -> str:
+    """What a run was made with, where that may change its result."""
+    about = record.about
+    packages = about.get("packages") or {}
+    parts = [about.get("processor"), f"torch {packages.get('torch')}"]
+    return printable(", ".join(map(str, filter(None, parts)))).replace("`", "'")
 
 
 def _seeds(table: Table, hashes: set[str], records: Records) -> set[int]:
@@ -204,6 +217,7 @@ def _pair(table: Table, row: RowResult, reference: RowResult) -> Pair:
         seed: _difference(table, row.by_seed[seed], reference.by_seed[seed]) for seed in both
     }
     ended = set(row.seeds) & set(reference.seeds)
+    diverged = tuple(sorted(ended & (set(row.diverged) | set(reference.diverged))))
     difference = Difference(by_seed) if by_seed else None
     printed = printed_difference(table, row.row, reference.row)
     key: tuple[object, ...] = (row.spec.hash, reference.spec.hash, printed, table.seeds)
@@ -211,8 +225,8 @@ def _pair(table: Table, row: RowResult, reference: RowResult) -> Pair:
         key += (row.row.block, reference.row.block)
     return Pair(
         *(row.row, reference.row, difference, printed),
-        judge(difference, printed, table.seeds),
-        tuple(sorted(ended & (set(row.diverged) | set(reference.diverged)))),
+        judge(difference, printed, table.seeds - len(diverged)),
+        diverged,
         key,
     )
 
@@ -235,11 +249,18 @@ def decimals(number: float) -> int:
     return len(repr(number).partition(".")[2]) if number != int(number) else 0
 
 
-def _of_other_data(found: Mapping[tuple[str, int], Record]) -> set[tuple[str, int]]:
-    """The results whose images differ from those of most of them."""
-    marks = {key: json.dumps(record.data, sort_keys=True) for key, record in found.items()}
-    counted = Counter(marks.values())
+def _of_other_data(table: Table, found: Mapping[tuple[str, int], Record]) -> set[tuple[str, int]]:
+    """The results whose images are not the data set's, or differ from those of most of them."""
+    images = {key: _images(record) for key, record in found.items()}
+    counted = Counter(images.values())
     if len(counted) < 2:
         return set()
-    most = max(sorted(counted), key=counted.__getitem__)  # of equally many, always the same
-    return {key for key, mark in marks.items() if mark != most}
+    known = KNOWN[table.data].digest if table.data in KNOWN else None
+    most = max(sorted(counted), key=lambda which: (which == known, counted[which]))
+    return {key for key, which in images.items() if which != most}
+
+
+def _images(record: Record) -> str:
+    """What tells a result's images from others: the digest of a known data set, or its marks."""
+    own = record.data if isinstance(record.data, dict) else {}
+    return str(own.get("digest") or json.dumps(record.data, sort_keys=True))

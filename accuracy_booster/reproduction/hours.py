@@ -21,7 +21,14 @@ def hours_left(specs: Sequence[Spec], records: Records) -> str:
     if unknown == len(known):
         return "hours left: unknown until a run has ended" if known else "nothing is left"
     more = f", and {unknown} runs of unknown length" if unknown else ""
-    return f"about {hours:.1f} h left{more}"
+    return f"about {duration(hours)} left{more}"
+
+
+def duration(hours: float) -> str:
+    """ "3.2 h", "1,240 h", or minutes where there are few."""
+    if hours < 0.1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def seconds_of(spec: Spec, records: Records) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import note
+from accuracy_booster.reproduction.datasets import summary
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, about, write_record
 from accuracy_booster.reproduction.specs import Spec
@@ -38,7 +39,7 @@ def perform(spec: Spec, places: Places) -> Path:
         run, _ = Run.open(where, ended=False)
         more: dict[str, Any] = {"run": run.id}
         record = Record(
-            *(spec, {}, run.history(), time.time() - begun, str(e), run.info.get("data")),
+            *(spec, {}, run.history(), time.time() - begun, str(e), _data(spec, run)),
             about(begun=begun, more=more),
         )
         return write_record(places.results, record)
@@ -51,10 +52,14 @@ def perform(spec: Spec, places: Places) -> Path:
     }
     values = {"top1": result.test.top1, "top5": result.test.top5}
     record = Record(
-        *(spec, values, result.history, result.seconds, "", run.info.get("data")),
+        *(spec, values, result.history, result.seconds, "", _data(spec, run)),
         about(begun=begun, more=more),
     )
     return write_record(places.results, record)
+
+
+def _data(spec: Spec, run: Run) -> dict[str, Any]:
+    return summary(str(spec.options["data"]), run.info.get("data"))
 
 
 def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:

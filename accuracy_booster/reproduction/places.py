@@ -6,10 +6,10 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
-from accuracy_booster.data import BUILT_IN, sources
+from accuracy_booster.data import BUILT_IN
+from accuracy_booster.reproduction.datasets import KNOWN, fault
 from accuracy_booster.reproduction.specs import Spec
 
 RESULTS, WORK = "results", os.path.join("runs", "reproduce")
@@ -26,16 +26,6 @@ def _not_at_hand(name: str, reason: str) -> str:
         f"the data set {name} is not at hand ({reason}); put it into DIR/{name}, as "
         f"{LAYOUTS[name]}, and give --data-dir DIR"
     )
-
-
-@cache
-def _download(name: str, data_dir: str | None) -> str:
-    """Download CIFAR where it is not there yet, or try to once; why that failed, or ""."""
-    try:
-        sources.find(name, data_dir=data_dir).read("test")
-    except ValueError as e:
-        return str(e)
-    return ""
 
 
 @dataclass(frozen=True)
@@ -91,18 +81,22 @@ class Places:
         """The arguments of `ab.train` that name a data set; CIFAR is downloaded if need be.
 
         Raises:
-            ValueError: if it is not at hand, with how it is laid out.
+            ValueError: if it is not at hand, or is another data set; with how it is laid out.
         """
+        if self.data is not None and not self.data.is_dir():
+            raise ValueError(f"there is no folder {self.data}; give --data-dir one that is there")
         here = None if self.data is None else self.data / name
+        root = {} if self.data is None else {"data_dir": str(self.data)}
         if here is not None and here.is_dir() and any(here.iterdir()):
-            return {"data": str(here)}
-        if name in BUILT_IN:
-            root = {} if self.data is None else {"data_dir": str(self.data)}
-            if name in LAYOUTS and (reason := _download(name, root.get("data_dir"))):
-                raise ValueError(_not_at_hand(name, reason))
-            return {"data": name, **root}
-        where = f"{here} is not there" if here is not None else "no --data-dir is given"
-        raise ValueError(_not_at_hand(name, where))
+            found = {"data": str(here)}
+        elif name in BUILT_IN:
+            found = {"data": name, **root}
+        else:
+            where = f"{here} is not there" if here is not None else "no --data-dir is given"
+            raise ValueError(_not_at_hand(name, where))
+        if name in KNOWN and (reason := fault(name, found["data"], found.get("data_dir"))):
+            raise ValueError(_not_at_hand(name, reason))
+        return found
 
     def weights_of(self, name: str) -> Path:
         """The file of public weights.

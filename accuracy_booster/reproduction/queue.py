@@ -7,6 +7,7 @@ it goes on. A file named `paused` in the work folder makes it wait.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from accuracy_booster.errors import CannotWrite, TrainingInterrupted
+from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingStopped
 from accuracy_booster.progress import bars, note
 from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.hours import hours_left
@@ -127,9 +128,16 @@ def told(record: Record) -> str:
 
 
 def make_folders(places: Places) -> None:
+    """Make the folders of the results and the runs, and try to write there.
+
+    Raises:
+        ValueError: if that fails: before a run, and not after it.
+    """
     for folder in (places.results, places.work):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"results are written here")
         except OSError as e:
             raise ValueError(f"cannot write to {folder}: {e.strerror or e}") from e
 
@@ -260,31 +268,48 @@ def running(places: Places) -> Path | None:
     return next((path for path in folders if is_locked(path)), None)
 
 
-def pause(places: Places, patience: float = 60.0) -> bool:
+def pause(places: Places, patience: float = 60.0) -> str:
     """Stop the run under way, which saves where it is, and start no other until `go_on`.
 
     Returns:
-        Whether the machine is free: False if the run has not ended within `patience` seconds.
+        The name of the run that was stopped, or "" if none was under way.
 
     Raises:
-        ValueError: if the work folder cannot be written to.
+        ValueError: if there is no queue's folder, or it cannot be written to.
+        TrainingStopped: if the run has not ended within `patience` seconds; it will.
     """
     places = places.absolute()
+    _check_queue(places)
     try:
-        places.work.mkdir(parents=True, exist_ok=True)
         (places.work / PAUSED).touch()
     except OSError as e:
         raise ValueError(f"cannot write to {places.work}: {e.strerror or e}") from e
+    first = running(places)
     deadline = time.monotonic() + patience
     while running(places) is not None:
         if time.monotonic() > deadline:
-            return False
+            raise TrainingStopped(
+                f"{first} has not ended within {patience:.0f} s; no other run is started, and it "
+                "ends when it has saved where it is"
+            )
         time.sleep(POLL)
-    return True
+    return "" if first is None else first.name
+
+
+def _check_queue(places: Places) -> None:
+    if not places.work.is_dir():
+        raise ValueError(
+            f"there is no folder {places.work}; give --work, the folder of the `reproduce run`"
+        )
 
 
 def go_on(places: Places) -> bool:
-    """End a pause; returns whether there was one."""
+    """End a pause; returns whether there was one.
+
+    Raises:
+        ValueError: if there is no queue's folder.
+    """
+    _check_queue(places)
     was = is_paused(places)
     (places.work / PAUSED).unlink(missing_ok=True)
     return was

@@ -6,6 +6,7 @@ or not named after what it holds is named and left out.
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -18,8 +19,12 @@ import torch
 
 from accuracy_booster import __version__
 from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.errors import shown
+from accuracy_booster.progress import note
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
+from accuracy_booster.reproduction.tables import TIME
 from accuracy_booster.safe_files import read_json, write_json
+from accuracy_booster.training import new_dir
 
 FORMAT = 1  # of the files
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
@@ -36,7 +41,8 @@ class Record:
         epochs: the rows of the learning curve.
         seconds: of the training, with its compilation and its measurements.
         diverged: why there is no accuracy, or "".
-        data: the marks of its data: runs of other images are not compared.
+        data: what tells its images from others (`datasets.summary`): runs of different images are
+            not compared.
         about: the machine and the software.
     """
 
@@ -60,6 +66,7 @@ def write_record(folder: Path, record: Record) -> Path:
         CannotWrite: if there is no room.
     """
     path = folder / f"{record.spec.name}.json"
+    _keep_another(path)
     write_json(
         path,
         {
@@ -101,15 +108,67 @@ def read_record(path: Path) -> Record:
             )
         if path.stem != spec.name:
             raise ValueError(f"it holds the result of {spec.name}, and is not named after it")
-        values = {str(name): float(number) for name, number in value["values"].items()}
-        if not values and not value["diverged"]:
-            raise ValueError("it holds no result")
-        rows = [{str(k): float(v) for k, v in row.items()} for row in value["epochs"]]
-        seconds = float(value["seconds"])
-        about = dict(value["about"])
-    except (LookupError, TypeError, AttributeError) as e:
+        diverged, about = str(value["diverged"]), dict(value["about"])
+        values = {str(name): _number(number) for name, number in value["values"].items()}
+        rows = [{str(k): _number(v) for k, v in row.items()} for row in value["epochs"]]
+        record = Record(
+            *(spec, values, rows, _number(value["seconds"]), diverged, value["data"], about)
+        )
+    except (LookupError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         raise ValueError(f"it is damaged: {type(e).__name__} {e}") from None
-    return Record(spec, values, rows, seconds, str(value["diverged"]), value["data"], about)
+    _check_values(record)
+    return record
+
+
+def _number(value: Any) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    number = float(value) if type(value) in (int, float) else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {shown(value)} where a finite number must be")
+    return number
+
+
+def _check_values(record: Record) -> None:
+    """Raise ValueError for a result that no run can have come to."""
+    if record.seconds < 0:
+        raise ValueError(f"it took {record.seconds:g} seconds")
+    if record.diverged:
+        if record.values:
+            raise ValueError("it diverged, and holds a result")
+        return
+    if record.spec.measures == TIME:
+        if set(record.values) != set(record.spec.options["blocks"]):
+            raise ValueError("it does not hold the time of each block")
+        if min(record.values.values()) <= 0:
+            raise ValueError("it holds a time that is not above 0")
+        return
+    if set(record.values) != {"top1", "top5"}:
+        raise ValueError("it holds no top-1 and top-5 accuracy")
+    top1, top5 = record.values["top1"], record.values["top5"]
+    if not 0 <= top1 <= top5 <= 100:
+        raise ValueError(f"its accuracies are {top1:g} and {top5:g}, not from 0 to 100 %")
+    epochs = record.spec.config.epochs
+    if len(record.epochs) != epochs:
+        raise ValueError(f"it holds {len(record.epochs)} epochs, and its run has {epochs}")
+    last = record.epochs[-1].get("test_top1", math.nan)
+    if not abs(last - top1) < 0.01:  # metrics.csv has six digits
+        raise ValueError(f"its top-1 is {top1:g}, and its last epoch's {last:g}")
+
+
+def _keep_another(path: Path) -> None:
+    """Move a file that is no result that counts out of the way of one that does."""
+    if not path.exists():
+        return
+    try:
+        read_record(path)
+    except (OSError, ValueError) as e:
+        aside = new_dir(path.with_name(f"{path.name}.left-out"))
+        path.rename(aside)
+        note(f"{path.name} did not count ({e}); it is now {aside.name}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +190,8 @@ def read_records(folder: Path) -> Records:
         try:
             record = read_record(path)
         except (OSError, ValueError) as e:
-            left_out[path] = str(getattr(e, "strerror", None) or e)
+            reason = str(getattr(e, "strerror", None) or e)
+            left_out[path] = reason.replace(f"{path.name} is damaged", "it is damaged", 1)
         else:
             found[record.key] = record
     return Records(found, left_out)

@@ -72,8 +72,8 @@ def write_report(
         html: also write a page, with a picture of every table.
 
     Raises:
-        ValueError: if the README lacks the marks of the block, or a file is in the way.
-        OSError: if the README cannot be read.
+        ValueError: if the README cannot be read or lacks the marks of the block, or a file is in
+            the way.
         CannotWrite: if there is no room.
     """
     findings = compare(records)
@@ -193,7 +193,10 @@ def _with_block(readme: Path, block: str) -> bytes:
     Raises:
         ValueError: if it lacks the marks.
     """
-    text = readme.read_bytes().decode()
+    try:
+        text = readme.read_bytes().decode()
+    except OSError as e:
+        raise ValueError(f"cannot read {readme}: {e.strerror or e}") from e
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:

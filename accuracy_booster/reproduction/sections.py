@@ -13,7 +13,7 @@ from typing import Any
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import TableResult, label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
-from accuracy_booster.reproduction.hours import hours_left
+from accuracy_booster.reproduction.hours import duration, hours_left
 from accuracy_booster.reproduction.places import LAYOUTS
 from accuracy_booster.reproduction.queue import missing_runs
 from accuracy_booster.reproduction.records import Record, Records
@@ -70,7 +70,7 @@ def _head(findings: Findings, records: Records) -> Section:
     ended = sorted(str(record.about["ended"]) for record in used if record.about.get("ended"))
     when = f", made from {told(ended[0][:10])} to {told(ended[-1][:10])}" if ended else ""
     items = [
-        f"Results: {len(used)}, with {words.hours(findings.hours)} of compute{when}.",
+        f"Results: {len(used)}, with {duration(findings.hours)} of compute{when}.",
         f"Processors: {_counted(used, lambda about: about.get('processor'))}.",
         f"Code: {_counted(used, _code)}.",
         f"Built on: {_counted(used, _software)}.",
@@ -110,7 +110,7 @@ def _left_out(findings: Findings, records: Records) -> list[str]:
         meaning = "Its accuracies mean nothing."
         items.append(f"Left out: {count(number, 'result')} of the budget smoke. {meaning}")
     for reason, these in (
-        ("of other images than most results of the table", findings.other_data),
+        ("of other images than the data set has", findings.other_data),
         ("of seeds beyond those that the tables declare", findings.beyond),
         ("that no table asks for", findings.unasked),
     ):
@@ -158,7 +158,7 @@ def _in_short(findings: Findings) -> Section:
         "was found. It can be smaller than the number that was run: then what was found is smaller "
         "than what the paper prints."
     )
-    return Section("In short", text, table=(header, rows))
+    return Section("In short", text, table=(header, rows) if rows else None)
 
 
 def verdicts_line(findings: Findings) -> str:
@@ -219,8 +219,13 @@ def _notes(result: TableResult) -> list[str]:
     what = count(table.seeds, "repetition" if result.has_times else "seed")
     notes = [
         *words.schedules(result),
-        f"Declared: {what} a row; ended: {number}, in {words.hours(result.hours)} of compute.",
+        f"Declared: {what} a row; ended: {number}, in {duration(result.hours)} of compute.",
     ]
+    if len(result.machines) > 1:
+        notes.append(
+            f"Its runs were made on {count(len(result.machines), 'kind')} of machine or software, "
+            f"so runs of one seed may differ in more than the block: {'; '.join(result.machines)}."
+        )
     if table.printed_for:
         notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
     return notes

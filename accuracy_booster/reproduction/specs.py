@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -113,7 +113,7 @@ def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
     return Spec(TOP1, options, seed)
 
 
-def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> Iterator[Spec]:
+def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list[Spec]:
     """The runs of tables, each once, in the order in which they tell most.
 
     Table after table; within a table every row with the first seed, then every row with the next.
@@ -126,11 +126,12 @@ def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> Iter
     """
     if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
         raise ValueError(f"seeds={seeds} must be from 1 to {MAX_SEEDS:,}")
-    met = set()
+    if budget not in BUDGETS:
+        raise unknown("budget", budget, BUDGETS)
+    found: dict[tuple[str, int], Spec] = {}
     for table in tables:
         for seed in range(table.seeds if seeds is None else seeds):
             for row in table.rows:
                 spec = spec_of(table, row, budget, seed)
-                if (spec.hash, seed) not in met:
-                    met.add((spec.hash, seed))
-                    yield spec
+                found.setdefault((spec.hash, seed), spec)
+    return list(found.values())

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.reproduction.hours import hours_left
+from accuracy_booster.reproduction.hours import duration, hours_left
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.queue import epochs_ended, is_paused, missing_runs, running
 from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.tables import Table
+from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run import CONFIG, Run
 
@@ -60,7 +61,7 @@ class Status:
     def lines(self) -> list[str]:
         """What is said beside the table."""
         counts = f"{self.results} result{'s'[: self.results != 1]}"
-        lines = [f"{counts}, {self.hours:.1f} h of compute"]
+        lines = [f"{counts}, {duration(self.hours)} of compute"]
         if self.run:
             lines.append(f"under way: {self.run}, epoch {self.epoch} of {self.epochs} has ended")
         if self.paused:
@@ -83,6 +84,8 @@ def status(
     Raises:
         ValueError: for a budget that there is not, or a number of seeds out of range.
     """
+    for folder in (places.results, places.work):
+        check_folder(folder)
     records = read_records(places.results)
     progress = [_progress(table, records, budget, seeds) for table in tables]
     under_way = running(places)

@@ -15,11 +15,6 @@ def count(number: int, word: str) -> str:
     return f"{number:,} {word}{'s'[: number != 1]}"
 
 
-def hours(number: float) -> str:
-    """ "3.2 h", or minutes."""
-    return f"{number:.1f} h" if number >= 0.1 else f"{60 * number:.1f} min"
-
-
 def ranges(numbers: Iterable[int]) -> str:
     """ "0-2, 4" for 0, 1, 2, 4."""
     found: list[list[int]] = []

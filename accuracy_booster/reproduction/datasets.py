@@ -1,0 +1,78 @@
+"""What tells that a folder called cifar100 holds CIFAR-100."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from accuracy_booster.data import sources
+from accuracy_booster.data.images import Images
+from accuracy_booster.safe_files import hash_of
+
+
+@dataclass(frozen=True)
+class Known:
+    """A public data set: its numbers, and the `digest` of its test images ("" if not known)."""
+
+    classes: int
+    train: int
+    test: int
+    digest: str = ""
+
+
+KNOWN = {
+    "cifar10": Known(10, 50_000, 10_000, "a381bd86a998a899"),
+    "cifar100": Known(100, 50_000, 10_000, "e5a46baf5fa6fa62"),
+    "imagenet": Known(1000, 1_281_167, 50_000),
+}
+
+
+def digest(images: Images) -> str:
+    """A hash of images and their labels, whatever their order and the format of their files."""
+    total = 0
+    for image, label in (images[i] for i in range(len(images))):
+        content = hashlib.sha256(image.contiguous().numpy().tobytes() + label.to_bytes(4, "big"))
+        total += int.from_bytes(content.digest()[:8], "big")
+    return f"{total % 2**64:016x}"
+
+
+@cache
+def fault(name: str, data: str, data_dir: str | None) -> str:
+    """Why the images of a place are not the data set of this name, or "".
+
+    What is looked at are the numbers of classes and images, and every test image of CIFAR. CIFAR
+    by its name alone is downloaded where it is not there yet.
+    """
+    try:
+        source = sources.find(data, data_dir=data_dir)
+        (train, _), (test, classes) = source.read("train"), source.read("test")
+    except (OSError, ValueError) as e:
+        return str(e)
+    known = KNOWN[name]
+    count = len(classes) if classes is not None else len(test.labels.unique())
+    found = (count, len(train), len(test))
+    if found != (known.classes, known.train, known.test):
+        return (
+            f"{data} has {_numbers(*found)}, and {name} has "
+            f"{_numbers(known.classes, known.train, known.test)}"
+        )
+    if known.digest and digest(test) != known.digest:
+        return f"the test images or labels in {data} are not those of {name}"
+    return ""
+
+
+def _numbers(classes: int, train: int, test: int) -> str:
+    return f"{classes:,} classes, {train:,} training and {test:,} test images"
+
+
+def summary(name: str, marks: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a result keeps of its data: the name, a hash of the run's marks, and the digest."""
+    known = KNOWN.get(name)
+    images = {split: found.get("images") for split, found in (marks or {}).items()}
+    return {
+        **{"name": name, "images": images, "marks": hash_of(marks)[:16]},
+        "digest": known.digest if known else "",
+    }
