@@ -25,6 +25,7 @@ from accuracy_booster.reproduction import (
     Row,
     Table,
     child,
+    go_on,
     performing,
     plan,
     queue,
@@ -33,7 +34,7 @@ from accuracy_booster.reproduction import (
     work,
 )
 from accuracy_booster.reproduction.hours import hours_left, seconds_of
-from accuracy_booster.reproduction.queue import PAUSED, is_paused, pause, running
+from accuracy_booster.reproduction.pausing import PAUSED, is_paused, pause, running
 from accuracy_booster.reproduction.records import Record, Records, write_record
 from accuracy_booster.reproduction.specs import spec_of
 from accuracy_booster.reproduction.status import status
@@ -349,8 +350,8 @@ def test_a_pause_frees_the_machine_and_loses_nothing(uninterrupted, tmp_path):
     assert found.paused
     assert found.working
     assert found.run == ""
-    assert queue.go_on(here) is True
-    assert queue.go_on(here) is False
+    assert go_on(here) is True
+    assert go_on(here) is False
     assert process.wait(120) == 0
     (record,) = read_records(here.results).found.values()
     assert curve(record) == curve(uninterrupted)
@@ -385,7 +386,7 @@ def test_a_paused_queue_waits_before_its_first_run(made, tmp_path, in_this_proce
     thread.start()
     time.sleep(1.5)
     assert not list(here.work.glob("resnet8*"))
-    queue.go_on(here)
+    go_on(here)
     thread.join(90)
     assert len(began[0].done) == 1
     assert not is_paused(here)

@@ -1,8 +1,9 @@
 """The paper's tables, each made again by one call and set beside what is printed."""
 
 from accuracy_booster.reproduction.counts import Check, Counts, counts
+from accuracy_booster.reproduction.pausing import go_on, pause
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import Worked, go_on, pause, work
+from accuracy_booster.reproduction.queue import Worked, work
 from accuracy_booster.reproduction.records import Record, Records, read_records
 from accuracy_booster.reproduction.specs import Spec, plan
 from accuracy_booster.reproduction.tables import TABLES, Row, Table, find_tables

@@ -21,8 +21,9 @@ from accuracy_booster.errors import TrainingInterrupted, TrainingStopped, shown,
 from accuracy_booster.progress import note
 from accuracy_booster.reproduction import jobs
 from accuracy_booster.reproduction.job import Job
+from accuracy_booster.reproduction.pausing import POLL
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import POLL, Worked, alone, make_folders, told, wanted_runs
+from accuracy_booster.reproduction.queue import Worked, alone, make_folders, told, wanted_runs
 from accuracy_booster.reproduction.records import Record, read_record
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.signals import StopRequest

@@ -17,8 +17,9 @@ from typing import Any
 
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.reproduction import child, jobs
+from accuracy_booster.reproduction.pausing import POLL
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import POLL, last_line
+from accuracy_booster.reproduction.queue import last_line
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.training.lock import is_locked
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.reproduction.hours import duration, hours_left
+from accuracy_booster.reproduction.pausing import is_paused, running
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import epochs_ended, is_paused, missing_runs, running
+from accuracy_booster.reproduction.queue import epochs_ended, missing_runs
 from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.tables import Table
