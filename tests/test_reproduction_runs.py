@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,6 +366,18 @@ def test_a_signal_ends_the_queue_and_its_run(tmp_path):
     assert "the same command goes on" in (tmp_path / "stderr").read_text()
     assert running(places(tmp_path)) is None
     assert not list((tmp_path / "results").glob("*.json"))
+
+
+def test_a_work_folder_that_is_removed_is_told(made, tmp_path, monkeypatch):
+    class Removing(Here):
+        def __init__(self, spec, places, *, log):
+            shutil.rmtree(places.work)
+            self.returncode = 1
+
+    monkeypatch.setattr(child, "start", Removing)
+    monkeypatch.setattr(queue, "last_line", lambda log: "gone")
+    with pytest.raises(CannotWrite, match=r"cannot write .*\.log: No such file"):
+        work(specs(), places(tmp_path))
 
 
 def test_two_queues_do_not_work_in_one_folder(tmp_path, no_child):

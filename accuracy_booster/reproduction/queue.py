@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from accuracy_booster.errors import CannotWrite, TrainingInterrupted
 from accuracy_booster.progress import bars, note
@@ -185,7 +186,7 @@ class _Maker:
         while True:
             self._wait_while_paused()
             self._wait_for_another()
-            with log.open("a") as lines:
+            with _opened(log) as lines:
                 process = child.start(self.spec, self.places, log=lines)
                 try:
                     while process.poll() is None and self.asked.signal is None:
@@ -231,6 +232,18 @@ class _Maker:
         if self.asked.signal is not None:
             raise _interrupted(self.asked)
         time.sleep(POLL)
+
+
+def _opened(log: Path) -> IO[str]:
+    """A log to write to.
+
+    Raises:
+        CannotWrite: if its folder was removed, or there is no room.
+    """
+    try:
+        return log.open("a")
+    except OSError as e:
+        raise CannotWrite(f"cannot write {log}: {e.strerror or e}") from e
 
 
 def epochs_ended(run: Path) -> int:
