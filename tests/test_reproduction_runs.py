@@ -375,7 +375,7 @@ def test_a_work_folder_that_is_removed_is_told(made, tmp_path, monkeypatch):
             self.returncode = 1
 
     monkeypatch.setattr(child, "start", Removing)
-    monkeypatch.setattr(queue, "last_line", lambda log: "gone")
+    monkeypatch.setattr(child, "last_line", lambda log: "gone")
     with pytest.raises(CannotWrite, match=r"cannot write .*\.log: No such file"):
         work(specs(), places(tmp_path))
 

@@ -161,7 +161,7 @@ def _run_arguments(parser: Parser) -> None:
 
 def _run(given: dict[str, Any]):
     from accuracy_booster.reproduction import plan, work
-    from accuracy_booster.reproduction.queue import told
+    from accuracy_booster.reproduction.records import in_words
 
     executor = given.get("executor", "local")
     if executor not in EXECUTORS:
@@ -173,7 +173,7 @@ def _run(given: dict[str, Any]):
     for table in tables:
         if table.needs:
             raise ValueError(f"table {table.name} needs {table.needs}")
-    specs = list(plan(tables, given.get("budget", "short"), given.get("seeds")))
+    specs = plan(tables, given.get("budget", "short"), given.get("seeds"))
     if executor == "slurm":
         from accuracy_booster.reproduction.cluster import parse_options, submit
 
@@ -191,7 +191,7 @@ def _run(given: dict[str, Any]):
 
     def show() -> None:
         if worked.done:
-            rows = [[record.spec.name, told(record)] for record in worked.done]
+            rows = [[record.spec.name, in_words(record)] for record in worked.done]
             print_table(["run", "result"], rows)
         made = f"{len(worked.done)} of {len(specs)} runs made, {worked.there} were there"
         for what, runs in (("missing", worked.missing), ("failed", worked.failed)):

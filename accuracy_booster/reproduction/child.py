@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO
 
 from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingStopped
@@ -27,6 +28,7 @@ CODE = (
 )
 LOWEST = 19  # priority (nice)
 NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
+WHEN_THERE_IS_ROOM = "when there is room again, the same command goes on"
 
 
 def start(
@@ -69,6 +71,12 @@ def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
+
+
+def last_line(log: Path) -> str:
+    """What a process that failed said last."""
+    lines = log.read_text(errors="replace").splitlines()
+    return (lines[-1].strip()[:500] if lines else "") or "no message"
 
 
 def _stop_with_the_parent() -> None:

@@ -23,9 +23,10 @@ from accuracy_booster.reproduction import jobs
 from accuracy_booster.reproduction.job import Job
 from accuracy_booster.reproduction.pausing import POLL
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import Worked, alone, make_folders, told, wanted_runs
-from accuracy_booster.reproduction.records import Record, read_record
+from accuracy_booster.reproduction.queue import Worked, alone, make_folders, wanted_runs
+from accuracy_booster.reproduction.records import Record, in_words, read_record
 from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.words import count
 from accuracy_booster.signals import StopRequest
 
 FOLDER = "slurm"  # of submitit's files, in the work folder
@@ -107,15 +108,12 @@ def submit(
                 given |= _submit(new, places, parameters)
                 jobs.write(places.work, given)
         if old:
-            note(f"{_runs(old)} given to Slurm before: following")
+            note(f"{count(old, 'run')} given to Slurm before: following")
         if new:
-            note(f"{_runs(len(new))} given to Slurm, as job {given[new[0].name].split('_')[0]}")
+            job = given[new[0].name].split("_")[0]
+            note(f"{count(len(new), 'run')} given to Slurm, as job {job}")
         _follow({spec.name: given[spec.name] for spec in wanted}, places, worked, asked)
     return worked
-
-
-def _runs(number: int) -> str:
-    return f"{number} run{'s'[: number != 1]}"
 
 
 def _submitit() -> Any:
@@ -191,7 +189,9 @@ def _submit(specs: list[Spec], places: Places, parameters: Mapping[str, Any]) ->
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as e:
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         told = [line for line in lines if "error:" in line] or lines[:1]
-        raise ValueError(f"Slurm refuses {_runs(len(specs))}: {' '.join(told)[:500]}") from None
+        raise ValueError(
+            f"Slurm refuses {count(len(specs), 'run')}: {' '.join(told)[:500]}"
+        ) from None
     return {spec.name: job.job_id for spec, job in zip(specs, made, strict=True)}
 
 
@@ -222,7 +222,7 @@ def _follow(waiting: Mapping[str, str], places: Places, worked: Worked, asked: S
             number = f"run {len(waiting) - len(left)} of {len(waiting)}"
             if isinstance(found, Record):
                 worked.done.append(found)
-                note(f"{number}: {name}: {told(found)}")
+                note(f"{number}: {name}: {in_words(found)}")
             else:
                 worked.failed[name] = found
                 note(f"{number}: {name} failed: {found}")
@@ -277,7 +277,7 @@ def _tell(name: str, job: str, before: str, state: str) -> bool:
 
 def _result(name: str, job: str, state: str, places: Places, *, final: bool) -> Record | str | None:
     """What an ended job has left: its result, why it failed, or None while that may come yet."""
-    path = places.results / f"{name}.json"
+    path = places.result(name)
     try:
         return read_record(path)
     except (OSError, ValueError) as e:

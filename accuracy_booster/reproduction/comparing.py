@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from accuracy_booster.progress import printable
 from accuracy_booster.reproduction.datasets import KNOWN
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec, spec_of
@@ -182,7 +181,7 @@ def _machine(record: Record) -> str:
     about = record.about
     packages = about.get("packages") or {}
     parts = [about.get("processor"), f"torch {packages.get('torch')}"]
-    return printable(", ".join(map(str, filter(None, parts)))).replace("`", "'")
+    return ", ".join(map(str, filter(None, parts)))
 
 
 def _seeds(table: Table, hashes: set[str], records: Records) -> set[int]:

@@ -19,7 +19,6 @@ from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.pausing import POLL
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import last_line
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.training.lock import is_locked
 
@@ -48,11 +47,11 @@ class Job:
         _check_owner(spec.name, places.work, _own_id())
         # Slurm sends it to every process of a job some time before it kills them
         signal.signal(signal.SIGTERM, self._hear)
-        log = places.work / f"{spec.name}.log"
+        log = places.log(spec.name)
         while code := self._make(spec, places, log):
             time.sleep(POLL)  # the signal may have reached the run first
             if not self._told_to_end:
-                raise TrainingStopped(f"{last_line(log) or 'no message'}{_told(code)}")
+                raise TrainingStopped(f"{child.last_line(log)}{_told(code)}")
             time.sleep(PATIENCE)  # until this process is killed, or told to checkpoint
             self._told_to_end = False
 
@@ -122,5 +121,5 @@ def _check_owner(name: str, work: Path, own: str) -> None:
 
 def _told(code: int) -> str:
     if code == child.NO_ROOM:
-        return "; when there is room again, the same command goes on"
+        return f"; {child.WHEN_THERE_IS_ROOM}"
     return f"; it was killed by signal {-code}" if code < 0 else ""

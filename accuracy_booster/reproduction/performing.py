@@ -29,40 +29,37 @@ def perform(spec: Spec, places: Places) -> Path:
         TrainingInterrupted: after a signal; the same call goes on.
         TrainingStopped: where it cannot go on.
     """
-    begun = time.time()
-    if spec.measures == TIME:
-        return write_record(places.results, _timed(spec, begun))
-    where = places.run(spec)
-    try:
-        result = _trained(spec, places, where)
-    except Diverged as e:
-        run, _ = Run.open(where, ended=False)
-        more: dict[str, Any] = {"run": run.id}
-        record = Record(
-            *(spec, {}, run.history(), time.time() - begun, str(e), _data(spec, run)),
-            about(begun=begun, more=more),
-        )
-        return write_record(places.results, record)
-    run, config = Run.open(where)
-    decided = run.info.get("decided", {})
-    more = {
-        **{"run": run.id, "weights_sha256": result.weights_sha256, "images": result.test.images},
-        **{"compiled": decided.get("compile"), "fused": decided.get("fuse"), "init": config.init},
-        **{"parameters": result.parameters, "device": run.info.get("device")},
-    }
-    values = {"top1": result.test.top1, "top5": result.test.top5}
-    record = Record(
-        *(spec, values, result.history, result.seconds, "", _data(spec, run)),
-        about(begun=begun, more=more),
-    )
+    record = (_timed if spec.measures == TIME else _trained)(spec, places)
     return write_record(places.results, record)
 
 
-def _data(spec: Spec, run: Run) -> dict[str, Any]:
-    return summary(str(spec.options["data"]), run.info.get("data"))
+def _trained(spec: Spec, places: Places) -> Record:
+    """Accuracies of the last epoch; none where the training diverged."""
+    begun, where = time.time(), places.run(spec)
+    more: dict[str, Any]
+    try:
+        result = _training(spec, places, where)
+    except Diverged as e:
+        run, _ = Run.open(where, ended=False)
+        values, epochs = dict[str, float](), run.history()
+        seconds, diverged, more = time.time() - begun, str(e), {}
+    else:
+        run, config = Run.open(where)
+        values = {"top1": result.test.top1, "top5": result.test.top5}
+        epochs, seconds, diverged = result.history, result.seconds, ""
+        decided = run.info.get("decided", {})
+        more = {
+            **{"weights_sha256": result.weights_sha256, "images": result.test.images},
+            **{"compiled": decided.get("compile"), "fused": decided.get("fuse")},
+            **{"init": config.init, "parameters": result.parameters},
+            "device": run.info.get("device"),
+        }
+    data = summary(str(spec.options["data"]), run.info.get("data"))
+    own = about(begun=begun, more={"run": run.id, **more})
+    return Record(spec, values, epochs, seconds, diverged, data, own)
 
 
-def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:
+def _training(spec: Spec, places: Places, where: Path) -> TrainResult:
     """The finished training: begun, gone on with, or found."""
     place = places.data_of(str(spec.options["data"]))
     config = spec.config.change({**place, "output": str(where)})
@@ -81,10 +78,11 @@ def _trained(spec: Spec, places: Places, where: Path) -> TrainResult:
     return train(config)
 
 
-def _timed(spec: Spec, begun: float) -> Record:
+def _timed(spec: Spec, _: Places) -> Record:
     """Seconds per batch of each block, the compiled networks in turns."""
     from accuracy_booster.analysis import bench
 
+    begun = time.time()
     options = dict(spec.options)
     size = options.pop("input_size", None)
     found = bench(

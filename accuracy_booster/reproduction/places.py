@@ -77,6 +77,14 @@ class Places:
         """The directory of a run."""
         return self.work / spec.name
 
+    def log(self, name: str) -> Path:
+        """The file of what the process of the run of this name prints."""
+        return self.work / f"{name}.log"
+
+    def result(self, name: str) -> Path:
+        """The file of the result of the run of this name."""
+        return self.results / f"{name}.json"
+
     def data_of(self, name: str) -> dict[str, str]:
         """The arguments of `ab.train` that name a data set; CIFAR is downloaded if need be.
 

@@ -22,12 +22,19 @@ from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.hours import hours_left
 from accuracy_booster.reproduction.pausing import POLL, is_paused
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.records import Record, Records, read_record, read_records
+from accuracy_booster.reproduction.records import (
+    Record,
+    Records,
+    in_words,
+    read_record,
+    read_records,
+)
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.tables import TIME
+from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
-from accuracy_booster.training.lock import is_locked, locked
+from accuracy_booster.training.lock import InUse, is_locked, locked
 from accuracy_booster.training.run import Run
 
 
@@ -50,7 +57,7 @@ class Worked:
 
 def missing_runs(specs: Iterable[Spec], records: Records) -> list[Spec]:
     """The runs of a plan that have no result."""
-    return [spec for spec in specs if (spec.hash, spec.seed) not in records.found]
+    return [spec for spec in specs if spec.key not in records.found]
 
 
 def wanted_runs(specs: Sequence[Spec], places: Places) -> tuple[list[Spec], Worked]:
@@ -72,7 +79,7 @@ def wanted_runs(specs: Sequence[Spec], places: Places) -> tuple[list[Spec], Work
     wanted = [spec for spec in wanted if spec.name not in worked.missing]
     for needs in dict.fromkeys(worked.missing.values()):
         number = sum(needs == other for other in worked.missing.values())
-        note(f"left out {number} run{'s'[: number > 1]}: {needs}")
+        note(f"left out {count(number, 'run')}: {needs}")
     if worked.missing and not wanted and not worked.there:
         raise ValueError(next(iter(worked.missing.values())))
     return wanted, worked
@@ -109,21 +116,11 @@ def work(specs: Iterable[Spec], places: Places) -> Worked:
                     worked.failed[spec.name] = reason
                     say(f"{spec.name} failed: {reason}")
                 else:
-                    record = read_record(places.results / f"{spec.name}.json")
+                    record = read_record(places.result(spec.name))
                     worked.done.append(record)
-                    say(f"{spec.name}: {told(record)}")
+                    say(f"{spec.name}: {in_words(record)}")
                 progress.advance(task)
     return worked
-
-
-def told(record: Record) -> str:
-    """A result in a few words."""
-    if record.diverged:
-        return f"diverged: {record.diverged}"
-    if "top1" in record.values:
-        return f"top-1 {record.values['top1']:.2f} %, {record.seconds:.0f} s"
-    times = ", ".join(f"{block} {value:.4f} s" for block, value in record.values.items())
-    return f"{times} per batch"
 
 
 def make_folders(places: Places) -> None:
@@ -151,13 +148,11 @@ def alone(work: Path) -> Iterator[None]:
     try:
         with locked(work):
             yield
-    except ValueError as e:
-        if "is in use" in str(e):
-            raise ValueError(
-                f"another `reproduce run` works in {work}; one run at a time is made (see "
-                "accuracy-booster reproduce status)"
-            ) from None
-        raise
+    except InUse:
+        raise ValueError(
+            f"another `reproduce run` works in {work}; one run at a time is made (see "
+            "accuracy-booster reproduce status)"
+        ) from None
 
 
 @dataclass
@@ -182,7 +177,7 @@ class _Maker:
             CannotWrite: if there is no room.
             TrainingInterrupted: after a signal.
         """
-        log = self.places.work / f"{self.spec.name}.log"
+        log = self.places.log(self.spec.name)
         while True:
             self._wait_while_paused()
             self._wait_for_another()
@@ -202,11 +197,9 @@ class _Maker:
             if ended is None:
                 continue  # it was paused
             if ended == child.NO_ROOM:
-                raise CannotWrite(
-                    f"{last_line(log)}; when there is room again, the same command goes on"
-                )
+                raise CannotWrite(f"{child.last_line(log)}; {child.WHEN_THERE_IS_ROOM}")
             if ended:
-                return f"{last_line(log) or 'no message'} (exit code {ended}; see {log})"
+                return f"{child.last_line(log)} (exit code {ended}; see {log})"
             return ""
 
     def _how_far(self) -> str:
@@ -257,8 +250,3 @@ def epochs_ended(run: Path) -> int:
 def _interrupted(asked: StopRequest) -> TrainingInterrupted:
     number = asked.signal or 15
     return TrainingInterrupted(f"stopped by signal {number}; the same command goes on", number)
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
-    return lines[-1].strip()[:500] if lines else ""

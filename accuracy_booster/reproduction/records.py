@@ -56,7 +56,17 @@ class Record:
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.spec.hash, self.spec.seed
+        return self.spec.key
+
+
+def in_words(record: Record) -> str:
+    """A result in a few words."""
+    if record.diverged:
+        return f"diverged: {record.diverged}"
+    if "top1" in record.values:
+        return f"top-1 {record.values['top1']:.2f} %, {record.seconds:.0f} s"
+    times = ", ".join(f"{block} {value:.4f} s" for block, value in record.values.items())
+    return f"{times} per batch"
 
 
 def write_record(folder: Path, record: Record) -> Path:

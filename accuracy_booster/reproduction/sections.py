@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accuracy_booster.data import BUILT_IN
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import TableResult, label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
@@ -24,7 +25,7 @@ from accuracy_booster.reproduction.words import count, names, told
 
 COMMAND = "accuracy-booster reproduce report"
 TITLE = "The paper's tables, made again"
-AT_HAND = ("cifar10", "cifar100", "")  # data sets that are downloaded, or none
+AT_HAND = (*BUILT_IN, "")  # data sets that are downloaded, or none
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,10 @@ def _notes(result: TableResult) -> list[str]:
         f"Declared: {what} a row; ended: {number}, in {duration(result.hours)} of compute.",
     ]
     if len(result.machines) > 1:
+        which = "; ".join(map(told, result.machines))
         notes.append(
             f"Its runs were made on {count(len(result.machines), 'kind')} of machine or software, "
-            f"so runs of one seed may differ in more than the block: {'; '.join(result.machines)}."
+            f"so runs of one seed may differ in more than the block: {which}."
         )
     if table.printed_for:
         notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
@@ -271,7 +273,7 @@ def _not_run(records: Records) -> Section:
 
 def _missing(table: Table, alike: tuple[str, ...], records: Records) -> list[list[str]]:
     """A line on a table at a budget; none if nothing is missing."""
-    specs = list(plan([table], alike[0]))
+    specs = plan([table], alike[0])
     missing = missing_runs(specs, records)
     if not missing:
         return []

@@ -62,6 +62,11 @@ class Spec:
         return hash_of({**self.settings, "code_version": CODE_VERSION})[:12]
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What a run is looked up by."""
+        return self.hash, self.seed
+
+    @property
     def model(self) -> str:
         return str(self.options["model"])
 
@@ -133,5 +138,5 @@ def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list
         for seed in range(table.seeds if seeds is None else seeds):
             for row in table.rows:
                 spec = spec_of(table, row, budget, seed)
-                found.setdefault((spec.hash, seed), spec)
+                found.setdefault(spec.key, spec)
     return list(found.values())

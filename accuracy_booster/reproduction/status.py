@@ -14,6 +14,7 @@ from accuracy_booster.reproduction.queue import epochs_ended, missing_runs
 from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.tables import Table
+from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run import CONFIG, Run
@@ -61,8 +62,7 @@ class Status:
 
     def lines(self) -> list[str]:
         """What is said beside the table."""
-        counts = f"{self.results} result{'s'[: self.results != 1]}"
-        lines = [f"{counts}, {duration(self.hours)} of compute"]
+        lines = [f"{count(self.results, 'result')}, {duration(self.hours)} of compute"]
         if self.run:
             lines.append(f"under way: {self.run}, epoch {self.epoch} of {self.epochs} has ended")
         if self.paused:
@@ -106,7 +106,7 @@ def status(
 
 
 def _progress(table: Table, records: Records, budget: str, seeds: int | None) -> Progress:
-    runs = list(plan([table], budget, seeds))
+    runs = plan([table], budget, seeds)
     missing = missing_runs(runs, records)
     left = f"needs {table.needs}" if table.needs else hours_left(missing, records)
     return Progress(table.name, table.title, len(runs) - len(missing), len(runs), left)

@@ -34,6 +34,10 @@ def _take(descriptor: int) -> bool:
     return True
 
 
+class InUse(ValueError):
+    """Another process holds the lock."""
+
+
 _held: set[str] = set()  # the system's lock does not keep a process from itself
 
 
@@ -63,19 +67,20 @@ def locked(run: Path) -> Iterator[Lock]:
     """Hold the run's lock.
 
     Raises:
-        ValueError: if another process holds it.
+        InUse: if another process holds it.
+        ValueError: if it cannot be written to.
     """
     key = str(run.resolve())
     refusal = f"{run} is in use: another process is training there"
     if key in _held:  # before a second descriptor, whose closing would free the system's lock
-        raise ValueError(refusal)
+        raise InUse(refusal)
     try:
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
         raise ValueError(f"cannot write to {run}: {e.strerror or e}") from e
     try:
         if not _take(descriptor):
-            raise ValueError(refusal)
+            raise InUse(refusal)
         _held.add(key)
         try:
             yield Lock(run, descriptor)
