@@ -23,7 +23,7 @@ ORDER = [
     "data",
     "training",
 ]
-ORDER += ["analysis", "reproduction", "cli", "__main__"]
+ORDER += ["analysis", "inspection", "reproduction", "cli", "__main__"]
 
 
 def imports_of(file: Path) -> set[str]:
