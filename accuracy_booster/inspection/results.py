@@ -10,6 +10,7 @@ from accuracy_booster.inspection.statistics import Gates
 
 HIGHEST, LOWEST, RANDOM = "highest", "lowest", "random"  # which channels are zeroed
 WHICH = (HIGHEST, LOWEST, RANDOM)
+ALLOWED = 0.5  # points that constant gates may cost at most, by the interval's lower end
 BY_IMAGE, BY_AVERAGE = "image", "average"  # what they are ranked by
 
 
@@ -83,9 +84,42 @@ class Inspection:
 
     @property
     def folds_away(self) -> bool:
-        """Whether constants in place of all gates cost no accuracy that these images tell."""
+        """Whether constants in place of all gates cost no accuracy: surely under half a point.
+
+        An interval that holds 0 is not enough, since that of few images is wide.
+        """
         found = self.all_frozen
-        return found is not None and not found.tells
+        return found is not None and found.high >= 0 and found.low > -ALLOWED
+
+    def summary(self) -> list[str]:
+        """What was found, in sentences."""
+        lines = [f"Top-1 is {self.top1:.2f} % on {self.images:,} images of the {self.split} split."]
+        idle = [site for site, found in self.frozen.items() if not found.tells]
+        lines.append(
+            f"{len(self.frozen) - len(idle)} of {len(self.frozen)} gates tell images apart in a way "
+            "that the accuracy needs: frozen at its mean weights alone, each of these changes it by "
+            "more than the 95 % interval leaves open."
+        )
+        if idle:
+            lines.append(f"Frozen alone, these change nothing that shows: {', '.join(idle)}.")
+        if (every := self.all_frozen) is not None:
+            change = (
+                f"{every.change:+.2f} points, 95 % interval [{every.low:+.2f}, {every.high:+.2f}]"
+            )
+            lines.append(
+                f"Frozen at their mean weights all together they cost nothing that shows ({change}): "
+                "the network folds into the plain one (accuracy-booster merge)."
+                if self.folds_away
+                else f"Frozen at their mean weights all together they change top-1 by {change}."
+            )
+        for word, what in (("dead", "next to 0 on all images"), ("constant", "the same on all")):
+            channels = {site: getattr(gate, word) for site, gate in self.gates.items()}
+            named = [f"{site} ({len(found)})" for site, found in channels.items() if found]
+            if named:
+                lines.append(f"Channels whose weight is {what} ({word}): {', '.join(named)}.")
+        if self.gates.silent:
+            lines.append(f"These gates did not run: {', '.join(self.gates.silent)}.")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, as plain values."""
