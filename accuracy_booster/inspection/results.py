@@ -89,29 +89,30 @@ class Inspection:
         An interval that holds 0 is not enough, since that of few images is wide.
         """
         found = self.all_frozen
-        return found is not None and found.high >= 0 and found.low > -ALLOWED
+        return found is not None and found.low > -ALLOWED
 
     def summary(self) -> list[str]:
         """What was found, in sentences."""
         lines = [f"Top-1 is {self.top1:.2f} % on {self.images:,} images of the {self.split} split."]
         idle = [site for site, found in self.frozen.items() if not found.tells]
+        needed = len(self.frozen) - len(idle)
         lines.append(
-            f"{len(self.frozen) - len(idle)} of {len(self.frozen)} gates tell images apart in a way "
-            "that the accuracy needs: frozen at its mean weights alone, each of these changes it by "
-            "more than the 95 % interval leaves open."
+            f"{needed} of {len(self.frozen)} gates are needed: with one of them frozen at its mean "
+            "weights top-1 changes, by a 95 % interval without 0."
         )
         if idle:
-            lines.append(f"Frozen alone, these change nothing that shows: {', '.join(idle)}.")
+            lines.append(
+                f"These, frozen one at a time, change nothing that shows: {', '.join(idle)}."
+            )
         if (every := self.all_frozen) is not None:
             change = (
                 f"{every.change:+.2f} points, 95 % interval [{every.low:+.2f}, {every.high:+.2f}]"
             )
-            lines.append(
-                f"Frozen at their mean weights all together they cost nothing that shows ({change}): "
-                "the network folds into the plain one (accuracy-booster merge)."
-                if self.folds_away
-                else f"Frozen at their mean weights all together they change top-1 by {change}."
+            folds = (
+                f": less than {ALLOWED} points. The network folds into the plain one "
+                "(accuracy-booster merge)."
             )
+            lines.append(f"All gates frozen together: {change}{folds if self.folds_away else '.'}")
         for word, what in (("dead", "next to 0 on all images"), ("constant", "the same on all")):
             channels = {site: getattr(gate, word) for site, gate in self.gates.items()}
             named = [f"{site} ({len(found)})" for site, found in channels.items() if found]
