@@ -30,7 +30,7 @@ class Row:
     transposed: bool = False
 
 
-def _rows(module: str, names: str, row: Row = Row()) -> dict[str, Row]:  # noqa: B008 - frozen
+def _rows(module: str, names: str, row: Row = Row()) -> dict[str, Row]:
     return {f"{module}.{name}": row for name in names.split()}
 
 
