@@ -207,34 +207,41 @@ def test_whatever_has_means():
     assert difference(frozen(model, given), merged, x) < IN_FLOAT64
 
 
-def test_statistics_of_gates():
-    """The mean weights of `inspection.statistics.Gates`, and of gates that hardly vary."""
-    from accuracy_booster.inspection.statistics import Accumulator, Gates
-
-    model = network()
-    x = images(n=8)
+@pytest.mark.parametrize("recipe", ["ab", "cbam"])
+def test_what_gates_gives(recipe):
+    """Gates that hardly vary; of CBAM's two in turn neither is a constant per channel."""
+    model, x = network(recipe=recipe), images(n=8)
     with torch.no_grad():
         for gate in attached(model).values():
-            gate[0].bn.weight.mul_(1e-9)
-    found, hooks = {}, []
-    for name, gate in attached(model).items():
+            for norm in (
+                m for m in gate.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            ):
+                norm.weight.mul_(1e-9)
+    found = ab.gates(model, [x])
+    if recipe == "ab":
+        assert all(one.is_constant for one in found.values())
+        assert difference(model, ab.merge(model, found), x) < 1e-7
+        return
+    assert len(found) == 6
+    with pytest.warns(UserWarning, match=r"'layer3\.0\.bn2' \(it has 2 gates in turn"):
+        assert difference(model, ab.merge(model, found), x) == 0
 
-        def see(gate, inputs, output, name=name):
-            weights = gate.weigh(gate.describe(inputs[0]))
-            seen = Accumulator(gate.channels, 1.0)
-            seen.add(weights)
-            found[name] = seen.result(
-                site=name, recipe="ab", spatial_size=None, per_position=False, shared=False
-            )
 
-        hooks.append(gate[0].register_forward_hook(see))
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    gates = Gates(found, network="resnet8", images=8)
-    assert all(g.is_constant for g in gates.values())
-    assert difference(model, ab.merge(model, gates), x) < 1e-7
+def test_blocks_of_the_network_itself():
+    """`ab.gates` tells of blocks that were written into a network too; these stay."""
+    own = ab.Recalibrate(6, "ab")
+    x = torch.randn(3, 6, 5, 4, dtype=torch.float64)
+    model, given = boosted(Net(nn.BatchNorm2d(6), own), x)
+    found = ab.gates(model, [x])
+    assert set(found) == {"layers.0", "layers.1"}
+    with pytest.warns(
+        UserWarning, match=r"'layers\.1' \(the gate is a module of the network's own"
+    ):
+        merged = ab.merge(model, found)
+    given = {"layers.0": found["layers.0"].mean}
+    assert difference(frozen(model, given), merged, x) < IN_FLOAT64
+    with pytest.raises(ValueError, match="the network's own"):
+        ab.merge(model, found, at=found)
 
 
 def test_a_gate_that_is_constant_merges_exactly():
@@ -547,7 +554,7 @@ def test_constants_below_zero():
 )
 def test_gates_that_are_no_factor_per_channel(recipe, why):
     model, x = network(recipe=recipe), images()
-    with pytest.warns(UserWarning, match=f"3_|layer3.*{why}"):
+    with pytest.warns(UserWarning, match=rf"'layer3\.0\.bn2' \(.*{why}"):
         new = ab.merge(model, constants(model))
     assert difference(model, new, x) == 0
     with pytest.raises(ValueError, match=why):

@@ -18,6 +18,7 @@ from accuracy_booster.errors import shown, unknown
 from accuracy_booster.surgery import storage
 from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
 from accuracy_booster.surgery.fusing import unfuse
+from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.refusing import refuse_wrapped
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,7 +49,7 @@ def merge(model: Network, gates: Constants, *, at: Iterable[str] | None = None) 
     Args:
         model: a boosted network, fused or not.
         gates: {site: the constants [C]}, or what has a method `means()` that gives them, such as
-            what `ab.observe` returns.
+            what `ab.gates` returns.
         at: the sites to merge. By default those in `gates`; of these the ones that cannot be merged
             keep their gate, and a warning names them.
 
@@ -71,28 +72,29 @@ def merge_gates(
         raise ValueError(f"{type(model).__name__} has no gates to merge; boost it first")
     constants, seen = _read(gates)
     new = plain_copy(model)
-    there = attached(new)
-    for name in seen:
-        if name not in there:
-            raise unknown("site", name, there, "it is in `gates`")
+    there, modules, held = attached(new), dict(new.named_modules()), layers.holders(new)
     chosen = seen if at is None else _sites([at] if isinstance(at, str) else at)
-    for name in chosen:
-        if name not in there:
-            raise unknown("site", name, there, "it is in at=")
-    modules, held = dict(new.named_modules()), layers.holders(new)
+    for names, where in ((seen, "`gates`"), (chosen, "at=")):
+        for name in names:
+            if name not in there and not _is_own(modules, name):
+                raise unknown("site", name, there, f"it is in {where}")
     kept: dict[str, str] = {}
     merged: dict[str, torch.Tensor] = {}
     for name in chosen:
-        gate = there[name]
-        p = _checked(name, constants[name], gate.channels) if name in constants else None
-        reason = _why_not(modules[name], gate, held, p)
+        gate = there.get(name)
+        reason = "the gate is a module of the network's own" if gate is None else no_factor(gate)
+        if reason is None and name not in constants:
+            reason = "`gates` has no constants for it"
+        if reason is None:
+            assert gate is not None
+            p = merged[name] = _checked(name, constants[name], gate.channels)
+            last = _is_last(gate) if gate.spatial_dims else None
+            reason = layers.why_not(modules[name], held, last=last, negative=bool((p < 0).any()))
         if reason is not None:
+            merged.pop(name, None)
             kept[name] = reason
-        else:
-            assert p is not None
-            merged[name] = p
     if kept and at is not None:
-        raise ValueError(f"cannot merge {_told(kept)}; leave them out of at=, and they keep gates")
+        raise ValueError(f"cannot merge {told(kept)}; leave them out of at=, and they keep gates")
     detach(new, merged)
     for name, p in merged.items():
         layers.scale(modules[name], p)
@@ -103,7 +105,7 @@ def merge_gates(
 
 def warn_of_kept(kept: Mapping[str, str], *, stacklevel: int) -> None:
     if kept:
-        warnings.warn(f"gates that are not merged: {_told(kept)}", stacklevel=stacklevel)
+        warnings.warn(f"gates that are not merged: {told(kept)}", stacklevel=stacklevel)
 
 
 def frozen(model: Network, constants: Mapping[str, torch.Tensor]) -> Network:
@@ -173,26 +175,27 @@ def _checked(name: str, given: Any, channels: int) -> torch.Tensor:
     return p
 
 
-def _why_not(module: nn.Module, gate: Recalibrate, held: Any, p: torch.Tensor | None) -> str | None:
-    """Why a gate cannot be merged into its module, in a few words; None if it can."""
+def no_factor(gate: Recalibrate) -> str | None:
+    """Why a gate is not one factor per channel, in a few words; None if it is."""
     if not gate.enabled:
         return "the gate is disabled; merge outside of ab.disabled"
     if len(gate.recipe.gates) > 1:
         return f"it has {len(gate.recipe.gates)} gates in turn"
     *_, (_, kind, _) = gate.recipe.gates[0].flow()
-    if kind != "vector":
-        return "its gate has a weight for each position"
-    if p is None:
-        return "`gates` has no constants for it"
-    last = _is_last(gate) if gate.spatial_dims else None
-    return layers.why_not(module, held, last=last, negative=bool((p < 0).any()))
+    return None if kind == "vector" else "its gate has a weight for each position"
+
+
+def _is_own(modules: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether a block stands there that `ab.boost` did not attach (`ab.gates` tells of it too)."""
+    here = (modules.get(n) for n in (name, f"{name}.{ATTRIBUTE}"))
+    return any(isinstance(module, Recalibrate) for module in here)
 
 
 def _is_last(gate: Recalibrate) -> bool:
     return gate.layout == "NHWC"
 
 
-def _told(kept: Mapping[str, str]) -> str:
+def told(kept: Mapping[str, str]) -> str:
     """The sites, by why they keep their gates."""
     sites: dict[str, list[str]] = {}
     for name, reason in kept.items():
