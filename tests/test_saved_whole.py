@@ -19,8 +19,8 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import safe_files
-from accuracy_booster.report import page
 from accuracy_booster.errors import CannotWrite, TrainingStopped
+from accuracy_booster.report import page
 from accuracy_booster.surgery import attached, storage
 
 

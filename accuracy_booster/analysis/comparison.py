@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy_booster.analysis.comparison_report import write_comparison
 from accuracy_booster.analysis.comparison_folder import (
     BEGUN,
     REPORT,
@@ -20,6 +19,7 @@ from accuracy_booster.analysis.comparison_folder import (
     remove,
     run_names,
 )
+from accuracy_booster.analysis.comparison_report import write_comparison
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded

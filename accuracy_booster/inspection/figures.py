@@ -16,6 +16,7 @@ from accuracy_booster.inspection.statistics import GateStatistics
 
 MOST = 30  # classes, and channels, of a heat map
 CELL = 20  # pixels of a cell
+LETTERS = 24  # of a class name beside it
 BELOW, ABOVE = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
 VARYING = 3  # channels that examples are shown of
 SMALL = 64  # pixels: images up to this size are kept as they are
@@ -67,6 +68,8 @@ def heat_map(gate: GateStatistics, names: Sequence[str]) -> dict[str, Any] | Non
     return {
         "cells": data_uri(Image.fromarray(colours, "RGBA")),
         "cell": CELL,
+        "letters": LETTERS,
+        "left": 14 + 7 * min(LETTERS, max(len(names[k]) for k in classes)),
         "classes": [names[k] for k in classes],
         "channels": shown,
         "limit": limit,
@@ -77,9 +80,16 @@ def heat_map(gate: GateStatistics, names: Sequence[str]) -> dict[str, Any] | Non
             ]
             for k, row in zip(classes, z, strict=True)
         ],
-        "all_classes": len(seen),
-        "all_channels": gate.channels,
+        "shown": _shown(len(classes), len(seen), len(shown), gate.channels),
     }
+
+
+def _shown(classes: int, all_classes: int, channels: int, all_channels: int) -> str:
+    if classes == all_classes and channels == all_channels:
+        return "All classes and all channels."
+    of_classes = "All" if classes == all_classes else f"The {classes} of {all_classes:,}"
+    of_channels = "all" if channels == all_channels else f"the {channels} of {all_channels:,}"
+    return f"{of_classes} classes and {of_channels} channels that differ most."
 
 
 def separating_channels(

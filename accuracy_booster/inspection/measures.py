@@ -11,7 +11,7 @@ from accuracy_booster.report.figures import nice_step
 
 LEVELS = 5  # colours from faint to strong
 NONE, GAIN = "none", "gain"  # nothing that these images tell; accuracy is gained
-MINUS = "\N{MINUS SIGN}"
+MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _lost(inspection: Inspection) -> Measure:
     for site in inspection.gates:
         found = inspection.frozen.get(site)
         if found is None:
-            cells[site] = (NONE, "–")
+            cells[site] = (NONE, MISSING)
             continue
         level = NONE
         if found.tells:
@@ -114,7 +114,7 @@ def _lost(inspection: Inspection) -> Measure:
             gains |= level == GAIN
         cells[site] = (level, number(losses[site]))
     levels = [(NONE, "no change that these images tell")]
-    levels += _legend(0, step, lambda v: number(v, digits), " points") if told else []
+    levels += _legend(0, step, lambda v: number(v, digits), cells, " points") if told else []
     levels += [(GAIN, "more accurate when frozen")] if gains else []
     return Measure(
         "frozen",
@@ -142,8 +142,11 @@ def _measure(
     if (high - low) / step > LEVELS:  # the first step began lower
         step, digits = _steps((high - low) * 1.2)
         low = math.floor(low / step + 1e-9) * step
-    cells = {site: (_level(value, low, step), write(value, digits)) for site, value in values.items()}
-    return Measure(key, title, meaning, tuple(_legend(low, step, lambda v: write(v, digits))), cells)
+    cells = {
+        site: (_level(value, low, step), write(value, digits)) for site, value in values.items()
+    }
+    levels = _legend(low, step, lambda v: write(v, digits), cells)
+    return Measure(key, title, meaning, tuple(levels), cells)
 
 
 def _steps(span: float) -> tuple[float, int]:
@@ -158,10 +161,16 @@ def _level(value: float, low: float, step: float) -> str:
 
 
 def _legend(
-    low: float, step: float, write: Callable[[float], str], unit: str = ""
+    low: float,
+    step: float,
+    write: Callable[[float], str],
+    cells: Mapping[str, tuple[str, str]],
+    unit: str = "",
 ) -> list[tuple[str, str]]:
-    bounds = [low + i * step for i in range(LEVELS + 1)]
+    """What the levels stand for, up to the highest that a gate has."""
+    most = max(int(level) for level, _ in cells.values() if level.isdigit())
+    bounds = [low + i * step for i in range(most + 1)]
     return [
         (str(i + 1), f"{write(bounds[i])} to {write(bounds[i + 1])}{unit if not i else ''}")
-        for i in range(LEVELS)
+        for i in range(most)
     ]

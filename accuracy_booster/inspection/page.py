@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.inspection import figures, sentences
-from accuracy_booster.inspection.measures import measures, number
+from accuracy_booster.inspection.measures import MISSING, measures, number
 from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection
 from accuracy_booster.inspection.statistics import GateStatistics
 from accuracy_booster.progress import printable
@@ -22,8 +22,9 @@ PACKAGE = "accuracy_booster.inspection"
 FIGURE_BINS = 20
 PAPER = (
     "The paper's Table 16, for another network, AB ResNet-56 on CIFAR-10, prints 94.66 % with no "
-    "channel zeroed; with 5, 10, 15, 20 and 25 % of the channels zeroed 76.13, 53.52, 40.01, 29.24 "
-    "and 18.22 % for the highest weights, and 91.32, 84.50, 74.26, 63.11 and 52.40 % for the lowest."
+    "channel zeroed. With 5, 10, 15, 20 and 25 % of the channels zeroed it prints 76.13, 53.52, "
+    "40.01, 29.24 and 18.22 % for the highest weights, and 91.32, 84.50, 74.26, 63.11 and 52.40 % "
+    "for the lowest."
 )
 
 
@@ -35,8 +36,8 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
     """
     script = files(PACKAGE).joinpath("templates/inspection.js").read_text(encoding="utf-8")
     lead = (
-        f"{printable(inspection.title)}. {len(inspection.gates):,} gates, "
-        f"{inspection.gates.images:,} images."
+        f"{printable(inspection.title)}. {sentences.count(len(inspection.gates), 'gate')}, "
+        f"{sentences.count(inspection.gates.images, 'image')}."
     )
     parts = [
         {"title": "Summary", "html": _summary(inspection)},
@@ -100,8 +101,9 @@ def _place(inspection: Inspection, site: str) -> str:
 
 def _shape(gate: GateStatistics) -> str:
     channels = "one weight for all channels" if gate.shared else f"{gate.channels:,} channels"
-    size = gate.spatial_size
-    return f"{channels}, {' × '.join(map(str, size))}" if size else channels
+    if not gate.spatial_size:
+        return channels
+    return f"{channels}, " + " \N{MULTIPLICATION SIGN} ".join(map(str, gate.spatial_size))
 
 
 def _panel(
@@ -147,10 +149,10 @@ def _remarks(gate: GateStatistics) -> list[str]:
 def _numbers(inspection: Inspection, site: str) -> list[list[str]]:
     gate, frozen = inspection.gates[site], inspection.frozen.get(site)
     rows = [
-        ["Change when frozen, points", "–" if frozen is None else sentences.interval(frozen)],
+        ["Change when frozen, points", MISSING if frozen is None else sentences.interval(frozen)],
         ["Mean weight", number(float(gate.mean.mean()), 3)],
         ["Lowest and highest channel's mean", _bounds(gate)],
-        ["Spread across images", number(float(gate.spread.mean()), 4)],
+        ["Spread across images", number(float(gate.spread.mean()), 3)],
         ["Saturated weights", f"{100 * gate.saturated:.1f} %"],
         ["Entropy, bits", number(float(gate.entropy.mean()), 2)],
     ]
@@ -200,7 +202,10 @@ def _table_16(inspection: Inspection) -> Markup:
         rows.append(
             [
                 f"{percent:g}",
-                *("–" if o is None else f"{number(o.top1)} ({sentences.interval(o)})" for o in found),
+                *(
+                    MISSING if o is None else f"{number(o.top1)} ({sentences.interval(o)})"
+                    for o in found
+                ),
             ]
         )
     points = {

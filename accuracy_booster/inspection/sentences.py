@@ -21,7 +21,7 @@ def tiles(inspection: Inspection) -> list[tuple[str, str]]:
         found.append((f"{change} points", "with every gate frozen at its mean"))
     shares = [e for g in inspection.gates.values() if (e := g.explained) is not None]
     if shares:
-        found.append((_range(shares), "of the weights' variance is the class"))
+        found.append((_range(shares), "of a gate's variance is explained by the class"))
     return found
 
 
@@ -51,10 +51,10 @@ def summary(inspection: Inspection) -> list[str]:
     said.append(
         f"Of {total:,} channels {_are(dead)} dead (weight next to 0 on 99 % of the images) and "
         f"{_are(constant)} constant (weight hardly depends on the image)"
-        + (f"; {_count(whole, 'gate')} have only constant channels." if whole else ".")
+        + (f"; {count(whole, 'gate')} have only constant channels." if whole else ".")
     )
     if gates.silent:
-        said.append(f"{_count(len(gates.silent), 'gate')} never ran: {', '.join(gates.silent)}.")
+        said.append(f"{count(len(gates.silent), 'gate')} never ran: {', '.join(gates.silent)}.")
     return said
 
 
@@ -78,6 +78,11 @@ def named(channels: Sequence[int], of: int) -> str:
     return ", ".join(map(str, channels[:FEW])) + more
 
 
+def count(amount: int, noun: str) -> str:
+    """An amount with its noun: 1 gate, 9 gates."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
 def interval(outcome: Outcome) -> str:
     """A change with its 95 % interval."""
     return f"{signed(outcome.change)} [{signed(outcome.low)} to {signed(outcome.high)}]"
@@ -88,11 +93,15 @@ def _about_each(inspection: Inspection) -> list[str]:
     if not frozen:
         return ["No gate alone was frozen, so nothing is said about what each of them does."]
     telling = [site for site, o in frozen.items() if o.tells]
-    verb = "does" if len(telling) == 1 else "do"
+    if len(frozen) == 1:
+        who = f"The one gate {'does' if telling else 'does not do'}"
+    else:
+        who = f"{len(telling)} of {len(frozen)} gates {'does' if len(telling) == 1 else 'do'}"
+    does = "something" if len(frozen) > 1 or telling else "anything"
     text = (
-        f"{len(telling)} of {_count(len(frozen), 'gate')} {verb} something that these images tell: "
+        f"{who} {does} that these images tell: "
         "with that gate alone frozen at its mean weights, the 95 % interval of the change in "
-        "accuracy leaves out 0."
+        f"accuracy {'holds' if len(frozen) == 1 and not telling else 'leaves out'} 0."
     )
     worst = min(frozen, key=lambda site: frozen[site].change)
     if frozen[worst].tells and frozen[worst].change < 0:
@@ -104,12 +113,14 @@ def _about_each(inspection: Inspection) -> list[str]:
 def _about_all(inspection: Inspection) -> str:
     found = inspection.all_frozen
     if found is None:
-        return "No gate can be frozen for all images at once, so none can be folded away as a constant."
-    what = f"With every gate frozen at its mean weights, accuracy changes by {interval(found)} points"
+        return "No gate can be frozen at its mean weights, so none can be folded away."
+    what = (
+        f"With every gate frozen at its mean weights, accuracy changes by {interval(found)} points"
+    )
     if inspection.folds_away:
         return (
-            f"{what}, no more than chance: the network folds into the plain one, whose convolutions "
-            "take up the constants, at no loss that these images tell."
+            f"{what}, no more than chance: the network folds into the plain one, whose "
+            "convolutions take up the constants, at no loss that these images tell."
         )
     if found.change > 0:
         return f"{what}: constants in place of the gates are better on these images."
@@ -123,7 +134,3 @@ def _range(shares: Sequence[float]) -> str:
 
 def _are(amount: int) -> str:
     return f"{amount:,} {'is' if amount == 1 else 'are'}"
-
-
-def _count(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"

@@ -31,7 +31,7 @@ def write_page(
 ) -> None:
     """Write a page of sections.
 
-    A section is {"title", "table"?: (header, rows), "figure"?: SVG, "label"?: what the figure shows,
+    A section is {"title", "table"?: (header, rows), "figure"?: SVG, "label"?: what that shows,
     "html"?: Markup from `render`, "text"?}. All but figures and Markup is escaped.
 
     Args:
@@ -55,7 +55,7 @@ def write_page(
 
 
 def render(template: str, package: str = HERE, **values: Any) -> Markup:
-    """HTML from a template of `package`, or of this one; every value that is no Markup is escaped."""
+    """HTML from a template of `package`, or of this one; values that are no Markup are escaped."""
     from markupsafe import Markup
 
     return Markup(_environment(package).get_template(template).render(**values))
@@ -96,4 +96,4 @@ def _policy(script: str) -> str:
 
 def _is_number_like(cell: str) -> bool:
     """Whether a table's cell is a number, so that its column is aligned to the right."""
-    return cell.translate(dict.fromkeys(map(ord, ",.±+−% "))).isdigit()
+    return cell.translate(dict.fromkeys(map(ord, ",.±+\N{MINUS SIGN}% "))).isdigit()

@@ -6,6 +6,7 @@ The protocol: https://chromedevtools.github.io/devtools-protocol
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -73,17 +74,13 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # with the processes of its pages
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
         self._profile.cleanup()
 
     def open(
@@ -130,9 +127,7 @@ class Browser:
             " return [b.x + b.width / 2, b.y + b.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self._ask(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
         """Press a key: "Tab", "Enter", "ArrowRight"."""
@@ -144,9 +139,12 @@ class Browser:
 
     def screenshot(self, whole: bool = False) -> Image.Image:
         """What is seen, or the whole page, as RGB."""
-        found = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **(
-            {"clip": {**self.run(_WHOLE), "x": 0, "y": 0, "scale": 1}} if whole else {}
-        ))
+        found = self._ask(
+            "Page.captureScreenshot",
+            format="png",
+            captureBeyondViewport=whole,
+            **({"clip": {**self.run(_WHOLE), "x": 0, "y": 0, "scale": 1}} if whole else {}),
+        )
         return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
 
     # --- the protocol

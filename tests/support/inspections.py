@@ -56,7 +56,7 @@ def pictures_of(images: int, size: int = 32, channels: int = 3) -> dict[int, tor
     g = torch.Generator().manual_seed(size)
     small = torch.rand(images, channels, 5, 5, generator=g)
     large = torch.nn.functional.interpolate(small, (size, size), mode="bilinear")
-    return {i: picture for i, picture in enumerate((large * 255).round().byte())}
+    return dict(enumerate((large * 255).round().byte()))
 
 
 def make_inspection(
