@@ -22,7 +22,13 @@ from accuracy_booster.report.figures import COLOURS, histogram, nice_step, to_th
 from accuracy_booster.report.page import render, write_page
 
 IMAGE = "<img src=x onerror=alert(1)>"
-HOSTILE = [IMAGE, "</script><script>alert(1)</script>", '" onfocus="alert(1)', "' x='", "{{ 7 * 7 }}"]
+HOSTILE = [
+    IMAGE,
+    "</script><script>alert(1)</script>",
+    '" onfocus="alert(1)',
+    "' x='",
+    "{{ 7 * 7 }}",
+]
 VOID = ("meta", "image", "use", "line", "path", "rect", "circle", "polyline", "br", "img", "link")
 BIDI = "\u202eevil"
 
@@ -58,7 +64,9 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        """What it says, with signs as a keyboard has them."""
+        plain = {ord("\N{MINUS SIGN}"): "-", ord("\N{MULTIPLICATION SIGN}"): "x"}
+        return " ".join(" ".join(self.words).translate(plain).split())
 
     def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
         return [
@@ -94,15 +102,15 @@ def test_the_page_says_what_was_found(tmp_path):
     for sentence in (
         "The network is right on 67.30 % of the 400 images of the test split.",
         "6 of 9 gates do something that these images tell",
-        "Conv4_1 matters most: −1.62 [−1.83 to −1.41] points.",
+        "Conv4_1 matters most: -1.62 [-1.83 to -1.41] points.",
         "does not fold into the plain one without loss",
         "Of 336 channels 9 are dead",
     ):
         assert sentence in page.text
     assert len(page.all("button", role="tab")) == len(page.all("div", role="tabpanel")) == 9
     assert len(re.findall(r"Stage \d · ", page.text)) == 3
-    assert "Stage 3 · 32 channels, 16 × 16" in page.text
-    assert "14.80 (−52.50 [−52.90 to −52.10])" in page.text  # Table 16's last row
+    assert "Stage 3 · 32 channels, 16 x 16" in page.text
+    assert "14.80 (-52.50 [-52.90 to -52.10])" in page.text  # Table 16's last row
     assert "94.66 %" in page.text
     assert "kind 3" in page.text
 
@@ -299,7 +307,9 @@ def test_pictures_of_any_number_of_channels_and_size(channels):
         assert 0 < len(found) <= 24
         for picture in found.values():
             assert (picture["width"], picture["height"]) == (min(side, 96),) * 2
-            assert picture["data"].startswith(f"data:image/{'png' if side < 96 else 'jpeg'};base64,")
+            assert picture["data"].startswith(
+                f"data:image/{'png' if side < 96 else 'jpeg'};base64,"
+            )
 
 
 # --- figures
