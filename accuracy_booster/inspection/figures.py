@@ -17,7 +17,7 @@ from accuracy_booster.inspection.statistics import GateStatistics
 MOST = 30  # classes, and channels, of a heat map
 CELL = 20  # pixels of a cell
 LETTERS = 24  # of a class name beside it
-BELOW, ABOVE = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
+BELOW, ABOVE = (26, 130, 204), (230, 104, 12)  # a blue and an orange for both themes
 VARYING = 3  # channels that examples are shown of
 SMALL = 64  # pixels: images up to this size are kept as they are
 BUDGET = 3_000_000  # bytes of all example images, as they are written
