@@ -19,7 +19,7 @@ def _counts_arguments(parser: Parser) -> None:
 
 
 def _counts(given: dict[str, Any]):
-    from accuracy_booster.analysis.report import write_page
+    from accuracy_booster.report.page import write_page
     from accuracy_booster.reproduction import counts
 
     output = _file(given.get("output"), "counts.html")
