@@ -42,6 +42,7 @@ _PUBLIC = {
     "complexity": "analysis",
     "compile_for_inference": "deploy",
     "fold": "deploy",
+    "prune": "deploy",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import recipe as recipe
     from accuracy_booster.deploy import compile_for_inference as compile_for_inference
     from accuracy_booster.deploy import fold as fold
+    from accuracy_booster.deploy import prune as prune
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
     from accuracy_booster.surgery import FastPath as FastPath
