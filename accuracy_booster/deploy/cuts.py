@@ -134,7 +134,8 @@ class Cuts:
             raise Refused("it runs several times in a pass, or a module inside it gives its output")
         if is_hooked(self.modules[site]):
             raise Refused(f"a hook reads {site!r}")
-        producer, followers = site, ()
+        producer = site
+        followers: tuple[str, ...] = ()
         if flow.call not in CALLS:
             self._check_norm(site)
             if flow.conv is None:

@@ -1,4 +1,4 @@
-"""The parts of a pruned network: layers, norms and gates with fewer channels, and zeros put back."""
+"""The parts of a pruned network: layers, norms and gates of fewer channels, and zeros put back."""
 
 # N batch, C channels before, K channels kept, H W space (or L, or D H W, or nothing: [N, C])
 
@@ -69,7 +69,7 @@ def keep_outputs(layer: nn.Module, kept: torch.Tensor) -> None:
 
 
 def keep_inputs(layer: nn.Module, kept: torch.Tensor) -> None:
-    """A layer that reads the kept channels alone, in place: the same number of each of its groups."""
+    """A layer that reads the kept channels alone, in place; as many in each of its groups."""
     groups = getattr(layer, "groups", 1)
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
