@@ -40,6 +40,8 @@ _PUBLIC = {
     "compare": "analysis",
     "bench": "analysis",
     "complexity": "analysis",
+    "gates": "inspection",
+    "inspect": "inspection",
     "compile_for_inference": "deploy",
     "fold": "deploy",
     "prune": "deploy",
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from accuracy_booster.deploy import compile_for_inference as compile_for_inference
     from accuracy_booster.deploy import fold as fold
     from accuracy_booster.deploy import prune as prune
+    from accuracy_booster.inspection import gates as gates
+    from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
     from accuracy_booster.surgery import FastPath as FastPath
@@ -85,6 +89,7 @@ _PARTS = (
     "blocks",
     "data",
     "deploy",
+    "inspection",
     "models",
     "ops",
     "reproduction",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from accuracy_booster.cli import bench, networks, reproduce, runs
+from accuracy_booster.cli import bench, inspection, networks, reproduce, runs
 from accuracy_booster.cli.base import (
     PROGRAM,
     HelpFormatter,
@@ -31,7 +31,13 @@ from accuracy_booster.errors import (
 from accuracy_booster.progress import printable
 from accuracy_booster.training.presets import PRESETS
 
-COMMANDS = {**runs.COMMANDS, **networks.COMMANDS, **bench.COMMANDS, **reproduce.COMMANDS}
+COMMANDS = {
+    **runs.COMMANDS,
+    **networks.COMMANDS,
+    **bench.COMMANDS,
+    **inspection.COMMANDS,
+    **reproduce.COMMANDS,
+}
 
 
 LINE = 2000  # characters of an error or a warning; one that echoes a long value is cut

@@ -1,7 +1,7 @@
 """Remove the channels that count least, by one of several criteria: a physically smaller network.
 
-A channel's score comes from a row of `criteria.CRITERIA`; how many channels stay does not depend on it, so
-networks pruned by different criteria have equal parameters and MACs.
+A channel's score comes from a row of `criteria.CRITERIA`. How many channels stay does not depend on
+it, so networks pruned by different criteria have equal parameters and MACs.
 """
 
 # N batch, C channels, H W space

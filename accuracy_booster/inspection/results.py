@@ -10,6 +10,7 @@ from accuracy_booster.inspection.statistics import Gates
 
 HIGHEST, LOWEST, RANDOM = "highest", "lowest", "random"  # which channels are zeroed
 WHICH = (HIGHEST, LOWEST, RANDOM)
+ALLOWED = 0.5  # points that constant gates may cost at most, by the interval's lower end
 BY_IMAGE, BY_AVERAGE = "image", "average"  # what they are ranked by
 
 
@@ -83,9 +84,43 @@ class Inspection:
 
     @property
     def folds_away(self) -> bool:
-        """Whether constants in place of all gates cost no accuracy that these images tell."""
+        """Whether constants in place of all gates cost no accuracy: surely under half a point.
+
+        An interval that holds 0 is not enough, since that of few images is wide.
+        """
         found = self.all_frozen
-        return found is not None and not found.tells
+        return found is not None and found.low > -ALLOWED
+
+    def summary(self) -> list[str]:
+        """What was found, in sentences."""
+        lines = [f"Top-1 is {self.top1:.2f} % on {self.images:,} images of the {self.split} split."]
+        idle = [site for site, found in self.frozen.items() if not found.tells]
+        needed = len(self.frozen) - len(idle)
+        lines.append(
+            f"{needed} of {len(self.frozen)} gates are needed: with one of them frozen at its mean "
+            "weights top-1 changes, by a 95 % interval without 0."
+        )
+        if idle:
+            lines.append(
+                f"These, frozen one at a time, change nothing that shows: {', '.join(idle)}."
+            )
+        if (every := self.all_frozen) is not None:
+            change = (
+                f"{every.change:+.2f} points, 95 % interval [{every.low:+.2f}, {every.high:+.2f}]"
+            )
+            folds = (
+                f": less than {ALLOWED} points. The network folds into the plain one "
+                "(accuracy-booster merge)."
+            )
+            lines.append(f"All gates frozen together: {change}{folds if self.folds_away else '.'}")
+        for word, what in (("dead", "next to 0 on all images"), ("constant", "the same on all")):
+            channels = {site: getattr(gate, word) for site, gate in self.gates.items()}
+            named = [f"{site} ({len(found)})" for site, found in channels.items() if found]
+            if named:
+                lines.append(f"Channels whose weight is {what} ({word}): {', '.join(named)}.")
+        if self.gates.silent:
+            lines.append(f"These gates did not run: {', '.join(self.gates.silent)}.")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, as plain values."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.errors import unknown
+from accuracy_booster.inspection.layers import find_layer, stages
 
 BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges of bins
 SATURATED = 0.05  # a weight is saturated below this share of the scale, or above 1 less this
@@ -45,9 +45,10 @@ class GateStatistics:
             same place (CBAM's) has "#2" after it.
         recipe: the block's text.
         scale: s of p = s * sigmoid(...).
+        width: the number of channels of the map that it scales.
         spatial_size: the sides of the map it was built for, if known.
         per_position: the gate has a weight for each position; these are means over positions.
-        shared: the gate has one weight for all channels (then C is 1).
+        shared: the gate has one weight for all channels (then C is 1, whatever the width).
         count: how many weights of a channel were seen: one an image.
         mean: [C], over the images.
         spread: [C], standard deviation across the images.
@@ -63,6 +64,7 @@ class GateStatistics:
     site: str
     recipe: str
     scale: float
+    width: int
     spatial_size: tuple[int, ...] | None
     per_position: bool
     shared: bool
@@ -345,44 +347,22 @@ class Gates(Mapping[str, GateStatistics]):
         """
         return {site: g.mean for site, g in self._found.items() if not (g.shared or g.per_position)}
 
-    def find(self, name: str) -> str:
+    def find(self, name: str | None = None) -> str:
         """The site that a name means: a site, a module around one, or the paper's Conv4_1.
+
+        Without a name it is the first block of the last stage, as in the paper's Figure 3.
 
         Raises:
             ValueError: for any other name, with the nearest.
         """
-        sites = list(self._found)
-        if name in self._found:
-            return name
-        inside = [site for site in sites if site.startswith(f"{name}.")]
-        if len(inside) == 1:
-            return inside[0]
-        by_place = {place.lower(): site for site, place in self.places().items()}
-        if name.lower() in by_place:
-            return by_place[name.lower()]
-        raise unknown("layer", name, [*inside, *(sites if not inside else ()), *by_place])
+        return find_layer(name, self._shapes())
 
     def places(self) -> dict[str, str]:
-        """{site: its place in the paper's words}: Conv4_1 is the first block of stage 4.
+        """{site: its place in the paper's words}: Conv4_1 is the first block of stage 4."""
+        return stages(self._shapes())
 
-        Stages are numbered from 2, as in ResNet's paper. One ends where the number of channels or
-        the size of the map changes.
-        """
-        found: dict[str, str] = {}
-        stage, block, before = 1, 0, None
-        for site, gate in self._found.items():
-            shape = (gate.channels, gate.spatial_size)
-            if "#" in site:  # the second gate of a block
-                continue
-            stage, block = (stage, block + 1) if shape == before else (stage + 1, 1)
-            before = shape
-            found[site] = f"Conv{stage}_{block}"
-        return found
-
-    def default_layer(self) -> str:
-        """The first block of the last stage: the layer of the paper's Figure 3."""
-        last = list(self.places().values())[-1]
-        return self.find(f"{last.partition('_')[0]}_1")
+    def _shapes(self) -> dict[str, Any]:
+        return {site: (gate.width, gate.spatial_size) for site, gate in self._found.items()}
 
     def to_dict(self) -> dict[str, Any]:
         return {

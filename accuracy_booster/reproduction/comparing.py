@@ -206,7 +206,7 @@ def value_of(record: Record, row: Row) -> float | None:
     """The row's accuracy or time in a result; None if it diverged, or holds no finite number."""
     if record.diverged:
         return None
-    value = record.values.get(row.block if record.spec.measures == TIME else TOP1)
+    value = record.values.get(row.cell or (row.block if record.spec.measures == TIME else TOP1))
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -222,6 +222,8 @@ def _pair(table: Table, row: RowResult, reference: RowResult) -> Pair:
     key: tuple[object, ...] = (row.spec.hash, reference.spec.hash, printed, table.seeds)
     if table.measures == TIME:
         key += (row.row.block, reference.row.block)
+    if row.row.cell or reference.row.cell:
+        key += (row.row.cell, reference.row.cell)
     return Pair(
         *(row.row, reference.row, difference, printed),
         judge(difference, printed, table.seeds - len(diverged)),

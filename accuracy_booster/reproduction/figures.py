@@ -48,11 +48,11 @@ def differences(result: TableResult | None) -> str:
 def _groups(result: TableResult) -> dict[str, list[Pair]]:
     """The pairs that have a difference, by their reference's label."""
     found: dict[str, list[Pair]] = {}
-    for block in result.table.references:
-        for pair in result.pairs:
-            if pair.reference.block == block and pair.difference is not None:
-                found.setdefault(pair.reference.label, []).append(pair)
-    return found
+    for pair in result.pairs:
+        found.setdefault(pair.reference.heading, [])
+        if pair.difference is not None:
+            found[pair.reference.heading].append(pair)
+    return {heading: pairs for heading, pairs in found.items() if pairs}
 
 
 def _draw(

@@ -10,7 +10,7 @@ import torch
 
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import TIME
+from accuracy_booster.reproduction.tables import TOP1
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:
@@ -41,12 +41,12 @@ def seconds_of(spec: Spec, records: Records) -> float | None:
     same = [record.seconds for record in ended if record.spec.hash == spec.hash]
     if same:
         return median(same)
-    if spec.measures == TIME:
+    if spec.measures != TOP1:
         return None
     trained = [
         record
         for record in ended
-        if record.spec.measures != TIME
+        if record.spec.measures == TOP1
         and record.spec.options["data"] == spec.options["data"]
         and record.spec.config.freeze == spec.config.freeze
     ]

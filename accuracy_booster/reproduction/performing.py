@@ -11,11 +11,12 @@ from typing import Any
 
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import note
+from accuracy_booster.reproduction.constants import constant_weights
 from accuracy_booster.reproduction.datasets import summary
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, about, write_record
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import TIME
+from accuracy_booster.reproduction.tables import GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
 from accuracy_booster.training.run import Run
 
@@ -29,23 +30,24 @@ def perform(spec: Spec, places: Places) -> Path:
         TrainingInterrupted: after a signal; the same call goes on.
         TrainingStopped: where it cannot go on.
     """
-    record = (_timed if spec.measures == TIME else _trained)(spec, places)
-    return write_record(places.results, record)
+    makers = {TOP1: _trained, TIME: _timed, GATES: _inspected}
+    return write_record(places.results, makers[spec.measures](spec, places))
 
 
 def _trained(spec: Spec, places: Places) -> Record:
     """Accuracies of the last epoch; none where the training diverged."""
     begun, where = time.time(), places.run(spec)
     more: dict[str, Any]
+    weights, at_once = _start(spec, places)
     try:
-        result = _training(spec, places, where)
+        result = _training(spec, places, weights)
     except Diverged as e:
         run, _ = Run.open(where, ended=False)
         values, epochs = dict[str, float](), run.history()
         seconds, diverged, more = time.time() - begun, str(e), {}
     else:
         run, config = Run.open(where)
-        values = {"top1": result.test.top1, "top5": result.test.top5}
+        values = {"top1": result.test.top1, "top5": result.test.top5, **at_once}
         epochs, seconds, diverged = result.history, result.seconds, ""
         decided = run.info.get("decided", {})
         more = {
@@ -59,12 +61,54 @@ def _trained(spec: Spec, places: Places) -> Record:
     return Record(spec, values, epochs, seconds, diverged, data, own)
 
 
-def _training(spec: Spec, places: Places, where: Path) -> TrainResult:
+def _start(spec: Spec, places: Places) -> tuple[Path | None, dict[str, float]]:
+    """The weights that a training starts from, and accuracies of the network before it."""
+    if spec.parent is None:
+        name = spec.config.weights
+        return (None if name is None else places.weights_of(name)), {}
+    begun = _parent(spec, places)
+    return constant_weights(spec, places) if spec.options["merged"] else (begun, {})
+
+
+def _parent(spec: Spec, places: Places) -> Path:
+    """The directory of the finished run whose network a run takes.
+
+    Raises:
+        Diverged: if that training diverged.
+    """
+    assert spec.parent is not None
+    _training(spec.parent, places, _start(spec.parent, places)[0])
+    return places.run(spec.parent)
+
+
+def _inspected(spec: Spec, places: Places) -> Record:
+    """Accuracies of a trained network with its gates changed, and what Figure 3 shows of it."""
+    from accuracy_booster.inspection import inspect
+
+    begun, place = time.time(), places.data_of(str(spec.options["data"]))
+    try:
+        where = _parent(spec, places)
+    except Diverged as e:
+        return Record(spec, {}, [], time.time() - begun, str(e), None, about(begun=begun))
+    found = inspect(where, place["data"], percents=spec.options["percents"])
+    run, _ = Run.open(where)
+    values = {"top1": found.top1, "frozen": found.all_frozen.top1}
+    values |= {f"{cell.which} {cell.percent:g}": cell.outcome.top1 for cell in found.zeroed}
+    layer = found.gates[found.layer]
+    figure = {"layer": found.layer, "mean_weights": [round(float(w), 4) for w in layer.mean]}
+    more = {"run": run.id, "images": found.images, "figure_3": figure}
+    data = summary(str(spec.options["data"]), run.info.get("data"))
+    own = about(begun=begun, more=more)
+    return Record(spec, values, [], time.time() - begun, "", data, own)
+
+
+def _training(spec: Spec, places: Places, weights: Path | None) -> TrainResult:
     """The finished training: begun, gone on with, or found."""
+    where = places.run(spec)
     place = places.data_of(str(spec.options["data"]))
     config = spec.config.change({**place, "output": str(where)})
-    if config.weights is not None:
-        config = config.change({"weights": str(places.weights_of(config.weights))})
+    if weights is not None:
+        config = config.change({"weights": str(weights)})
     if Run.is_run(where):
         try:
             run, _ = Run.open(where, ended=False)

@@ -22,7 +22,7 @@ from accuracy_booster.analysis.benchmark import processor
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import note
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
-from accuracy_booster.reproduction.tables import TIME
+from accuracy_booster.reproduction.tables import GATES, MERGED, TIME, WHICH
 from accuracy_booster.safe_files import read_json, write_json
 from accuracy_booster.training import new_dir
 
@@ -36,8 +36,9 @@ class Record:
 
     Attributes:
         spec: what was run.
-        values: top1 and top5 of the last epoch in %; of a table of times the seconds per batch by
-            block. Empty if the training diverged.
+        values: top1 and top5 of the last epoch in %, and those of the network before its training
+            where gates became constants; of a table of times the seconds per batch by block; of one
+            of gates the accuracies with changed gates. Empty if the training diverged.
         epochs: the rows of the learning curve.
         seconds: of the training, with its compilation and its measurements.
         diverged: why there is no accuracy, or "".
@@ -156,8 +157,18 @@ def _check_values(record: Record) -> None:
         if min(record.values.values()) <= 0:
             raise ValueError("it holds a time that is not above 0")
         return
-    if set(record.values) != {"top1", "top5"}:
+    if record.spec.measures == GATES:
+        cells = {f"{which} {p:g}" for which in WHICH for p in record.spec.options["percents"]}
+        if set(record.values) != {"top1", "frozen", *cells}:
+            raise ValueError("it does not hold the accuracy with each change of the gates")
+        if not all(0 <= value <= 100 for value in record.values.values()):
+            raise ValueError("it holds an accuracy that is not from 0 to 100 %")
+        return
+    before = set(MERGED) if record.spec.options.get("merged") else set()
+    if set(record.values) != {"top1", "top5"} | before:
         raise ValueError("it holds no top-1 and top-5 accuracy")
+    if not all(0 <= record.values[name] <= 100 for name in before):
+        raise ValueError("it holds an accuracy that is not from 0 to 100 %")
     top1, top5 = record.values["top1"], record.values["top5"]
     if not 0 <= top1 <= top5 <= 100:
         raise ValueError(f"its accuracies are {top1:g} and {top5:g}, not from 0 to 100 %")

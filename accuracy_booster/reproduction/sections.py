@@ -12,7 +12,7 @@ from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.reproduction import words
-from accuracy_booster.reproduction.comparing import TableResult, label_of
+from accuracy_booster.reproduction.comparing import RowResult, TableResult, label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
 from accuracy_booster.reproduction.hours import duration, hours_left
 from accuracy_booster.reproduction.places import LAYOUTS
@@ -174,14 +174,12 @@ def verdicts_line(findings: Findings) -> str:
 def _table(result: TableResult) -> Section:
     table = result.table
     several = len(table.models) > 1
-    references: dict[str, str] = {}  # block to label
-    for pair in result.pairs:
-        references.setdefault(pair.reference.block, pair.reference.label)
+    references = list(dict.fromkeys(pair.reference.heading for pair in result.pairs))
     unit = "s" if result.has_times else "%"
     header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)"]
     header.append("repetitions" if result.has_times else "seeds")
-    for block in (block for block in table.references if block in references):
-        header += [f"minus {references[block]}", "paper", "verdict"]
+    for heading in references:
+        header += [f"minus {heading}", "paper", "verdict"]
     rows = []
     for row in result.rows:
         seeds = words.of_declared(len(row.by_seed), table.seeds)
@@ -189,8 +187,8 @@ def _table(result: TableResult) -> Section:
         printed = "" if row.row.printed is None else str(row.row.printed)
         cells = [row.row.model] * several
         cells += [row.row.label, printed, words.ours(row, result), seeds]
-        for block in (block for block in table.references if block in references):
-            found = next((p for p in row.pairs if p.reference.block == block), None)
+        for heading in references:
+            found = next((p for p in row.pairs if p.reference.heading == heading), None)
             tell = (words.measured, words.printed, lambda pair, _: words.verdict(pair))
             cells += ["" if found is None else cell(found, result) for cell in tell]
         rows.append(cells)
@@ -236,9 +234,11 @@ def _notes(result: TableResult) -> list[str]:
 def _runs(result: TableResult) -> list[str]:
     """The result files behind each row."""
     items = []
-    for row in result.rows[: 1 if result.has_times else None]:
+    for row in _one_of_each_run(result):
         if row.seeds:
-            which = "all rows" if result.has_times else result.label(row.row)
+            alike = [other.row for other in result.rows if other.run == row.run]
+            which = "all rows" if len(alike) == len(result.rows) else None
+            which = which or "; ".join(map(result.label, alike))
             seeds = f"seed{'s'[: len(row.seeds) != 1]} {words.ranges(row.seeds)}"
             items.append(f"{which}: `{row.run}`, {seeds}")
         for seed, reason in row.diverged.items():
@@ -247,6 +247,11 @@ def _runs(result: TableResult) -> list[str]:
         number = count(len(result.other_data), "result")
         items.append(f"left out: {number} of other images, {names(result.other_data)}")
     return items
+
+
+def _one_of_each_run(result: TableResult) -> list[RowResult]:
+    """A row of each run: rows of a table can share one."""
+    return list({row.run: row for row in reversed(result.rows)}.values())[::-1]
 
 
 # --- what is missing

@@ -10,7 +10,7 @@ from typing import Any
 from accuracy_booster.blocks import recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
-from accuracy_booster.reproduction.tables import TIME, TOP1, Row, Table
+from accuracy_booster.reproduction.tables import GATES, TIME, TOP1, ZEROED, Row, Table
 from accuracy_booster.safe_files import hash_of
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import FREE
@@ -29,7 +29,10 @@ class Spec:
     """One run.
 
     `options` are the arguments of `ab.train`, or of `ab.bench` for a table of times. Its `data`
-    and `weights` are names; `places` knows where they are.
+    and `weights` are names; `places` knows where they are. Where a training goes on from another
+    run, `after` has that one's options, and `merged` says that its gates become constants. Where
+    gates are changed in a trained network, the options are that network's, and `percents` says how
+    many channels are zeroed.
     """
 
     measures: str
@@ -39,7 +42,8 @@ class Spec:
     @cached_property
     def config(self) -> TrainConfig:
         """The training's configuration, but for the places of its data, weights and output."""
-        options = {name: value for name, value in self.options.items() if name != "model"}
+        own = ("model", "after", "merged", "percents")
+        options = {name: value for name, value in self.options.items() if name not in own}
         return resolve(self.options["model"], **options, seed=self.seed)
 
     @cached_property
@@ -54,12 +58,25 @@ class Spec:
             if f.name not in _NOT_HASHED and getattr(config, f.name) != f.default
         }
         given["block"] = "none" if config.block == "none" else str(recipe(config.block))
-        return _plain({**given, "data": config.data})
+        given["data"] = config.data
+        if self.measures == GATES:
+            given |= {"measures": GATES, "percents": self.options["percents"]}
+        elif self.parent is not None:
+            given |= {"after": self.parent.settings, "merged": self.options["merged"]}
+        return _plain(given)
 
     @cached_property
     def hash(self) -> str:
         """The same for the runs that differ in their seeds alone."""
         return hash_of({**self.settings, "code_version": CODE_VERSION})[:12]
+
+    @cached_property
+    def parent(self) -> Spec | None:
+        """The run whose trained network this one takes; None if it takes none."""
+        if self.measures == GATES:
+            return Spec(TOP1, {k: v for k, v in self.options.items() if k != "percents"}, self.seed)
+        after = self.options.get("after")
+        return None if after is None else Spec(TOP1, dict(after), self.seed)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -82,6 +99,8 @@ class Spec:
         else:
             block = self.block if self.block.isidentifier() else "recipe"
             what = f"{block}-{self.options['data']}"
+            if self.parent is not None:
+                what += "-gates" if self.measures == GATES else "-more"
         return f"{self.model.replace('/', '_')}-{what}-{self.hash}-s{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
@@ -108,20 +127,34 @@ def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
     if table.measures == TIME:
         blocks = tuple(other.block for other in table.rows)
         return Spec(TIME, {"model": row.model, "blocks": blocks, **TIMES[budget]}, seed)
-    standard = STANDARD[table.data][budget]
-    own = (table.budgets or {}).get(budget, {})
-    options: dict[str, Any] = {"model": row.model, "block": row.block, "data": table.data}
-    options |= {**standard, **table.settings, **own, **row.settings}
-    if budget == "smoke":
-        options = {k: v for k, v in options.items() if k not in ("weights", "mean", "std")}
+    options = _options(table, row.model, row.block, budget)
+    if table.measures == GATES:
+        percents = [percent for percent, *_ in ZEROED]
+        return Spec(GATES, {**options, "percents": percents}, seed)
+    if row.after is not None:
+        begun = _options(table, row.model, row.after.block, budget)
+        options |= {"after": begun, "merged": row.after.merged}
+    options |= row.settings
+    if budget == "smoke" and "weights" in table.settings:
         options["freeze"] = "none"  # without trained weights there is nothing to freeze
     return Spec(TOP1, options, seed)
+
+
+def _options(table: Table, model: str, block: str, budget: str) -> dict[str, Any]:
+    """The arguments of `ab.train` for a row without settings of its own."""
+    own = (table.budgets or {}).get(budget, {})
+    options: dict[str, Any] = {"model": model, "block": block, "data": table.data}
+    options |= {**STANDARD[table.data][budget], **table.settings, **own}
+    if budget == "smoke":
+        options = {k: v for k, v in options.items() if k not in ("weights", "mean", "std")}
+    return options
 
 
 def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list[Spec]:
     """The runs of tables, each once, in the order in which they tell most.
 
     Table after table; within a table every row with the first seed, then every row with the next.
+    A run whose trained network another one takes comes before that one.
 
     Args:
         seeds: how many; by default the number that each table declares.
@@ -138,5 +171,7 @@ def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list
         for seed in range(table.seeds if seeds is None else seeds):
             for row in table.rows:
                 spec = spec_of(table, row, budget, seed)
+                if spec.parent is not None:
+                    found.setdefault(spec.parent.key, spec.parent)
                 found.setdefault(spec.key, spec)
     return list(found.values())

@@ -12,15 +12,36 @@ from typing import Any
 
 from accuracy_booster.errors import unknown
 
-TOP1, TIME = "top1", "time"  # what a table measures
+TOP1, TIME, GATES = "top1", "time", "gates"  # what a table measures
+WHICH = ("highest", "lowest", "random")  # weights whose channels are zeroed
+MERGED = ("top1_merged", "top1_reestimated")  # accuracies before the training of merged gates
+
+
+@dataclass(frozen=True)
+class After:
+    """A training that goes on from the trained network of another row, with the same seed.
+
+    `merged`: its gates are first folded to constants, and the norms' statistics re-estimated. What
+    is then trained is the plain network.
+    """
+
+    block: str
+    merged: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
     """A network with a block, and what is printed for it: top-1 and top-5 accuracy in %.
 
-    In a table of times `printed` is seconds per batch. `settings` are fields of `TrainConfig` in
-    which the row differs from the other rows of its table.
+    In a table of times `printed` is seconds per batch.
+
+    Attributes:
+        settings: fields of `TrainConfig` in which the row differs from the others of its table.
+        after: what its training goes on from; None if that begins anew.
+        cell: which value of the run's result is the row's; by default the accuracy, or the time of
+            its block. So rows can share a run.
+        against: labels of the rows that it is compared with, in place of the table's references.
+        column: the heading of the column of comparisons with this row; by default its label.
     """
 
     label: str
@@ -29,6 +50,15 @@ class Row:
     printed: float | None = None
     printed_top5: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    after: After | None = None
+    cell: str = ""
+    against: tuple[str, ...] = ()
+    column: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Of the column of comparisons with this row."""
+        return self.column or self.label
 
 
 @dataclass(frozen=True)
@@ -44,7 +74,8 @@ class Table:
         settings: fields of `TrainConfig` for every row, at every budget.
         budgets: own settings by budget; by default those of the data set (`budgets`).
         seeds: the number of seeds after which the verdict is final.
-        measures: top1 (a training), or time (seconds of inference).
+        measures: top1 (a training), time (seconds of inference), or gates (accuracies of a trained
+            network with its gates changed).
         printed_for: where the printed numbers are another network's than the rows'.
         needs: what this package lacks to make the table, "" if nothing.
     """
@@ -74,6 +105,8 @@ class Table:
     def references_of(self, row: Row) -> list[Row]:
         """The rows of the same network that a row is compared with."""
         of_model = [other for other in self.rows if other.model == row.model and other != row]
+        if row.against:
+            return [other for label in row.against for other in of_model if other.label == label]
         found = []
         for block in self.references:
             if row.block == block and not row.settings:
@@ -121,7 +154,32 @@ TABLE_14 = (
 NO_BN = 0.3  # points that section 6.1 says AB loses without BN, on ResNet-56
 
 NO_DETECTION = "object detection, which this version does not have"
-NO_INSPECTION = "the analysis of gates, which this version does not have"
+
+# Table 16: % of the channels, top-1 without those of the highest and of the lowest weights
+ZEROED = (
+    (5, 76.13, 91.32),
+    (10, 53.52, 84.50),
+    (15, 40.01, 74.26),
+    (20, 29.24, 63.11),
+    (25, 18.22, 52.40),
+)
+WHOLE = "all channels"
+
+
+def _zeroing(model: str) -> tuple[Row, ...]:
+    """Table 16, with random channels beside those of the highest and the lowest weights."""
+    rows = [Row(WHOLE, model, "ab", 94.66, cell="top1")]
+    for percent, highest, lowest in ZEROED:
+        control = f"random {percent} %"
+        both = (WHOLE, control)
+        for kind, printed in (("highest", highest), ("lowest", lowest)):
+            label, cell = f"{kind} {percent} %", f"{kind} {percent}"
+            rows.append(Row(label, model, "ab", printed, cell=cell, against=both))
+        cell, column = f"random {percent}", "as many at random"
+        rows.append(Row(control, model, "ab", cell=cell, against=(WHOLE,), column=column))
+    rows.append(Row("weights frozen at their means", model, "ab", cell="frozen", against=(WHOLE,)))
+    return tuple(rows)
+
 
 PAPER = (
     Table(
@@ -286,10 +344,11 @@ PAPER = (
     ),
     Table(
         "16",
-        "Channels removed by their weights, and the histogram of Figure 3",
+        "ResNet-56 with AB on CIFAR-10: channels removed by their weights, and Figure 3",
         "cifar10",
-        (),
-        needs=NO_INSPECTION,
+        _zeroing("resnet56"),
+        references=(),
+        measures=GATES,
     ),
 )
 
@@ -304,6 +363,16 @@ FINE_TUNED = {
 GATES_ONLY = {"freeze": "base"}
 AB_TEXT = "gap | dense(groups=C) | bn{} | sigmoid"
 F_TEXT = "gap | bn{} | sigmoid"
+CONSTANTS = After("ab", merged=True)
+ONE_MORE = {"epochs": 1, "lr": 0.01, "schedule": "cosine"}
+
+
+def _more(label: str, block: str = "none", after: After = CONSTANTS, **about: Any) -> Row:
+    """A row that trains the network of another row for one more epoch."""
+    return Row(label, "resnet20", block, settings=ONE_MORE, after=after, **about)
+
+
+PLAIN_MORE, GATED_MORE = "no block, one more epoch", "AB, one more epoch"
 
 OWN = (
     Table(
@@ -365,6 +434,32 @@ OWN = (
             ),
         ),
         references=("ab",),
+    ),
+    Table(
+        "zeroing",
+        "ResNet-20 with AB on CIFAR-100: Table 16 and Figure 3 on a small network",
+        "cifar100",
+        _zeroing("resnet20"),
+        references=(),
+        printed_for="ResNet-56 on CIFAR-10",
+        measures=GATES,
+    ),
+    Table(
+        "constants",
+        "ResNet-20 on CIFAR-100: gates that are trained, and then folded to constants",
+        "cifar100",
+        (
+            Row("no block", "resnet20", "none"),
+            Row("AB", "resnet20", "ab", against=("no block",)),
+            _more(PLAIN_MORE, "none", After("none")),
+            _more(GATED_MORE, "ab", After("ab"), against=(PLAIN_MORE,)),
+            _more("AB as constants", cell="top1_merged", against=("no block", "AB")),
+            _more(
+                "and its norms re-estimated", cell="top1_reestimated", against=("no block", "AB")
+            ),
+            _more("and trained for one epoch", against=(PLAIN_MORE, GATED_MORE)),
+        ),
+        references=(),
     ),
     Table(
         "designs",

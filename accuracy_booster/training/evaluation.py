@@ -15,26 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.data import Data, class_names, normalise, sources
+from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch, Loader, worker_faults
-from accuracy_booster.errors import TrainingStopped, unknown
-from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
-from accuracy_booster.progress import bars, note
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.engine import load_network, make_accelerator, open_data
-from accuracy_booster.training.outputs import split_outputs, try_network
-from accuracy_booster.training.processes import agree
-from accuracy_booster.training.reopen import check_place, what_changed
-from accuracy_booster.training.run import Run
+from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.progress import bars
+from accuracy_booster.training.opening import open_measured
+from accuracy_booster.training.outputs import split_outputs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-OPTIONS = (
-    *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
-    *("data_dir", "image_column", "label_column", "bad_images"),
-    *("interpolation", "crop_pct", "crop_mode", "validation"),
-)
 
 
 @dataclass(frozen=True)
@@ -140,12 +129,6 @@ def _measure(
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
-def _used(data: Data) -> Preprocessing:
-    """What images are made with, for a line that says so."""
-    how = data.interpolation or "bilinear", data.crop_pct or 0.875, data.crop_mode or "center"
-    return Preprocessing(data.image_size, data.mean, data.std, *how)
-
-
 def evaluate(
     model: str | Path | nn.Module,
     data: str | None = None,
@@ -175,67 +158,14 @@ def evaluate(
         ValueError: for a directory without a finished run, an unknown option, or data that do not
             fit the network: among them class names that tell no outputs.
     """
-    if split not in ("test", "train", "validation"):
-        raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option", name, OPTIONS)
-    more: dict[str, Any] = {}
-    own_data = False  # whether a run is measured on what it was trained on
-    if isinstance(model, nn.Module):
-        if data is None:
-            raise ValueError("which data? a module does not know; pass data=...")
-        network, config = model, TrainConfig("module", data=data).change(options)
-        size = config.image_size if isinstance(config.image_size, tuple) else None
-        if own := preprocessing_of(model, size):
-            more["own"] = own
-    elif not isinstance(model, (str, Path)):
-        raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
-    else:
-        if classes is not None:
-            raise ValueError("classes=... is for a module; a run knows the names of its classes")
-        run, config = Run.open(Path(model))
-        network, classes = load_network(run, config), run.info["classes"]
-        more["hold_out"] = run.hold_out
-        own_data = data is None or sources.place(str(data)) == sources.place(config.data)
-        if data is None:
-            check_place(run.path, config.data)
-        elif not own_data:  # other data: their columns have other names
-            config = config.change({"data": data, "image_column": None, "label_column": None})
-        config = config.change(options)
-    accelerator = make_accelerator(config)
-    held_out = split == "validation"
-    splits = ("train",) if held_out else (split,)
-    loaded = open_data(config, splits=splits, training=False, classes=classes, **more)
-    agree(accelerator, config, loaded)
-    if "own" in more:
-        note(f"images as the module was pretrained on: {_used(loaded)}")
-    if own_data and (changed := what_changed(run, config, loaded)):
-        warnings.warn(changed, stacklevel=2)
-    if split not in loaded.loaders:
-        raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != loaded.in_chans:
-        raise ValueError(
-            f"the network takes images of {first.in_channels} channels, {loaded.name} has "
-            f"{loaded.in_chans}"
-        )
-    network.to(accelerator.device)
-    if not isinstance(model, nn.Module) and "image_size" in options:
-        try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
-    loader = loaded.loaders[split]
+    opened = open_measured(model, data, split=split, classes=classes, **options)
+    network, loaded, loader, config = opened.network, opened.data, opened.loader, opened.config
     if fold:
         from accuracy_booster import deploy
 
         channels, (height, width) = loaded.in_chans, loaded.image_size
         example = torch.zeros(loader.batch_size, channels, height, width)
         network = deploy.fold(copy.deepcopy(network).eval(), example=example)
-
-    def places(outputs: int) -> Sequence[int] | None:
-        if classes is not None:  # the labels are already numbers of these
-            return None
-        return class_names.places(loaded.classes, outputs, loaded.name)
-
     unreadable = list(loaded.unreadable)
     with bars() as progress, worker_faults():
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
@@ -249,7 +179,7 @@ def evaluate(
                     f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
                 )
 
-        metrics = measure(network, loader, loaded, accelerator, on_batch, places)
+        metrics = measure(network, loader, loaded, opened.accelerator, on_batch, opened.places)
     for reason in unreadable:
         warnings.warn(f"left out, {reason}", stacklevel=2)
     return metrics

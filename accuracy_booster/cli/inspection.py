@@ -1,0 +1,127 @@
+"""The command that shows what the gates of a trained network do: inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table, say
+
+REPORT = "gates.html"
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="the directory of a finished run that has gates")
+    add_measured(parser)
+    parser.add_argument(
+        "--layer",
+        type=str | None,
+        help="the layer of the histogram: a module's name, or the paper's, such as Conv4_1; by "
+        "default the first block of the last stage",
+    )
+    parser.add_argument(
+        "--percents",
+        type=str,
+        default="5,10,15,20,25",
+        help="how many % of the channels of every block are zeroed (Table 16); none for no such "
+        "measurement",
+    )
+    parser.add_argument(
+        "--by",
+        type=str,
+        default="image",
+        help="rank channels by the weights of each image, or by their average over all images: "
+        "image, average",
+    )
+    parser.add_argument("--images", type=int | None, help="look at the first so many images only")
+    parser.add_argument("--seed", type=int, default=0, help="of the random channels")
+    parser.add_argument(
+        "--output", type=str | None, help=f"the report, an HTML file; by default RUN/{REPORT}"
+    )
+
+
+def add_measured(parser: Parser) -> None:
+    """The arguments of a command that measures a run on data."""
+    parser.add_argument(
+        "--data", type=str | None, help="other data, or a new place of the run's own"
+    )
+    parser.add_argument("--split", type=str, default="test", help="test, train or validation")
+    for name in ("eval_batch_size", "workers"):
+        parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
+    for name in ("device", "precision", "data_dir"):
+        parser.add_argument(f"--{name}", type=str, help="as for train; by default the run's own")
+
+
+def _inspect(given: dict[str, Any]):
+    from accuracy_booster.inspection import inspect
+    from accuracy_booster.inspection.page import write_inspection
+
+    run = Path(given.pop("run"))
+    output = Path(given.pop("output", None) or run / REPORT)
+    if output.is_dir():
+        raise ValueError(f"{output} is a directory; give the file to write, such as {REPORT}")
+    if "percents" in given:
+        given["percents"] = _percents(given["percents"])
+    found = inspect(run, **given)
+    write_inspection(output, found)
+
+    def show() -> None:
+        print_table(*gates_table(found))
+        say(*found.summary())
+        if found.zeroed:
+            print_table(*zeroed_table(found))
+        say("Report:", output)
+
+    return {**found.to_dict(), "report": str(output)}, show
+
+
+def _percents(text: str) -> list[float]:
+    if text.strip().lower() in ("", "none"):
+        return []
+    try:
+        return [float(word) for word in text.strip("[]").split(",")]
+    except ValueError:
+        raise ValueError(f"--percents={text!r} must be numbers such as 5,10,25, or none") from None
+
+
+def gates_table(found: Any) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what each gate does."""
+    header = ["gate", "place", "mean", "spread", "saturated", "by class", "bits", "frozen: change"]
+    places = found.gates.places()
+    rows = []
+    for site, gate in found.gates.items():
+        outcome = found.frozen[site]
+        rows.append(
+            [
+                site,
+                places.get(site, ""),
+                f"{float(gate.mean.mean()):.3f}",
+                f"{float(gate.spread.mean()):.3f}",
+                f"{100 * gate.saturated:.1f} %",
+                "" if gate.explained is None else f"{100 * gate.explained:.0f} %",
+                f"{float(gate.entropy.mean()):.1f}",
+                f"{outcome.change:+.2f} [{outcome.low:+.2f}, {outcome.high:+.2f}]",
+            ]
+        )
+    return header, rows
+
+
+def zeroed_table(found: Any) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of Table 16."""
+    kinds = list(dict.fromkeys(cell.which for cell in found.zeroed))
+    cells = {(cell.percent, cell.which): cell.outcome.top1 for cell in found.zeroed}
+    header = ["% of channels zeroed", *(f"{kind}: top-1 %" for kind in kinds)]
+    rows = [["0", *[f"{found.top1:.2f}"] * len(kinds)]]
+    for percent in dict.fromkeys(cell.percent for cell in found.zeroed):
+        rows.append([f"{percent:g}", *(f"{cells[percent, kind]:.2f}" for kind in kinds)])
+    return header, rows
+
+
+COMMANDS = {
+    "inspect": Command(
+        "Show what the gates of a run do: one HTML report.",
+        "accuracy-booster inspect runs/resnet20-ab --data cifar100",
+        _arguments,
+        _inspect,
+    ),
+}

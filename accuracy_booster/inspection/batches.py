@@ -1,0 +1,185 @@
+"""What a loader yields, as the arguments of a network and the classes of the images."""
+
+# N images, K classes
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, SequentialSampler
+
+from accuracy_booster.surgery.passes import Example, as_inputs, described, map_tensors
+
+LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
+IMAGES = ("pixel_values", "image", "images", "img", "x", "inputs", "input")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch.
+
+    Attributes:
+        args, kwargs: of the pass.
+        count: N.
+        labels: [N], int64; None where the loader tells no classes.
+        numbers: [N], of the images in the loader's order.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    count: int
+    labels: torch.Tensor | None
+    numbers: torch.Tensor
+
+
+def batches(
+    loader: Iterable[Any],
+    model: nn.Module,
+    example: Example | None = None,
+    limit: int | None = None,
+) -> Iterator[Inputs]:
+    """The batches of any loader.
+
+    A loader yields images, (images, labels), or a dict such as {"pixel_values": ..., "labels":
+    ...}. For a network with several inputs `example` has their structure: a tuple of n says that
+    the first n items of a batch are inputs, a dict names the inputs of a dict.
+
+    Args:
+        limit: stop after so many images.
+
+    Raises:
+        ValueError: for a batch that does not fit, or images that are not floating-point numbers.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    rank, world = _share(loader)
+    seen = 0
+    for batch in loader:
+        args, kwargs, labels = _split(batch, model, example)
+        count = _length(args, kwargs)
+        classes = _classes(labels, count)
+        if limit is not None and seen + count > limit:
+            count = limit - seen
+            args, kwargs = map_tensors(partial(_first, count), (args, kwargs))
+            classes = None if classes is None else classes[:count]
+        if count:
+            args, kwargs = map_tensors(lambda x: _moved(x, like), (args, kwargs))
+            numbers = torch.arange(seen, seen + count) * world + rank
+            yield Inputs(args, kwargs, count, classes, numbers)
+        seen += count
+        if limit is not None and seen >= limit:
+            return
+
+
+def is_indexed(loader: Any) -> bool:
+    """Whether the n-th image of a loader is item n of its data set."""
+    return (
+        isinstance(loader, DataLoader)
+        and isinstance(loader.sampler, SequentialSampler)
+        and hasattr(loader.dataset, "__getitem__")
+    )
+
+
+def _share(loader: Any) -> tuple[int, int]:
+    """(rank, world) where a loader gives this process every world-th image."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
+        return sampler.rank, sampler.num_replicas
+    return 0, 1
+
+
+def _split(
+    batch: Any, model: nn.Module, example: Example | None
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(args, kwargs, labels) of one batch."""
+    if isinstance(example, (tuple, list)):
+        items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        if len(items) < len(example):
+            raise ValueError(
+                f"a batch of the loader has {len(items)} items, and example= has {len(example)} "
+                "inputs; let the loader yield the inputs, and then the labels if there are any"
+            )
+        rest = items[len(example) :]
+        return items[: len(example)], {}, rest[0] if rest else None
+    if isinstance(batch, Mapping):
+        return _split_names(batch, model, example)
+    if isinstance(example, dict):
+        raise ValueError(
+            f"example= names inputs, and a batch of the loader is {described(batch)}; let the "
+            "loader yield dicts"
+        )
+    if isinstance(batch, torch.Tensor):
+        return (batch,), {}, None
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
+        return (batch[0],), {}, batch[1] if len(batch) > 1 else None
+    raise ValueError(
+        f"a batch of the loader is {described(batch)}; it must be images [N, C, ...], (images, "
+        "labels), or a dict; for several inputs give their structure as example="
+    )
+
+
+def _split_names(
+    batch: Mapping[str, Any], model: nn.Module, example: Example | None
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    labels = next((batch[name] for name in LABELS if name in batch), None)
+    if isinstance(example, dict):
+        if missing := [name for name in example if name not in batch]:
+            raise ValueError(
+                f"example= names {missing[0]!r}, which a batch of the loader lacks; it has "
+                f"{', '.join(map(str, batch))}"
+            )
+        return (), {name: batch[name] for name in example}, labels
+    taken = set(inspect.signature(model.forward).parameters) - set(LABELS)
+    kwargs = {n: v for n, v in batch.items() if n in taken and isinstance(v, torch.Tensor)}
+    if kwargs:
+        return (), kwargs, labels
+    for name in IMAGES:
+        if isinstance(batch.get(name), torch.Tensor):
+            return (batch[name],), {}, labels
+    raise ValueError(
+        f"which of {', '.join(map(str, batch))} are the network's inputs? Name them as "
+        "example={'name': tensor, ...}"
+    )
+
+
+def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """N, of the first tensor with a batch."""
+    args, kwargs = as_inputs(args or kwargs)
+    found: list[int] = []
+    map_tensors(lambda x: found.append(len(x)) if x.ndim else None, (args, kwargs))
+    if not found:
+        raise ValueError("a batch of the loader has no tensor [N, ...]")
+    return found[0]
+
+
+def _first(count: int, x: torch.Tensor) -> torch.Tensor:
+    return x[:count] if x.ndim else x
+
+
+def _moved(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if x.dtype is torch.uint8 and x.ndim >= 3:
+        raise ValueError(
+            f"the loader yields images of uint8, {list(x.shape)}; let it yield them as the network "
+            "takes them, such as ((x.float() / 255, y) for x, y in loader)"
+        )
+    dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
+    return x.to(device=like.device, dtype=dtype)
+
+
+def _classes(labels: Any, count: int) -> torch.Tensor | None:
+    """labels [N], or [N, K] of one-hot or mixed labels -> [N]; None for anything else."""
+    if isinstance(labels, (list, tuple)) and all(isinstance(x, int) for x in labels):
+        labels = torch.tensor(labels)
+    if not isinstance(labels, torch.Tensor) or not labels.ndim or len(labels) != count:
+        return None
+    if labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] > 1:
+        return labels.argmax(1)
+    labels = labels.flatten()
+    if len(labels) != count or labels.is_complex() or labels.dtype is torch.bool:
+        return None
+    return None if labels.is_floating_point() else labels.long()

@@ -1,0 +1,167 @@
+"""`ab.inspect`: what the gates of a trained network do, and what the accuracy owes to them."""
+
+# N images, C channels
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.inspection.layers import find_layer
+from accuracy_booster.inspection.observing import observe
+from accuracy_booster.inspection.opening import inputs_of, pictures, steps
+from accuracy_booster.inspection.results import (
+    BY_IMAGE,
+    WHICH,
+    Inspection,
+    Zeroed,
+)
+from accuracy_booster.inspection.statistics import Gates, GateStatistics
+from accuracy_booster.inspection.trials import trials
+from accuracy_booster.inspection.variants import Variant, frozen, zeroed
+from accuracy_booster.inspection.weights import places
+from accuracy_booster.surgery.wrappers import unwrapped
+from accuracy_booster.training.opening import Opened, open_measured
+from accuracy_booster.training.run import Run
+
+PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16
+SHOWN_CHANNELS, SHOWN_IMAGES = 3, 4  # of each block in the report, and at each end
+ALL = "every gate"
+
+
+def inspect(
+    model: str | Path | nn.Module,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    layer: str | None = None,
+    percents: Sequence[float] = PERCENTS,
+    by: str = BY_IMAGE,
+    images: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Inspection:
+    """What each gate of a trained network does, and the accuracy with gates changed.
+
+    One pass records every gate (`ab.gates`). A second one measures, on the same images, top-1 with
+    each gate alone frozen at its mean weights, with all of them frozen, and with the channels of
+    the highest, the lowest and random weights zeroed in every block.
+
+    Args:
+        model: a run's directory, or a boosted module.
+        data: as for `ab.evaluate`; by default, for a run, what it was trained on.
+        split: "test", "train" (without augmentation) or "validation".
+        layer: of Figure 3: a site, a module around one, or the paper's name, such as "Conv4_1". By
+            default the first block of the last stage.
+        percents: of the channels of every block that are zeroed (Table 16); () measures none.
+        by: "image" ranks the channels by each image's own weights, as the paper's text says;
+            "average" by their mean over all images.
+        images: look at the first so many images only.
+        seed: of the random channels.
+        classes, options: as for `ab.evaluate`.
+
+    Raises:
+        ValueError: for a network without gates, a layer that there is not (with the nearest
+            names), data of other classes, or a percentage out of range.
+
+    Source: Accuracy Booster, section 7.6, Figure 3 and Table 16. Freezing, the intervals and the
+    random channels are ours.
+    """
+    if images is not None and (not isinstance(images, int) or images < 1):
+        raise ValueError(f"images={images!r} must be a whole number >= 1")
+    zeroings = {  # also checks the arguments, before anything is read
+        (percent, which): zeroed(percent, which, by=by, seed=seed)
+        for percent in percents
+        for which in WHICH
+    }
+    _check_has_block(model)
+    opened = open_measured(model, data, split=split, classes=classes, **options)
+    network = unwrapped(opened.network)
+    found, watched = steps(opened, images), places(network)
+    shown = find_layer(layer, {p.site: (p.gate.channels, p.block.spatial_size) for p in watched})
+    with _precision(opened):
+        gates = observe(
+            network,
+            watched,
+            inputs_of(opened, images),
+            total=found,
+            classes=opened.data.classes,
+        )
+        means = {site: one.mean for site, one in gates.items()}
+        zeroings = {
+            (percent, which): zeroed(percent, which, by=by, means=means, seed=seed)
+            for percent, which in zeroings
+        }
+        variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
+        variants[ALL] = frozen(means, list(means))
+        variants |= {
+            f"{which} {percent:g} %": zeroings[percent, which] for percent, which in zeroings
+        }
+        top1, count, outcomes = trials(
+            network, inputs_of(opened, images), variants, total=found, places=opened.places
+        )
+    kept, labels = pictures(opened, _numbers(gates))
+    return Inspection(
+        title=_title(opened, model),
+        gates=gates,
+        top1=top1,
+        images=count,
+        frozen={site: outcomes[f"frozen {site}"] for site in means},
+        all_frozen=outcomes[ALL],
+        zeroed=tuple(
+            Zeroed(percent, which, outcomes[f"{which} {percent:g} %"])
+            for percent, which in zeroings
+        ),
+        by=by,
+        layer=shown,
+        split=split,
+        pictures=kept,
+        labels=labels,
+    )
+
+
+def _check_has_block(model: str | Path | nn.Module) -> None:
+    """Raise ValueError for a run that was trained without a block, before its data are read."""
+    if isinstance(model, (str, Path)):
+        _, config = Run.open(Path(model))
+        if config.block == "none":
+            raise ValueError(
+                f"the run in {model} was trained without a block, so it has no gates to look at; "
+                "give a run of accuracy-booster train --block ab (or another block)"
+            )
+
+
+@contextmanager
+def _precision(opened: Opened) -> Iterator[None]:
+    with opened.accelerator.autocast():
+        yield
+
+
+def _title(opened: Opened, model: str | Path | nn.Module) -> str:
+    if isinstance(model, nn.Module):
+        return f"{type(unwrapped(model)).__name__} on {Path(opened.data.name).name}"
+    config = opened.config
+    return f"{config.model} with {config.block} on {Path(opened.data.name).name}"
+
+
+def _numbers(gates: Gates) -> list[int]:
+    """The images that the report shows: the extremes of the channels that vary most."""
+    found: list[int] = []
+    for gate in gates.values():
+        if gate.highest is None or gate.lowest is None:
+            continue
+        channels = shown_channels(gate)
+        for ends in (gate.highest, gate.lowest):
+            found += ends.images[channels, :SHOWN_IMAGES].flatten().tolist()
+    return found
+
+
+def shown_channels(gate: GateStatistics) -> list[int]:
+    """The channels whose weight varies most across images."""
+    order = gate.spread.argsort(descending=True, stable=True)
+    return order[:SHOWN_CHANNELS].tolist()

@@ -1,0 +1,70 @@
+"""The batches of a run's data, as the passes over gates take them."""
+
+# N images, C channels, H W space
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from accuracy_booster.data import normalise
+from accuracy_booster.data.images import UnreadableImage
+from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.inspection.batches import Inputs
+from accuracy_booster.training.opening import Opened
+
+
+def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
+    """The batches of this process's share, normalised, on the network's device.
+
+    Args:
+        images: of the first so many images of the split alone.
+
+    Raises:
+        TrainingStopped: if more images cannot be read than the run's `bad_images` allows.
+    """
+    loader, data, accelerator = opened.loader, opened.data, opened.accelerator
+    unreadable = list(data.unreadable)
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    for batch in loader.batches(0, **share, device=accelerator.device):
+        unreadable += batch.unreadable.values()
+        if len(unreadable) > opened.config.bad_images:
+            raise TrainingStopped(
+                f"{len(unreadable)} images cannot be read, more than "
+                f"bad_images={opened.config.bad_images}; the last: {unreadable[-1]}"
+            )
+        count = len(batch.labels)
+        if images is not None:
+            # the images of a split that is not shuffled come in their order
+            count = int((batch.indices < images).sum())
+        if count:
+            pixels = normalise(batch.images[:count], data.mean, data.std)
+            labels, numbers = batch.labels[:count], batch.indices[:count]
+            yield Inputs((pixels,), {}, count, labels, numbers)
+        if count < len(batch.labels):
+            break
+    for reason in unreadable:
+        warnings.warn(f"left out, {reason}", stacklevel=2)
+
+
+def steps(opened: Opened, images: int | None = None) -> int:
+    """How many batches `inputs_of` yields in each process, for a progress display."""
+    total = len(opened.loader.dataset)
+    count = total if images is None else min(images, total)
+    return -(-count // (opened.loader.batch_size * opened.accelerator.num_processes))
+
+
+def pictures(
+    opened: Opened, numbers: Iterable[int]
+) -> tuple[dict[int, torch.Tensor], dict[int, int]]:
+    """Images uint8 [C, H, W] as the network sees them, and their classes, by their numbers."""
+    shown: dict[int, torch.Tensor] = {}
+    labels: dict[int, int] = {}
+    for number in dict.fromkeys(numbers):
+        try:
+            shown[number], labels[number] = opened.loader.dataset[number]
+        except UnreadableImage:
+            continue
+    return shown, labels

@@ -1,0 +1,89 @@
+"""Changed gates: frozen at their mean weights, or with channels zeroed (the paper's Table 16)."""
+
+# N images, C channels
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+
+from accuracy_booster.errors import unknown
+from accuracy_booster.inspection.results import BY_AVERAGE, BY_IMAGE, HIGHEST, RANDOM, WHICH
+from accuracy_booster.inspection.weights import by_channel
+from accuracy_booster.ops.streams import integers
+
+# (site, weights p[N, C, ...], numbers [N] of the images) -> the weights to use
+Variant = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
+Means = Mapping[str, torch.Tensor]  # {site: mean weights [C]}
+
+
+def frozen(means: Means, sites: Collection[str]) -> Variant:
+    """The gates at these sites give their mean weights whatever the image is."""
+
+    def change(site: str, p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        if site not in sites:
+            return p
+        mean = means[site].to(device=p.device, dtype=p.dtype)
+        return mean.view(1, -1, *[1] * (p.ndim - 2)).expand_as(p).clone()
+
+    return change
+
+
+def zeroed(
+    percent: float, which: str, *, by: str = BY_IMAGE, means: Means | None = None, seed: int = 0
+) -> Variant:
+    """In every block so many of the channels have the weight 0. A gate shared by all stays.
+
+    Args:
+        percent: of each block's channels, rounded to whole channels (halves up).
+        which: "highest", "lowest" or "random" weights.
+        by: "image": the weights of that image, as the paper's text says; "average": the mean
+            weights over all images, so that the same channels go for every image.
+        means: needed for by="average".
+        seed: of the random channels. They are drawn for each image, so that the accuracy is that
+            of random choices on average.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percent={percent} must be from 0 to 100")
+    if which not in WHICH:
+        raise unknown("choice of channels", which, WHICH)
+    if by not in (BY_IMAGE, BY_AVERAGE):
+        raise unknown("ranking", by, (BY_IMAGE, BY_AVERAGE))
+
+    def change(site: str, p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        channels = p.shape[1]
+        count = rounded(percent, channels)
+        if channels == 1 or not count:
+            return p
+        if which == RANDOM:
+            score = _random(channels, numbers, site, seed)
+        elif by == BY_IMAGE:
+            score = by_channel(p)
+        else:
+            assert means is not None
+            score = means[site][None]
+        order = score.argsort(dim=1, descending=which == HIGHEST, stable=True)[:, :count]
+        if len(order) not in (1, len(p)):  # regions of a detector have no image's number
+            raise ValueError(f"the gate at {site!r} has {len(p)} weights for {len(order)} images")
+        keep = torch.ones(len(order), channels, dtype=p.dtype, device=p.device)
+        keep.scatter_(1, order.to(p.device), 0)
+        return p * keep.view(*keep.shape, *[1] * (p.ndim - 2))
+
+    return change
+
+
+def rounded(percent: float, channels: int) -> int:
+    """So many percent of the channels as a whole number; halves are rounded up."""
+    return int(percent * channels / 100 + 0.5)
+
+
+def _random(channels: int, numbers: torch.Tensor, site: str, seed: int) -> torch.Tensor:
+    """Scores [N, C] that belong to the image, the site and the seed, not to the batch."""
+    place = zlib.crc32(site.encode())
+    columns = [integers(1 << 62, numbers.cpu().long(), seed, place, c) for c in range(channels)]
+    return torch.stack(columns, 1)

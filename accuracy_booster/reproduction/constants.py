@@ -1,0 +1,56 @@
+"""The gates of a trained network made constants: the weights that a plain network starts from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accuracy_booster.reproduction.places import Places
+from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.tables import MERGED
+from accuracy_booster.safe_files import pack, unpack, write
+
+
+def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]]:
+    """The file of the plain network's weights, and its accuracies before it is trained.
+
+    The mean weights are those over the training images without augmentation. The accuracies are
+    that of the network as it comes, and that after its norms' statistics were re-estimated.
+    """
+    path = places.work / f"{spec.name}.start.safetensors"
+    with suppress(OSError, ValueError):  # not made yet, or cut off: it is made anew
+        values = unpack(path).values
+        if set(values) == set(MERGED):
+            return path, values
+    assert spec.parent is not None
+    network, values = _constants(places.run(spec.parent), places.data_of(str(spec.options["data"])))
+    content, _ = pack(network.state_dict(), values)
+    write(path, content)
+    return path, values
+
+
+def _constants(run: Path, place: dict[str, str]) -> tuple[torch.nn.Module, dict[str, float]]:
+    """The plain network of a run with gates, and its accuracies."""
+    from torch.optim.swa_utils import update_bn
+
+    from accuracy_booster.deploy import merge
+    from accuracy_booster.inspection.observing import observe
+    from accuracy_booster.inspection.opening import inputs_of, steps
+    from accuracy_booster.inspection.weights import places as gates_of
+    from accuracy_booster.training.evaluation import evaluate
+    from accuracy_booster.training.opening import open_measured
+
+    opened = open_measured(run, split="train", **place)
+    watched = gates_of(opened.network)
+    found = observe(opened.network, watched, inputs_of(opened), total=steps(opened))
+    network = merge(opened.network, found)
+    merged, reestimated = MERGED
+    how: dict[str, Any] = {"mean": opened.config.mean, "std": opened.config.std}
+    how |= {"classes": opened.data.classes, "image_size": opened.config.image_size}
+    values = {merged: evaluate(network, **place, **how).top1}
+    update_bn((inputs.args[0] for inputs in inputs_of(opened)), network, opened.accelerator.device)
+    values[reestimated] = evaluate(network, **place, **how).top1
+    return network, values

@@ -1,0 +1,133 @@
+"""Open a network and data to measure it on: of a run as it was trained, or of any module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from accuracy_booster.data import Data, class_names, sources
+from accuracy_booster.data.batches import Loader
+from accuracy_booster.errors import unknown
+from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
+from accuracy_booster.progress import note
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.engine import load_network, make_accelerator, open_data
+from accuracy_booster.training.outputs import try_network
+from accuracy_booster.training.processes import agree
+from accuracy_booster.training.reopen import check_place, what_changed
+from accuracy_booster.training.run import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OPTIONS = (
+    *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
+    *("data_dir", "image_column", "label_column", "bad_images"),
+    *("interpolation", "crop_pct", "crop_mode", "validation"),
+)
+SPLITS = ("train", "test", "validation")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network on its device, and a split of its data.
+
+    Attributes:
+        run: None for a module.
+        knows_classes: the labels are numbers of the network's outputs.
+    """
+
+    network: nn.Module
+    config: TrainConfig
+    run: Run | None
+    data: Data
+    split: str
+    accelerator: Accelerator
+    knows_classes: bool
+
+    @property
+    def loader(self) -> Loader:
+        return self.data.loaders[self.split]
+
+    def places(self, outputs: int) -> Sequence[int] | None:
+        """The output of each class, given how many outputs there are; None is their order."""
+        if self.knows_classes:
+            return None
+        return class_names.places(self.data.classes, outputs, self.data.name)
+
+
+def open_measured(
+    model: str | Path | nn.Module,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Opened:
+    """The network and the data that `evaluate` measures; its arguments are explained there.
+
+    Raises:
+        ValueError: for a directory without a finished run, an unknown option, or data that do not
+            fit the network: among them class names that tell no outputs.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS)
+    run: Run | None = None
+    more: dict[str, Any] = {}
+    own_data = False  # whether a run is measured on what it was trained on
+    if isinstance(model, nn.Module):
+        if data is None:
+            raise ValueError("which data? a module does not know; pass data=...")
+        network, config = model, TrainConfig("module", data=data).change(options)
+        size = config.image_size if isinstance(config.image_size, tuple) else None
+        if own := preprocessing_of(model, size):
+            more["own"] = own
+    elif not isinstance(model, (str, Path)):
+        raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
+    else:
+        if classes is not None:
+            raise ValueError("classes=... is for a module; a run knows the names of its classes")
+        run, config = Run.open(Path(model))
+        network, classes = load_network(run, config), run.info["classes"]
+        more["hold_out"] = run.hold_out
+        own_data = data is None or sources.place(str(data)) == sources.place(config.data)
+        if data is None:
+            check_place(run.path, config.data)
+        elif not own_data:  # other data: their columns have other names
+            config = config.change({"data": data, "image_column": None, "label_column": None})
+        config = config.change(options)
+    accelerator = make_accelerator(config)
+    held_out = split == "validation"
+    splits = ("train",) if held_out else (split,)
+    loaded = open_data(config, splits=splits, training=False, classes=classes, **more)
+    agree(accelerator, config, loaded)
+    if "own" in more:
+        note(f"images as the module was pretrained on: {_used(loaded)}")
+    if own_data and run is not None and (changed := what_changed(run, config, loaded)):
+        warnings.warn(changed, stacklevel=3)
+    if split not in loaded.loaders:
+        raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != loaded.in_chans:
+        raise ValueError(
+            f"the network takes images of {first.in_channels} channels, {loaded.name} has "
+            f"{loaded.in_chans}"
+        )
+    network.to(accelerator.device)
+    if not isinstance(model, nn.Module) and "image_size" in options:
+        try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
+    return Opened(network, config, run, loaded, split, accelerator, classes is not None)
+
+
+def _used(data: Data) -> Preprocessing:
+    """What images are made with, for a line that says so."""
+    how = data.interpolation or "bilinear", data.crop_pct or 0.875, data.crop_mode or "center"
+    return Preprocessing(data.image_size, data.mean, data.std, *how)
