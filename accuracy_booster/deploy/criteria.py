@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy.cuts import Cut, Cuts, Whole
 from accuracy_booster.errors import unknown
+from accuracy_booster.surgery.gated import ATTRIBUTE
 
 
 class Signals:
@@ -120,7 +122,9 @@ def check_means(
     if not cuts.gates:
         raise ValueError(f"by={by!r} needs gates, and the network has none; use by='magnitude'")
     for site in means:
-        if site not in cuts.gates:
+        # `ab.gates` tells of gates that are modules of the network's own, too
+        own = (cuts.modules.get(name) for name in (site, f"{site}.{ATTRIBUTE}"))
+        if site not in cuts.gates and not any(isinstance(m, Recalibrate) for m in own):
             raise unknown("site of a gate", site, cuts.gates)
     for site, gate in cuts.gates.items():
         used = any(isinstance(cut, Cut) and site in cut.gates and not cut.consumer for cut in found)
