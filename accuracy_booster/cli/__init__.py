@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from accuracy_booster.cli import bench, gates, inspection, networks, reproduce, runs
+from accuracy_booster.cli import bench, gates, inspection, networks, prune, reproduce, runs
 from accuracy_booster.cli.base import (
     PROGRAM,
     HelpFormatter,
@@ -37,6 +37,7 @@ COMMANDS = {
     **bench.COMMANDS,
     **inspection.COMMANDS,
     **gates.COMMANDS,
+    **prune.COMMANDS,
     **reproduce.COMMANDS,
 }
 

@@ -32,6 +32,7 @@ from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 INFO, TENSORS = "booster.json", "booster.safetensors"
 ORDERED = "crc32:"  # what fingerprints start with that depend on the order of filters
 RECORD = "_accuracy_booster"  # on a boosted model: its base's fingerprints when it was boosted
+PRUNED = "_pruning"  # on a pruned model: what was done
 
 
 def remember(model: nn.Module) -> None:
@@ -62,6 +63,8 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         CannotWrite: if the directory cannot be written, or the disk is full.
     """
     model = unwrapped(model)
+    if PRUNED in model.__dict__:
+        raise ValueError("the model is pruned, and no base has its shapes; use torch.save(model)")
     names = own_names(model)
     gates = {names[name]: gate for name, gate in attached(model).items()}
     if not gates:
