@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
-from accuracy_booster.surgery.passes import Example, as_inputs, described, map_tensors
+from accuracy_booster.surgery.passes import Example, described, map_tensors
 
 LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
 IMAGES = ("pixel_values", "image", "images", "img", "x", "inputs", "input")
@@ -155,7 +155,6 @@ def _split_names(
 
 def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """N, of the first tensor with a batch."""
-    args, kwargs = as_inputs(args or kwargs)
     found: list[int] = []
     map_tensors(lambda x: found.append(len(x)) if x.ndim else None, (args, kwargs))
     if not found:
