@@ -44,6 +44,7 @@ _PUBLIC = {
     "inspect": "inspection",
     "compile_for_inference": "deploy",
     "fold": "deploy",
+    "merge": "deploy",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import recipe as recipe
     from accuracy_booster.deploy import compile_for_inference as compile_for_inference
     from accuracy_booster.deploy import fold as fold
+    from accuracy_booster.deploy import merge as merge
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import create_model as create_model

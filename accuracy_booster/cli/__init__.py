@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from accuracy_booster.cli import bench, inspection, networks, reproduce, runs
+from accuracy_booster.cli import bench, gates, inspection, networks, reproduce, runs
 from accuracy_booster.cli.base import (
     PROGRAM,
     HelpFormatter,
@@ -36,6 +36,7 @@ COMMANDS = {
     **networks.COMMANDS,
     **bench.COMMANDS,
     **inspection.COMMANDS,
+    **gates.COMMANDS,
     **reproduce.COMMANDS,
 }
 

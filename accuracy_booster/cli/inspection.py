@@ -40,12 +40,12 @@ def _arguments(parser: Parser) -> None:
     )
 
 
-def add_measured(parser: Parser) -> None:
+def add_measured(parser: Parser, split: str = "test") -> None:
     """The arguments of a command that measures a run on data."""
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
-    parser.add_argument("--split", type=str, default="test", help="test, train or validation")
+    parser.add_argument("--split", type=str, default=split, help="test, train or validation")
     for name in ("eval_batch_size", "workers"):
         parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
     for name in ("device", "precision", "data_dir"):

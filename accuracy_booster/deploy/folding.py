@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.deploy import folded
+from accuracy_booster.deploy import folded, merging
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import Conv, has_pooled_form
 from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
 from accuracy_booster.surgery.flow import Flow, Flows
-from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean, unfuse
+from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean
 from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
 from accuracy_booster.surgery.refusing import refuse_wrapped
@@ -36,7 +36,13 @@ TOLERANCE = 1e-5  # of the largest |output|, in float32
 CACHE, FRESH, MATRIX = 16 << 20, 1 / 3, 3
 
 
-def fold(model: Network, *, example: Example | None = None, verify: bool = False) -> Network:
+def fold(
+    model: Network,
+    *,
+    example: Example | None = None,
+    verify: bool = False,
+    static: merging.Constants | None = None,
+) -> Network:
     """A new network for inference that computes the same, with the same call.
 
     Batch norms go into the convolutions and linear layers before them. A gate that reads each
@@ -52,15 +58,18 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
             decides where the gates are computed. A tuple holds several inputs by position, a dict
             by name. By default one image as for `ab.plan`.
         verify: compare both networks on random images (or on the example, if it is not constant;
-            of several inputs, on random numbers for those that are).
+            of several inputs, on random numbers for those that are). With `static` the other
+            network is the model with its gates frozen at these constants.
+        static: gates that become constants first, as for `ab.merge`; those that cannot be merged
+            are folded like the others.
 
     Raises:
-        ValueError: for a network in training mode, one that is folded already, or wrapped.
+        ValueError: for a network in training mode, one that is folded already, or wrapped; and as
+            `ab.merge`.
         RuntimeError: if verifying finds a difference of more than 1e-5 of the largest output (more
             for 16-bit networks).
     """
     refuse_wrapped(model)
-    report = model.__dict__.get(REPORT)
     norms = nn.modules.batchnorm._BatchNorm  # the gates' too
     training = [name for name, m in model.named_modules() if m.training and isinstance(m, norms)]
     if model.training or training:
@@ -69,14 +78,17 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
             f"cannot fold {type(model).__name__}: {what} in training mode, with statistics that "
             "change; call model.eval() first"
         )
-    new = copy.deepcopy(model)
-    if report is not None:
-        unfuse(new)
-    repair(new)
+    merged: dict[str, torch.Tensor] = {}
+    if static is None:
+        new = merging.plain_copy(model)
+    else:
+        new, merged, kept = merging.merge_gates(model, static)
+        merging.warn_of_kept(kept, stacklevel=3)
     flows = Flows(new, example)
     gates = attached(new)
     modules = dict(new.named_modules())
-    places = [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
+    places = [Place(name, True, "merged as a constant") for name in merged]
+    places += [_fold_gate(new, modules, name, gate, flows.of(name)) for name, gate in gates.items()]
     for conv, norm in flows.norms_after_convs():
         done = not isinstance(new.get_submodule(norm), NORMS)  # with its gate
         plain = _is_layer(modules[conv]) and _is_plain(modules[norm])
@@ -86,7 +98,7 @@ def fold(model: Network, *, example: Example | None = None, verify: bool = False
     repair(new)  # a gate that is left goes onto what stands in for its norm
     new.__dict__[REPORT] = FastPath("folded", places)
     if verify:
-        _verify(model, new, flows.example)
+        _verify(merging.frozen(model, merged) if merged else model, new, flows.example)
     return new
 
 

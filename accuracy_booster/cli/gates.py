@@ -1,0 +1,173 @@
+"""The command that makes the gates of a trained network constants: merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accuracy_booster.cli.base import Command, Parser, say
+from accuracy_booster.cli.inspection import add_measured
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from accuracy_booster.data.batches import Loader
+    from accuracy_booster.training.opening import Opened
+
+MERGED = "merged.safetensors"
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="the directory of a finished run that has gates")
+    add_measured(parser, split="train")
+    parser.add_argument(
+        "--reestimate",
+        action="store_true",
+        help="estimate the running statistics of the batch norms anew, with the gates constant, "
+        "in a second pass over the same images",
+    )
+    parser.add_argument(
+        "--output", type=str | None, help=f"the file of weights; by default RUN/{MERGED}"
+    )
+
+
+def _merge(given: dict[str, Any]):
+    from accuracy_booster.training.opening import open_measured
+
+    run = Path(given.pop("run"))
+    output = Path(given.pop("output", None) or run / MERGED)
+    _check_output(output)
+    reestimate, split = given.pop("reestimate", False), given.pop("split", "train")
+    opened = open_measured(run, split=split, **given)
+    if reestimate and opened.accelerator.num_processes > 1:
+        raise ValueError("--reestimate runs in one process; start it without torchrun")
+    network, merged, sites, images = _merged(opened, run)
+    if reestimate:
+        _reestimate(opened, merged)
+    test = open_measured(run, split="test", **given)
+    before, after = (_top1(test, model) for model in (network, merged))
+    value = {
+        "output": str(output),
+        "sites": sites,
+        "images": images,
+        "reestimated": reestimate,
+        "top1": before,
+        "merged_top1": after,
+    }
+    if opened.accelerator.is_main_process:
+        _write(output, merged, opened, value)
+
+    def show() -> None:
+        say(
+            f"{len(sites)} gates are constants, the mean weights over {images:,} images of "
+            f"{opened.data.name} ({split}). Top-1 on the test images: {before:.2f} % with gates, "
+            f"{after:.2f} % merged ({after - before:+.2f})."
+        )
+        say(output)
+
+    return value, show
+
+
+def _merged(opened: Opened, run: Path) -> tuple[nn.Module, nn.Module, list[str], int]:
+    """The run's network, the one with constants, the sites, and how many images were seen.
+
+    Raises:
+        ValueError: if there are no gates, or one of them cannot be merged.
+    """
+    import torch
+
+    from accuracy_booster.deploy.merging import merge_gates, told
+    from accuracy_booster.inspection.observing import observe
+    from accuracy_booster.inspection.opening import inputs_of, steps
+    from accuracy_booster.inspection.weights import places
+    from accuracy_booster.surgery import attached
+    from accuracy_booster.surgery.wrappers import unwrapped
+
+    network = unwrapped(opened.network)
+    watched = places(network)
+    sites = list(attached(network))
+    # whatever the constants will be, before the data are read
+    ones = {name: torch.ones(gate.channels) for name, gate in attached(network).items()}
+    _, _, kept = merge_gates(network, ones)
+    if kept:
+        raise ValueError(
+            f"{run}: {len(kept)} of {len(sites)} gates cannot be merged, and a file with gates is "
+            f"none of the plain network: {told(kept)}; ab.merge(model, gates) merges the others"
+        )
+    with opened.accelerator.autocast():
+        gates = observe(network, watched, inputs_of(opened), total=steps(opened))
+    merged, _, _ = merge_gates(network, gates, sites)
+    return network, merged, sites, gates.images
+
+
+def _reestimate(opened: Opened, network: nn.Module) -> None:
+    from torch.optim.swa_utils import update_bn
+
+    from accuracy_booster.inspection.opening import inputs_of
+
+    opened.data.loaders[opened.split] = _mixed(opened.loader)
+    with opened.accelerator.autocast():
+        update_bn((inputs.args[0] for inputs in inputs_of(opened)), network)
+
+
+def _mixed(loader: Loader) -> Loader:
+    """The same images in random order: `update_bn` averages the variances within batches, which
+    are too small where a batch is of one class."""
+    from accuracy_booster.data.batches import Loader
+
+    images = loader.dataset
+    return Loader(
+        images.images,
+        images.transform,
+        min(loader.batch_size, len(images)),
+        shuffled=True,
+        seed=loader.seed,
+        workers=loader.workers,
+        whole=loader.whole,
+        shape=loader.shape,
+    )
+
+
+def _top1(opened: Opened, network: nn.Module) -> float:
+    from accuracy_booster.data.batches import worker_faults
+    from accuracy_booster.training.evaluation import measure
+
+    with worker_faults():
+        return measure(
+            network, opened.loader, opened.data, opened.accelerator, places=opened.places
+        ).top1
+
+
+def _check_output(output: Path) -> None:
+    """Raise ValueError unless the file is new, or one that this command wrote."""
+    from accuracy_booster.safe_files import check_folder, unpack
+
+    if output.suffix != ".safetensors":
+        raise ValueError(f"--output {output} must end in .safetensors, such as {MERGED}")
+    check_folder(output.parent)
+    if not output.exists():
+        return
+    try:
+        ours = "merged_top1" in unpack(output).values
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(f"{output} is there and no file of merge; choose another --output")
+
+
+def _write(output: Path, merged: nn.Module, opened: Opened, value: dict[str, Any]) -> None:
+    from accuracy_booster.safe_files import pack, write
+
+    about = {"model": opened.config.model, "block": opened.config.block, **value}
+    content, _ = pack(merged.state_dict(), about)
+    write(output, content)
+
+
+COMMANDS = {
+    "merge": Command(
+        "Make the gates of a run constants: the weights of the plain network, at no cost.",
+        "accuracy-booster merge runs/resnet20-ab --output weights.safetensors",
+        _arguments,
+        _merge,
+    ),
+}
