@@ -336,9 +336,7 @@ def test_maps_that_are_not_one_for_each_image():
 def boosted(name, block="ab"):
     torch.manual_seed(0)
     if name.startswith("timm/"):
-        full = (
-            {"zero_init_last": False} if "resnet" in name else {}
-        )  # 0 / 0
+        full = {"zero_init_last": False} if "resnet" in name else {}  # 0 / 0
         net = timm.create_model(name[5:], num_classes=5, **full)
     else:
         net = torchvision.models.get_model(name, num_classes=5)
