@@ -15,6 +15,7 @@ ORDER = [
     "safe_files",
     "progress",
     "signals",
+    "report",
     "ops",
     "blocks",
     "surgery",
