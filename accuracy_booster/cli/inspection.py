@@ -23,15 +23,15 @@ def _arguments(parser: Parser) -> None:
         "--percents",
         type=str,
         default="5,10,15,20,25",
-        help="how many % of the channels of every block are zeroed (Table 16); none for no such "
-        "measurement",
+        help="measure the accuracy with so many % of the channels of every block zeroed (Table "
+        "16): those of the highest, the lowest and random weights; none to measure none",
     )
     parser.add_argument(
         "--by",
         type=str,
         default="image",
-        help="rank channels by the weights of each image, or by their average over all images: "
-        "image, average",
+        help="what the channels to zero are ranked by: image (the weights of each image) or "
+        "average (their mean over all images)",
     )
     parser.add_argument("--images", type=int | None, help="look at the first so many images only")
     parser.add_argument("--seed", type=int, default=0, help="of the random channels")
@@ -119,7 +119,7 @@ def zeroed_table(found: Any) -> tuple[list[str], list[list[str]]]:
 
 COMMANDS = {
     "inspect": Command(
-        "Show what the gates of a run do: one HTML report.",
+        "Show what the gates of a run do, and what its accuracy owes to them.",
         "accuracy-booster inspect runs/resnet20-ab --data cifar100",
         _arguments,
         _inspect,

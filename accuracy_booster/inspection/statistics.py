@@ -85,12 +85,12 @@ class GateStatistics:
     @property
     def below(self) -> torch.Tensor:
         """[C], the share of each channel's weights under 0.05 of the scale."""
-        return self.histogram[:, : round(SATURATED * BINS)].sum(1) / self.count
+        return self.histogram[:, : round(SATURATED * BINS)].sum(1).double() / self.count
 
     @property
     def above(self) -> torch.Tensor:
-        """[C], the share of each channel's weights over 0.95 of the scale."""
-        return self.histogram[:, -round(SATURATED * BINS) :].sum(1) / self.count
+        """[C], the share of each channel's weights from 0.95 of the scale on."""
+        return self.histogram[:, -round(SATURATED * BINS) :].sum(1).double() / self.count
 
     @property
     def saturated(self) -> float:
