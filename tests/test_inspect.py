@@ -21,6 +21,7 @@ from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, normalise
 from accuracy_booster.inspection.batches import batches
+from accuracy_booster.inspection.sentences import summary
 from accuracy_booster.inspection.trials import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
@@ -547,7 +548,7 @@ def test_a_gate_that_does_not_run_is_named(run):
     assert one.gates.silent == (SITES[2],)
     assert list(one.frozen) == SITES[:2]
     assert one.layer == SITES[1]  # of those that ran
-    assert f"These gates did not run: {SITES[2]}." in one.summary()
+    assert f"1 gate never ran: {SITES[2]}." in summary(one)
 
 
 # two processes
@@ -616,7 +617,12 @@ def test_the_command(run, found, capsys, tmp_path):
     code, out, _ = command(capsys, run, "--percents", "0,10,50", "--output", report)
     assert code == 0
     assert report.read_text().startswith("<!")
-    for line in (f"Top-1 is {found.top1:.2f} %", "Conv4_1", "random: top-1 %", str(report)):
+    for line in (
+        f"The network is right on {found.top1:.2f} %",
+        "Conv4_1",
+        "random: top-1 %",
+        str(report),
+    ):
         assert line in out
     code, out, _ = command(capsys, run, "--percents=0,10,50", "--output", report, "--json")
     told = json.loads(out)

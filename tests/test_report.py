@@ -115,14 +115,15 @@ def test_the_page_says_what_was_found(tmp_path):
     assert "kind 3" in page.text
 
 
-def test_summary_tells_when_the_network_folds_and_when_constants_are_better():
+def test_summary_tells_when_the_network_folds():
     folds = make_inspection(folds=True)
     assert folds.folds_away
     assert any("folds into the plain one" in text for text in summary(folds))
     better = replace(folds, all_frozen=Outcome(68, 0.7, 0.2, 1.2))
-    assert not better.folds_away
-    assert any("constants in place of the gates are better" in text for text in summary(better))
-    assert any("No gate can be frozen" in t for t in summary(replace(folds, all_frozen=None)))
+    assert better.folds_away
+    few_images = replace(folds, all_frozen=Outcome(68, -0.2, -1.4, 1.0))
+    assert not few_images.folds_away  # the interval holds 0, and a loss of over half a point
+    assert any("does not fold into the plain one" in text for text in summary(few_images))
     none = replace(folds, frozen={})
     assert any("No gate alone was frozen" in text for text in summary(none))
     assert measures(none)[0].key == "spread"
@@ -264,7 +265,7 @@ def test_gates_with_weights_for_positions_or_one_for_all_channels(tmp_path):
     one = make_gate("b", 1, (8, 8), shared=True)
     second = make_gate("a#2", 1, (8, 8), shared=True, numbered=False, per_position=True)
     gates = Gates({"a": maps, "a#2": second, "b": one}, network="N", images=400)
-    inspection = replace(make_inspection(), gates=gates, frozen={}, all_frozen=None, layer="a")
+    inspection = replace(make_inspection(), gates=gates, frozen={}, layer="a")
     page, _ = page_of(tmp_path, inspection)
     assert "This gate has a weight for each position" in page.text
     assert page.text.count("one weight for all channels") >= 2

@@ -55,6 +55,7 @@ def add_measured(parser: Parser, split: str = "test") -> None:
 def _inspect(given: dict[str, Any]):
     from accuracy_booster.inspection import inspect
     from accuracy_booster.inspection.page import write_inspection
+    from accuracy_booster.inspection.sentences import summary
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / REPORT)
@@ -67,7 +68,7 @@ def _inspect(given: dict[str, Any]):
 
     def show() -> None:
         print_table(*gates_table(found))
-        say(*found.summary())
+        say(*summary(found))
         if found.zeroed:
             print_table(*zeroed_table(found))
         say("Report:", output)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from accuracy_booster.errors import is_out_of_memory
+from accuracy_booster.inspection.accumulating import Accumulator
 from accuracy_booster.inspection.batches import Inputs, batches
 from accuracy_booster.inspection.processes import gathered
-from accuracy_booster.inspection.statistics import Accumulator, Gates
+from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.weights import Place, by_channel, changed, places
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import FAILURES

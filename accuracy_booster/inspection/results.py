@@ -89,39 +89,6 @@ class Inspection:
         """
         return self.all_frozen.low > -ALLOWED
 
-    def summary(self) -> list[str]:
-        """What was found, in sentences."""
-        lines = [f"Top-1 is {self.top1:.2f} % on {self.images:,} images of the {self.split} split."]
-        idle = [site for site, found in self.frozen.items() if not found.tells]
-        needed = len(self.frozen) - len(idle)
-        lines.append(
-            f"{needed} of {len(self.frozen)} gates are needed: with one of them frozen at its mean "
-            "weights top-1 changes, by a 95 % interval without 0."
-        )
-        if idle:
-            lines.append(
-                f"These, frozen one at a time, change nothing that shows: {', '.join(idle)}."
-            )
-        every = self.all_frozen
-        line = (
-            f"All gates frozen together: {every.change:+.2f} points, 95 % interval "
-            f"[{every.low:+.2f}, {every.high:+.2f}]."
-        )
-        if self.folds_away:
-            line += (
-                f" That is less than {ALLOWED} points: the network folds into the plain one "
-                "(accuracy-booster merge)."
-            )
-        lines.append(line)
-        for word, what in (("dead", "next to 0 on all images"), ("constant", "the same on all")):
-            channels = {site: getattr(gate, word) for site, gate in self.gates.items()}
-            named = [f"{site} ({len(found)})" for site, found in channels.items() if found]
-            if named:
-                lines.append(f"Channels whose weight is {what} ({word}): {', '.join(named)}.")
-        if self.gates.silent:
-            lines.append(f"These gates did not run: {', '.join(self.gates.silent)}.")
-        return lines
-
     def to_dict(self) -> dict[str, Any]:
         """Every number, as plain values."""
         return {

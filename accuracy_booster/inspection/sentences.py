@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from accuracy_booster.inspection.measures import number, signed
-from accuracy_booster.inspection.results import Inspection, Outcome
+from accuracy_booster.inspection.results import ALLOWED, Inspection, Outcome
 
 FEW = 24  # channels that are named before "and 12 more"
 
@@ -16,9 +16,8 @@ def tiles(inspection: Inspection) -> list[tuple[str, str]]:
     if inspection.frozen:
         telling = sum(o.tells for o in inspection.frozen.values())
         found.append((f"{telling} of {len(inspection.frozen)}", "gates do something"))
-    if inspection.all_frozen is not None:
-        change = signed(inspection.all_frozen.change)
-        found.append((f"{change} points", "with every gate frozen at its mean"))
+    change = signed(inspection.all_frozen.change)
+    found.append((f"{change} points", "with every gate frozen at its mean"))
     shares = [e for g in inspection.gates.values() if (e := g.explained) is not None]
     if shares:
         found.append((_range(shares), "of a gate's variance is explained by the class"))
@@ -112,18 +111,14 @@ def _about_each(inspection: Inspection) -> list[str]:
 
 def _about_all(inspection: Inspection) -> str:
     found = inspection.all_frozen
-    if found is None:
-        return "No gate can be frozen at its mean weights, so none can be folded away."
     what = (
         f"With every gate frozen at its mean weights, accuracy changes by {interval(found)} points"
     )
     if inspection.folds_away:
         return (
-            f"{what}, no more than chance: the network folds into the plain one, whose "
-            "convolutions take up the constants, at no loss that these images tell."
+            f"{what}, a loss of less than {ALLOWED} points: the network folds into the plain one, "
+            "whose layers take up the constants (accuracy-booster merge)."
         )
-    if found.change > 0:
-        return f"{what}: constants in place of the gates are better on these images."
     return f"{what}: the network does not fold into the plain one without loss."
 
 

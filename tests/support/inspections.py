@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from accuracy_booster.inspection.accumulating import Accumulator
 from accuracy_booster.inspection.results import WHICH, Inspection, Outcome, Zeroed
-from accuracy_booster.inspection.statistics import Accumulator, Gates, GateStatistics
+from accuracy_booster.inspection.statistics import Gates, GateStatistics
 
 RECIPE = "gap | dense(groups=C) | bn | sigmoid"
 RESNET20 = [
@@ -47,7 +48,7 @@ def make_gate(
     gathered = Accumulator(channels, scale)
     numbers = torch.arange(images) if numbered else None
     gathered.add(weights, labels if labelled else None, numbers)
-    about = {"recipe": RECIPE, "per_position": False, "shared": False, **about}
+    about = {"width": channels, "recipe": RECIPE, "per_position": False, "shared": False, **about}
     return gathered.result(site=site, spatial_size=size, **about)
 
 
@@ -101,7 +102,7 @@ def make_inspection(
         all_frozen=Outcome(67.3 + change, change, change - 0.3, change + 0.3),
         zeroed=zeroed,
         by="image",
-        layer=gates.default_layer(),
+        layer=gates.find(),
         split="test",
         pictures=pictures_of(images, pictures) if pictures else {},
         labels=labels,
