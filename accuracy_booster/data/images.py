@@ -17,8 +17,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
+from accuracy_booster.data.choices import SMALL
 from accuracy_booster.data.files import NOT_READ, same_name
-from accuracy_booster.data.pixels import SMALL, to_rgb, upright_size
+from accuracy_booster.data.pixels import to_rgb, upright_size
 from accuracy_booster.progress import printable
 
 Item = tuple[torch.Tensor, int]

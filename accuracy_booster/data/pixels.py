@@ -7,6 +7,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from accuracy_booster.data.choices import SMALL
+
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -17,7 +19,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SMALL = 64  # pixels: images no larger are kept decoded in memory, at their own size
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

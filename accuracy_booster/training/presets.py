@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
-from accuracy_booster.data.images import SMALL
+from accuracy_booster.data.choices import SMALL
 from accuracy_booster.errors import unknown
-from accuracy_booster.models import MODELS
 from accuracy_booster.training.config import TrainConfig
 
 # What a preset says; the rest is TrainConfig's own default.
@@ -65,6 +64,8 @@ def default_preset(model: str, data: str) -> str:
     """The preset of a network's family, or the short one of the built-in digits."""
     if data == "digits":
         return "digits"
+    from accuracy_booster.models import MODELS  # imports torch, and `--help` lists the presets
+
     name = model.rpartition("/")[2]
     row = MODELS.get(model)
     large = row.input_size[1] > SMALL if row else "/" in model
