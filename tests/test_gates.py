@@ -216,9 +216,16 @@ def test_small_spreads_around_a_large_mean_are_not_lost():
 def test_classes_that_tell_channels_apart(stored):
     p, labels, scale = stored
     gate = result(gathered(p, labels, scale, torch.arange(len(p)), 50))
-    channel, difference = gate.separating(3, 0, most=1)[0]
-    expected = p[labels == 3, 4].mean() - p[labels == 0, 4].mean()
-    assert (channel, difference) == (4, pytest.approx(float(expected / p[:, 4].std(correction=0))))
+    (found,) = gate.separating(3, 0, most=1)
+    one, other = (float(p[labels == k, 4].mean()) for k in (3, 0))
+    assert (found.channel, found.one, found.other) == (4, *map(pytest.approx, (one, other)))
+    spread = float(p[:, 4].std(correction=0))
+    assert found.distance == pytest.approx((one - other) / spread)
+    names = tuple("abcde")
+    gates = Gates({"x": gate, "y": gate}, network="n", images=len(p), classes=names)
+    assert [s.channel for s in gates.separating("d", "a", most=2)] == [4, 4]
+    with pytest.raises(ValueError, match=r"unknown class 'f'; known: a, b, c, d, e"):
+        gates.separating("f", 0)
     with pytest.raises(ValueError, match="class 4 has no images"):
         gate.separating(4, 0)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say
+from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.errors import unknown
 
 REPORT = "gates.html"
 
@@ -33,6 +36,11 @@ def _arguments(parser: Parser) -> None:
         help="what the channels to zero are ranked by: image (the weights of each image) or "
         "average (their mean over all images)",
     )
+    parser.add_argument(
+        "--separate",
+        type=str | None,
+        help="two classes, such as cat,dog: list the channels whose weights tell them apart",
+    )
     parser.add_argument("--images", type=int | None, help="look at the first so many images only")
     parser.add_argument("--seed", type=int, default=0, help="of the random channels")
     parser.add_argument(
@@ -56,6 +64,7 @@ def _inspect(given: dict[str, Any]):
     from accuracy_booster.inspection import inspect
     from accuracy_booster.inspection.page import write_inspection
     from accuracy_booster.inspection.sentences import summary
+    from accuracy_booster.safe_files import check_folder
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / REPORT)
@@ -63,7 +72,10 @@ def _inspect(given: dict[str, Any]):
         raise ValueError(f"{output} is a directory; give the file to write, such as {REPORT}")
     if "percents" in given:
         given["percents"] = _percents(given["percents"])
+    pair = _pair(run, given.pop("separate", None))
+    check_folder(output.parent)
     found = inspect(run, **given)
+    separations = found.gates.separating(*pair) if pair else []
     write_inspection(output, found)
 
     def show() -> None:
@@ -71,9 +83,30 @@ def _inspect(given: dict[str, Any]):
         say(*summary(found))
         if found.zeroed:
             print_table(*zeroed_table(found))
+        if pair:
+            print_table(*separation_table(separations, pair))
         say("Report:", output)
 
-    return {**found.to_dict(), "report": str(output)}, show
+    value = {**found.to_dict(), "report": str(output)}
+    if pair:
+        value["separating"] = [asdict(one) for one in separations]
+    return value, show
+
+
+def _pair(run: Path, given: str | None) -> tuple[str, str] | None:
+    """The two classes of --separate, which are looked up before anything is measured."""
+    if given is None:
+        return None
+    from accuracy_booster.training.run import Run
+
+    names = split(given)
+    if len(names) != 2:
+        raise ValueError(f"--separate={given!r} names {len(names)} classes; give two, as cat,dog")
+    classes = Run.open(run)[0].info["classes"]
+    for name in names:
+        if name not in classes:
+            raise unknown("class", name, classes)
+    return names[0], names[1]
 
 
 def _percents(text: str) -> list[float]:
@@ -104,6 +137,16 @@ def gates_table(found: Any) -> tuple[list[str], list[list[str]]]:
                 f"{outcome.change:+.2f} [{outcome.low:+.2f}, {outcome.high:+.2f}]",
             ]
         )
+    return header, rows
+
+
+def separation_table(found: Any, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the channels that tell two classes apart."""
+    header = ["gate", "channel", *(f"mean, {name}" for name in names), "distance in spreads"]
+    rows = [
+        [s.site, str(s.channel), f"{s.one:.3f}", f"{s.other:.3f}", f"{s.distance:+.2f}"]
+        for s in found
+    ]
     return header, rows
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from accuracy_booster.errors import unknown
 from accuracy_booster.inspection.layers import find_layer, stages
 
 BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges of bins
@@ -30,6 +31,22 @@ class Extremes:
 
     weights: torch.Tensor
     images: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Separation:
+    """A channel whose weight tells two classes apart.
+
+    Attributes:
+        one, other: its mean weight on the images of each class.
+        distance: their difference, in units of the channel's spread across all images.
+    """
+
+    site: str
+    channel: int
+    one: float
+    other: float
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -123,11 +140,8 @@ class GateStatistics:
         total = float(variance.sum())
         return float((self.class_share * variance).sum()) / total if total else 0.0
 
-    def separating(self, one: int, other: int, most: int = 5) -> list[tuple[int, float]]:
+    def separating(self, one: int, other: int, most: int = 5) -> list[Separation]:
         """The channels whose mean weights differ most between two classes, by their numbers.
-
-        Returns:
-            (channel, difference in units of the channel's spread across images), largest first.
 
         Raises:
             ValueError: without labels, or for a class without images.
@@ -135,14 +149,16 @@ class GateStatistics:
         if self.class_means is None:
             raise ValueError("the classes are not known; give a loader of (images, labels)")
         for number in (one, other):
-            if not 0 <= number < len(self.class_means) or bool(
-                self.class_means[number].isnan().any()
-            ):
+            there = 0 <= number < len(self.class_means)
+            if not there or bool(self.class_means[number].isnan().any()):
                 raise ValueError(f"class {number} has no images here")
-        difference = self.class_means[one] - self.class_means[other]
-        difference = difference / self.spread.clamp(min=1e-12)
-        order = difference.abs().argsort(descending=True, stable=True)[:most]
-        return [(int(c), float(difference[c])) for c in order]
+        first, second = self.class_means[one], self.class_means[other]
+        distance = (first - second) / self.spread.clamp(min=1e-12)
+        order = distance.abs().argsort(descending=True, stable=True)[:most].tolist()
+        return [
+            Separation(self.site, c, float(first[c]), float(second[c]), float(distance[c]))
+            for c in order
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The statistics as plain values, channel by channel."""
@@ -158,6 +174,8 @@ class GateStatistics:
             **lists,
             "class_share": share,
             "histogram": self.histogram.sum(0).tolist(),
+            "highest": None if self.highest is None else self.highest.images.tolist(),
+            "lowest": None if self.lowest is None else self.lowest.images.tolist(),
         }
 
 
@@ -212,6 +230,26 @@ class Gates(Mapping[str, GateStatistics]):
     def places(self) -> dict[str, str]:
         """{site: its place in the paper's words}: Conv4_1 is the first block of stage 4."""
         return stages(self._shapes())
+
+    def separating(self, one: str | int, other: str | int, most: int = 10) -> list[Separation]:
+        """The channels of the network whose mean weights differ most between two classes.
+
+        Args:
+            one, other: names or numbers of classes.
+
+        Raises:
+            ValueError: for a class that there is not (with the nearest names), or without labels.
+        """
+        numbers = self._class_number(one), self._class_number(other)
+        found = [s for gate in self._found.values() for s in gate.separating(*numbers, most)]
+        return sorted(found, key=lambda s: -abs(s.distance))[:most]
+
+    def _class_number(self, name: str | int) -> int:
+        if isinstance(name, str) and name in self.classes:
+            return self.classes.index(name)
+        if isinstance(name, int) and 0 <= name < len(self.classes):
+            return name
+        raise unknown("class", str(name), self.classes)
 
     def _shapes(self) -> dict[str, Any]:
         return {site: (gate.width, gate.spatial_size) for site, gate in self._found.items()}
