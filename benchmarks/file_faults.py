@@ -18,7 +18,7 @@ from children import class_folders, in_child, plant, wait
 from PIL import Image
 
 import accuracy_booster as ab
-from accuracy_booster.analysis import report
+from accuracy_booster.report import page
 from accuracy_booster.safe_files import read_json
 from accuracy_booster.surgery import attached
 
@@ -96,13 +96,13 @@ def reports(folder: Path, number: int) -> dict[str, int]:
     row = {"killed": 0, "whole": 0}
     texts = []
     for title in ("old", "new"):
-        report.write_page(path, title, "lead", [{"title": "x", "text": title * 9999}])
+        page.write_page(path, title, "lead", [{"title": "x", "text": title * 9999}])
         texts.append(len(path.read_bytes()))
     for i in range(number):
-        report.write_page(path, "old", "lead", [{"title": "x", "text": "old" * 9999}])
+        page.write_page(path, "old", "lead", [{"title": "x", "text": "old" * 9999}])
 
         def again() -> None:
-            report.write_page(path, "new", "lead", [{"title": "x", "text": "new" * 9999}])
+            page.write_page(path, "new", "lead", [{"title": "x", "text": "new" * 9999}])
 
         row["killed"] += killed(again, folder / "log", i, 6)
         content = path.read_text()

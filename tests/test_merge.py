@@ -593,12 +593,12 @@ def test_networks_where_no_site_can_be_merged(name):
     assert difference(model, new, x) == 0
 
 
-def test_shared_storage_is_not_shared_trouble():
-    """Weights tied through `.data` are two parameters; the other one keeps its values."""
-    first, second = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+def test_memory_that_buffers_share():
+    """Two views of one memory are two buffers; the other one keeps its values."""
+    first, second = (torchvision.ops.misc.FrozenBatchNorm2d(6) for _ in range(2))
     x = torch.randn(3, 6, 5, 4, dtype=torch.float64)
     model, given = boosted(Net(first, second), x)
-    second.weight.data = first.weight.data
+    second.weight = first.weight.view(6)
     assert difference(frozen(model, given), ab.merge(model, given), x) < IN_FLOAT64
 
 

@@ -15,6 +15,7 @@ ORDER = [
     "safe_files",
     "progress",
     "signals",
+    "report",
     "ops",
     "blocks",
     "surgery",
@@ -63,6 +64,15 @@ def test_import_is_cheap_and_needs_nothing_but_torch():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "\n\n", "import accuracy_booster, or a block, imports more than torch"
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys; from accuracy_booster.cli import main; main(['--help']);"
+        "print(*[m for m in ('torch', 'torchvision', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == ""
 
 
 def test_public_names_resolve_and_are_documented():

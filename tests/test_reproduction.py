@@ -291,7 +291,8 @@ def test_reproduce_shows_tables_and_writes_a_page(capsys, tmp_path):
         assert text.count(TRUNCATED) >= 3
         assert DIFFERENT in text
     assert "<script" not in html
-    assert "http" not in html.replace("http://www.w3.org", "")
+    assert "http:" not in html.replace("http://www.w3.org", "")
+    assert "https:" not in html
 
 
 def test_complexity_as_json(capsys):

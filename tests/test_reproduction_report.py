@@ -281,6 +281,7 @@ def test_runs_that_tables_share_count_once(tmp_path):
         "small",
         "redundancy",
         "factors",
+        "constants",
         "designs",
     ]
     (shared,) = [
@@ -288,7 +289,7 @@ def test_runs_that_tables_share_count_once(tmp_path):
         for places in found.pairs().values()
         if places[0][1].row.label == "AB" and places[0][1].reference.label == "no block"
     ]
-    assert shared == ["small", "redundancy", "designs"]
+    assert shared == ["small", "redundancy", "constants", "designs"]
     assert found.intervals == 5
     assert sum(found.verdicts().values()) == 5 + found.not_run
     assert found.hours == pytest.approx(2.0)
@@ -372,7 +373,9 @@ def test_the_report_holds_the_numbers(tmp_path):
     assert row["no block"][4:] == [""] * 6
     short = {line[1]: line for line in cells(text, "In short")[1:]}
     assert short["AB minus no block"][2:] == [gain, "5", "+1.7, inside", CONFIRMED]
-    assert short["AB minus no block"][0] == "Small, short; Redundancy, short; Designs, short"
+    assert short["AB minus no block"][0] == (
+        "Small, short; Redundancy, short; Constants, short; Designs, short"
+    )
     assert f"{compare(read_records(tmp_path / 'results')).intervals} intervals of 95 %" in text
     assert rule().strip() in text
     assert "another network, ResNet-56" in text
@@ -567,7 +570,7 @@ def test_the_block_of_the_readme_is_replaced(tmp_path):
     assert "paper (ResNet-56)" in block
     assert " 5 of 5 seeds;" in block
     assert "No table was run with the budget paper" in block
-    assert "Not run: Finetune, Table 2," in block
+    assert "Not run: Finetune, Zeroing, Table 2," in block
 
 
 def test_the_readme_shows_the_first_table_where_small_has_no_results(tmp_path):
@@ -638,7 +641,7 @@ def test_the_page_has_tables_and_a_picture_of_each_table_with_a_pair(tmp_path):
     put_small(tmp_path / "results")
     write_report(read_records(tmp_path / "results"), tmp_path / "a.md", html=tmp_path / "a.html")
     html = (tmp_path / "a.html").read_text()
-    assert html.count("<svg") == 3  # of factors there is one row alone
+    assert html.count("<svg") == 4  # of factors there is one row alone
     assert "+1.7, inside" in html
     assert "<script" not in html
     assert "`" not in re.sub(r"<svg.*?</svg>|<style.*?</style>", "", html, flags=re.DOTALL)

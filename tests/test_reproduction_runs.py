@@ -39,6 +39,7 @@ from accuracy_booster.reproduction.pausing import PAUSED, is_paused, pause, runn
 from accuracy_booster.reproduction.records import Record, Records, write_record
 from accuracy_booster.reproduction.specs import spec_of
 from accuracy_booster.reproduction.status import status
+from accuracy_booster.reproduction.table import TIME
 from accuracy_booster.safe_files import HASH, hash_of, read_json, write_json
 
 ROWS = tuple(Row(block, "resnet8", block) for block in ("none", "ab"))
@@ -488,7 +489,7 @@ def test_a_run_has_the_lowest_priority(tmp_path):
 
 def test_a_table_of_times_is_made(tmp_path, in_this_process):
     rows = tuple(Row(block, "resnet8", block) for block in ("none", "ab"))
-    table = Table("t", "times", "", rows, measures=tables.TIME)
+    table = Table("t", "times", "", rows, measures=TIME)
     (spec,) = plan([table], "smoke", 1)
     spec = replace(spec, options={**spec.options, "input_size": (3, 8, 8)})
     (record,) = work([spec], places(tmp_path)).done

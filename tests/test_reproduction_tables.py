@@ -15,8 +15,10 @@ from accuracy_booster.data.images import TensorImages
 from accuracy_booster.reproduction import TABLES, Places, Row, Spec, Table, find_tables, plan
 from accuracy_booster.reproduction.budgets import BUDGETS
 from accuracy_booster.reproduction.datasets import digest
+from accuracy_booster.reproduction.own_tables import OWN
+from accuracy_booster.reproduction.paper_tables import PAPER
 from accuracy_booster.reproduction.specs import spec_of
-from accuracy_booster.reproduction.tables import OWN, PAPER, TIME, TOP1
+from accuracy_booster.reproduction.table import TIME, TOP1
 
 ROWS = ("none", "se", "ab")
 
@@ -85,10 +87,25 @@ def test_the_loss_without_bn_is_the_papers(shared):
 def test_own_tables_show_what_the_paper_prints_for_another_network():
     of_56 = {r.block: r.printed for n in ("10", "11", "12", "14") for r in TABLES[n].rows}
     of_56["ab_nobn"] = next(r.printed for r in TABLES["6.1"].rows if r.block == "ab_nobn")
-    for table in OWN:
+    for table in (table for table in OWN if table.measures == TOP1):
         printed = {row.block: row.printed for row in table.rows if row.printed is not None}
         assert printed.items() <= of_56.items()
         assert bool(printed) == (table.printed_for == "ResNet-56")
+
+
+@pytest.mark.parametrize("name", ["16", "zeroing"])
+def test_zeroed_channels_are_the_papers(shared, name):
+    rows = {row.label: row for row in TABLES[name].rows}
+    printed = {label: row.printed for label, row in rows.items() if row.printed is not None}
+    for percent, highest, lowest in numbers_of(shared, 16):
+        if percent.startswith("0"):
+            assert float(highest) == float(lowest) == printed.pop("all channels")
+            continue
+        assert printed.pop(f"highest {percent} %") == float(highest)
+        assert printed.pop(f"lowest {percent} %") == float(lowest)
+        control = [rows["all channels"], rows[f"random {percent} %"]]
+        assert TABLES[name].references_of(rows[f"lowest {percent} %"]) == control
+    assert not printed
 
 
 # --- runs

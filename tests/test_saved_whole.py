@@ -19,8 +19,8 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import safe_files
-from accuracy_booster.analysis import report
 from accuracy_booster.errors import CannotWrite, TrainingStopped
+from accuracy_booster.report import page
 from accuracy_booster.surgery import attached, storage
 
 
@@ -209,13 +209,13 @@ def in_a_small_process(work, limit=4096):
 @pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="forks")
 def test_files_that_find_no_room_stay_as_they_were(tmp_path):
     """`ulimit -f`: a report, a save, and any file that is written."""
-    report.write_page(tmp_path / "report.html", "old", "lead", [])
+    page.write_page(tmp_path / "report.html", "old", "lead", [])
     ab.save(network(1), tmp_path / "save")
     safe_files.write_json(tmp_path / "x.json", {"a": 1})
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     sections = [{"title": "x", "text": "y" * 10_000}]
     for work in (
-        lambda: report.write_page(tmp_path / "report.html", "new", "lead", sections),
+        lambda: page.write_page(tmp_path / "report.html", "new", "lead", sections),
         lambda: ab.save(network(2), tmp_path / "save"),
         lambda: safe_files.write_json(tmp_path / "x.json", {"a": "b" * 10_000}),
     ):

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy_booster.analysis import report
 from accuracy_booster.analysis.comparison_folder import (
     BEGUN,
     REPORT,
@@ -20,6 +19,7 @@ from accuracy_booster.analysis.comparison_folder import (
     remove,
     run_names,
 )
+from accuracy_booster.analysis.comparison_report import write_comparison
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
@@ -210,7 +210,7 @@ def compare(
     page = where / REPORT
     seconds = time.perf_counter() - start
     result = Comparison(rows, page, seconds, runs, id=given.get("id"))
-    report.write_comparison(page, result)
+    write_comparison(page, result)
     write_json(where / RESULTS, result.to_dict())
     return result
 

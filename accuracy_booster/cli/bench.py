@@ -14,7 +14,6 @@ from accuracy_booster.cli.networks import (
     network_arguments,
 )
 from accuracy_booster.errors import shown, unknown
-from accuracy_booster.safe_files import write
 
 MAX_THREADS = 1024
 COMPILE = {"off": (False,), "on": (True,), "both": (False, True)}
@@ -81,6 +80,8 @@ def _bench(given: dict[str, Any]):
             options[key] = split(given[key])
     result = bench(name, compile=COMPILE[compile], input_size=input_size(given), **options)
     if output:
+        from accuracy_booster.safe_files import write
+
         write(output, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
 
     def show() -> None:

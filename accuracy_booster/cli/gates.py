@@ -165,7 +165,7 @@ def _write(output: Path, merged: nn.Module, opened: Opened, value: dict[str, Any
 
 COMMANDS = {
     "merge": Command(
-        "Make the gates of a run constants: the weights of the plain network, at no cost.",
+        "Make the gates of a run constants: the weights of a plain network, and what that costs.",
         "accuracy-booster merge runs/resnet20-ab --output weights.safetensors",
         _arguments,
         _merge,

@@ -23,15 +23,15 @@ def _arguments(parser: Parser) -> None:
         "--percents",
         type=str,
         default="5,10,15,20,25",
-        help="how many % of the channels of every block are zeroed (Table 16); none for no such "
-        "measurement",
+        help="measure the accuracy with so many % of the channels of every block zeroed (Table "
+        "16): those of the highest, the lowest and random weights; none to measure none",
     )
     parser.add_argument(
         "--by",
         type=str,
         default="image",
-        help="rank channels by the weights of each image, or by their average over all images: "
-        "image, average",
+        help="what the channels to zero are ranked by: image (the weights of each image) or "
+        "average (their mean over all images)",
     )
     parser.add_argument("--images", type=int | None, help="look at the first so many images only")
     parser.add_argument("--seed", type=int, default=0, help="of the random channels")
@@ -55,6 +55,7 @@ def add_measured(parser: Parser, split: str = "test") -> None:
 def _inspect(given: dict[str, Any]):
     from accuracy_booster.inspection import inspect
     from accuracy_booster.inspection.page import write_inspection
+    from accuracy_booster.inspection.sentences import summary
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / REPORT)
@@ -67,7 +68,7 @@ def _inspect(given: dict[str, Any]):
 
     def show() -> None:
         print_table(*gates_table(found))
-        say(*found.summary())
+        say(*summary(found))
         if found.zeroed:
             print_table(*zeroed_table(found))
         say("Report:", output)
@@ -119,7 +120,7 @@ def zeroed_table(found: Any) -> tuple[list[str], list[list[str]]]:
 
 COMMANDS = {
     "inspect": Command(
-        "Show what the gates of a run do: one HTML report.",
+        "Show what the gates of a run do, and what its accuracy owes to them.",
         "accuracy-booster inspect runs/resnet20-ab --data cifar100",
         _arguments,
         _inspect,

@@ -19,7 +19,7 @@ def _counts_arguments(parser: Parser) -> None:
 
 
 def _counts(given: dict[str, Any]):
-    from accuracy_booster.analysis.report import write_page
+    from accuracy_booster.report.page import write_page
     from accuracy_booster.reproduction import counts
 
     output = _file(given.get("output"), "counts.html")
@@ -109,7 +109,7 @@ def _tables_arguments(parser: Parser, *, which: str) -> None:
 def _chosen(given: dict[str, Any], default: str):
     """The tables that are named, or else the `own` or `all` of them."""
     from accuracy_booster.reproduction import TABLES, find_tables
-    from accuracy_booster.reproduction.tables import OWN
+    from accuracy_booster.reproduction.own_tables import OWN
 
     if names := [name for word in given.get("tables", []) for name in split(word)]:
         return find_tables(names)

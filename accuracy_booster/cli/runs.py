@@ -75,7 +75,7 @@ def _compare_arguments(parser: Parser) -> None:
 
 def _compare(given: dict[str, Any]):
     from accuracy_booster.analysis import compare
-    from accuracy_booster.analysis.report import comparison_table
+    from accuracy_booster.analysis.comparison_report import comparison_table
 
     if given.get("resume"):
         if more := sorted(set(given) - {"resume", "data", "data_dir"}):

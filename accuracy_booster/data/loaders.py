@@ -14,6 +14,7 @@ import torch
 from accuracy_booster.data import sources
 from accuracy_booster.data import splits as parts
 from accuracy_booster.data.batches import VECTORISED, Loader, as_is
+from accuracy_booster.data.choices import AUGMENTS, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.data.class_names import translate
 from accuracy_booster.data.files import same_name
 from accuracy_booster.data.images import (
@@ -25,15 +26,7 @@ from accuracy_booster.data.images import (
     native_size,
 )
 from accuracy_booster.data.marks import difference, marks_of
-from accuracy_booster.data.transforms import (
-    AUGMENTS,
-    CROP_MODES,
-    INTERPOLATIONS,
-    MOST,
-    eval_transform,
-    train_transform,
-    unchanged,
-)
+from accuracy_booster.data.transforms import MOST, eval_transform, train_transform, unchanged
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.pretrained import Preprocessing
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from accuracy_booster.data import files
+from accuracy_booster.data.choices import BUILT_IN
 from accuracy_booster.data.images import Images, TensorImages
 from accuracy_booster.errors import unknown
 
-BUILT_IN = ("digits", "cifar10", "cifar100")
 Read = Callable[[], tuple[Images, tuple[str, ...] | None]]
 
 

@@ -11,9 +11,6 @@ import torch
 
 from accuracy_booster.data.images import TooManyPixels
 
-AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
-INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-CROP_MODES = ("center", "squash", "border")
 MOST = 100_000_000  # pixels that an image may have while it is resized
 EDGE = 1_000_000  # pixels along an edge of an image that is resized: torch weights each of them
 LONGEST = 4  # an image longer than this, in terms of its shorter edge, is cropped before resizing

@@ -141,5 +141,5 @@ def scale(module: nn.Module, p: torch.Tensor) -> None:
             rows = len(tensor) // groups
             factor = factor.view(groups, 1, -1).expand(-1, rows, -1).flatten(0, 1)
         factor = factor.view(*factor.shape, *[1] * (tensor.ndim - factor.ndim))
-        # a new tensor: another one may share this one's storage
+        # a new tensor: a copied buffer may share its memory with another one
         tensor.data = (tensor.double() * factor).to(tensor.dtype)

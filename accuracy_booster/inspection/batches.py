@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DistributedSampler
 
-from accuracy_booster.surgery.passes import Example, as_inputs, described, map_tensors
+from accuracy_booster.surgery.passes import Example, described, map_tensors
 
 LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
 IMAGES = ("pixel_values", "image", "images", "img", "x", "inputs", "input")
@@ -51,15 +51,22 @@ def batches(
     the first n items of a batch are inputs, a dict names the inputs of a dict.
 
     Args:
-        limit: stop after so many images.
+        limit: stop after so many images, of all processes together.
 
     Raises:
         ValueError: for a batch that does not fit, or images that are not floating-point numbers.
     """
+    if isinstance(loader, torch.Tensor):
+        raise ValueError(
+            f"the loader is one tensor, {list(loader.shape)}; give batches, such as [images] or "
+            "[(images, labels)]"
+        )
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    rank, world = _share(loader)
+    rank, world, total = _share(loader)
+    ends = [end for end in (limit, total) if end is not None]
+    limit = max(0, -((rank - min(ends)) // world)) if ends else None  # of this process
     seen = 0
-    for batch in loader:
+    for batch in loader if limit != 0 else ():
         args, kwargs, labels = _split(batch, model, example)
         count = _length(args, kwargs)
         classes = _classes(labels, count)
@@ -76,21 +83,20 @@ def batches(
             return
 
 
-def is_indexed(loader: Any) -> bool:
-    """Whether the n-th image of a loader is item n of its data set."""
-    return (
-        isinstance(loader, DataLoader)
-        and isinstance(loader.sampler, SequentialSampler)
-        and hasattr(loader.dataset, "__getitem__")
-    )
+def _share(loader: Any) -> tuple[int, int, int | None]:
+    """(rank, world, images): this process gets every world-th image, from number `rank` on.
 
-
-def _share(loader: Any) -> tuple[int, int]:
-    """(rank, world) where a loader gives this process every world-th image."""
-    sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
-        return sampler.rank, sampler.num_replicas
-    return 0, 1
+    A DistributedSampler gives all processes the same number of images: past the last one it starts
+    anew, and those are not to be counted. `images` is None where the loader does not tell.
+    """
+    for holder in (loader, getattr(loader, "batch_sampler", None)):
+        sampler = getattr(holder, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            return sampler.rank, sampler.num_replicas, len(sampler.dataset)  # type: ignore[arg-type]
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size(), None
+    return 0, 1, None
 
 
 def _split(
@@ -149,7 +155,6 @@ def _split_names(
 
 def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """N, of the first tensor with a batch."""
-    args, kwargs = as_inputs(args or kwargs)
     found: list[int] = []
     map_tensors(lambda x: found.append(len(x)) if x.ndim else None, (args, kwargs))
     if not found:
@@ -162,10 +167,12 @@ def _first(count: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    if x.dtype is torch.uint8 and x.ndim >= 3:
+    whole = not (x.is_floating_point() or x.is_complex())
+    if (x.dtype is torch.uint8 and x.ndim >= 3) or (whole and x.ndim >= 4):
         raise ValueError(
-            f"the loader yields images of uint8, {list(x.shape)}; let it yield them as the network "
-            "takes them, such as ((x.float() / 255, y) for x, y in loader)"
+            f"the loader yields images of {str(x.dtype).removeprefix('torch.')}, {list(x.shape)}; "
+            "let it yield them as the network takes them, such as ((x.float() / 255, y) for x, y "
+            "in loader)"
         )
     dtype = like.dtype if x.is_floating_point() and like.is_floating_point() else x.dtype
     return x.to(device=like.device, dtype=dtype)
@@ -177,8 +184,10 @@ def _classes(labels: Any, count: int) -> torch.Tensor | None:
         labels = torch.tensor(labels)
     if not isinstance(labels, torch.Tensor) or not labels.ndim or len(labels) != count:
         return None
-    if labels.ndim == 2 and labels.is_floating_point() and labels.shape[1] > 1:
-        return labels.argmax(1)
+    if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_complex():
+        shares = labels.double()  # several classes of an image, each with 1, name none
+        is_one = bool((shares >= 0).all()) and bool(((shares.sum(1) - 1).abs() < 0.01).all())
+        return shares.argmax(1) if is_one else None
     labels = labels.flatten()
     if len(labels) != count or labels.is_complex() or labels.dtype is torch.bool:
         return None

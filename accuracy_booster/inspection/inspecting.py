@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from accuracy_booster.inspection.layers import find_layer
-from accuracy_booster.inspection.observing import observe
+from accuracy_booster.inspection.observing import evaluating, observe
 from accuracy_booster.inspection.opening import inputs_of, pictures, steps
 from accuracy_booster.inspection.results import (
     BY_IMAGE,
@@ -26,6 +27,7 @@ from accuracy_booster.inspection.variants import Variant, frozen, zeroed
 from accuracy_booster.inspection.weights import places
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.opening import Opened, open_measured
+from accuracy_booster.training.outputs import try_network
 from accuracy_booster.training.run import Run
 
 PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16
@@ -74,6 +76,8 @@ def inspect(
     """
     if images is not None and (not isinstance(images, int) or images < 1):
         raise ValueError(f"images={images!r} must be a whole number >= 1")
+    if isinstance(percents, (str, Real)) or not isinstance(percents, Iterable):
+        raise ValueError(f"percents={percents!r} must be several numbers, such as (5, 10, 25)")
     zeroings = {  # also checks the arguments, before anything is read
         (percent, which): zeroed(percent, which, by=by, seed=seed)
         for percent in percents
@@ -83,7 +87,11 @@ def inspect(
     opened = open_measured(model, data, split=split, classes=classes, **options)
     network = unwrapped(opened.network)
     found, watched = steps(opened, images), places(network)
-    shown = find_layer(layer, {p.site: (p.gate.channels, p.block.spatial_size) for p in watched})
+    # what does not fit is told before the passes, which may take long
+    find_layer(layer, {p.site: (p.gate.channels, p.block.spatial_size) for p in watched})
+    with _precision(opened), evaluating(network):
+        size, device = opened.data.input_size, opened.accelerator.device
+        opened.places(try_network(network, type(network).__name__, size, device))
     with _precision(opened):
         gates = observe(
             network,
@@ -92,6 +100,7 @@ def inspect(
             total=found,
             classes=opened.data.classes,
         )
+        shown = gates.find(layer)
         means = {site: one.mean for site, one in gates.items()}
         zeroings = {
             (percent, which): zeroed(percent, which, by=by, means=means, seed=seed)
@@ -100,7 +109,7 @@ def inspect(
         variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
         variants[ALL] = frozen(means, list(means))
         variants |= {
-            f"{which} {percent:g} %": zeroings[percent, which] for percent, which in zeroings
+            f"{which} {percent} %": zeroings[percent, which] for percent, which in zeroings
         }
         top1, count, outcomes = trials(
             network, inputs_of(opened, images), variants, total=found, places=opened.places
@@ -114,8 +123,7 @@ def inspect(
         frozen={site: outcomes[f"frozen {site}"] for site in means},
         all_frozen=outcomes[ALL],
         zeroed=tuple(
-            Zeroed(percent, which, outcomes[f"{which} {percent:g} %"])
-            for percent, which in zeroings
+            Zeroed(percent, which, outcomes[f"{which} {percent} %"]) for percent, which in zeroings
         ),
         by=by,
         layer=shown,

@@ -36,15 +36,17 @@ def find_layer(name: str | None, shapes: Shapes) -> str:
         ValueError: for any other name, with the nearest.
     """
     places = stages(shapes)
+    if not places:
+        raise ValueError("none of the gates ran, so there is no layer to show")
     if name is None:
         last = list(places.values())[-1].partition("_")[0]
         return next(site for site, place in places.items() if place == f"{last}_1")
     if name in shapes:
         return name
-    inside = [site for site in shapes if site.startswith(f"{name}.")]
+    inside = [site for site in places if site.startswith(f"{name}.")]
     if len(inside) == 1:
         return inside[0]
     named = {place.lower(): site for site, place in places.items()}
-    if name.lower() in named:
-        return named[name.lower()]
+    if (paper := str(name).lower()) in named:
+        return named[paper]
     raise unknown("layer", name, inside or [*shapes, *places.values()])

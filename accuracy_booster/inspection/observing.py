@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from accuracy_booster.errors import is_out_of_memory
+from accuracy_booster.inspection.accumulating import Accumulator
 from accuracy_booster.inspection.batches import Inputs, batches
 from accuracy_booster.inspection.processes import gathered
-from accuracy_booster.inspection.statistics import Accumulator, Gates
+from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.weights import Place, by_channel, changed, places
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import FAILURES
@@ -45,10 +46,11 @@ def gates(
         classes: the names of the classes, by their numbers.
         example: the structure of the inputs of a network that takes several: a tuple (the first
             items of a batch are the inputs) or a dict (their names in a dict).
-        images: look at the first so many only.
+        images: look at the first so many only, of all processes together.
 
     Raises:
-        ValueError: for a network without gates, or a batch that it cannot take.
+        ValueError: for a network without gates, a batch that it cannot take, or weights that are
+            not numbers (NaN).
 
     Source: Accuracy Booster, section 7.6, for the weights averaged over images; the rest is ours.
     """
@@ -69,6 +71,11 @@ def observe(
     classes: Sequence[str] = (),
 ) -> Gates:
     """The same, of batches that are made already; `total` is how many, for the progress display."""
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise ValueError(
+            f"{type(network).__name__} is on the meta device, where tensors have no values; load "
+            "its weights first"
+        )
     watcher = _Watcher(watched)
 
     def look() -> tuple[int, dict[str, Accumulator], set[str]]:
@@ -91,17 +98,17 @@ def observe(
                 merged[site] = one
     if not count:
         raise ValueError("the loader yields no images")
-    results = {
-        place.site: merged[place.site].result(
-            site=place.site,
-            recipe=str(place.gate.recipe),
-            width=place.gate.channels,
-            spatial_size=place.block.spatial_size,
-            per_position=place.site in per_position,
-            shared=merged[place.site].channels < place.gate.channels,
+    by_site = {place.site: place for place in watched}
+    results = {  # in the order in which the gates ran
+        site: one.result(
+            site=site,
+            recipe=str(by_site[site].gate.recipe),
+            width=by_site[site].gate.channels,
+            spatial_size=by_site[site].block.spatial_size,
+            per_position=site in per_position,
+            shared=one.channels < by_site[site].gate.channels,
         )
-        for place in watched
-        if place.site in merged
+        for site, one in merged.items()
     }
     counts = [r.class_counts for r in results.values() if r.class_counts is not None]
     more = range(len(classes), max(map(len, counts), default=0))
@@ -128,8 +135,9 @@ def run(network: nn.Module, inputs: Inputs) -> Any:
         given = described(inputs.kwargs or inputs.args)
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(
-            f"{type(network).__name__} cannot take a batch of the loader, {given}: {reason}; if it "
-            "has several inputs, give their structure as example=(a, b) or example={'a': ...}"
+            f"{type(network).__name__} cannot take a batch of the loader, {given}: {reason}; let "
+            "the loader yield what the network takes, and if it has several inputs, give their "
+            "structure as example=(a, b) or example={'a': ..., 'b': ...}"
         ) from e
 
 
@@ -170,6 +178,11 @@ class _Watcher:
             # a gate that runs several times in a pass: the mean for each image
             same = all(call.shape == calls[0].shape for call in calls)
             p = torch.stack(calls).mean(0) if same else torch.cat(calls)
+            if not bool(p.isfinite().all()):
+                raise ValueError(
+                    f"the gate at {site!r} gives weights that are not numbers (NaN); look at the "
+                    "loader's images and at the network's parameters"
+                )
             one = self.gathered.setdefault(site, Accumulator(p.shape[1], float(self.scales[site])))
             rows, rest = divmod(len(p), inputs.count)
             if rest or not same:  # the regions of a detector: not one per image

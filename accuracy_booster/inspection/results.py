@@ -59,8 +59,7 @@ class Inspection:
         top1: of the network as it is, in %.
         images: how many images the accuracies are of.
         frozen: {site: accuracy with this gate alone frozen at its mean weights}.
-        all_frozen: accuracy with every gate frozen at its mean weights; None where there is none
-            that can be.
+        all_frozen: accuracy with every gate frozen at its mean weights.
         zeroed: Table 16.
         by: "image" or "average": what channels were ranked by.
         layer: the site of Figure 3.
@@ -74,7 +73,7 @@ class Inspection:
     top1: float
     images: int
     frozen: Mapping[str, Outcome]
-    all_frozen: Outcome | None
+    all_frozen: Outcome
     zeroed: tuple[Zeroed, ...]
     by: str
     layer: str
@@ -88,46 +87,14 @@ class Inspection:
 
         An interval that holds 0 is not enough, since that of few images is wide.
         """
-        found = self.all_frozen
-        return found is not None and found.low > -ALLOWED
-
-    def summary(self) -> list[str]:
-        """What was found, in sentences."""
-        lines = [f"Top-1 is {self.top1:.2f} % on {self.images:,} images of the {self.split} split."]
-        idle = [site for site, found in self.frozen.items() if not found.tells]
-        needed = len(self.frozen) - len(idle)
-        lines.append(
-            f"{needed} of {len(self.frozen)} gates are needed: with one of them frozen at its mean "
-            "weights top-1 changes, by a 95 % interval without 0."
-        )
-        if idle:
-            lines.append(
-                f"These, frozen one at a time, change nothing that shows: {', '.join(idle)}."
-            )
-        if (every := self.all_frozen) is not None:
-            change = (
-                f"{every.change:+.2f} points, 95 % interval [{every.low:+.2f}, {every.high:+.2f}]"
-            )
-            folds = (
-                f": less than {ALLOWED} points. The network folds into the plain one "
-                "(accuracy-booster merge)."
-            )
-            lines.append(f"All gates frozen together: {change}{folds if self.folds_away else '.'}")
-        for word, what in (("dead", "next to 0 on all images"), ("constant", "the same on all")):
-            channels = {site: getattr(gate, word) for site, gate in self.gates.items()}
-            named = [f"{site} ({len(found)})" for site, found in channels.items() if found]
-            if named:
-                lines.append(f"Channels whose weight is {what} ({word}): {', '.join(named)}.")
-        if self.gates.silent:
-            lines.append(f"These gates did not run: {', '.join(self.gates.silent)}.")
-        return lines
+        return self.all_frozen.low > -ALLOWED
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, as plain values."""
         return {
             **{"title": self.title, "split": self.split, "top1": self.top1, "images": self.images},
             "frozen": {site: asdict(found) for site, found in self.frozen.items()},
-            "all_frozen": None if self.all_frozen is None else asdict(self.all_frozen),
+            "all_frozen": asdict(self.all_frozen),
             "folds_away": self.folds_away,
             "zeroed": [
                 {"percent": z.percent, "which": z.which, **asdict(z.outcome)} for z in self.zeroed

@@ -1,14 +1,11 @@
-"""What a gate did over a data set: statistics that are gathered batch by batch.
-
-The memory that this takes depends on channels and classes, and not on the number of images.
-"""
+"""What the gates of a network did over a data set."""
 
 # N images, C channels, K classes, B bins
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +17,6 @@ BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges o
 SATURATED = 0.05  # a weight is saturated below this share of the scale, or above 1 less this
 CONSTANT = 0.01  # a channel's weight is constant if it spreads less than this share of the scale
 DEAD = 0.99  # a channel is dead if this share of its weights is saturated below
-MOST = 8  # images with the highest and with the lowest weight that are kept for each channel
 
 
 @dataclass(frozen=True)
@@ -85,12 +81,12 @@ class GateStatistics:
     @property
     def below(self) -> torch.Tensor:
         """[C], the share of each channel's weights under 0.05 of the scale."""
-        return self.histogram[:, : round(SATURATED * BINS)].sum(1) / self.count
+        return self.histogram[:, : round(SATURATED * BINS)].sum(1).double() / self.count
 
     @property
     def above(self) -> torch.Tensor:
-        """[C], the share of each channel's weights over 0.95 of the scale."""
-        return self.histogram[:, -round(SATURATED * BINS) :].sum(1) / self.count
+        """[C], the share of each channel's weights from 0.95 of the scale on."""
+        return self.histogram[:, -round(SATURATED * BINS) :].sum(1).double() / self.count
 
     @property
     def saturated(self) -> float:
@@ -163,150 +159,6 @@ class GateStatistics:
             "class_share": share,
             "histogram": self.histogram.sum(0).tolist(),
         }
-
-
-@dataclass
-class Accumulator:
-    """Gathers the statistics of one gate. Two of them that saw different images can be merged."""
-
-    channels: int
-    scale: float
-    most: int = MOST
-    count: int = 0
-    images: bool = True  # weights are one per image
-    mean: torch.Tensor = field(init=False)
-    squares: torch.Tensor = field(init=False)  # sum of squared deviations from the mean
-    histogram: torch.Tensor = field(init=False)
-    extremes: dict[bool, Extremes] = field(init=False)  # by whether they are the highest
-    class_sums: torch.Tensor = field(init=False)
-    class_counts: torch.Tensor = field(init=False)
-    unlabelled: int = 0
-
-    def __post_init__(self) -> None:
-        c = self.channels
-        self.mean = torch.zeros(c, dtype=torch.float64)
-        self.squares = torch.zeros(c, dtype=torch.float64)
-        self.histogram = torch.zeros(c, BINS, dtype=torch.int64)
-        none = Extremes(
-            torch.empty(c, 0, dtype=torch.float64), torch.empty(c, 0, dtype=torch.int64)
-        )
-        self.extremes = {True: none, False: none}
-        self.class_sums = torch.zeros(0, c, dtype=torch.float64)
-        self.class_counts = torch.zeros(0, dtype=torch.int64)
-
-    def add(
-        self,
-        weights: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        numbers: torch.Tensor | None = None,
-    ) -> None:
-        """Count weights[N, C] of images with labels[N] (negative: none) and numbers[N]."""
-        p = weights.detach().double().cpu()
-        mean = p.mean(0)
-        self._combine(len(p), mean, (p - mean).square().sum(0))
-        bins = (p * (BINS / self.scale)).long().clamp(0, BINS - 1)
-        places = (bins + torch.arange(self.channels) * BINS).flatten()
-        counts = torch.bincount(places, minlength=self.channels * BINS)
-        self.histogram += counts.view(self.channels, BINS)
-        if numbers is None:
-            self.images = False
-        else:
-            given = numbers.cpu().expand(self.channels, -1)
-            for highest in (True, False):
-                self._extend(highest, Extremes(p.t(), given))
-        if labels is None:
-            self.unlabelled += len(p)
-            return
-        labels = labels.cpu()
-        known = labels >= 0
-        self.unlabelled += int((~known).sum())
-        if known.any():
-            self._widen(int(labels.max()) + 1)
-            self.class_sums.index_add_(0, labels[known], p[known])
-            self.class_counts += torch.bincount(labels[known], minlength=len(self.class_counts))
-
-    def merge(self, other: Accumulator) -> None:
-        """Count what another one has seen too."""
-        self._combine(other.count, other.mean, other.squares)
-        self.histogram += other.histogram
-        self.images &= other.images
-        for highest, found in other.extremes.items():
-            self._extend(highest, found)
-        self._widen(len(other.class_counts))
-        self.class_sums[: len(other.class_sums)] += other.class_sums
-        self.class_counts[: len(other.class_counts)] += other.class_counts
-        self.unlabelled += other.unlabelled
-
-    def result(self, **about: Any) -> GateStatistics:
-        """What was gathered; `about` are the fields of `GateStatistics` that say which gate it is.
-
-        Raises:
-            ValueError: if nothing was.
-        """
-        if not self.count:
-            raise ValueError("the gate has seen no image")
-        variance = self.squares / self.count
-        means = share = None
-        if len(self.class_counts) and not self.unlabelled:
-            counts = self.class_counts[:, None]
-            means = self.class_sums / counts  # 0 / 0 is NaN: a class without images
-            share = self._class_share(means)
-        ends = self.extremes if self.images else {}
-        return GateStatistics(
-            **about,
-            scale=self.scale,
-            count=self.count,
-            mean=self.mean.clone(),
-            spread=variance.clamp(min=0).sqrt(),
-            histogram=self.histogram.clone(),
-            highest=ends.get(True),
-            lowest=ends.get(False),
-            class_means=means,
-            class_counts=None if means is None else self.class_counts.clone(),
-            class_share=share,
-        )
-
-    def _class_share(self, means: torch.Tensor) -> torch.Tensor:
-        """Epsilon squared: 1 - (variance within classes) / (variance), both without bias."""
-        counts = self.class_counts.double()
-        classes = int((counts > 0).sum())
-        between = (counts[:, None] * (means.nan_to_num() - self.mean).square()).sum(0)
-        within = (self.squares - between).clamp(min=0)
-        if self.count <= classes or self.count < 2:
-            return torch.zeros_like(within)
-        total = self.squares / (self.count - 1)
-        # a spread at the level of rounding is none
-        varies = self.squares > self.count * (1e-9 * self.scale) ** 2
-        share = 1 - (within / (self.count - classes)) / total.clamp(min=1e-300)
-        return torch.where(varies, share.clamp(0, 1), torch.zeros_like(share))
-
-    def _combine(self, count: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
-        """Chan, Golub and LeVeque's update of a mean and a sum of squared deviations."""
-        if not count:
-            return
-        total = self.count + count
-        step = mean - self.mean
-        self.mean = self.mean + step * (count / total)
-        self.squares = self.squares + squares + step.square() * (self.count * count / total)
-        self.count = total
-
-    def _extend(self, highest: bool, found: Extremes) -> None:
-        """Keep the most extreme of those kept and of those found; of equal ones the first image."""
-        kept = self.extremes[highest]
-        weights = torch.cat([kept.weights, found.weights], 1)
-        images = torch.cat([kept.images, found.images], 1)
-        by_image = images.argsort(dim=1)
-        weights, images = weights.gather(1, by_image), images.gather(1, by_image)
-        order = weights.argsort(dim=1, descending=highest, stable=True)[:, : self.most]
-        self.extremes[highest] = Extremes(weights.gather(1, order), images.gather(1, order))
-
-    def _widen(self, classes: int) -> None:
-        more = classes - len(self.class_counts)
-        if more > 0:
-            self.class_sums = torch.cat(
-                [self.class_sums, self.class_sums.new_zeros(more, self.channels)]
-            )
-            self.class_counts = torch.cat([self.class_counts, self.class_counts.new_zeros(more)])
 
 
 class Gates(Mapping[str, GateStatistics]):

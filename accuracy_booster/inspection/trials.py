@@ -51,9 +51,10 @@ def trials(
             steps = None if total is None else total * (1 + len(variants))
             task = progress.add_task("Changing gates", total=steps, note="")
             for inputs in found:
-                if inputs.labels is None:
+                if inputs.labels is None or bool((inputs.labels < 0).any()):
                     raise ValueError(
-                        "accuracies need labels; let the loader yield (images, labels)"
+                        "accuracies need the class of each image; let the loader yield (images, "
+                        "labels) with labels >= 0"
                     )
                 before = _hits(network, inputs, None, places)
                 sums[0] += torch.tensor([int(before.sum()), len(before)])

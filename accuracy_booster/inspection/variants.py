@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from numbers import Real
 
 import torch
 
@@ -48,8 +49,8 @@ def zeroed(
     Raises:
         ValueError: for an argument out of range.
     """
-    if not 0 <= percent <= 100:
-        raise ValueError(f"percent={percent} must be from 0 to 100")
+    if not isinstance(percent, Real) or not 0 <= percent <= 100:
+        raise ValueError(f"percent={percent!r} must be a number from 0 to 100")
     if which not in WHICH:
         raise unknown("choice of channels", which, WHICH)
     if by not in (BY_IMAGE, BY_AVERAGE):
@@ -85,5 +86,5 @@ def rounded(percent: float, channels: int) -> int:
 def _random(channels: int, numbers: torch.Tensor, site: str, seed: int) -> torch.Tensor:
     """Scores [N, C] that belong to the image, the site and the seed, not to the batch."""
     place = zlib.crc32(site.encode())
-    columns = [integers(1 << 62, numbers.cpu().long(), seed, place, c) for c in range(channels)]
-    return torch.stack(columns, 1)
+    samples = numbers.cpu().long()[:, None] * channels + torch.arange(channels)
+    return integers(1 << 62, samples, seed, place)

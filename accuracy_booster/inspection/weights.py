@@ -73,11 +73,13 @@ def places(model: nn.Module) -> list[Place]:
 def changed(model: nn.Module, change: Change) -> Iterator[None]:
     """Within it, each gate uses what `change` makes of its weights.
 
-    The network runs module by module there. What comes out of a gate's `weigh` is what `change`
+    The network runs module by module there, and nothing of it compiled: each change would be
+    compiled anew. What comes out of a gate's `weigh` is what `change`
     is given, so it can also be used to read weights only.
     """
     with ExitStack() as stack:
         stack.enter_context(backend.using("unfused"))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         for place in places(model):
             stack.callback(place.gate.__dict__.pop, "weigh", None)
             place.gate.__dict__["weigh"] = _changed(place, change)
@@ -92,5 +94,6 @@ def _changed(place: Place, change: Change) -> Callable[[list[torch.Tensor]], tor
 
 
 def by_channel(weights: torch.Tensor) -> torch.Tensor:
-    """p[N, C, ...] -> [N, C]: the mean over positions."""
-    return weights if weights.ndim == 2 else weights.flatten(2).mean(2)
+    """p[N, C, ...] -> [N, C]: the mean over positions; 16-bit numbers, which round it, to 32."""
+    p = weights if weights.dtype is torch.float64 else weights.float()
+    return p if p.ndim == 2 else p.flatten(2).mean(2)

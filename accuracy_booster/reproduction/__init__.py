@@ -6,7 +6,8 @@ from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.queue import Worked, work
 from accuracy_booster.reproduction.records import Record, Records, read_records
 from accuracy_booster.reproduction.specs import Spec, plan
-from accuracy_booster.reproduction.tables import TABLES, Row, Table, find_tables
+from accuracy_booster.reproduction.table import Row, Table
+from accuracy_booster.reproduction.tables import TABLES, find_tables
 
 __all__ = [
     "TABLES",

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from accuracy_booster.reproduction.datasets import KNOWN
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec, spec_of
-from accuracy_booster.reproduction.tables import TIME, TOP1, Row, Table
+from accuracy_booster.reproduction.table import TIME, TOP1, Row, Table
 from accuracy_booster.reproduction.verdicts import Difference, Verdict, judge
 
 TIME_DIGITS = 1  # of the paper's differences of times, in %

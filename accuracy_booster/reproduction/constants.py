@@ -10,7 +10,7 @@ import torch
 
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import MERGED
+from accuracy_booster.reproduction.table import MERGED
 from accuracy_booster.safe_files import pack, unpack, write
 
 
@@ -32,7 +32,7 @@ def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]
     return path, values
 
 
-def _constants(run: Path, place: dict[str, str]) -> tuple[torch.nn.Module, dict[str, float]]:
+def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
     """The plain network of a run with gates, and its accuracies."""
     from torch.optim.swa_utils import update_bn
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.analysis.report import COLOURS, to_svg
+from accuracy_booster.report.figures import COLOURS, to_svg, to_themed_svg
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import Pair, TableResult
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 8.33  # inches: 800 pixels
 LINE, ABOVE, BELOW = 0.32, 0.75, 0.85  # inches of a line of the picture, and around them
 CHARACTER = 0.072  # inches of a letter of the text, about
-OURS, PAPER, INK, FAINT = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c"
+OURS, PAPER, INK, FAINT, GRID = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c", "#e4e4e4"
 NO_PAIR = "No pair of runs has ended."
 
 
@@ -24,25 +25,44 @@ def differences(result: TableResult | None) -> str:
 
     The same results give the same bytes. Without a pair it says so.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+
+    figure = _figure(result)
+    # on dark pages too; the figure's own background is transparent
+    figure.add_artist(
+        Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
+    )
+    with _look():
+        return to_svg(figure)
+
+
+def themed_differences(result: TableResult) -> str:
+    """The same inside an HTML page, in the page's colours."""
+    figure = _figure(result)
+    with _look():
+        return to_themed_svg(figure, {INK: "currentColor", GRID: "var(--line)"})
+
+
+def _look() -> AbstractContextManager[None]:
+    import matplotlib
+
+    look: Any = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", "font.size": 9}
+    return matplotlib.rc_context(look)
+
+
+def _figure(result: TableResult | None) -> Figure:
+    from matplotlib.figure import Figure
 
     groups = {} if result is None else _groups(result)
     lines = max(2, sum(1 + len(pairs) for pairs in groups.values()))
     height = ABOVE + LINE * lines + BELOW
-    look: Any = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", "font.size": 9}
-    with matplotlib.rc_context(look):
+    with _look():
         figure = Figure(figsize=(WIDTH, height))
-        # on dark pages too; the figure's own background is transparent
-        figure.add_artist(
-            Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
-        )
         if result is None or not groups:
             figure.text(0.5, 0.5, NO_PAIR, ha="center", va="center", color=INK)
-            return to_svg(figure)
-        _draw(figure, result, groups, height)
-        return to_svg(figure)
+        else:
+            _draw(figure, result, groups, height)
+    return figure
 
 
 def _groups(result: TableResult) -> dict[str, list[Pair]]:
@@ -84,7 +104,7 @@ def _draw(
     axes.set_ylim(lines - 0.4, -0.6)
     axes.set_yticks([])
     axes.margins(x=0.06)
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)

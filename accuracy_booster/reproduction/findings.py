@@ -12,7 +12,8 @@ from accuracy_booster.reproduction.budgets import BUDGETS
 from accuracy_booster.reproduction.comparing import Pair, TableResult, compare_table
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import MAX_SEEDS, Spec, spec_of
-from accuracy_booster.reproduction.tables import TABLES, Table
+from accuracy_booster.reproduction.table import Table
+from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import (
     CONFIRMED,
     CONTRADICTED,

@@ -10,7 +10,7 @@ import torch
 
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import TOP1
+from accuracy_booster.reproduction.table import TOP1
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:

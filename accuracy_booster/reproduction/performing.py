@@ -16,7 +16,7 @@ from accuracy_booster.reproduction.datasets import summary
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, about, write_record
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import GATES, TIME, TOP1
+from accuracy_booster.reproduction.table import GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
 from accuracy_booster.training.run import Run
 

@@ -30,7 +30,7 @@ from accuracy_booster.reproduction.records import (
     read_records,
 )
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.tables import TOP1
+from accuracy_booster.reproduction.table import TOP1
 from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest

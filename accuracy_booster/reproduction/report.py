@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.analysis.report import write_page
+from accuracy_booster.report.page import write_page
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult
-from accuracy_booster.reproduction.figures import differences
+from accuracy_booster.reproduction.figures import differences, themed_differences
 from accuracy_booster.reproduction.findings import Findings, compare
 from accuracy_booster.reproduction.records import Records
 from accuracy_booster.reproduction.sections import TITLE, Section, sections
@@ -234,7 +234,7 @@ def _page_section(part: Section) -> dict[str, Any]:
         header, rows = part.table
         section["table"] = (header, [[_plain(cell) for cell in row] for row in rows])
     if part.picture is not None and part.picture.has_differences:
-        section["figure"] = differences(part.picture)
+        section["figure"] = themed_differences(part.picture)
     return section
 
 

@@ -19,7 +19,8 @@ from accuracy_booster.reproduction.places import LAYOUTS
 from accuracy_booster.reproduction.queue import missing_runs
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import plan, spec_of
-from accuracy_booster.reproduction.tables import TABLES, Table
+from accuracy_booster.reproduction.table import Table
+from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import rule
 from accuracy_booster.reproduction.words import count, names, told
 

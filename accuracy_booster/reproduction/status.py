@@ -13,7 +13,7 @@ from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.queue import epochs_ended, missing_runs
 from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
-from accuracy_booster.reproduction.tables import Table
+from accuracy_booster.reproduction.table import Table
 from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training.lock import is_locked

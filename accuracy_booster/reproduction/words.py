@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from accuracy_booster.progress import printable
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult, decimals
 from accuracy_booster.reproduction.specs import Spec
+from accuracy_booster.reproduction.table import GATES, MERGED, Row
 from accuracy_booster.reproduction.verdicts import MOST_SEEDS, NOT_RUN, TOO_SMALL
 
 
@@ -108,12 +109,27 @@ def schedules(result: TableResult) -> list[str]:
         row = next(r for r in result.rows if r.row.model == model and not r.row.settings)
         models.setdefault(_schedule(row.spec), []).append(model)
     lines = [f"{', '.join(which)}: {text}." for text, which in models.items()]
+    if result.table.measures == GATES:
+        lines.append(
+            "The numbers of a seed are of one trained network, with its gates changed. The zeroed "
+            "channels are chosen in every block, for each image by its own weights."
+        )
     own = [
-        f"{row.row.label} ({', '.join(f'{k} {v}' for k, v in row.row.settings.items())})"
+        f"{row.row.label} ({'; '.join(_settings(row.row))})"
         for row in result.rows
-        if row.row.settings
+        if row.row.settings and row.row.cell not in MERGED
     ]
     return [*lines, f"Rows with settings of their own: {'; '.join(own)}."] if own else lines
+
+
+def _settings(row: Row) -> list[str]:
+    """What is a row's own."""
+    told = [f"{name} {value}" for name, value in row.settings.items()]
+    if row.after is None:
+        return told
+    whose = "without a block" if row.after.block == "none" else f"with {row.after.block}"
+    merged = ", its gates made constants" if row.after.merged else ""
+    return [f"goes on from the network {whose}{merged}", *told]
 
 
 def _schedule(spec: Spec) -> str:

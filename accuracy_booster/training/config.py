@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from accuracy_booster.data.transforms import CROP_MODES, INTERPOLATIONS
+from accuracy_booster.data.choices import CROP_MODES, INTERPOLATIONS
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 
 # What a training may ask for. More is a slip or an attack, and would end in a machine that swaps.

@@ -55,7 +55,15 @@ class Opened:
         return self.data.loaders[self.split]
 
     def places(self, outputs: int) -> Sequence[int] | None:
-        """The output of each class, given how many outputs there are; None is their order."""
+        """The output of each class, given how many outputs there are; None is their order.
+
+        Raises:
+            ValueError: if the data have other classes than the network.
+        """
+        if (count := len(self.data.classes)) > outputs:
+            raise ValueError(
+                f"{self.data.name} has {count} classes, more than the head's {outputs}"
+            )
         if self.knows_classes:
             return None
         return class_names.places(self.data.classes, outputs, self.data.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.data import Data, sources
+from accuracy_booster.data import BUILT_IN, Data, sources
 from accuracy_booster.progress import note
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig
@@ -45,7 +45,7 @@ def check_place(where: str | Path, data: str) -> None:
             f"{where} has its data in {data!r}{relative} and there is no such directory here; give "
             "their place by --data"
         )
-    if relative and typed.is_dir() and data not in sources.BUILT_IN:
+    if relative and typed.is_dir() and data not in BUILT_IN:
         note(
             f"{where} has its data in {data!r}{relative} which is taken to be "
             f"{sources.place(data)}; an older version stored nothing to check that by"

@@ -1,57 +1,16 @@
-"""One self-contained HTML page: tables, figures as inline SVG, and how to make it again."""
+"""The report of a comparison: its table, learning curves, runs and settings."""
 
 from __future__ import annotations
 
-import io
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.safe_files import write
+from accuracy_booster.report.figures import COLOURS, to_themed_svg
+from accuracy_booster.report.page import write_page
 
 if TYPE_CHECKING:
     from accuracy_booster.analysis.comparison import Comparison
-
-# Okabe and Ito's colours, told apart by colour-blind readers too
-COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
-
-
-def write_page(
-    path: Path,
-    title: str,
-    lead: str,
-    sections: Sequence[Mapping[str, Any]],
-    made: str | None = None,
-) -> None:
-    """Write a page of sections: {"title", "text"?, "table"?: (header, rows), "figure"?: SVG}.
-
-    Args:
-        made: what the page says at its end; by default when it was written.
-    """
-    import jinja2
-
-    loader = jinja2.PackageLoader("accuracy_booster.analysis")
-    environment = jinja2.Environment(loader=loader, autoescape=True)
-    environment.tests["number_like"] = _is_number_like
-    template = environment.get_template("report.html")
-    page = template.render(
-        title=title,
-        lead=lead,
-        sections=sections,
-        command=shlex.join(["accuracy-booster", *sys.argv[1:]])
-        if Path(sys.argv[0]).stem == "accuracy-booster"
-        else None,
-        made=datetime.now().strftime("%Y-%m-%d %H:%M") if made is None else made,
-    )
-    write(path, page.encode("utf-8", "backslashreplace"))
-
-
-def _is_number_like(cell: str) -> bool:
-    """Whether a table's cell is a number, so that its column is aligned to the right."""
-    return cell.replace(",", "").replace(".", "").replace("±", "").replace(" ", "").isdigit()
 
 
 def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -104,6 +63,7 @@ def write_comparison(path: Path, result: Comparison) -> None:
         "title": "Learning curves",
         "text": "Thin: each seed. Thick: their mean.",
         "figure": learning_curves(curves, split),
+        "label": f"Training loss and {split} top-1 error by epoch, one colour a block",
     }
     details = {
         "title": "Settings",
@@ -190,12 +150,4 @@ def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     error.legend(frameon=False)
-    return to_svg(figure)
-
-
-def to_svg(figure: Any) -> str:
-    """A matplotlib figure as an <svg> element."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return to_themed_svg(figure)

@@ -1,0 +1,1 @@
+"""Pages of results: one self-contained HTML file each, without network, in light and dark."""

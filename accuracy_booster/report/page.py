@@ -1,0 +1,99 @@
+"""One self-contained HTML page: text, tables, figures as inline SVG, and how to make it again."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accuracy_booster.safe_files import write
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+HERE = "accuracy_booster.report"
+
+
+def write_page(
+    path: Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Mapping[str, Any]],
+    made: str | None = None,
+    script: str = "",
+) -> None:
+    """Write a page of sections.
+
+    A section is {"title", "table"?: (header, rows), "figure"?: SVG, "label"?: what that shows,
+    "html"?: Markup from `render`, "text"?}. All but figures and Markup is escaped.
+
+    Args:
+        made: what the page says at its end; by default when it was written.
+        script: the text of the one script that the page's content policy lets run.
+
+    Raises:
+        CannotWrite: if the file cannot be written; what was there is still there.
+    """
+    page = render(
+        "page.html",
+        title=title,
+        lead=lead,
+        sections=sections,
+        script=script,
+        policy=_policy(script),
+        command=command(),
+        made=datetime.now().strftime("%Y-%m-%d %H:%M") if made is None else made,
+    )
+    write(path, page.encode("utf-8", "backslashreplace"))
+
+
+def render(template: str, package: str = HERE, **values: Any) -> Markup:
+    """HTML from a template of `package`, or of this one; values that are no Markup are escaped."""
+    from markupsafe import Markup
+
+    return Markup(_environment(package).get_template(template).render(**values))
+
+
+def command() -> str | None:
+    """The command line of `accuracy-booster` that runs; None in another program."""
+    if Path(sys.argv[0]).stem != "accuracy-booster":
+        return None
+    return shlex.join(["accuracy-booster", *sys.argv[1:]])
+
+
+@cache
+def _environment(package: str) -> Environment:
+    import jinja2
+
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, HERE))]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["number_like"] = _is_number_like
+    return environment
+
+
+def _policy(script: str) -> str:
+    """Nothing is fetched, and no script runs but this one: a name that slipped through cannot."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"'sha256-{digest}'" if script else "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _is_number_like(cell: str) -> bool:
+    """Whether a table's cell is a number, so that its column is aligned to the right."""
+    return cell.translate(dict.fromkeys(map(ord, ",.±+\N{MINUS SIGN}% "))).isdigit()
