@@ -177,6 +177,8 @@ def test_inner_computes_what_the_whole_network_does_without_those_channels(name)
     small = ab.prune(model, 0.6, of="inner", gates=means_of(model), example=x)
     kept = pruned_channels(small)
     assert len(kept) == INNER[name]
+    ungated = [p for p in pruning_of(small).places if "what reads it has no gate" in p.how]
+    assert len(ungated) == len(kept) - min(len(kept), len(attached(model)))
     check_same(small(x), with_inputs_zeroed(model, kept, readers_of(model))(x))
     assert macs(small, x) < macs(model, x)
     for site, gate in attached(model).items():
@@ -645,3 +647,21 @@ def test_the_command_tells_what_is_wrong(trained, capsys):
     ):
         assert main(["prune", str(trained), "--device", "cpu", *words]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_modes_and_what_is_frozen_stay():
+    model, x = network().train(), images()
+    gate = attached(model)["layer1.0.bn2"]
+    gate.enabled = False
+    for parameter in gate.parameters():
+        parameter.requires_grad_(False)
+    model.layer2[0].bn2.training = False
+    model.layer3[0].conv2.weight.requires_grad_(False)
+    small = ab.prune(model, 0.5, by="magnitude", example=x)
+    assert not attached(small)["layer1.0.bn2.layer"].enabled
+    assert attached(small)["layer2.0.bn2.layer"].enabled
+    frozen = {name for name, p in small.named_parameters() if not p.requires_grad}
+    own = {f"layer1.0.bn2.layer.recalibrate.{name}" for name, _ in gate.named_parameters()}
+    assert frozen == {"layer3.0.conv2.weight", *own}
+    resting = {name for name, m in small.named_modules() if not m.training}
+    assert resting == {f"layer2.0.bn2{end}" for end in ("", ".layer", ".expand")}

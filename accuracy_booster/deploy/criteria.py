@@ -29,6 +29,7 @@ class Signals:
         self._next = cuts.norm_after.get(cut.consumer or "")
         sites = cut.gates if cut.consumer is None else (cut.consumer, self._next or "")
         self._means = next((means[site] for site in sites if site in means), None)
+        self.has_means = self._means is not None
 
     def gates(self) -> torch.Tensor:
         if self._cut.consumer is None:
@@ -82,10 +83,12 @@ class Criterion:
 
 
 CRITERIA = {
-    "gates": Criterion(Signals.gates, True, "the mean weight of its gate"),
-    "magnitude": Criterion(Signals.magnitude, False, "the norm of its weights"),
+    "gates": Criterion(Signals.gates, True, "mean weights of gates"),
+    "magnitude": Criterion(Signals.magnitude, False, "the norm of weights"),
     "gates*magnitude": Criterion(
-        lambda signals: signals.gates() * signals.magnitude(), True, "the product of both"
+        lambda signals: signals.gates() * signals.magnitude(),
+        True,
+        "gates times magnitude",
     ),
     "random": Criterion(Signals.random, False, "chance"),
 }

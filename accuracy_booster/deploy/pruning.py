@@ -141,7 +141,8 @@ def prune(
                 PrunedPlace(cut.name, cut.channels, tuple(range(cut.channels)), cut.reason)
             )
             continue
-        scores = criterion.score(Signals(cuts, cut, means, random))
+        signals = Signals(cuts, cut, means, random)
+        scores = criterion.score(signals)
         if not scores.isfinite().all():
             raise ValueError(
                 f"the scores of {cut.name!r} by {by!r} are not finite: has it diverged?"
@@ -149,6 +150,8 @@ def prune(
         kept = choose(scores, keep, cut.blocks)
         whole = len(kept) == cut.channels
         how = "all are kept at this share" if whole else f"by {criterion.what}"
+        if criterion.needs_gates and not signals.has_means:
+            how = "by the norm of weights: what reads it has no gate"
         places.append(PrunedPlace(cut.name, cut.channels, tuple(kept.tolist()), how))
         chosen.append((cut, kept))
     report = Pruning(of, by, keep, places)
