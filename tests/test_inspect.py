@@ -635,6 +635,14 @@ def test_the_command(run, found, capsys, tmp_path):
     assert code == 0
     assert "zeroed" not in out
     assert (run / "gates.html").is_file()
+    more = ("--percents", "none", "--separate", "3,8")
+    code, out, _ = command(capsys, run, *more, "--output", report, "--json")
+    told = json.loads(out)["separating"]
+    wanted = found.gates.separating("3", "8")
+    assert [(s["site"], s["channel"]) for s in told] == [(s.site, s.channel) for s in wanted]
+    code, out, _ = command(capsys, run, *more, "--output", report)
+    assert f"{wanted[0].distance:+.2f}" in out
+    assert "mean, 3" in out
 
 
 @pytest.mark.parametrize(
@@ -649,6 +657,8 @@ def test_the_command(run, found, capsys, tmp_path):
         (["--images", "many"], "--images"),
         (["--output", "."], ". is a directory; give the file to write, such as gates.html"),
         (["--layer", "4"], "unknown layer '4'"),
+        (["--separate", "3"], "--separate='3' names 1 classes; give two, as cat,dog"),
+        (["--separate", "3,cat"], "unknown class 'cat'; known: 0, 1, 2"),
         (["--layers", "a"], "unknown option '--layers'"),
     ],
 )

@@ -10,18 +10,20 @@ import pytest
 import torch
 
 import accuracy_booster as ab
-from accuracy_booster.reproduction import Places, Row, Table, plan
+from accuracy_booster.reproduction import TABLES, Places, Row, Table, plan
 from accuracy_booster.reproduction.comparing import compare_table
 from accuracy_booster.reproduction.constants import constant_weights
 from accuracy_booster.reproduction.own_tables import OWN
 from accuracy_booster.reproduction.paper_tables import zeroing
 from accuracy_booster.reproduction.performing import perform
 from accuracy_booster.reproduction.records import Record, read_records, write_record
-from accuracy_booster.reproduction.specs import Spec, spec_of
+from accuracy_booster.reproduction.report import write_report
+from accuracy_booster.reproduction.specs import CODE_VERSION, Spec, spec_of
 from accuracy_booster.reproduction.table import GATES, MERGED, TOP1, After
 from accuracy_booster.safe_files import unpack
 from accuracy_booster.training.run import Run
 
+CODE = {"version": CODE_VERSION}
 MORE = {"epochs": 1, "lr": 0.01}
 CONSTANTS = After("ab", merged=True)
 ROWS = (
@@ -162,3 +164,25 @@ def test_a_diverged_network_has_no_gates_to_look_at(tmp_path):
     record = read_records(places.results).found[spec.key]
     assert record.diverged
     assert not record.values
+
+
+def test_the_report_draws_the_weights_of_a_layer(tmp_path, made):
+    table = TABLES["zeroing"]
+    spec = spec_of(table, table.rows[0], "short", 0)
+    values = read_records(made.results).found[of(ZEROING, "all channels").key].values
+    figure = {"layer": "layer3.0.bn2", "mean_weights": [0.4, 0.5, 0.7, 0.5]}
+    write_record(
+        tmp_path / "results", Record(spec, values, about={"code": CODE, "figure_3": figure})
+    )
+    report = write_report(
+        read_records(tmp_path / "results"), tmp_path / "page.md", html=tmp_path / "page.html"
+    )
+    picture = tmp_path / "weights-zeroing-short.svg"
+    assert picture in report.written
+    assert picture.read_text().count("<svg") == 1
+    text = (tmp_path / "page.md").read_text()
+    said = "the mean weights of the 4 channels of layer3.0.bn2 in resnet20 with ab (seed 0)"
+    assert f"Figure 3: {said} go from 0.40 to 0.70, with the median 0.50." in text
+    assert f"]({picture.name})" in text
+    # beside the picture of the differences
+    assert (tmp_path / "page.html").read_text().count("<svg") == 2

@@ -1,7 +1,8 @@
-"""The picture of a table's paired differences, as an SVG."""
+"""The pictures of the report, as SVG: paired differences, and a layer's mean weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,46 @@ OURS, PAPER, INK, FAINT, GRID = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c", "#
 NO_PAIR = "No pair of runs has ended."
 
 
-def differences(result: TableResult | None) -> str:
+def differences(result: TableResult | None, *, themed: bool = False) -> str:
     """An <svg> of the mean differences with their intervals, grouped by reference.
 
     The same results give the same bytes. Without a pair it says so.
+
+    Args:
+        themed: for inside an HTML page, in the page's colours.
     """
+    return _svg(_figure(result), themed)
+
+
+def histogram(means: Sequence[float], *, themed: bool = False) -> str:
+    """An <svg> of the mean weights of a layer's channels: the paper's Figure 3."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with _look():
+        figure = Figure(figsize=(5.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(means, bins=20, color=OURS, rwidth=0.92)
+        axes.set_xlabel("mean weight of a channel over the test images", color=INK)
+        axes.set_ylabel("channels", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["bottom", "left"]].set_color(FAINT)
+        axes.tick_params(color=FAINT, labelcolor=INK)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _svg(figure, themed)
+
+
+def _svg(figure: Figure, themed: bool) -> str:
     from matplotlib.patches import Rectangle
 
-    figure = _figure(result)
-    # on dark pages too; the figure's own background is transparent
-    figure.add_artist(
-        Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
-    )
     with _look():
+        if themed:
+            return to_themed_svg(figure, {INK: "currentColor", GRID: "var(--line)"})
+        # on dark pages too; the figure's own background is transparent
+        figure.add_artist(
+            Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
+        )
         return to_svg(figure)
-
-
-def themed_differences(result: TableResult) -> str:
-    """The same inside an HTML page, in the page's colours."""
-    figure = _figure(result)
-    with _look():
-        return to_themed_svg(figure, {INK: "currentColor", GRID: "var(--line)"})
 
 
 def _look() -> AbstractContextManager[None]:

@@ -15,10 +15,11 @@ from typing import Any
 from accuracy_booster.report.page import write_page
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult
-from accuracy_booster.reproduction.figures import differences, themed_differences
+from accuracy_booster.reproduction.figures import differences, histogram
 from accuracy_booster.reproduction.findings import Findings, compare
 from accuracy_booster.reproduction.records import Records
-from accuracy_booster.reproduction.sections import TITLE, Section, sections
+from accuracy_booster.reproduction.section import Section
+from accuracy_booster.reproduction.sections import TITLE, sections
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import NOT_RUN
 from accuracy_booster.safe_files import check_folder, write
@@ -86,6 +87,11 @@ def write_report(
     write(picture, differences(shown).encode() + b"\n")
     write(output, _markdown(parts, shown).encode("utf-8", "backslashreplace"))
     written = [output, picture]
+    for part in parts:
+        if part.weights is not None:
+            drawn = output.with_name(_picture_of(part))
+            write(drawn, histogram(part.weights.means).encode() + b"\n")
+            written.append(drawn)
     if readme is not None and block is not None:
         write(readme, block)
         written.append(readme)
@@ -117,10 +123,18 @@ def _markdown(parts: Sequence[Section], shown: TableResult | None) -> str:
         blocks += [part.rule] if part.rule else []
         if shown is not None and part.picture is shown:
             blocks.append(f"![{_alt(shown)}]({PICTURE})")
+        if part.weights is not None:
+            blocks.append(f"![{_escaped(str(part.weights))}]({_picture_of(part)})")
         blocks += [_table(*part.table)] if part.table else []
         blocks += [_escaped(part.items_title)] if part.items_title else []
         blocks += ["\n".join(f"- {_escaped(item)}" for item in part.items)] if part.items else []
     return "\n\n".join(blocks) + "\n"
+
+
+def _picture_of(part: Section) -> str:
+    """The name of the picture of a layer's weights."""
+    assert part.picture is not None
+    return f"weights-{part.picture.table.name}-{part.picture.budgets[0]}.svg"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -234,7 +248,9 @@ def _page_section(part: Section) -> dict[str, Any]:
         header, rows = part.table
         section["table"] = (header, [[_plain(cell) for cell in row] for row in rows])
     if part.picture is not None and part.picture.has_differences:
-        section["figure"] = themed_differences(part.picture)
+        section["figure"] = differences(part.picture, themed=True)
+    if part.weights is not None:
+        section["figure"] = section.get("figure", "") + histogram(part.weights.means, themed=True)
     return section
 
 

@@ -6,20 +6,21 @@ In a text `backticks` mark a name of a file, a run or a command.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.reproduction import words
-from accuracy_booster.reproduction.comparing import RowResult, TableResult, label_of
+from accuracy_booster.reproduction.comparing import label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
 from accuracy_booster.reproduction.hours import duration, hours_left
 from accuracy_booster.reproduction.places import LAYOUTS
 from accuracy_booster.reproduction.queue import missing_runs
 from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.specs import plan, spec_of
 from accuracy_booster.reproduction.table import Table
+from accuracy_booster.reproduction.table_section import table_section
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import rule
 from accuracy_booster.reproduction.words import count, names, told
@@ -29,32 +30,13 @@ TITLE = "The paper's tables, made again"
 AT_HAND = (*BUILT_IN, "")  # data sets that are downloaded, or none
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the report, from top to bottom; what it does not have is empty.
-
-    Attributes:
-        rule: Markdown that is taken as it is.
-        picture: the table that is drawn.
-        items: a list, and `items_title` the line above it.
-    """
-
-    title: str = ""
-    text: str = ""
-    rule: str = ""
-    picture: TableResult | None = None
-    table: tuple[list[str], list[list[str]]] | None = None
-    items_title: str = ""
-    items: Sequence[str] = ()
-
-
 def sections(findings: Findings, records: Records) -> list[Section]:
     """All sections, in their order. The first has no title."""
     return [
         _head(findings, records),
         *([_in_short(findings)] if findings.tables else []),
         Section("The rule", rule=rule().strip()),
-        *map(_table, findings.tables),
+        *(table_section(result, findings) for result in findings.tables),
         _not_run(records),
     ]
 
@@ -167,92 +149,6 @@ def verdicts_line(findings: Findings) -> str:
     """How often the rule says which word; pairs of the same runs count once."""
     said = ", ".join(f"{number} {word}" for word, number in findings.verdicts().items())
     return f"Of the differences in all tables: {said}."
-
-
-# --- a table
-
-
-def _table(result: TableResult) -> Section:
-    table = result.table
-    several = len(table.models) > 1
-    references = list(dict.fromkeys(pair.reference.heading for pair in result.pairs))
-    unit = "s" if result.has_times else "%"
-    header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)"]
-    header.append("repetitions" if result.has_times else "seeds")
-    for heading in references:
-        header += [f"minus {heading}", "paper", "verdict"]
-    rows = []
-    for row in result.rows:
-        seeds = words.of_declared(len(row.by_seed), table.seeds)
-        seeds += f", {len(row.diverged)} diverged" if row.diverged else ""
-        printed = "" if row.row.printed is None else str(row.row.printed)
-        cells = [row.row.model] * several
-        cells += [row.row.label, printed, words.ours(row, result), seeds]
-        for heading in references:
-            found = next((p for p in row.pairs if p.reference.heading == heading), None)
-            tell = (words.measured, words.printed, lambda pair, _: words.verdict(pair))
-            cells += ["" if found is None else cell(found, result) for cell in tell]
-        rows.append(cells)
-    header, rows = _without_empty(header, rows)
-    return Section(
-        f"{table.heading}, budget {result.budget}: {table.title}",
-        " ".join(_notes(result)),
-        picture=result,
-        table=(header, rows),
-        items_title="Runs, each a file NAME-sSEED.json:",
-        items=_runs(result),
-    )
-
-
-def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """A table without the columns of the paper's numbers where it prints none."""
-    kept = [
-        i for i, name in enumerate(header) if "paper" not in name or any(row[i] for row in rows)
-    ]
-    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
-
-
-def _notes(result: TableResult) -> list[str]:
-    table = result.table
-    ended = sorted({len(row.by_seed) for row in result.rows})
-    number = " to ".join(map(str, dict.fromkeys((ended[0], ended[-1]))))
-    what = count(table.seeds, "repetition" if result.has_times else "seed")
-    notes = [
-        *words.schedules(result),
-        f"Declared: {what} a row; ended: {number}, in {duration(result.hours)} of compute.",
-    ]
-    if len(result.machines) > 1:
-        which = "; ".join(map(told, result.machines))
-        notes.append(
-            f"Its runs were made on {count(len(result.machines), 'kind')} of machine or software, "
-            f"so runs of one seed may differ in more than the block: {which}."
-        )
-    if table.printed_for:
-        notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
-    return notes
-
-
-def _runs(result: TableResult) -> list[str]:
-    """The result files behind each row."""
-    items = []
-    for row in _one_of_each_run(result):
-        if row.seeds:
-            alike = [other.row for other in result.rows if other.run == row.run]
-            which = "all rows" if len(alike) == len(result.rows) else None
-            which = which or "; ".join(map(result.label, alike))
-            seeds = f"seed{'s'[: len(row.seeds) != 1]} {words.ranges(row.seeds)}"
-            items.append(f"{which}: `{row.run}`, {seeds}")
-        for seed, reason in row.diverged.items():
-            items[-1] += f"; seed {seed} diverged: {told(reason)}"
-    if result.other_data:
-        number = count(len(result.other_data), "result")
-        items.append(f"left out: {number} of other images, {names(result.other_data)}")
-    return items
-
-
-def _one_of_each_run(result: TableResult) -> list[RowResult]:
-    """A row of each run: rows of a table can share one."""
-    return list({row.run: row for row in reversed(result.rows)}.values())[::-1]
 
 
 # --- what is missing

@@ -1,0 +1,48 @@
+"""A part of the report, without Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from accuracy_booster.reproduction.comparing import TableResult
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The mean weight of each channel of a layer, over the test images, in one trained network."""
+
+    network: str
+    layer: str
+    seed: int
+    means: tuple[float, ...]
+
+    def __str__(self) -> str:
+        low, high = min(self.means), max(self.means)
+        return (
+            f"Figure 3: the mean weights of the {len(self.means)} channels of {self.layer} in "
+            f"{self.network} (seed {self.seed}) go from {low:.2f} to {high:.2f}, with the median "
+            f"{median(self.means):.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, from top to bottom; what it does not have is empty.
+
+    Attributes:
+        rule: Markdown that is taken as it is.
+        picture: the table that is drawn.
+        weights: the mean weights of a layer that are drawn, as the paper's Figure 3.
+        items: a list, and `items_title` the line above it.
+    """
+
+    title: str = ""
+    text: str = ""
+    rule: str = ""
+    picture: TableResult | None = None
+    weights: LayerWeights | None = None
+    table: tuple[list[str], list[list[str]]] | None = None
+    items_title: str = ""
+    items: Sequence[str] = ()

@@ -1,0 +1,106 @@
+"""What the report says of one table."""
+
+from __future__ import annotations
+
+from accuracy_booster.reproduction import words
+from accuracy_booster.reproduction.comparing import RowResult, TableResult
+from accuracy_booster.reproduction.findings import Findings
+from accuracy_booster.reproduction.hours import duration
+from accuracy_booster.reproduction.section import LayerWeights, Section
+from accuracy_booster.reproduction.words import count, names, told
+
+
+def table_section(result: TableResult, findings: Findings) -> Section:
+    table, weights = result.table, _weights(result, findings)
+    several = len(table.models) > 1
+    references = list(dict.fromkeys(pair.reference.heading for pair in result.pairs))
+    unit = "s" if result.has_times else "%"
+    header = ["network"] * several + ["row", f"paper, {unit}", f"ours, {unit} (mean ± sd)"]
+    header.append("repetitions" if result.has_times else "seeds")
+    for heading in references:
+        header += [f"minus {heading}", "paper", "verdict"]
+    rows = []
+    for row in result.rows:
+        seeds = words.of_declared(len(row.by_seed), table.seeds)
+        seeds += f", {len(row.diverged)} diverged" if row.diverged else ""
+        printed = "" if row.row.printed is None else str(row.row.printed)
+        cells = [row.row.model] * several
+        cells += [row.row.label, printed, words.ours(row, result), seeds]
+        for heading in references:
+            found = next((p for p in row.pairs if p.reference.heading == heading), None)
+            tell = (words.measured, words.printed, lambda pair, _: words.verdict(pair))
+            cells += ["" if found is None else cell(found, result) for cell in tell]
+        rows.append(cells)
+    header, rows = _without_empty(header, rows)
+    return Section(
+        f"{table.heading}, budget {result.budget}: {table.title}",
+        " ".join([*_notes(result), *([f"{weights}."] if weights else [])]),
+        picture=result,
+        weights=weights,
+        table=(header, rows),
+        items_title="Runs, each a file NAME-sSEED.json:",
+        items=_runs(result),
+    )
+
+
+def _weights(result: TableResult, findings: Findings) -> LayerWeights | None:
+    """Of the first seed of a table of gates; None for other tables."""
+    hashes = {row.spec.hash for row in result.rows}
+    for record in findings.used.values():
+        figure = record.about.get("figure_3")
+        if record.spec.hash in hashes and isinstance(figure, dict):
+            means = tuple(float(value) for value in figure["mean_weights"])
+            network = f"{record.spec.model} with {record.spec.block}"
+            return LayerWeights(network, told(figure["layer"]), record.spec.seed, means)
+    return None
+
+
+def _without_empty(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns of the paper's numbers where it prints none."""
+    kept = [
+        i for i, name in enumerate(header) if "paper" not in name or any(row[i] for row in rows)
+    ]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _notes(result: TableResult) -> list[str]:
+    table = result.table
+    ended = sorted({len(row.by_seed) for row in result.rows})
+    number = " to ".join(map(str, dict.fromkeys((ended[0], ended[-1]))))
+    what = count(table.seeds, "repetition" if result.has_times else "seed")
+    notes = [
+        *words.schedules(result),
+        f"Declared: {what} a row; ended: {number}, in {duration(result.hours)} of compute.",
+    ]
+    if len(result.machines) > 1:
+        which = "; ".join(map(told, result.machines))
+        notes.append(
+            f"Its runs were made on {count(len(result.machines), 'kind')} of machine or software, "
+            f"so runs of one seed may differ in more than the block: {which}."
+        )
+    if table.printed_for:
+        notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
+    return notes
+
+
+def _runs(result: TableResult) -> list[str]:
+    """The result files behind each row."""
+    items = []
+    for row in _one_of_each_run(result):
+        if row.seeds:
+            alike = [other.row for other in result.rows if other.run == row.run]
+            which = "all rows" if len(alike) == len(result.rows) else None
+            which = which or "; ".join(map(result.label, alike))
+            seeds = f"seed{'s'[: len(row.seeds) != 1]} {words.ranges(row.seeds)}"
+            items.append(f"{which}: `{row.run}`, {seeds}")
+        for seed, reason in row.diverged.items():
+            items[-1] += f"; seed {seed} diverged: {told(reason)}"
+    if result.other_data:
+        number = count(len(result.other_data), "result")
+        items.append(f"left out: {number} of other images, {names(result.other_data)}")
+    return items
+
+
+def _one_of_each_run(result: TableResult) -> list[RowResult]:
+    """A row of each run: rows of a table can share one."""
+    return list({row.run: row for row in reversed(result.rows)}.values())[::-1]
