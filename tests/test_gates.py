@@ -403,7 +403,7 @@ def test_fused_materialised_and_wrapped_networks_give_the_same():
         "compiled": torch.compile(net, backend="eager"),
     }
     plain = ab.gates(net, batches)
-    assert list(plain)[0] == "layer1.0.bn2"
+    assert next(iter(plain)) == "layer1.0.bn2"
     for name, other in wrapped.items():
         gates = ab.gates(other, batches)
         assert list(gates) == list(plain), name
