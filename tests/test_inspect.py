@@ -446,6 +446,17 @@ def test_the_heads_order_of_classes_is_looked_up(make_folder):
         assert [counts[k] for k in outputs] == [6, 5]
 
 
+def test_classes_named_by_their_outputs(make_folder):
+    """Folders 1 and 4 of a network with five outputs, which always says 4."""
+    net = ab.create_model("resnet8", recipe="ab", num_classes=5)
+    nn.init.zeros_(net.fc.weight)
+    net.fc.bias.data = torch.tensor([0.0, 0, 0, 0, 9])
+    folder = str(make_folder({"train/1": 2, "train/4": 2, "val/1": 1, "val/4": 3}, (32, 32)))
+    one = ab.inspect(net, folder, image_size=32, device="cpu", percents=(50,))
+    assert one.top1 == one.all_frozen.top1 == one.zeroed[0].outcome.top1 == 75
+    assert one.gates.classes == ("1", "4")
+
+
 @pytest.mark.parametrize("kept", ["in memory", "in files"])
 def test_broken_images(make_folder, png, pixels, kept):
     """Those in memory are found when they are read, and have no number; those in files later."""

@@ -68,10 +68,11 @@ class GateStatistics:
         histogram: [C, B], how many weights fall into each of B equal bins of [0, scale].
         highest, lowest: the images with the most extreme weights; None where weights are not one
             per image.
-        class_means: [K, C]; None without labels. Rows of classes without images are NaN.
+        class_means: [K, C]; None unless every image has a label, as are the next two. Rows of
+            classes without images are NaN.
         class_counts: [K].
         class_share: [C], the share of the variance across images that the class explains, adjusted
-            for the number of classes (epsilon squared); None without labels.
+            for the number of classes (epsilon squared).
     """
 
     site: str
