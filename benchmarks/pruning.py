@@ -155,9 +155,9 @@ def open_setting(options: argparse.Namespace) -> tuple[Setting, Any]:
 def about(setting: Setting) -> dict[str, Any]:
     """What decides the numbers of a file; rows of other values must not be mixed in."""
     config = setting.opened.config
-    names = ("model", "block", "data", "seed", "epochs", "batch_size", "augment")
+    names = ("model", "block", "seed", "epochs", "batch_size", "augment")
     return {
-        "run": {name: getattr(config, name) for name in names},
+        "run": {name: getattr(config, name) for name in names} | {"data": config.data_name},
         "weights": setting.opened.run.info.get("fingerprint"),
         "images": setting.images,
         "test_images": sum(b.count for b in setting.test),

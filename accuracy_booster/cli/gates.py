@@ -11,7 +11,6 @@ from accuracy_booster.cli.inspection import add_measured
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.data.batches import Loader
     from accuracy_booster.training.opening import Opened
 
 MERGED = "merged.safetensors"
@@ -32,6 +31,8 @@ def _arguments(parser: Parser) -> None:
 
 
 def _merge(given: dict[str, Any]):
+    from accuracy_booster.inspection.norms import reestimate_norms
+    from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.opening import open_measured
 
     run = Path(given.pop("run"))
@@ -43,9 +44,9 @@ def _merge(given: dict[str, Any]):
         raise ValueError("--reestimate runs in one process; start it without torchrun")
     network, merged, sites, images = _merged(opened, run)
     if reestimate:
-        _reestimate(opened, merged)
+        reestimate_norms(opened, merged)
     test = open_measured(run, split="test", **given)
-    before, after = (_top1(test, model) for model in (network, merged))
+    before, after = (measure_opened(test, model).top1 for model in (network, merged))
     value = {
         "output": str(output),
         "sites": sites,
@@ -98,44 +99,6 @@ def _merged(opened: Opened, run: Path) -> tuple[nn.Module, nn.Module, list[str],
         gates = observe(network, watched, inputs_of(opened), total=steps(opened))
     merged, _, _ = merge_gates(network, gates, sites)
     return network, merged, sites, gates.images
-
-
-def _reestimate(opened: Opened, network: nn.Module) -> None:
-    from torch.optim.swa_utils import update_bn
-
-    from accuracy_booster.inspection.opening import inputs_of
-
-    opened.data.loaders[opened.split] = _mixed(opened.loader)
-    with opened.accelerator.autocast():
-        update_bn((inputs.args[0] for inputs in inputs_of(opened)), network)
-
-
-def _mixed(loader: Loader) -> Loader:
-    """The same images in random order: `update_bn` averages the variances within batches, which
-    are too small where a batch is of one class."""
-    from accuracy_booster.data.batches import Loader
-
-    images = loader.dataset
-    return Loader(
-        images.images,
-        images.transform,
-        min(loader.batch_size, len(images)),
-        shuffled=True,
-        seed=loader.seed,
-        workers=loader.workers,
-        whole=loader.whole,
-        shape=loader.shape,
-    )
-
-
-def _top1(opened: Opened, network: nn.Module) -> float:
-    from accuracy_booster.data.batches import worker_faults
-    from accuracy_booster.training.evaluation import measure
-
-    with worker_faults():
-        return measure(
-            network, opened.loader, opened.data, opened.accelerator, places=opened.places
-        ).top1
 
 
 def _check_output(output: Path) -> None:

@@ -52,6 +52,7 @@ def _prune(given: dict[str, Any]):
     from accuracy_booster.analysis import complexity
     from accuracy_booster.deploy import prune, pruning_of
     from accuracy_booster.safe_files import check_folder
+    from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.opening import open_measured
 
     run = Path(given.pop("run"))
@@ -70,7 +71,7 @@ def _prune(given: dict[str, Any]):
     small = prune(network, **how, gates=gates, example=_images(network, 1, size))
     report = pruning_of(small)
     costs = [complexity(model, input_size=size) for model in (network, small)]
-    accuracies = [_top1(opened, model) for model in (network, small)]
+    accuracies = [measure_opened(opened, model).top1 for model in (network, small)]
     if opened.accelerator.is_main_process:
         _write_program(output, small, size)
     value = {
@@ -113,16 +114,6 @@ def _mean_weights(opened: Opened, images: int) -> Any:
     with opened.accelerator.autocast():
         found = inputs_of(opened, images)
         return observe(network, places(network), found, total=steps(opened, images))
-
-
-def _top1(opened: Opened, network: nn.Module) -> float:
-    from accuracy_booster.data.batches import worker_faults
-    from accuracy_booster.training.evaluation import measure
-
-    with worker_faults():
-        return measure(
-            network, opened.loader, opened.data, opened.accelerator, places=opened.places
-        ).top1
 
 
 def _images(network: nn.Module, count: int, size: tuple[int, ...]) -> Any:

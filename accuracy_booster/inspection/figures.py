@@ -18,7 +18,7 @@ MOST = 30  # classes, and channels, of a heat map
 CELL = 20  # pixels of a cell
 LETTERS = 24  # of a class name beside it
 BELOW, ABOVE = (26, 130, 204), (230, 104, 12)  # a blue and an orange for both themes
-VARYING = 3  # channels that examples are shown of
+VARYING, EXAMPLES = 3, 4  # channels that examples are shown of, and images at each end
 SMALL = 64  # pixels: images up to this size are kept as they are
 BUDGET = 3_000_000  # bytes of all example images, as they are written
 
@@ -122,7 +122,7 @@ def examples(gate: GateStatistics, known: Mapping[int, Any], most: int) -> list[
     if gate.highest is None or gate.lowest is None:
         return []
     found = []
-    for c in gate.spread.argsort(descending=True, stable=True)[:VARYING].tolist():
+    for c in gate.varying(VARYING):
         sides = []
         for name, ends in (("highest", gate.highest), ("lowest", gate.lowest)):
             pairs = zip(ends.images[c].tolist(), ends.weights[c].tolist(), strict=True)
@@ -141,7 +141,7 @@ def thumbnails(inspection: Inspection) -> tuple[dict[int, dict[str, Any]], int]:
         {number of an image: its size and data: address}, and how many are shown of each end.
     """
     found: dict[int, dict[str, Any]] = {}
-    for most, side in ((4, 96), (4, 64), (2, 64), (1, 64), (1, 32)):
+    for most, side in ((EXAMPLES, 96), (EXAMPLES, 64), (2, 64), (1, 64), (1, 32)):
         wanted = sorted(_wanted(inspection, most))
         found = {n: _thumbnail(inspection.pictures[n], side) for n in wanted}
         if sum(len(picture["data"]) for picture in found.values()) <= BUDGET:

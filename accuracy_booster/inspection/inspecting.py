@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from accuracy_booster.inspection.figures import EXAMPLES, VARYING
 from accuracy_booster.inspection.layers import find_layer
 from accuracy_booster.inspection.observing import evaluating, observe
 from accuracy_booster.inspection.opening import inputs_of, pictures, steps
@@ -21,7 +22,7 @@ from accuracy_booster.inspection.results import (
     Inspection,
     Zeroed,
 )
-from accuracy_booster.inspection.statistics import Gates, GateStatistics
+from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.trials import trials
 from accuracy_booster.inspection.variants import Variant, frozen, zeroed
 from accuracy_booster.inspection.weights import places
@@ -31,7 +32,6 @@ from accuracy_booster.training.outputs import try_network
 from accuracy_booster.training.run import Run
 
 PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16
-SHOWN_CHANNELS, SHOWN_IMAGES = 3, 4  # of each block in the report, and at each end
 ALL = "every gate"
 
 
@@ -161,15 +161,6 @@ def _numbers(gates: Gates) -> list[int]:
     """The images that the report shows: the extremes of the channels that vary most."""
     found: list[int] = []
     for gate in gates.values():
-        if gate.highest is None or gate.lowest is None:
-            continue
-        channels = shown_channels(gate)
-        for ends in (gate.highest, gate.lowest):
-            found += ends.images[channels, :SHOWN_IMAGES].flatten().tolist()
+        for ends in filter(None, (gate.highest, gate.lowest)):
+            found += ends.images[gate.varying(VARYING), :EXAMPLES].flatten().tolist()
     return found
-
-
-def shown_channels(gate: GateStatistics) -> list[int]:
-    """The channels whose weight varies most across images."""
-    order = gate.spread.argsort(descending=True, stable=True)
-    return order[:SHOWN_CHANNELS].tolist()

@@ -132,6 +132,10 @@ class GateStatistics:
         """Whether every channel's weight is constant."""
         return len(self.constant) == self.channels
 
+    def varying(self, most: int) -> list[int]:
+        """The channels whose weight varies most across images."""
+        return self.spread.argsort(descending=True, stable=True)[:most].tolist()
+
     @property
     def explained(self) -> float | None:
         """The share of the gate's variance, all channels together, that the class explains."""

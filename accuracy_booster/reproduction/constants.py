@@ -34,23 +34,20 @@ def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]
 
 def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
     """The plain network of a run with gates, and its accuracies."""
-    from torch.optim.swa_utils import update_bn
-
     from accuracy_booster.deploy import merge
+    from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.inspection.observing import observe
     from accuracy_booster.inspection.opening import inputs_of, steps
     from accuracy_booster.inspection.weights import places as gates_of
-    from accuracy_booster.training.evaluation import evaluate
+    from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.opening import open_measured
 
-    opened = open_measured(run, split="train", **place)
+    opened, test = (open_measured(run, split=split, **place) for split in ("train", "test"))
     watched = gates_of(opened.network)
     found = observe(opened.network, watched, inputs_of(opened), total=steps(opened))
     network = merge(opened.network, found)
     merged, reestimated = MERGED
-    how: dict[str, Any] = {"mean": opened.config.mean, "std": opened.config.std}
-    how |= {"classes": opened.data.classes, "image_size": opened.config.image_size}
-    values = {merged: evaluate(network, **place, **how).top1}
-    update_bn((inputs.args[0] for inputs in inputs_of(opened)), network, opened.accelerator.device)
-    values[reestimated] = evaluate(network, **place, **how).top1
+    values = {merged: measure_opened(test, network).top1}
+    reestimate_norms(opened, network)
+    values[reestimated] = measure_opened(test, network).top1
     return network, values

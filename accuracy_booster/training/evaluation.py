@@ -19,7 +19,7 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch, Loader, worker_faults
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.progress import bars
-from accuracy_booster.training.opening import open_measured
+from accuracy_booster.training.opening import Opened, open_measured
 from accuracy_booster.training.outputs import split_outputs
 
 if TYPE_CHECKING:
@@ -159,13 +159,24 @@ def evaluate(
             fit the network: among them class names that tell no outputs.
     """
     opened = open_measured(model, data, split=split, classes=classes, **options)
-    network, loaded, loader, config = opened.network, opened.data, opened.loader, opened.config
+    network, loaded = opened.network, opened.data
     if fold:
         from accuracy_booster import deploy
 
         channels, (height, width) = loaded.in_chans, loaded.image_size
-        example = torch.zeros(loader.batch_size, channels, height, width)
+        example = torch.zeros(opened.loader.batch_size, channels, height, width)
         network = deploy.fold(copy.deepcopy(network).eval(), example=example)
+    return measure_opened(opened, network)
+
+
+def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
+    """Measure the opened network, or another one in its place, on the split that was opened.
+
+    Raises:
+        TrainingStopped: if more images cannot be read than `bad_images` allows.
+    """
+    loaded, loader, config = opened.data, opened.loader, opened.config
+    network = opened.network if network is None else network
     unreadable = list(loaded.unreadable)
     with bars() as progress, worker_faults():
         task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
