@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
-from accuracy_booster.cli.gates import MERGED, _mixed
+from accuracy_booster.cli.gates import MERGED
+from accuracy_booster.inspection.norms import in_random_order
 from accuracy_booster.training.opening import open_measured
 
 
@@ -105,7 +106,7 @@ def test_statistics_are_estimated_anew(trained, exact, capsys):
 
 def test_images_are_mixed_for_it(exact):
     loader = exact[0].loader
-    mixed = _mixed(loader)
+    mixed = in_random_order(loader)
     numbers = torch.cat([batch.indices for batch in mixed.batches(0)])
     assert len(numbers) == len(mixed) * mixed.batch_size
     assert len(numbers.unique()) == len(numbers)

@@ -23,13 +23,13 @@ def reestimate_norms(opened: Opened, network: nn.Module) -> None:
     """
     if opened.accelerator.num_processes > 1:
         raise ValueError("norms are re-estimated in one process; start it without torchrun")
-    loaders = {**opened.data.loaders, opened.split: _mixed(opened.loader)}
+    loaders = {**opened.data.loaders, opened.split: in_random_order(opened.loader)}
     mixed = replace(opened, data=replace(opened.data, loaders=loaders))
     with opened.accelerator.autocast():
         update_bn((inputs.args[0] for inputs in inputs_of(mixed)), network)
 
 
-def _mixed(loader: Loader) -> Loader:
+def in_random_order(loader: Loader) -> Loader:
     """The same images in random order."""
     images = loader.dataset
     return Loader(
