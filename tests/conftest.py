@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # workers share the processors; what they start has one thread too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Picture = np.ndarray | Image.Image | bytes
 
@@ -26,9 +31,20 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers for `-n auto`, which pyproject.toml asks for: none for one or two files of tests."""
+    files = {str(word).partition("::")[0] for word in config.args}
+    few = len(files) <= 2 and all(file.endswith(".py") for file in files)
+    return 0 if few else min(4, os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first: `torch.export` starts threads that a forked process lacks."""
+    """Tests that fork come first, all in one process: `torch.export` starts threads that a forked
+    process lacks. The others of a file stay together, since they share what it made."""
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+    for item in items:
+        forks = item.get_closest_marker("forks") is not None
+        item.add_marker(pytest.mark.xdist_group("forks" if forks else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ from PIL import Image
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, transforms, workers
 from accuracy_booster.data.batches import Loader, worker_faults
-from accuracy_booster.data.choices import CROP_MODES
+from accuracy_booster.data.choices import AUGMENTS, CROP_MODES
 from accuracy_booster.data.images import EncodedImages, Images, ReadPath, UnreadableImage
 from accuracy_booster.data.transforms import TooManyPixels
 from accuracy_booster.errors import TrainingStopped
@@ -294,7 +294,7 @@ def test_no_transform_makes_too_many_pixels(monkeypatch, shape, small):
     monkeypatch.setattr(F, "resize", checked)
     image = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, *shape)
     for size in ((32, 32), (8, 2000)):
-        made = [transforms.train_transform(a, size, None) for a in transforms.AUGMENTS[1:]]
+        made = [transforms.train_transform(a, size, None) for a in AUGMENTS[1:]]
         for mode in CROP_MODES:
             for share in (None, 0.5, 1e-4):
                 made.append(transforms.eval_transform(size, None, small, "bilinear", share, mode))
