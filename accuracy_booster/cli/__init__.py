@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from accuracy_booster.cli import bench, gates, inspection, networks, prune, reproduce, runs
+from accuracy_booster.cli import bench, counts, gates, inspection, networks, prune, reproduce, runs
 from accuracy_booster.cli.base import (
     PROGRAM,
     HelpFormatter,
@@ -38,6 +38,7 @@ COMMANDS = {
     **inspection.COMMANDS,
     **gates.COMMANDS,
     **prune.COMMANDS,
+    **counts.COMMANDS,
     **reproduce.COMMANDS,
 }
 

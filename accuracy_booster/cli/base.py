@@ -166,6 +166,17 @@ def normalise(words: list[str]) -> list[str]:
     return out
 
 
+def output_file(given: str | None, example: str) -> Path | None:
+    """The file that an option names, or None.
+
+    Raises:
+        ValueError: for a directory.
+    """
+    if given and Path(given).is_dir():
+        raise ValueError(f"{given} is a directory; name a file, such as {example}")
+    return Path(given) if given else None
+
+
 def say(*lines: object) -> None:
     """Print results on stdout, each value on one line, with its control characters escaped."""
     for line in lines:

@@ -1,56 +1,14 @@
-"""The commands that make the paper's tables again: reproduce counts, tables, run, ..."""
+"""The commands that make the paper's tables of accuracy and time again: reproduce run, ..."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say, split
 from accuracy_booster.errors import unknown
 
 EXECUTORS = ("local", "slurm")
-
-
-def _counts_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--tables", type=list[int] | None, help="only these of 1,2,3,4,7,8,10,15, such as 2,4"
-    )
-    parser.add_argument("--output", type=str | None, help="also write an HTML page to this file")
-
-
-def _counts(given: dict[str, Any]):
-    from accuracy_booster.report.page import write_page
-    from accuracy_booster.reproduction import counts
-
-    output = _file(given.get("output"), "counts.html")
-    result = counts(given.get("tables"))
-    if output:
-        sections = [
-            {"title": title, "table": (header, rows)} for title, header, rows in result.tables()
-        ]
-        legend = (["word", "meaning"], [list(pair) for pair in result.legend()])
-        sections.append({"title": "Words", "table": legend})
-        write_page(output, "The paper's counts", result.summary_text(), sections)
-
-    def show() -> None:
-        for title, header, rows in result.tables():
-            say(title)
-            print_table(header, rows)
-        print_table(["word", "meaning"], [list(pair) for pair in result.legend()])
-        say(*result.summary_text().split("\n"))
-        if output:
-            say(output)
-
-    return result.to_dict(), show
-
-
-def _file(given: str | None, example: str) -> Path | None:
-    if given and Path(given).is_dir():
-        raise ValueError(f"{given} is a directory; name a file, such as {example}")
-    return Path(given) if given else None
-
-
-# --- runs
 
 
 def _work_argument(parser: Parser) -> None:
@@ -252,8 +210,11 @@ def _report(given: dict[str, Any]):
             f"there is no folder of results {folder}; give --results, or make some with "
             "accuracy-booster reproduce run"
         )
-    output = _file(given.get("output"), "reproduction.md") or Path("reproduction.md")
-    html, readme = _file(given.get("html"), "report.html"), _file(given.get("readme"), "README.md")
+    output = output_file(given.get("output"), "reproduction.md") or Path("reproduction.md")
+    html, readme = (
+        output_file(given.get("html"), "report.html"),
+        output_file(given.get("readme"), "README.md"),
+    )
     found = write_report(read_records(folder), output, readme=readme, html=html)
 
     def show() -> None:
@@ -282,12 +243,6 @@ def _example(words: str) -> str:
 
 
 COMMANDS = {
-    "reproduce counts": Command(
-        "Count every Params, FLOPS, RTM and depth figure of the paper.",
-        _example("counts --tables 2,4"),
-        _counts_arguments,
-        _counts,
-    ),
     "reproduce tables": Command(
         "List the tables of accuracy and time that can be made again.",
         _example("tables"),
