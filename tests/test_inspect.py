@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,11 +22,13 @@ from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, normalise
 from accuracy_booster.inspection.batches import batches
+from accuracy_booster.inspection.opening import inputs_of
 from accuracy_booster.inspection.sentences import summary
 from accuracy_booster.inspection.trials import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
 from accuracy_booster.training.engine import load_network
+from accuracy_booster.training.opening import open_measured
 from accuracy_booster.training.run import Run
 
 SITES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]
@@ -560,6 +563,19 @@ def test_a_gate_that_does_not_run_is_named(run):
     assert list(one.frozen) == SITES[:2]
     assert one.layer == SITES[1]  # of those that ran
     assert f"1 gate never ran: {SITES[2]}." in summary(one)
+
+
+def test_gates_that_alone_do_nothing_are_frozen_together(run):
+    one = ab.inspect(run, images=40, percents=())
+    assert list(one.idle) == [site for site, found in one.frozen.items() if not found.tells]
+    assert len(one.idle) > 1  # 40 images tell little
+    means, opened = {s: g.mean for s, g in one.gates.items()}, open_measured(run)
+    few = inputs_of(opened, 40)
+    _, _, outcomes = trials(opened.network, few, {"x": frozen(means, one.idle)})
+    assert one.idle_frozen == outcomes["x"]
+    assert one.to_dict()["idle"] == list(one.idle)
+    part = replace(one, frozen={**one.frozen, "more": one.all_frozen})
+    assert any("frozen together, change it by" in line for line in summary(part))
 
 
 # two processes

@@ -16,12 +16,7 @@ from accuracy_booster.inspection.figures import EXAMPLES, VARYING
 from accuracy_booster.inspection.layers import find_layer
 from accuracy_booster.inspection.observing import evaluating, observe
 from accuracy_booster.inspection.opening import inputs_of, pictures, steps
-from accuracy_booster.inspection.results import (
-    BY_IMAGE,
-    WHICH,
-    Inspection,
-    Zeroed,
-)
+from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection, Outcome, Zeroed
 from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.trials import trials
 from accuracy_booster.inspection.variants import Variant, frozen, zeroed
@@ -52,7 +47,8 @@ def inspect(
 
     One pass records every gate (`ab.gates`). A second one measures, on the same images, top-1 with
     each gate alone frozen at its mean weights, with all of them frozen, and with the channels of
-    the highest, the lowest and random weights zeroed in every block.
+    the highest, the lowest and random weights zeroed in every block. A third one freezes the gates
+    together that alone change nothing that the images tell.
 
     Args:
         model: a run's directory, or a boosted module.
@@ -78,11 +74,9 @@ def inspect(
         raise ValueError(f"images={images!r} must be a whole number >= 1")
     if isinstance(percents, (str, Real)) or not isinstance(percents, Iterable):
         raise ValueError(f"percents={percents!r} must be several numbers, such as (5, 10, 25)")
-    zeroings = {  # also checks the arguments, before anything is read
-        (percent, which): zeroed(percent, which, by=by, seed=seed)
-        for percent in percents
-        for which in WHICH
-    }
+    zeroings = [(percent, which) for percent in percents for which in WHICH]
+    for percent, which in zeroings:  # checks the arguments, before anything is read
+        zeroed(percent, which, by=by)
     _check_has_block(model)
     opened = open_measured(model, data, split=split, classes=classes, **options)
     network = unwrapped(opened.network)
@@ -102,18 +96,22 @@ def inspect(
         )
         shown = gates.find(layer)
         means = {site: one.mean for site, one in gates.items()}
-        zeroings = {
-            (percent, which): zeroed(percent, which, by=by, means=means, seed=seed)
-            for percent, which in zeroings
-        }
         variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
         variants[ALL] = frozen(means, list(means))
         variants |= {
-            f"{which} {percent} %": zeroings[percent, which] for percent, which in zeroings
+            f"{which} {percent} %": zeroed(percent, which, by=by, means=means, seed=seed)
+            for percent, which in zeroings
         }
-        top1, count, outcomes = trials(
-            network, inputs_of(opened, images), variants, total=found, places=opened.places
-        )
+
+        def tried(variants: dict[str, Variant]) -> tuple[float, int, dict[str, Outcome]]:
+            batches = inputs_of(opened, images)
+            return trials(network, batches, variants, total=found, places=opened.places)
+
+        top1, count, outcomes = tried(variants)
+        idle = [site for site in means if not outcomes[f"frozen {site}"].tells]
+        idle_frozen = None
+        if idle:
+            (idle_frozen,) = tried({"frozen together": frozen(means, idle)})[2].values()
     kept, labels = pictures(opened, _numbers(gates))
     return Inspection(
         title=_title(opened, model),
@@ -122,6 +120,8 @@ def inspect(
         images=count,
         frozen={site: outcomes[f"frozen {site}"] for site in means},
         all_frozen=outcomes[ALL],
+        idle=tuple(idle),
+        idle_frozen=idle_frozen,
         zeroed=tuple(
             Zeroed(percent, which, outcomes[f"{which} {percent} %"]) for percent, which in zeroings
         ),

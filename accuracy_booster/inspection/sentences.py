@@ -32,6 +32,14 @@ def summary(inspection: Inspection) -> list[str]:
         f"of the {inspection.split} split."
     ]
     said += _about_each(inspection)
+    if 1 < len(inspection.idle) < len(inspection.frozen) and inspection.idle_frozen is not None:
+        places = gates.places()
+        idle = ", ".join(places.get(site, site) for site in inspection.idle)
+        said.append(
+            f"The other {len(inspection.idle)} ({idle}), frozen together, change it by "
+            f"{interval(inspection.idle_frozen)} points; ab.fold(model, static=...) makes them "
+            "constants."
+        )
     said.append(_about_all(inspection))
     shares = {site: e for site, g in gates.items() if (e := g.explained) is not None}
     if shares:
