@@ -46,6 +46,7 @@ _PUBLIC = {
     "fold": "deploy",
     "merge": "deploy",
     "prune": "deploy",
+    "pruning_of": "deploy",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from accuracy_booster.deploy import fold as fold
     from accuracy_booster.deploy import merge as merge
     from accuracy_booster.deploy import prune as prune
+    from accuracy_booster.deploy import pruning_of as pruning_of
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import create_model as create_model

@@ -563,8 +563,37 @@ def test_the_first_images_alone(net):
     assert len(read) == 2
 
 
-def test_classes_beyond_the_names_get_their_numbers(net):
-    assert ab.gates(net, pairs(), classes=["cat"]).classes == ("cat", "1", "2")
+def test_names_must_fit_the_labels(net):
+    names = ("cat", "dog", "eel", "fox")  # no image is of the last
+    assert ab.gates(net, pairs(), classes=names).classes == names
+    assert ab.gates(net, pairs()).classes == ("0", "1", "2")
+    with pytest.raises(ValueError, match="label 2, and classes= has 1 names; name all"):
+        ab.gates(net, pairs(), classes=["cat"])
+    with pytest.raises(ValueError, match="names 'cat' twice"):
+        ab.gates(net, pairs(), classes=["cat", "dog", "cat"])
+
+
+def test_labels_that_are_no_classes_are_told(net):
+    with pytest.warns(UserWarning, match=r"labels, \[5\], are no class numbers \[13\]"):
+        gates = ab.gates(net, [(X, torch.arange(5))], classes=["a", "b"])
+    with pytest.raises(ValueError, match="the images have no labels"):
+        gates.separating("a", "b")
+    labelled = ab.gates(net, pairs(), classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="'a' and 'a' are one class"):
+        labelled.separating("a", "a")
+
+
+def test_gates_are_a_mapping(net):
+    gates = ab.gates(net, pairs())
+    assert "nowhere" not in gates
+    assert "" not in gates
+    assert gates.get("nowhere") is None
+    with pytest.raises(KeyError, match="unknown layer 'nowhere'"):
+        gates["nowhere"]
+    with pytest.raises(ValueError, match="unknown layer 'nowhere'"):
+        gates.find("nowhere")
+    with pytest.raises(ValueError, match="loader=None cannot be iterated"):
+        ab.gates(net, None)
 
 
 class Two(nn.Module):
@@ -622,7 +651,7 @@ WRONG = {
         lambda: (Net(), X),
         r"one tensor, .*; give batches, such as \[im",
     ),
-    "arrays": (lambda: (Net(), [X.numpy()]), "it must be images"),
+    "arrays": (lambda: (Net(), [X.numpy()]), "it must be tensors: images"),
     "a dict of others": (lambda: (Net(), [{"pictures": X}]), "which of pictures"),
     "nothing": (lambda: (Net(), []), "yields no images"),
     "empty": (lambda: (Net(), [(X[:0], Y[:0])]), "yields no images"),

@@ -8,6 +8,7 @@ import copy
 import pickle
 import re
 import types
+import warnings
 
 import pytest
 import timm
@@ -653,3 +654,21 @@ def test_every_known_class_is_there():
         assert issubclass(found, nn.Module)
         assert f"{found.__module__}.{found.__qualname__}" == name
     assert merging.FEW > 1
+
+
+class Found(dict):
+    """Mean weights with a method, as `ab.gates` gives them."""
+
+    def means(self):
+        return dict(self)
+
+
+def test_gates_of_another_network_are_told():
+    net = ab.create_model("resnet8", recipe="ab").eval()
+    one = {"layer1.0.bn2": torch.full((16,), 0.5)}
+    with pytest.warns(UserWarning, match=r"not merged.*layer2.0.bn2.*has no constants"):
+        merged = ab.merge(net, Found(one))
+    assert list(attached(merged)) == ["layer2.0.bn2", "layer3.0.bn2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(attached(ab.merge(net, one))) == ["layer2.0.bn2", "layer3.0.bn2"]

@@ -101,10 +101,11 @@ def test_the_page_says_what_was_found(tmp_path):
     page, _ = page_of(tmp_path, make_inspection(names=[f"kind {i}" for i in range(10)]))
     for sentence in (
         "The network is right on 67.30 % of the 400 images of the test split.",
-        "6 of 9 gates do something that these images tell",
+        "6 of 9 gates alone have an effect that these images tell",
         "Conv4_1 matters most: -1.62 [-1.83 to -1.41] points.",
         "does not fold into the plain one without loss",
-        "Of 336 channels 9 are dead",
+        "Of 336 channels 9 (Conv2_1, Conv2_2, Conv2_3, Conv3_1, Conv3_2, Conv3_3 and 3 more) are "
+        "dead",
     ):
         assert sentence in page.text
     assert len(page.all("button", role="tab")) == len(page.all("div", role="tabpanel")) == 9
@@ -123,7 +124,9 @@ def test_summary_tells_when_the_network_folds():
     assert better.folds_away
     few_images = replace(folds, all_frozen=Outcome(68, -0.2, -1.4, 1.0))
     assert not few_images.folds_away  # the interval holds 0, and a loss of over half a point
-    assert any("does not fold into the plain one" in text for text in summary(few_images))
+    assert any("cannot tell whether the network folds" in text for text in summary(few_images))
+    worse = replace(folds, all_frozen=Outcome(68, -2.0, -2.5, -1.5))
+    assert any("does not fold into the plain one" in text for text in summary(worse))
     none = replace(folds, frozen={})
     assert any("No gate alone was frozen" in text for text in summary(none))
     assert measures(none)[0].key == "spread"
@@ -277,7 +280,7 @@ def test_one_constant_gate_of_one_image(tmp_path):
     inspection = make_inspection([("only", 3, None)], images=1, classes=1, pictures=3)
     page, _ = page_of(tmp_path, replace(inspection, zeroed=()))
     assert "1 gate, 1 image." in page.text
-    assert "The one gate does not do anything that these images tell" in page.text
+    assert "0 of 1 gate alone have an effect that these images tell" in page.text
     assert "Its weights hardly depend on the image." in page.text
     assert "No channels were zeroed." in page.text
 

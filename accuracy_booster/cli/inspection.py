@@ -102,6 +102,8 @@ def _pair(run: Path, given: str | None) -> tuple[str, str] | None:
     names = split(given)
     if len(names) != 2:
         raise ValueError(f"--separate={given!r} names {len(names)} classes; give two, as cat,dog")
+    if names[0] == names[1]:
+        raise ValueError(f"--separate={given!r} names one class twice; give two")
     classes = Run.open(run)[0].info["classes"]
     for name in names:
         if name not in classes:

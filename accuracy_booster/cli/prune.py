@@ -40,6 +40,11 @@ def _arguments(parser: Parser) -> None:
         help="the gates' mean weights are over the first so many training images",
     )
     parser.add_argument("--seed", type=int, default=0, help="of --by random")
+    parser.add_argument(
+        "--reestimate",
+        action="store_true",
+        help="estimate the running statistics of the batch norms anew, on the training images",
+    )
     add_measured(parser)
     parser.add_argument(
         "--output",
@@ -51,6 +56,7 @@ def _arguments(parser: Parser) -> None:
 def _prune(given: dict[str, Any]):
     from accuracy_booster.analysis import complexity
     from accuracy_booster.deploy import prune, pruning_of
+    from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.safe_files import check_folder
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.opening import open_measured
@@ -62,7 +68,7 @@ def _prune(given: dict[str, Any]):
     check_folder(output.parent)
     names = ("keep", "by", "of", "seed")
     how = {name: given.pop(name) for name in names if name in given}
-    images = given.pop("images", 5000)
+    images, reestimate = given.pop("images", 5000), given.pop("reestimate", False)
     opened = open_measured(run, **given)
     network, size = opened.network.eval(), opened.data.input_size
     gates = None
@@ -70,6 +76,8 @@ def _prune(given: dict[str, Any]):
         gates = _mean_weights(open_measured(run, **{**given, "split": "train"}), images)
     small = prune(network, **how, gates=gates, example=_images(network, 1, size))
     report = pruning_of(small)
+    if reestimate:
+        reestimate_norms(open_measured(run, **{**given, "split": "train"}), small)
     costs = [complexity(model, input_size=size) for model in (network, small)]
     accuracies = [measure_opened(opened, model).top1 for model in (network, small)]
     if opened.accelerator.is_main_process:
@@ -78,6 +86,7 @@ def _prune(given: dict[str, Any]):
         "output": str(output),
         **{name: [getattr(cost, name) for cost in costs] for name in ("parameters", "macs")},
         "top1": accuracies,
+        "reestimated": reestimate,
         "pruning": report.to_dict(),
     }
 
@@ -92,6 +101,8 @@ def _prune(given: dict[str, Any]):
             f"{after.macs:,} ({share:.1f} % fewer), top-1 on the {opened.split} images "
             f"{accuracies[0]:.2f} % -> {accuracies[1]:.2f} %, not trained since"
         )
+        hint = "" if reestimate else "--reestimate adapts the norms; "
+        say(f"{hint}in Python, ab.prune gives the network, which can be trained on")
         say(output)
 
     return value, show

@@ -51,7 +51,8 @@ def merge(model: Network, gates: Constants, *, at: Iterable[str] | None = None) 
         gates: {site: the constants [C]}, or what has a method `means()` that gives them, such as
             what `ab.gates` returns.
         at: the sites to merge. By default those in `gates`; of these the ones that cannot be merged
-            keep their gate, and a warning names them.
+            keep their gate, and a warning names them. So do gates that are not in what `ab.gates`
+            found, which is then of another network; of a mapping they are left alone silently.
 
     Raises:
         ValueError: for an unknown site, constants that are not finite or of another number than the
@@ -78,13 +79,16 @@ def merge_gates(
         for name in names:
             if name not in there and not _is_own(modules, name):
                 raise unknown("site", name, there, f"it is in {where}")
-    kept: dict[str, str] = {}
+    lacking = "`gates` has no constants for it"
+    whole = at is None and callable(getattr(gates, "means", None))
+    # what `ab.gates` found holds every gate of its network: one that it lacks tells another network
+    kept = {name: lacking for name in there if name not in seen} if whole else {}
     merged: dict[str, torch.Tensor] = {}
     for name in chosen:
         gate = there.get(name)
         reason = "the gate is a module of the network's own" if gate is None else no_factor(gate)
         if reason is None and name not in constants:
-            reason = "`gates` has no constants for it"
+            reason = lacking
         if reason is None:
             assert gate is not None
             p = merged[name] = _checked(name, constants[name], gate.channels)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from accuracy_booster.errors import shown
 from accuracy_booster.surgery.passes import Example, described, map_tensors
 
 LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
@@ -61,6 +63,8 @@ def batches(
             f"the loader is one tensor, {list(loader.shape)}; give batches, such as [images] or "
             "[(images, labels)]"
         )
+    if not isinstance(loader, Iterable):
+        raise ValueError(f"loader={shown(loader)} cannot be iterated; give a DataLoader or a list")
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     rank, world, total = _share(loader)
     ends = [end for end in (limit, total) if end is not None]
@@ -70,6 +74,12 @@ def batches(
         args, kwargs, labels = _split(batch, model, example)
         count = _length(args, kwargs)
         classes = _classes(labels, count)
+        if labels is not None and classes is None and not seen:
+            warnings.warn(
+                f"the loader's labels, {described(labels)}, are no class numbers [{count}] or "
+                f"shares [{count}, K] for its {count} images: nothing is said of classes",
+                stacklevel=2,
+            )
         if limit is not None and seen + count > limit:
             count = limit - seen
             args, kwargs = map_tensors(partial(_first, count), (args, kwargs))
@@ -124,8 +134,8 @@ def _split(
     if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], torch.Tensor):
         return (batch[0],), {}, batch[1] if len(batch) > 1 else None
     raise ValueError(
-        f"a batch of the loader is {described(batch)}; it must be images [N, C, ...], (images, "
-        "labels), or a dict; for several inputs give their structure as example="
+        f"a batch of the loader is {described(batch)}; it must be tensors: images [N, C, ...], "
+        "(images, labels), or a dict; for several inputs give their structure as example="
     )
 
 

@@ -112,15 +112,15 @@ def _lost(inspection: Inspection) -> Measure:
         if found.tells:
             level = GAIN if found.change > 0 else _level(losses[site], 0, step)
             gains |= level == GAIN
-        cells[site] = (level, number(losses[site]))
+        cells[site] = (level, signed(found.change))
     levels = [(NONE, "no change that these images tell")]
-    levels += _legend(0, step, lambda v: number(v, digits), cells, " points") if told else []
+    levels += _legend(0, step, lambda v: number(v, digits), cells, " points lost") if told else []
     levels += [(GAIN, "more accurate when frozen")] if gains else []
     return Measure(
         "frozen",
-        "Accuracy lost when frozen",
-        "Top-1 accuracy, in points, that the network loses when this gate alone gives each channel "
-        "its mean weight on every image.",
+        "Change when frozen",
+        "By how many points top-1 changes when this gate alone gives each channel its mean weight "
+        "on every image.",
         tuple(levels),
         cells,
     )

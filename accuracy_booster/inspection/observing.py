@@ -76,12 +76,14 @@ def observe(
             f"{type(network).__name__} is on the meta device, where tensors have no values; load "
             "its weights first"
         )
+    _check_names(classes)
     watcher = _Watcher(watched)
 
     def look() -> tuple[int, dict[str, Accumulator], set[str]]:
         with evaluating(network), changed(network, watcher.note), bars() as progress:
             task = progress.add_task("Watching gates", total=total, note="")
             for inputs in found:
+                _check_labels(inputs, classes)
                 run(network, inputs)
                 watcher.end(inputs)
                 progress.advance(task)
@@ -119,6 +121,23 @@ def observe(
         classes=(*classes, *map(str, more)),
         silent=tuple(place.site for place in watched if place.site not in merged),
     )
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    twice = [name for name in classes if list(classes).count(name) > 1] if len(classes) else []
+    if twice:
+        raise ValueError(f"classes= names {twice[0]!r} twice; give each class its own name")
+
+
+def _check_labels(inputs: Inputs, classes: Sequence[str]) -> None:
+    """Raise ValueError for a label without a name, where names are given."""
+    if len(classes) and inputs.labels is not None and len(inputs.labels):
+        largest = int(inputs.labels.max())
+        if largest >= len(classes):
+            raise ValueError(
+                f"the loader has a label {largest}, and classes= has {len(classes)} names; name "
+                f"all of the classes, from 0 to {largest} at least"
+            )
 
 
 def run(network: nn.Module, inputs: Inputs) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from accuracy_booster.inspection.measures import number, signed
 from accuracy_booster.inspection.results import ALLOWED, Inspection, Outcome
 
+FEW_GATES = 6  # gates that are named
 FEW = 24  # channels that are named before "and 12 more"
 
 
@@ -15,7 +16,9 @@ def tiles(inspection: Inspection) -> list[tuple[str, str]]:
     found = [(f"{number(inspection.top1)} %", f"top-1 accuracy, {inspection.images:,} images")]
     if inspection.frozen:
         telling = sum(o.tells for o in inspection.frozen.values())
-        found.append((f"{telling} of {len(inspection.frozen)}", "gates do something"))
+        found.append(
+            (f"{telling} of {len(inspection.frozen)}", "gates that alone change the accuracy")
+        )
     change = signed(inspection.all_frozen.change)
     found.append((f"{change} points", "with every gate frozen at its mean"))
     shares = [e for g in inspection.gates.values() if (e := g.explained) is not None]
@@ -51,13 +54,12 @@ def summary(inspection: Inspection) -> list[str]:
         )
     else:
         said.append("The images have no labels, so nothing is said about classes.")
-    dead = sum(len(g.dead) for g in gates.values())
-    constant = sum(len(g.constant) for g in gates.values())
+    dead, constant = _where(inspection, "dead"), _where(inspection, "constant")
     whole = sum(g.is_constant for g in gates.values())
     total = sum(g.channels for g in gates.values())
     said.append(
-        f"Of {total:,} channels {_are(dead)} dead (weight next to 0 on 99 % of the images) and "
-        f"{_are(constant)} constant (weight hardly depends on the image)"
+        f"Of {total:,} channels {dead} dead (weight next to 0 on 99 % of the images) and "
+        f"{constant} constant (weight hardly depends on the image)"
         + (f"; {count(whole, 'gate')} have only constant channels." if whole else ".")
     )
     if gates.silent:
@@ -100,15 +102,10 @@ def _about_each(inspection: Inspection) -> list[str]:
     if not frozen:
         return ["No gate alone was frozen, so nothing is said about what each of them does."]
     telling = [site for site, o in frozen.items() if o.tells]
-    if len(frozen) == 1:
-        who = f"The one gate {'does' if telling else 'does not do'}"
-    else:
-        who = f"{len(telling)} of {len(frozen)} gates {'does' if len(telling) == 1 else 'do'}"
-    does = "something" if len(frozen) > 1 or telling else "anything"
+    number = f"{len(telling)} of {count(len(frozen), 'gate')}"
     text = (
-        f"{who} {does} that these images tell: "
-        "with that gate alone frozen at its mean weights, the 95 % interval of the change in "
-        f"accuracy {'holds' if len(frozen) == 1 and not telling else 'leaves out'} 0."
+        f"{number} alone {'has' if len(telling) == 1 else 'have'} an effect that these images "
+        "tell: frozen at its mean weights, it changes the accuracy by a 95 % interval without 0."
     )
     worst = min(frozen, key=lambda site: frozen[site].change)
     if frozen[worst].tells and frozen[worst].change < 0:
@@ -127,6 +124,8 @@ def _about_all(inspection: Inspection) -> str:
             f"{what}, a loss of less than {ALLOWED} points: the network folds into the plain one, "
             "whose layers take up the constants (accuracy-booster merge)."
         )
+    if inspection.all_frozen.high >= 0:
+        return f"{what}: so few images cannot tell whether the network folds into the plain one."
     return f"{what}: the network does not fold into the plain one without loss."
 
 
@@ -135,5 +134,11 @@ def _range(shares: Sequence[float]) -> str:
     return f"{high} %" if low == high else f"{low} to {high} %"
 
 
-def _are(amount: int) -> str:
-    return f"{amount:,} {'is' if amount == 1 else 'are'}"
+def _where(inspection: Inspection, which: str) -> str:
+    """How many channels are dead, or constant, and in which gates: "3 (Conv2_1, Conv3_2) are"."""
+    channels = {site: len(getattr(gate, which)) for site, gate in inspection.gates.items()}
+    amount, places = sum(channels.values()), inspection.gates.places()
+    sites = [places.get(site, site) for site, number in channels.items() if number]
+    more = f" and {len(sites) - FEW_GATES} more" if len(sites) > FEW_GATES else ""
+    named_sites = f" ({', '.join(sites[:FEW_GATES])}{more})" if sites else ""
+    return f"{amount:,}{named_sites} {'is' if amount == 1 else 'are'}"

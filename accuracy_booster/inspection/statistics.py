@@ -17,6 +17,7 @@ from accuracy_booster.inspection.layers import find_layer, stages
 BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges of bins
 SATURATED = 0.05  # a weight is saturated below this share of the scale, or above 1 less this
 CONSTANT = 0.01  # a channel's weight is constant if it spreads less than this share of the scale
+NO_LABELS = "the images have no labels; give a loader of (images, class numbers)"
 DEAD = 0.99  # a channel is dead if this share of its weights is saturated below
 
 
@@ -152,7 +153,7 @@ class GateStatistics:
             ValueError: without labels, or for a class without images.
         """
         if self.class_means is None:
-            raise ValueError("the classes are not known; give a loader of (images, labels)")
+            raise ValueError(NO_LABELS)
         for number in (one, other):
             there = 0 <= number < len(self.class_means)
             if not there or bool(self.class_means[number].isnan().any()):
@@ -207,7 +208,10 @@ class Gates(Mapping[str, GateStatistics]):
         self.network, self.images, self.classes, self.silent = network, images, classes, silent
 
     def __getitem__(self, site: str) -> GateStatistics:
-        return self._found[self.find(site)]
+        try:
+            return self._found[self.find(site)]
+        except ValueError as e:
+            raise KeyError(str(e)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -245,7 +249,11 @@ class Gates(Mapping[str, GateStatistics]):
         Raises:
             ValueError: for a class that there is not (with the nearest names), or without labels.
         """
+        if all(gate.class_means is None for gate in self._found.values()):
+            raise ValueError(NO_LABELS)
         numbers = self._class_number(one), self._class_number(other)
+        if numbers[0] == numbers[1]:
+            raise ValueError(f"{one!r} and {other!r} are one class; name two")
         found = [s for gate in self._found.values() for s in gate.separating(*numbers, most)]
         return sorted(found, key=lambda s: -abs(s.distance))[:most]
 

@@ -11,6 +11,7 @@ import torch
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TOP1
+from accuracy_booster.reproduction.words import count
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:
@@ -20,7 +21,7 @@ def hours_left(specs: Sequence[Spec], records: Records) -> str:
     unknown = sum(seconds is None for seconds in known)
     if unknown == len(known):
         return "hours left: unknown until a run has ended" if known else "nothing is left"
-    more = f", and {unknown} runs of unknown length" if unknown else ""
+    more = f", and {count(unknown, 'run')} of unknown length" if unknown else ""
     return f"about {duration(hours)} left{more}"
 
 

@@ -46,6 +46,8 @@ class Report:
         """One line: how many results, and how often the rule says which word."""
         parts = [f"{number} {word}" for word, number in self.findings.verdicts().items()]
         parts += [f"{words.count(len(self.left_out), 'file')} left out"] if self.left_out else []
+        smoke = len(self.findings.smoke)
+        parts += [f"{words.count(smoke, 'result')} of the budget smoke left out"] if smoke else []
         return f"{words.count(len(self.findings.used), 'result')}: {', '.join(parts)}"
 
     def to_dict(self) -> dict[str, Any]:
