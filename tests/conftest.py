@@ -39,12 +39,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first, all in one process: `torch.export` starts threads that a forked
-    process lacks. The others of a file stay together, since they share what it made."""
+    """Tests that fork come first: `torch.export` starts threads that a forked process lacks."""
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)
-    for item in items:
-        forks = item.get_closest_marker("forks") is not None
-        item.add_marker(pytest.mark.xdist_group("forks" if forks else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
