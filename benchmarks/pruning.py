@@ -39,9 +39,7 @@ from accuracy_booster.data.batches import worker_faults
 from accuracy_booster.deploy.criteria import CRITERIA
 from accuracy_booster.deploy.pruning import OF, pruned_channels
 from accuracy_booster.inspection.batches import Inputs
-from accuracy_booster.inspection.observing import observe
-from accuracy_booster.inspection.opening import inputs_of
-from accuracy_booster.inspection.weights import places
+from accuracy_booster.inspection.opening import gates_of, inputs_of
 from accuracy_booster.progress import note
 from accuracy_booster.safe_files import read_json, write_json
 from accuracy_booster.surgery.planning import aligned
@@ -148,8 +146,7 @@ def open_setting(options: argparse.Namespace) -> tuple[Setting, Any]:
     epochs = options.epochs if options.finetune else 0
     setting = Setting(opened, training, test, options.images, epochs, options.lr, options.steps)
     note(f"mean weights over {options.images:,} training images")
-    found = observe(opened.network, places(opened.network), inputs_of(opened, options.images))
-    return setting, found
+    return setting, gates_of(opened, options.images)
 
 
 def about(setting: Setting) -> dict[str, Any]:

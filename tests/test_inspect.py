@@ -574,7 +574,8 @@ def test_gates_that_alone_do_nothing_are_frozen_together(run):
     _, _, outcomes = trials(opened.network, few, {"x": frozen(means, one.idle)})
     assert one.idle_frozen == outcomes["x"]
     assert one.to_dict()["idle"] == list(one.idle)
-    part = replace(one, frozen={**one.frozen, "more": one.all_frozen})
+    needed = replace(one.all_frozen, low=1.0, high=2.0)
+    part = replace(one, frozen={**one.frozen, "more": needed})
     assert any("frozen together, change it by" in line for line in summary(part))
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not where.is_terminal:
         where.width = 160
     where.print(table)
+
+
+def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
+    """Print each table under its title."""
+    for title, header, rows in tables:
+        say(title)
+        print_table(header, rows)
 
 
 def split(text: str) -> list[str]:

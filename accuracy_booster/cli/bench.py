@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.cli.base import Command, Parser, print_tables, say, split
 from accuracy_booster.cli.networks import (
     input_size,
     input_size_argument,
@@ -85,9 +85,7 @@ def _bench(given: dict[str, Any]):
         write(output, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
 
     def show() -> None:
-        for title, header, rows in result.tables():
-            say(title)
-            print_table(header, rows)
+        print_tables(result.tables())
         say(*result.summary().split("\n"))
         if output:
             say(output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say
+from accuracy_booster.cli.base import Command, Parser, output_file, print_table, print_tables, say
 
 
 def _arguments(parser: Parser) -> None:
@@ -29,9 +29,7 @@ def _counts(given: dict[str, Any]):
         write_page(output, "The paper's counts", result.summary_text(), sections)
 
     def show() -> None:
-        for title, header, rows in result.tables():
-            say(title)
-            print_table(header, rows)
+        print_tables(result.tables())
         print_table(["word", "meaning"], [list(pair) for pair in result.legend()])
         say(*result.summary_text().split("\n"))
         if output:

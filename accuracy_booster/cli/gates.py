@@ -101,14 +101,13 @@ def _merged(
     import torch
 
     from accuracy_booster.deploy.merging import merge_gates, told
-    from accuracy_booster.inspection.observing import observe
-    from accuracy_booster.inspection.opening import inputs_of, steps
+    from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.inspection.weights import places
     from accuracy_booster.surgery import attached
     from accuracy_booster.surgery.wrappers import unwrapped
 
     network = unwrapped(opened.network)
-    watched = places(network)
+    places(network)  # raises where there are none
     sites = list(attached(network))
     # whatever the constants will be, before the data are read
     ones = {name: torch.ones(gate.channels) for name, gate in attached(network).items()}
@@ -118,9 +117,7 @@ def _merged(
             f"{run}: {len(kept)} of {len(sites)} gates cannot be merged, and a file with gates is "
             f"none of the plain network: {told(kept)}; ab.merge(model, gates) merges the others"
         )
-    with opened.accelerator.autocast():
-        found = inputs_of(opened, limit)
-        gates = observe(network, watched, found, total=steps(opened, limit))
+    gates = gates_of(opened, limit)
     merged, _, _ = merge_gates(network, gates, sites)
     return network, merged, sites, gates.images
 

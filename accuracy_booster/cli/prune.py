@@ -115,16 +115,11 @@ def _needs_gates(by: str) -> bool:
 
 
 def _mean_weights(opened: Opened, images: int) -> Any:
-    from accuracy_booster.inspection.observing import observe
-    from accuracy_booster.inspection.opening import inputs_of, steps
-    from accuracy_booster.inspection.weights import places
+    from accuracy_booster.inspection.opening import gates_of
 
     if images < 1:
         raise ValueError(f"--images {images} must be a whole number >= 1")
-    network = opened.network
-    with opened.accelerator.autocast():
-        found = inputs_of(opened, images)
-        return observe(network, places(network), found, total=steps(opened, images))
+    return gates_of(opened, images)
 
 
 def _images(network: nn.Module, count: int, size: tuple[int, ...]) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from accuracy_booster.deploy.folding import LAYERS, NORMS
+from accuracy_booster.deploy.layers import computes_as
 from accuracy_booster.deploy.pruned import why_not_gate
 from accuracy_booster.surgery.attach import attached, is_hooked
 from accuracy_booster.surgery.flow import LAYERS as CALLS
@@ -265,10 +266,7 @@ class Cuts:
         module = self.modules[name]
         own = ungated_class(module)
         kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
-        methods = ("__call__", "forward", "_conv_forward")
-        plain = kind is not None and all(
-            getattr(own, m, None) is getattr(kind, m, None) for m in methods
-        )
+        plain = kind is not None and computes_as(own, kind)
         usual = set(module._parameters) == {"weight", "bias"} and not module._buffers
         if not plain or not usual or "forward" in module.__dict__:
             raise Refused(f"{name!r} is a {own.__name__} with a forward or weights of its own")

@@ -13,6 +13,7 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.deploy import folded, merging
+from accuracy_booster.deploy.layers import computes_as
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled import Conv, has_pooled_form
 from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
@@ -158,12 +159,10 @@ def _why_not(
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether it computes what torch's own layer does, with a weight of its own; subclasses too."""
-    methods = ("__call__", "forward", "_conv_forward")
     kind = next((kind for kind in LAYERS if isinstance(module, kind)), None)
     if kind is None or module._parameters.get("weight") is None:  # a parametrised weight is none
         return False
-    own = ungated_class(module)
-    return all(getattr(own, m, None) is getattr(kind, m, None) for m in methods)
+    return computes_as(ungated_class(module), kind)
 
 
 def _is_plain(norm: nn.Module) -> bool:

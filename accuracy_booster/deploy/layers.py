@@ -67,12 +67,17 @@ KNOWN: dict[str, Row] = {
 HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU)
 
 
+def computes_as(own: type, known: type) -> bool:
+    """Whether a class runs by the methods of a known one."""
+    return all(getattr(own, m, None) is getattr(known, m, None) for m in METHODS)
+
+
 def row_of(module: nn.Module) -> Row | None:
     """The row of a module's class, or of the one that a subclass computes like; None if unknown."""
     own = ungated_class(module)
     for cls in own.__mro__:
         row = KNOWN.get(f"{cls.__module__}.{cls.__qualname__}")
-        if row is not None and all(getattr(own, m, None) is getattr(cls, m, None) for m in METHODS):
+        if row is not None and computes_as(own, cls):
             return row
     return None
 

@@ -14,9 +14,16 @@ from torch import nn
 
 from accuracy_booster.inspection.figures import EXAMPLES, VARYING
 from accuracy_booster.inspection.layers import find_layer
-from accuracy_booster.inspection.observing import evaluating, observe
-from accuracy_booster.inspection.opening import inputs_of, pictures, steps
-from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection, Outcome, Zeroed
+from accuracy_booster.inspection.observing import evaluating
+from accuracy_booster.inspection.opening import gates_of, inputs_of, pictures, steps
+from accuracy_booster.inspection.results import (
+    BY_IMAGE,
+    WHICH,
+    Inspection,
+    Outcome,
+    Zeroed,
+    idle_of,
+)
 from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.trials import trials
 from accuracy_booster.inspection.variants import Variant, frozen, zeroed
@@ -86,15 +93,9 @@ def inspect(
     with _precision(opened), evaluating(network):
         size, device = opened.data.input_size, opened.accelerator.device
         opened.places(try_network(network, type(network).__name__, size, device))
+    gates = gates_of(opened, images)
+    shown = gates.find(layer)
     with _precision(opened):
-        gates = observe(
-            network,
-            watched,
-            inputs_of(opened, images),
-            total=found,
-            classes=opened.data.classes,
-        )
-        shown = gates.find(layer)
         means = {site: one.mean for site, one in gates.items()}
         variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
         variants[ALL] = frozen(means, list(means))
@@ -108,8 +109,8 @@ def inspect(
             return trials(network, batches, variants, total=found, places=opened.places)
 
         top1, count, outcomes = tried(variants)
-        idle = [site for site in means if not outcomes[f"frozen {site}"].tells]
-        idle_frozen = None
+        each = {site: outcomes[f"frozen {site}"] for site in means}
+        idle, idle_frozen = idle_of(each), None
         if idle:
             (idle_frozen,) = tried({"frozen together": frozen(means, idle)})[2].values()
     kept, labels = pictures(opened, _numbers(gates))
@@ -118,9 +119,8 @@ def inspect(
         gates=gates,
         top1=top1,
         images=count,
-        frozen={site: outcomes[f"frozen {site}"] for site in means},
+        frozen=each,
         all_frozen=outcomes[ALL],
-        idle=tuple(idle),
         idle_frozen=idle_frozen,
         zeroed=tuple(
             Zeroed(percent, which, outcomes[f"{which} {percent} %"]) for percent, which in zeroings

@@ -11,8 +11,11 @@ import torch
 
 from accuracy_booster.data import normalise
 from accuracy_booster.data.images import UnreadableImage
-from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.inspection.batches import Inputs
+from accuracy_booster.inspection.observing import observe
+from accuracy_booster.inspection.statistics import Gates
+from accuracy_booster.inspection.weights import places
+from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.opening import Opened
 
 
@@ -30,11 +33,7 @@ def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     for batch in loader.batches(0, **share, device=accelerator.device):
         unreadable += batch.unreadable.values()
-        if len(unreadable) > opened.config.bad_images:
-            raise TrainingStopped(
-                f"{len(unreadable)} images cannot be read, more than "
-                f"bad_images={opened.config.bad_images}; the last: {unreadable[-1]}"
-            )
+        opened.check_readable(unreadable)
         count = len(batch.labels)
         if images is not None:
             # the images of a split that is not shuffled come in their order
@@ -47,6 +46,18 @@ def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
             break
     for reason in unreadable:
         warnings.warn(f"left out, {reason}", stacklevel=2)
+
+
+def gates_of(opened: Opened, images: int | None = None) -> Gates:
+    """What every gate of the opened network does on the opened images, or the first so many.
+
+    Raises:
+        ValueError: for a network without gates.
+    """
+    network, found = unwrapped(opened.network), inputs_of(opened, images)
+    total, classes = steps(opened, images), opened.data.classes
+    with opened.accelerator.autocast():
+        return observe(network, places(network), found, total=total, classes=classes)
 
 
 def steps(opened: Opened, images: int | None = None) -> int:

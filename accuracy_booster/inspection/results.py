@@ -49,6 +49,11 @@ class Zeroed:
     outcome: Outcome
 
 
+def idle_of(frozen: Mapping[str, Outcome]) -> list[str]:
+    """The sites whose outcome leaves open whether anything changed."""
+    return [site for site, outcome in frozen.items() if not outcome.tells]
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What `ab.inspect` found.
@@ -60,8 +65,7 @@ class Inspection:
         images: how many images the accuracies are of.
         frozen: {site: accuracy with this gate alone frozen at its mean weights}.
         all_frozen: accuracy with every gate frozen at its mean weights.
-        idle: the sites of the gates that, frozen alone, change nothing that the images tell.
-        idle_frozen: accuracy with these frozen together; None if there are none.
+        idle_frozen: accuracy with the `idle` gates frozen together; None if there are none.
         zeroed: Table 16.
         by: "image" or "average": what channels were ranked by.
         layer: the site of Figure 3.
@@ -82,8 +86,12 @@ class Inspection:
     split: str
     pictures: Mapping[int, Any]
     labels: Mapping[int, int]
-    idle: tuple[str, ...] = ()
     idle_frozen: Outcome | None = None
+
+    @property
+    def idle(self) -> list[str]:
+        """The sites of the gates that, frozen alone, change nothing that the images tell."""
+        return idle_of(self.frozen)
 
     @property
     def folds_away(self) -> bool:
@@ -100,7 +108,7 @@ class Inspection:
             "frozen": {site: asdict(found) for site, found in self.frozen.items()},
             "all_frozen": asdict(self.all_frozen),
             "folds_away": self.folds_away,
-            "idle": list(self.idle),
+            "idle": self.idle,
             "idle_frozen": None if self.idle_frozen is None else asdict(self.idle_frozen),
             "zeroed": [
                 {"percent": z.percent, "which": z.which, **asdict(z.outcome)} for z in self.zeroed

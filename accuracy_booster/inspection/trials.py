@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -47,7 +48,8 @@ def trials(
     def look() -> torch.Tensor:
         # hits, images; then by variant: right that were wrong, wrong that were right
         sums = torch.zeros(1 + len(variants), 2, dtype=torch.int64)
-        with evaluating(network), bars() as progress:
+        gates = _Gates()
+        with evaluating(network), changed(network, gates.change), bars() as progress:
             steps = None if total is None else total * (1 + len(variants))
             task = progress.add_task("Changing gates", total=steps, note="")
             for inputs in found:
@@ -56,12 +58,14 @@ def trials(
                         "accuracies need the class of each image; let the loader yield (images, "
                         "labels) with labels >= 0"
                     )
-                before = _hits(network, inputs, None, places)
+                gates.numbers, gates.variant = inputs.numbers, None
+                before = _hits(network, inputs, places)
                 sums[0] += torch.tensor([int(before.sum()), len(before)])
                 progress.advance(task)
                 for row, (name, variant) in enumerate(variants.items(), 1):
                     progress.update(task, note=name)
-                    after = _hits(network, inputs, variant, places)
+                    gates.variant = variant
+                    after = _hits(network, inputs, places)
                     gained, lost = (after & ~before).sum(), (before & ~after).sum()
                     sums[row] += torch.stack([gained, lost]).cpu()
                     progress.advance(task)
@@ -95,19 +99,22 @@ def paired(hits: int, count: int, gained: int, lost: int) -> Outcome:
     )
 
 
+@dataclass
+class _Gates:
+    """What the gates do in the pass under way: the network is prepared once for all passes."""
+
+    variant: Variant | None = None
+    numbers: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def change(self, site: str, p: torch.Tensor) -> torch.Tensor:
+        return p if self.variant is None else self.variant(site, p, self.numbers)
+
+
 def _hits(
-    network: nn.Module,
-    inputs: Inputs,
-    variant: Variant | None,
-    places: Callable[[int], Sequence[int] | None],
+    network: nn.Module, inputs: Inputs, places: Callable[[int], Sequence[int] | None]
 ) -> torch.Tensor:
     """[N], whether the highest output is the image's class."""
-
-    def change(site: str, p: torch.Tensor) -> torch.Tensor:
-        return p if variant is None else variant(site, p, inputs.numbers)
-
-    with changed(network, change):
-        logits = split_outputs(run(network, inputs))[0]
+    logits = split_outputs(run(network, inputs))[0]
     labels = inputs.labels
     assert labels is not None
     labels = labels.to(logits.device)

@@ -36,16 +36,12 @@ def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[
     """The plain network of a run with gates, and its accuracies."""
     from accuracy_booster.deploy import merge
     from accuracy_booster.inspection.norms import reestimate_norms
-    from accuracy_booster.inspection.observing import observe
-    from accuracy_booster.inspection.opening import inputs_of, steps
-    from accuracy_booster.inspection.weights import places as gates_of
+    from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.opening import open_measured
 
     opened, test = (open_measured(run, split=split, **place) for split in ("train", "test"))
-    watched = gates_of(opened.network)
-    found = observe(opened.network, watched, inputs_of(opened), total=steps(opened))
-    network = merge(opened.network, found)
+    network = merge(opened.network, gates_of(opened))
     merged, reestimated = MERGED
     values = {merged: measure_opened(test, network).top1}
     reestimate_norms(opened, network)

@@ -17,7 +17,6 @@ from torch import nn
 
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch, Loader, worker_faults
-from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.progress import bars
 from accuracy_booster.training.opening import Opened, open_measured
 from accuracy_booster.training.outputs import split_outputs
@@ -175,7 +174,7 @@ def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
     Raises:
         TrainingStopped: if more images cannot be read than `bad_images` allows.
     """
-    loaded, loader, config = opened.data, opened.loader, opened.config
+    loaded, loader = opened.data, opened.loader
     network = opened.network if network is None else network
     unreadable = list(loaded.unreadable)
     with bars() as progress, worker_faults():
@@ -184,11 +183,7 @@ def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
         def on_batch(batch: Batch) -> None:
             progress.advance(task)
             unreadable.extend(batch.unreadable.values())
-            if len(unreadable) > config.bad_images:
-                raise TrainingStopped(
-                    f"{len(unreadable)} images cannot be read, more than "
-                    f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
-                )
+            opened.check_readable(unreadable)
 
         metrics = measure(network, loader, loaded, opened.accelerator, on_batch, opened.places)
     for reason in unreadable:

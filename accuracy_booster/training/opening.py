@@ -12,7 +12,7 @@ from torch import nn
 
 from accuracy_booster.data import Data, class_names, sources
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
 from accuracy_booster.training.config import TrainConfig
@@ -53,6 +53,14 @@ class Opened:
     @property
     def loader(self) -> Loader:
         return self.data.loaders[self.split]
+
+    def check_readable(self, unreadable: Sequence[str]) -> None:
+        """Raise TrainingStopped if more images cannot be read than `bad_images` allows."""
+        if len(unreadable) > self.config.bad_images:
+            raise TrainingStopped(
+                f"{len(unreadable)} images cannot be read, more than "
+                f"bad_images={self.config.bad_images}; the last: {unreadable[-1]}"
+            )
 
     def places(self, outputs: int) -> Sequence[int] | None:
         """The output of each class, given how many outputs there are; None is their order.
