@@ -93,6 +93,7 @@ _PARTS = (
     "blocks",
     "data",
     "deploy",
+    "detection",
     "inspection",
     "models",
     "ops",

@@ -24,7 +24,7 @@ ORDER = [
     "data",
     "training",
 ]
-ORDER += ["analysis", "inspection", "reproduction", "cli", "__main__"]
+ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "__main__"]
 
 
 def imports_of(file: Path) -> set[str]:

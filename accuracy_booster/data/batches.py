@@ -49,6 +49,19 @@ class Batch:
     indices: torch.Tensor
     unreadable: dict[int, str] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in up to `count` parts of equal size, one after the other."""
+        split = (value.chunk(count) for value in (self.images, self.labels, self.indices))
+        return [Batch(*values) for values in zip(*split, strict=True)]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; the numbers of its images stay where they are."""
+        images, labels = (v.to(device, non_blocking=True) for v in (self.images, self.labels))
+        return Batch(images, labels, self.indices, self.unreadable)
+
     def check_trainable(self) -> None:
         """Raise TrainingStopped for a training batch too many of whose images cannot be read."""
         if (count := len(self.labels)) < 2:
@@ -94,6 +107,7 @@ class Loader:
             it is used for images that are in memory.
         shape: (C, H, W) of an image of a batch, where it is known: it tells how much shared memory
             the workers need.
+        collate: makes a batch of items, as `_Keyed` gives them; by default a `Batch`.
     """
 
     def __init__(
@@ -107,6 +121,7 @@ class Loader:
         workers: int = 0,
         whole: Whole | None = None,
         shape: tuple[int, int, int] | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
     ):
         self.dataset = Transformed(images, transform)
         self.batch_size = batch_size
@@ -115,6 +130,7 @@ class Loader:
         self.epoch = 0
         self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
         self.shape = shape
+        self.collate = collate or _collate
         self._idle: DataLoader | None = None  # its workers wait for the next pass
 
     def __del__(self) -> None:
@@ -194,12 +210,7 @@ class Loader:
         try:
             with worker_faults():
                 for batch in received(loader):
-                    yield Batch(
-                        batch.images.to(device, non_blocking=True),
-                        batch.labels.to(device, non_blocking=True),
-                        batch.indices,
-                        batch.unreadable,
-                    )
+                    yield batch.to(device)
             self._idle = loader
         finally:
             if self._idle is not loader:  # the rest of a pass that was left would come first
@@ -212,7 +223,7 @@ class Loader:
         return DataLoader(
             _Keyed(self.dataset, self.seed if self.shuffled else None),
             batch_sampler=[],
-            collate_fn=_collate,
+            collate_fn=self.collate,
             worker_init_fn=begin,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
