@@ -38,6 +38,7 @@ from accuracy_booster.data import batches
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import (
     checkpoint,
+    classification,
     compiling,
     engine,
     evaluation,
@@ -45,6 +46,7 @@ from accuracy_booster.training import (
     loop,
     resolve,
 )
+from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.lock import is_locked, locked
 
 pytestmark = [
@@ -154,7 +156,7 @@ def in_evaluation(number):
 
         return real(*given, then)
 
-    loop.measure = measure
+    classification.measure = measure
 
 
 def in_the_loader(number):
@@ -608,7 +610,7 @@ def test_a_signal_in_the_evaluation(data, reference, tmp_path):
     run = tmp_path / "run"
 
     def plant(ready):
-        real, calls = loop.measure, [0]
+        real, calls = classification.measure, [0]
 
         def measure(*given):
             *given, on_batch = given
@@ -622,7 +624,7 @@ def test_a_signal_in_the_evaluation(data, reference, tmp_path):
 
             return real(*given, then)
 
-        loop.measure = measure
+        classification.measure = measure
 
     code, said, _ = signalled(data, run, tmp_path, plant, [signal.SIGTERM])
     assert code == 143, said
@@ -967,7 +969,7 @@ def trainer(tmp_path, **more):
     given = {"block": "none", "batch_size": 32, "device": "cpu", "output": str(tmp_path / "run")}
     config = resolve("resnet8", **{**given, **more})
     data = engine.open_data(config)
-    made = loop.Trainer(engine.fill_in(config, data), data)
+    made = loop.Trainer(Classification(engine.fill_in(config, data), data))
     made.stop = signals.StopRequest("")
     return made
 

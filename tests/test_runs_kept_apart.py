@@ -512,8 +512,8 @@ def test_odd_settings_reach_the_report(images, tmp_path):
 def test_one_block_that_diverges_does_not_lose_the_comparison(tmp_path, monkeypatch, capsys):
     real = loop.Trainer._loss
 
-    def poisoned(self, images, labels):
-        loss, logits = real(self, images, labels)
+    def poisoned(self, batch):
+        loss, logits = real(self, batch)
         return (loss * float("nan"), logits) if self.config.block == "se" else (loss, logits)
 
     monkeypatch.setattr(loop.Trainer, "_loss", poisoned)

@@ -16,7 +16,7 @@ import accuracy_booster as ab
 from accuracy_booster import ops
 from accuracy_booster.ops import precision
 from accuracy_booster.training import config as configs
-from accuracy_booster.training import engine, loop
+from accuracy_booster.training import classification, engine, loop
 from accuracy_booster.training.presets import resolve
 
 
@@ -152,9 +152,9 @@ def test_run_directory_and_reported_accuracy(folder, tmp_path):
 
 def test_the_last_epoch_is_reported_not_the_best(folder, tmp_path, monkeypatch):
     reported = iter([90.0, 50.0, 70.0])
-    real = loop.measure
+    real = classification.measure
     monkeypatch.setattr(
-        loop,
+        classification,
         "measure",
         lambda *a: type(real(*a))(top1=next(reported), top5=100.0, loss=1.0, images=9),
     )
@@ -185,7 +185,7 @@ def test_same_start_and_same_images_for_every_block(folder, tmp_path):
     for block in ("none", "ab_plus"):
         config = resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
         data = engine.open_data(config)
-        trainer = loop.Trainer(engine.fill_in(config, data), data)
+        trainer = loop.Trainer(classification.Classification(engine.fill_in(config, data), data))
         weights = trainer.network.conv1.weight.detach().clone()
         images, labels = next(iter(trainer.loaders["train"]))
         first[block] = (weights, images, labels)

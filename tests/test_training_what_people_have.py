@@ -19,6 +19,7 @@ from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.weights import load_weights, read_weights
 from accuracy_booster.training import engine, outputs, resolve, start
+from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.run import Run
 
 SHORT = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
@@ -193,7 +194,7 @@ def test_trying_a_network_leaves_it_as_it_was(folder, tmp_path):
     data = engine.open_data_anew(config)
     from accuracy_booster.training.loop import Trainer
 
-    trainer = Trainer(engine.fill_in(config, data), data)
+    trainer = Trainer(Classification(engine.fill_in(config, data), data))
     before = {name: tensor.clone() for name, tensor in trainer.plain.state_dict().items()}
     state = torch.get_rng_state()
     trainer.check_network()
@@ -348,7 +349,7 @@ def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
 
     monkeypatch.setattr(engine, "make_accelerator", lambda config: Two(real(config)))
     with pytest.raises(ValueError, match=r"batch_size=8 must be .* 2 processes .*at least 16"):
-        Trainer(config, data)
+        Trainer(Classification(config, data))
 
 
 def test_a_batch_larger_than_the_data_is_the_data_in_one_part(folder, tmp_path):

@@ -35,6 +35,7 @@ from accuracy_booster.training import (
     resolve,
     run_training,
 )
+from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences, new_id
 from accuracy_booster.training.reopen import check_place, check_same
 from accuracy_booster.training.run import BLOCKS, CONFIG, Run
@@ -242,10 +243,11 @@ def _run(
             raise Diverged(run.info["diverged"])
         state = run.state(config.epochs, thorough=True)
         if state == "finished":
-            return result_of(run, config)
+            return result_of(Classification, run, config)
         if state != "stopped":
             note(f"the run in {run.path} is damaged: {state}")
-    return run_training(config, data, progress, label, lines=False, run=run, go_on=go_on)
+    task = Classification(config, data)
+    return run_training(task, progress, label, lines=False, run=run, go_on=go_on)
 
 
 def _rows(

@@ -16,9 +16,9 @@ from yaml import YAMLError
 
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.progress import console, printable
-from accuracy_booster.training.config import (
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.settings import (
     MANY_DIGITS,
-    TrainConfig,
     check_nesting,
     read_settings,
     read_settings_file,

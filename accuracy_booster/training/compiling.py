@@ -32,6 +32,8 @@ def choose(trainer: Trainer, run: Run) -> Callable[[torch.Tensor], torch.Tensor]
     each norm with its gate, sum and ReLU.
     """
     decided = run.info.get("decided", {})
+    if not hasattr(trainer.config, "compile"):  # a task whose steps are not compiled
+        return trainer.network
     if "compile" not in decided:
         compile = _decide(trainer)
         decided = {"compile": compile, "fuse": fuses(trainer, compile)}
@@ -109,7 +111,7 @@ def _seconds(
     try:
         for _ in range(5):
             start = time.perf_counter()
-            loss, _ = trainer._loss(batch.images, batch.labels)
+            loss, _ = trainer._loss(batch)
             loss.backward()
             loss.item()  # waits for the device
             times.append(time.perf_counter() - start)

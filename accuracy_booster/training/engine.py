@@ -25,6 +25,7 @@ from accuracy_booster.surgery import ATTRIBUTE, added_parameters, attached
 from accuracy_booster.surgery.where import Where
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS, Run
+from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.start import decide_start, run_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _join_restarted_group() -> None:
     distributed.init_process_group(backend, store=own, rank=rank, world_size=world)
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: RunConfig) -> Accelerator:
     """accelerate's engine on the configured device and precision.
 
     Raises:
@@ -250,7 +251,7 @@ def freeze(network: nn.Module, config: TrainConfig, *, keeps_head: bool) -> list
 
 
 def make_optimizer(
-    network: nn.Module, config: TrainConfig, *, fused: bool = False
+    network: nn.Module, config: RunConfig, *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """SGD on what is trainable, in groups of one rate and weight decay; `lr0` is a group's rate."""
     gates = {id(p) for p in added_parameters(network)}
@@ -276,11 +277,18 @@ def make_optimizer(
     )
 
 
-def rate_factor(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
+def rate_factor(config: RunConfig, epoch: int, done: float = 0.0, steps: int = 1) -> float:
     """What the rates are multiplied with in an epoch (from 0), of which the share `done` is over.
 
     It is a function of the place alone, so a training that goes on needs no schedule's state.
+
+    Args:
+        steps: of an epoch.
     """
+    rising = min(config.warmup_steps, steps)
+    if rising and (share := (epoch + done) * steps / rising) < 1:
+        first = config.warmup_lr / config.lr
+        return first + (1 - first) * share
     warmup = min(config.warmup_epochs, config.epochs)
     if epoch < warmup:
         first = config.warmup_lr / config.lr
@@ -316,7 +324,7 @@ def make_mixing(config: TrainConfig) -> Callable[..., tuple[torch.Tensor, torch.
     return ways[0] if len(ways) == 1 else v2.RandomChoice(ways)
 
 
-def make_average(network: nn.Module, config: TrainConfig) -> Any:
+def make_average(network: nn.Module, config: RunConfig) -> Any:
     """timm's exponential moving average of the weights, or None."""
     if not config.ema:
         return None

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from accuracy_booster.safe_files import hash_of
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.run_config import RunConfig
 
 # Settings that may change while a run goes on: they leave its result as it is, or are noted, or
 # were decided when it began.
 FREE = (
     *("output", "overwrite", "bad_images", "checkpoint_minutes", "workers"),
-    *("data", "data_dir", "epochs", "compile", "fuse"),
+    *("epochs", "compile", "fuse"),
 )
 
 
@@ -25,7 +25,7 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def fingerprint(config: TrainConfig) -> str:
+def fingerprint(config: RunConfig) -> str:
     """A short hash of the settings that may not change while a run goes on.
 
     Settings at their defaults do not count, so that an option added later changes nothing.
@@ -33,12 +33,12 @@ def fingerprint(config: TrainConfig) -> str:
     given = {
         f.name: getattr(config, f.name)
         for f in fields(config)
-        if f.name not in FREE and getattr(config, f.name) != f.default
+        if f.name not in (*FREE, *config.places) and getattr(config, f.name) != f.default
     }
     return hash_of(given)[:16]
 
 
-def differences(first: TrainConfig, second: TrainConfig, *free: str) -> str:
+def differences(first: RunConfig, second: RunConfig, *free: str) -> str:
     """ "lr=0.1 and not 0.2, ...": the settings that differ, but for the free ones; or ""."""
     return ", ".join(
         f"{f.name}={getattr(first, f.name)!r:.60} and not {getattr(second, f.name)!r:.60}"

@@ -10,6 +10,7 @@ from accuracy_booster.training.checkpoint import FOLDER
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run import CONFIG, INFO, Run, in_todays_words
+from accuracy_booster.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Listed:
     """A run.
 
     `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1`
-    is the test accuracy of a finished run, or the last epoch's of one that has not ended.
+    (of classification) and `ap` (of detection, COCO's), in %, are the test set's of a finished run,
+    or the last epoch's of one that has not ended.
     """
 
     path: Path
@@ -29,6 +31,8 @@ class Listed:
     epoch: int = 0
     epochs: int = 0
     top1: float | None = None
+    task: str = TrainConfig.task
+    ap: float | None = None
 
 
 def list_runs(folder: str | Path = "runs") -> list[Listed]:
@@ -45,27 +49,34 @@ def list_runs(folder: str | Path = "runs") -> list[Listed]:
 
 def _listed(path: Path) -> Listed:
     try:
-        config = TrainConfig.from_yaml((path / CONFIG).read_text())
-        run = Run(path)
+        text, run = (path / CONFIG).read_text(), Run(path)
         rows = run.history()
         if (path / INFO).exists():
             run.info = read_json(path / INFO)
+        task = str(run.info.get("task", TrainConfig.task))
+        if task == TrainConfig.task:
+            config: RunConfig = TrainConfig.from_yaml(text)
+            name = config.network
+        else:
+            config, name = RunConfig.of_any_task(text)
         state, config = run.state(config.epochs), in_todays_words(config, run.info)
         last = rows[-1] if rows else {}
-        top1 = last.get("validation_top1", last.get("test_top1"))
-        if state == "finished":
-            top1 = run.info["test"]["top1"]
-        elif is_locked(path):
+        found = dict[str, float | None]()
+        for measure in ("top1", "ap"):
+            found[measure] = last.get(f"validation_{measure}", last.get(f"test_{measure}"))
+            if state == "finished":
+                found[measure] = run.info["test"].get(measure)
+        if state != "finished" and is_locked(path):
             state = "training"
-        elif state != "stopped":
+        elif state not in ("finished", "stopped"):
             state = f"damaged: {state}"
-        elif run.info.get("diverged"):
+        elif state == "stopped" and run.info.get("diverged"):
             state = "diverged"
-        elif not any((path / FOLDER).glob("*.safetensors")):
+        elif state == "stopped" and not any((path / FOLDER).glob("*.safetensors")):
             state = "stopped before its first checkpoint"
         return Listed(
-            *(path, state, config.model, config.block, config.data_name, config.seed),
-            *(int(last.get("epoch", 0)), config.epochs, top1),
+            *(path, state, name, config.block, config.data_name, config.seed),
+            *(int(last.get("epoch", 0)), config.epochs, found["top1"], task, found["ap"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as e:
         reason = " ".join(str(e).split())[:60]

@@ -16,23 +16,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.blocks.layers import small_batches_allowed
-from accuracy_booster.data import Data, normalise
-from accuracy_booster.data.batches import Batch, worker_faults
+from accuracy_booster.data.workers import worker_faults
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
-from accuracy_booster.training import checkpoint, compiling, engine, start
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.evaluation import Metrics, measure
-from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training import checkpoint, compiling, engine
 from accuracy_booster.training.processes import agree
 from accuracy_booster.training.run import Run
 from accuracy_booster.training.synchronise import synchronised
+from accuracy_booster.training.task import Forward, Task
 
 STEP = 1  # of the random stream of a step, beside those of `data.batches`
 
@@ -40,39 +35,30 @@ STEP = 1  # of the random stream of a step, beside those of `data.batches`
 class Trainer:
     """The state of a run and its steps; `fit` runs them all."""
 
-    def __init__(self, config: TrainConfig, data: Data, *, keeps_head: bool | None = None):
+    def __init__(self, task: Task, *, keeps_head: bool | None = None):
         from accelerate.utils import set_seed
 
-        self.config, self.data = config, data
+        self.task, self.config, self.data = task, task.config, task.data
+        config = self.config
         self.accelerator = engine.make_accelerator(config)
         self.rank = self.accelerator.process_index
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
-        agree(self.accelerator, config, data)
-        parts = self.world * config.accumulate
-        if config.batch_size % parts or config.batch_size < 2 * parts:
-            raise ValueError(
-                f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
-                f"times accumulate={config.accumulate}, and at least {2 * parts}: a batch norm "
-                "needs two images in each part"
-            )
+        agree(self.accelerator, config, self.data)
+        self._check_batch_size()
         if self.device.type == "cpu":
             keep_freed_memory()
         set_seed(config.seed)
-        self.plain = engine.build_network(config, pretrained=config.pretrained)
+        self.plain = task.build()
         # decided once: a run that goes on does not need the file of weights any more
-        if keeps_head is None:
-            frozen = config.freeze != "none"
-            keeps_head = frozen and start.keeps_head(self.plain, config, data.classes)
-        self.keeps_head = keeps_head
-        self.frozen_norms = engine.freeze(self.plain, config, keeps_head=self.keeps_head)
+        self.keeps_head = task.keeps_head(self.plain) if keeps_head is None else keeps_head
+        self.frozen_norms = task.freeze(self.plain, keeps_head=self.keeps_head)
         fused = self.device.type in ("cpu", "cuda")
         optimizer = engine.make_optimizer(self.plain, config, fused=fused)
         self.network, self.optimizer = self.accelerator.prepare(self.plain, optimizer)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.network
-        self.mixing = engine.make_mixing(config)
+        self.forward: Forward = self.network
         self.average = engine.make_average(self.plain, config)
-        self.loaders = data.loaders
+        self.loaders = self.data.loaders
         self.epoch = self.step = 0  # the next step is number `step` (from 0) of `epoch`
         self.sums = self._no_sums()
         self.history: list[dict[str, float]] = []
@@ -82,41 +68,55 @@ class Trainer:
         self.skipped = 0  # steps in a row, by fp16's loss scaling
         self.seconds = 0.0  # before this process went on
 
+    def _check_batch_size(self) -> None:
+        config, least = self.config, self.config.least_images
+        parts = self.world * config.accumulate
+        if config.batch_size % parts or config.batch_size < least * parts:
+            why = f", and at least {least * parts}: a batch norm needs two images in each part"
+            raise ValueError(
+                f"batch_size={config.batch_size} must be a multiple of the {self.world} processes "
+                f"times accumulate={config.accumulate}{why if least > 1 else ''}"
+            )
+
     def start_from_weights(self) -> str:
         """Put the weights that the configuration names into the network; returns what came."""
-        line = start.start_from_weights(self.plain, self.config)
+        line = self.task.start_from_weights(self.plain)
         self.average = engine.make_average(self.plain, self.config)
         return line
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Make the network of a new run ready to train, once its weights are there."""
+        self.task.prepare(self.plain, say)
+        self.average = engine.make_average(self.plain, self.config)
 
     def check_network(self) -> None:
         """Try a training step's forward pass, and leave the network as it was.
 
         Raises:
-            ValueError: if it cannot take images of this size, or gives no logits of the classes.
+            ValueError: if it cannot take such images, or gives what cannot be trained.
         """
-        config, plain = self.config, self.plain
+        plain = self.plain
         before = {name: buffer.clone() for name, buffer in plain.named_buffers()}
-        plain.train()
+        self._training_mode(plain)
         try:
-            with small_batches_allowed():
-                outputs = try_network(plain, config.model, config.input_size, self.device)
+            self.task.try_network(plain, self.device)
         finally:
             for name, buffer in plain.named_buffers():
                 if name in before:
                     buffer.copy_(before[name])
-        if outputs < (config.num_classes or 0):
-            raise ValueError(
-                f"{config.model} gives {outputs} logits, fewer than num_classes="
-                f"{config.num_classes}"
-            )
+
+    def _training_mode(self, network: nn.Module) -> None:
+        network.train()
+        for module in self.frozen_norms:
+            module.training = False  # not eval(): a gate may be its child
 
     def _no_sums(self) -> torch.Tensor:
-        """Of an epoch so far: loss, hits, images. float64, so that the order hardly matters."""
-        return torch.zeros(3, dtype=torch.float64, device=self.device)
+        """Of an epoch so far. float64, so that the order hardly matters."""
+        return torch.zeros(self.task.sums, dtype=torch.float64, device=self.device)
 
     # --- a step
 
-    def train_step(self, batch: Batch) -> None:
+    def train_step(self, batch: Any) -> None:
         """One optimizer step on this process's share of a batch.
 
         It leaves in `asked` whether a process was told to stop, in `due` whether to save now.
@@ -131,22 +131,17 @@ class Trainer:
         batch.check_trainable()
         self._set_rates(self.step)
         set_seed(mix(config.seed, self.epoch, self.step, self.rank, STEP) % 2**32)
-        self.network.train()
-        for module in self.frozen_norms:
-            module.training = False  # not eval(): a gate may be its child
+        self._training_mode(self.network)
         self.optimizer.zero_grad(set_to_none=True)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        parts = batch.images.chunk(config.accumulate), batch.labels.chunk(config.accumulate)
-        for i, (images, labels) in enumerate(zip(*parts, strict=True)):
-            last = i + 1 == len(parts[0])
+        parts = batch.parts(config.accumulate)
+        for i, part in enumerate(parts):
+            last = i + 1 == len(parts)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
-                loss, logits = self._loss(images, labels)
-                self.accelerator.backward(loss * (len(labels) / len(batch.labels)))
+                loss, sums = self._loss(part)
+                self.accelerator.backward(loss * (len(part) / len(batch)))
             finite &= loss.detach().isfinite()
-            hits = (logits.detach().argmax(1) == labels).sum()
-            self.sums += torch.stack(
-                [loss.detach().double() * len(labels), hits.double(), hits.new_tensor(len(labels))]
-            )
+            self.sums += sums
         trained = [p for p in self.plain.parameters() if p.grad is not None]
         norm: Any
         if config.clip_grad:
@@ -160,26 +155,16 @@ class Trainer:
         self.step += 1
 
     def _set_rates(self, step: int) -> None:
-        done = step / max(1, len(self.loaders["train"]))
-        engine.set_rates(self.optimizer, engine.rate_factor(self.config, self.epoch, done))
+        steps = max(1, len(self.loaders["train"]))
+        factor = engine.rate_factor(self.config, self.epoch, step / steps, steps)
+        engine.set_rates(self.optimizer, factor)
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x, targets = normalise(images, self.data.mean, self.data.std), labels
-        if self.config.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        if self.mixing is not None:
-            x, targets = self.mixing(x, labels)
-        together = self.config.sync_bn and self.world > 1
+    def _loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        together = self.config.synchronised and self.world > 1
         with synchronised() if together else contextlib.nullcontext():
-            logits, others = split_outputs(self.forward(x))
-        logits, smoothing = logits.float(), self.config.label_smoothing
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        for weight, other in others:
-            own = F.cross_entropy(other.float(), targets, label_smoothing=smoothing)
-            loss = loss + weight * own
-        return loss, logits
+            return self.task.loss(self.forward, batch)
 
-    def _agree(self, finite: torch.Tensor, norm: Any, batch: Batch) -> None:
+    def _agree(self, finite: torch.Tensor, norm: Any, batch: Any) -> None:
         """Stop before a step that would spread what is not finite; else all agree on what follows.
 
         Raises:
@@ -203,7 +188,7 @@ class Trainer:
         else:
             self.skipped = 0
 
-    def _stopped(self, what: str, batch: Batch) -> Diverged:
+    def _stopped(self, what: str, batch: Any) -> Diverged:
         numbers = ", ".join(map(str, batch.indices[:8].tolist()))
         rate = self.optimizer.param_groups[0]["lr"]
         steps = len(self.loaders["train"])
@@ -320,23 +305,22 @@ class Trainer:
         """The network that is measured and kept: the moving average, if there is one."""
         return self.plain if self.average is None else self.average.module
 
-    def measure(self, split: str) -> Metrics:
-        def on_batch(batch: Batch) -> None:
+    def measure(self, split: str) -> Any:
+        def on_batch(batch: Any) -> None:
             self._note(batch.unreadable, split)
             if self.stop.signal is not None and self.world == 1:
                 self._interrupted()
 
-        network, loader = self.measured(), self.loaders[split]
         with backend.using("unfused"):  # as `ab.evaluate` will measure it
-            return measure(network, loader, self.data, self.accelerator, on_batch)
+            return self.task.measure(self.measured(), split, self.accelerator, on_batch)
 
     def fit(
         self, run: Run, progress: Any, label: str, *, lines: bool, go_on: str | None = None
-    ) -> Metrics:
+    ) -> Any:
         """Train every epoch from where it stands, log each, and write the weights at the end.
 
         `lines` prints a lasting line per epoch beside the progress bar; `go_on` is the command that
-        goes on after an interruption.
+        goes on after an interruption. Returns the last epoch's metrics on the test set.
         """
         self.run, self.console = run, progress.console
         self._started = time.perf_counter()
@@ -350,7 +334,7 @@ class Trainer:
             self.forward = compiling.choose(self, run)
             return self._fit(progress, label, lines)
 
-    def _fit(self, progress: Any, label: str, lines: bool) -> Metrics:
+    def _fit(self, progress: Any, label: str, lines: bool) -> Any:
         config = self.config
         split = "validation" if "validation" in self.loaders else "test"
         epochs, steps = config.epochs, len(self.loaders["train"])
@@ -364,18 +348,15 @@ class Trainer:
             self._set_rates(steps - 1)  # also where all steps were done before
             seconds = time.perf_counter() - start
             images = (self.step - first) * config.batch_size
-            loss, hits, seen = self._summed(self.sums).tolist()
+            trained = self.task.trained(self._summed(self.sums).tolist())
             metrics = self.measure(split)
             self._bound(self._summed(self.sums.new_tensor([len(self.unreadable)])).item())
             row = {
                 "epoch": self.epoch + 1,
                 "lr": self.optimizer.param_groups[0]["lr"],
-                "train_loss": loss / seen,
-                "train_top1": 100 * hits / seen,
+                **trained,
                 "images_per_second": images / seconds if images else 0.0,
-                f"{split}_loss": metrics.loss,
-                f"{split}_top1": metrics.top1,
-                f"{split}_top5": metrics.top5,
+                **{f"{split}_{name}": v for name, v in self.task.curve(metrics).items()},
                 "seconds": time.perf_counter() - start,
             }
             self.history.append(row)
@@ -383,11 +364,12 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run.log(self.history)
             self.save()
-            progress.update(task, note=f"{split} top-1 {metrics.top1:.2f} %")
+            told = f"{split} {self.task.told(metrics)}"
+            progress.update(task, note=told)
             if lines:
                 self._say(
-                    f"epoch {self.epoch}/{epochs}  loss {row['train_loss']:.3f}  {split} top-1 "
-                    f"{metrics.top1:.2f} %  {row['images_per_second']:.0f} images/s"
+                    f"epoch {self.epoch}/{epochs}  loss {row['train_loss']:.3f}  {told}  "
+                    f"{_rate(row['images_per_second'])} images/s"
                 )
             if self.stop.signal is not None and self.world == 1:
                 self._interrupted()
@@ -415,3 +397,8 @@ class Trainer:
             f"is saved; {self.go_on}",
             number,
         )
+
+
+def _rate(images: float) -> str:
+    """Images per second, with two digits where they are few."""
+    return f"{images:.0f}" if images >= 10 else f"{images:.2g}"

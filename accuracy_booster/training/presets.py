@@ -18,6 +18,7 @@ from accuracy_booster.data import BUILT_IN
 from accuracy_booster.data.choices import SMALL
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.run_config import RunConfig
 
 # What a preset says; the rest is TrainConfig's own default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -77,26 +78,20 @@ def default_preset(model: str, data: str) -> str:
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
 
 
-def output_dir(config: TrainConfig) -> Path:
-    """Where the run goes: its `output`, or a new directory under `runs/` named after it."""
-    if config.output:
-        return Path(config.output)
-    return new_dir(base_dir(config))
-
-
-def base_dir(config: TrainConfig) -> Path:
+def base_dir(config: RunConfig) -> Path:
+    """Where a run that names no output goes, unless something is there: named after the run."""
     block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.model}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
+    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
     return Path("runs") / name
 
 
-def begun_dir(config: TrainConfig) -> Path:
+def begun_dir(config: RunConfig, place: Path) -> Path:
     """Where torchrun's earlier attempt at the same command put its run."""
-    path = Path(config.output) if config.output else base_dir(config)
+    path = Path(config.output) if config.output else place
     number, last = 1, path
     while not config.output and path.exists():
         last, number = path, number + 1
-        path = path.with_name(f"{base_dir(config).name}-{number}")
+        path = path.with_name(f"{place.name}-{number}")
     return last
 
 

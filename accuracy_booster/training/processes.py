@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.data import Data
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import differences
+from accuracy_booster.training.run_config import RunConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from accuracy_booster.training.task import TrainingData
 
-def agree(accelerator: Accelerator, config: TrainConfig, data: Data) -> None:
+
+def agree(accelerator: Accelerator, config: RunConfig, data: TrainingData) -> None:
     """Raise ValueError, in all processes, unless all read the same data with the same settings.
 
     Processes with other data take other numbers of steps, and then wait for each other for ever.
@@ -29,7 +30,7 @@ def agree(accelerator: Accelerator, config: TrainConfig, data: Data) -> None:
         for split in data.marks
         if (changed := data.difference(split, marks.get(split, {})))
     ]
-    own = TrainConfig.from_yaml(text)
+    own = type(config).from_yaml(text)
     free = () if not told else ("mean", "std")  # which are the data's
     if other := differences(config, own, "output", "workers", *free):
         told.append(f"it has {other}")

@@ -21,9 +21,10 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from accuracy_booster.blocks import VERSION, as_recorded
+from accuracy_booster.errors import shown
 from accuracy_booster.safe_files import (
     check_folder,
     check_no_others,
@@ -37,6 +38,7 @@ from accuracy_booster.training.checkpoint import FOLDER, own_files
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import fingerprint, new_id, numerics
 from accuracy_booster.training.lock import LOCK, Lock
+from accuracy_booster.training.run_config import Config, RunConfig
 
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
@@ -110,7 +112,7 @@ class Run:
     # --- made, found, gone on with
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, info: Mapping[str, Any], lock: Lock) -> Run:
+    def create(cls, path: Path, config: RunConfig, info: Mapping[str, Any], lock: Lock) -> Run:
         """A new run in `path`, in place of the one there if `config.overwrite` is on.
 
         Raises:
@@ -124,18 +126,32 @@ class Run:
                 cls.remove(path, whole=False)
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
-        run.info = {"id": new_id(), "fingerprint": fingerprint(config)}
+        run.info = {"id": new_id(), "task": config.task, "fingerprint": fingerprint(config)}
         about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION, "files": []}
         run.write_info({**info, **about, "numerics": numerics()})
         run.write(CONFIG, config.to_yaml().encode())  # last: now there is a run
         return run
 
+    @overload
     @classmethod
-    def open(cls, path: Path, *, ended: bool = True) -> tuple[Run, TrainConfig]:
+    def open(cls, path: Path, *, ended: bool = True) -> tuple[Run, TrainConfig]: ...
+
+    @overload
+    @classmethod
+    def open(cls, path: Path, *, ended: bool = True, kind: type[Config]) -> tuple[Run, Config]: ...
+
+    @classmethod
+    def open(
+        cls, path: Path, *, ended: bool = True, kind: type[RunConfig] = TrainConfig
+    ) -> tuple[Run, Any]:
         """A run, which must have ended unless told otherwise, and its configuration.
 
+        Args:
+            kind: the configurations of the task that the run must be of.
+
         Raises:
-            ValueError: if there is none in `path`, it is damaged, or it has not ended.
+            ValueError: if there is none in `path`, it is damaged, of another task, or it has not
+                ended.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"{path} holds no run (no {CONFIG}); give the --output of a training")
@@ -146,8 +162,10 @@ class Run:
             )
         run = cls(path)
         try:
-            config = TrainConfig.from_yaml((path / CONFIG).read_text())
             run.info = read_json(path / INFO)
+            if (task := run.info.get("task", TrainConfig.task)) != kind.task:
+                raise ValueError(f"it is a run of {shown(task)}, and not of {kind.task!r}")
+            config = kind.from_yaml((path / CONFIG).read_text())
             if not isinstance(run.info.get("classes"), list):
                 raise ValueError(f"{INFO} names no classes")
             if run.info.get("fingerprint", fingerprint(config)) != fingerprint(config):
@@ -253,15 +271,13 @@ class Run:
         self.write(WEIGHTS, content)
         self.check_ours()
 
-    def go_on(self, config: TrainConfig, epoch: int) -> None:
+    def go_on(self, config: RunConfig, epoch: int) -> None:
         """Note what changes as the run goes on after so many epochs: its length, its data's place.
 
         Killed at any instant, the run has either ended as before, or goes on with the new length.
         """
-        stored = TrainConfig.from_yaml((self.path / CONFIG).read_text())
-        new = stored.change(
-            {name: getattr(config, name) for name in ("epochs", "data", "data_dir")}
-        )
+        stored = type(config).from_yaml((self.path / CONFIG).read_text())
+        new = stored.change({name: getattr(config, name) for name in ("epochs", *config.places)})
         if new.epochs != stored.epochs:
             rows = list(self.info.get("lengthened", []))
             if rows and rows[-1]["to"] != stored.epochs:
@@ -348,7 +364,7 @@ def _is_log(name: Any) -> bool:
     return folder == LOGS and file.startswith("events.out.tfevents.") and "/" not in file
 
 
-def in_todays_words(config: TrainConfig, info: Mapping[str, Any]) -> TrainConfig:
+def in_todays_words(config: Config, info: Mapping[str, Any]) -> Config:
     """A run's configuration, with the block that it was begun with as that is written today.
 
     Runs from before 0.2 note no version of the grammar; what they noted is of version 1.

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.data import Data
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training import checkpoint, engine
+from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.evaluation import Metrics
 from accuracy_booster.training.identity import rounds_differently
 from accuracy_booster.training.lock import Lock, locked
 from accuracy_booster.training.loop import Trainer
-from accuracy_booster.training.presets import begun_dir, output_dir, resolve
-from accuracy_booster.training.reopen import reopen
+from accuracy_booster.training.presets import begun_dir, new_dir, resolve
 from accuracy_booster.training.run import CONFIG, INFO, WEIGHTS, Run
+from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.task import Task
 
-RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs", "data", "data_dir")
+RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs")  # and the data's places
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class TrainResult:
     """What a run ended with: the metrics of the *last* epoch on the test set, never the best's."""
 
     output: Path
-    config: TrainConfig
-    test: Metrics
+    config: Any  # the task's: `TrainConfig`
+    test: Any  # the task's metrics: `Metrics`
     parameters: int
     seconds: float
     history: list[dict[str, float]] = field(repr=False)
@@ -68,12 +68,7 @@ def train(
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
     if resume is not None:
-        if given := ["model"] * (model is not None) + [o for o in options if o not in RESUMABLE]:
-            raise ValueError(
-                f"resume goes on with the run's own settings; leave out {', '.join(given)} (only "
-                f"{', '.join(RESUMABLE)} may change)"
-            )
-        return resume_training(Path(resume), **options)
+        return go_on(Classification, resume, model is not None, **options)
     if model is None:
         raise ValueError("name a model, or a run to resume")
     if not isinstance(model, (str, TrainConfig)):
@@ -82,36 +77,57 @@ def train(
             "its network itself, so that it can make it again"
         )
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
-    if engine.attempt() and (begun_dir(config) / CONFIG).exists():
-        return resume_training(begun_dir(config))  # torchrun starts the same command again
-    engine.check_names(config)
-    output = output_dir(config)
+    return begin(Classification, config)
+
+
+def begin(kind: type[Task], config: RunConfig) -> TrainResult:
+    """A new run of a task, or what torchrun began of it before it started the command again."""
+    place = kind.default_output(config)
+    if engine.attempt() and (begun_dir(config, place) / CONFIG).exists():
+        return resume_training(kind, begun_dir(config, place))
+    kind.check(config)
+    output = Path(config.output) if config.output else new_dir(place)
     Run.check(output, config.overwrite)
-    data = engine.open_data_anew(config)
-    config = engine.fill_in(config.change({"output": str(output)}), data)
+    task = kind.begin(config.change({"output": str(output)}))
     with bars() as progress:
-        return run_training(config, data, progress, config.model, lines=True)
+        return run_training(task, progress, config.network, lines=True)
 
 
-def resume_training(path: Path, **options: Any) -> TrainResult:
+def go_on(kind: type[Task], path: str | Path, named: bool, **options: Any) -> TrainResult:
+    """Go on with a run of a task, which may have been given a network's name by mistake.
+
+    Raises:
+        ValueError: for what may not change.
+    """
+    may = *RESUMABLE, *kind.config_type.places
+    own = [kind.config_type.network_field] * named
+    if given := own + [option for option in options if option not in may]:
+        raise ValueError(
+            f"resume goes on with the run's own settings; leave out {', '.join(given)} (only "
+            f"{', '.join(may)} may change)"
+        )
+    return resume_training(kind, Path(path), **options)
+
+
+def resume_training(kind: type[Task], path: Path, **options: Any) -> TrainResult:
     """Go on with a run, as `train(resume=path)`."""
-    run, stored = Run.open(path, ended=False)
+    run, stored = Run.open(path, ended=False, kind=kind.config_type)
     config = stored.change({**options, "output": str(path)})
     state = run.state(stored.epochs, thorough=True)
-    if {"data", "data_dir"} & set(options):  # else an older run keeps its relative path
-        config = engine.place_data(config)
+    if set(config.places) & set(options):  # else an older run keeps its relative path
+        config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
-        return result_of(run, config)
+        return result_of(kind, run, config)
     if state not in ("finished", "stopped"):
         note(f"the run in {path} is damaged: {state}")
     else:
         _check_length(run, config, len(run.history()))
-    data = reopen(run, config)
+    task = kind.reopen(run, config)
     with bars() as progress:
-        return run_training(config, data, progress, config.model, lines=True, run=run)
+        return run_training(task, progress, config.network, lines=True, run=run)
 
 
-def _check_length(run: Run, config: TrainConfig, begun: int) -> None:
+def _check_length(run: Run, config: RunConfig, begun: int) -> None:
     """Raise ValueError if the run has begun more epochs than it is to have."""
     if config.epochs < begun:
         raise ValueError(
@@ -121,8 +137,7 @@ def _check_length(run: Run, config: TrainConfig, begun: int) -> None:
 
 
 def run_training(
-    config: TrainConfig,
-    data: Data,
+    task: Task,
     progress: Any,
     label: str,
     *,
@@ -130,13 +145,14 @@ def run_training(
     run: Run | None = None,
     go_on: str | None = None,
 ) -> TrainResult:
-    """`train` for a configuration that is filled in, on data that are open, on a shared display.
+    """`train` for a task whose data are open, on a shared display.
 
     With a `run`, that one goes on from its last good checkpoint. `go_on` is the command that an
     interruption names.
     """
+    config = task.config
     start = time.perf_counter()
-    trainer = Trainer(config, data, keeps_head=None if run is None else run.info.get("keeps_head"))
+    trainer = Trainer(task, keeps_head=None if run is None else run.info.get("keeps_head"))
     path, main = Path(str(config.output)), trainer.accelerator.is_main_process
     say = progress.console.print
     with contextlib.ExitStack() as stack:
@@ -156,14 +172,13 @@ def run_training(
                 line = trainer.start_from_weights()
                 if main:
                     say(line)
+            trainer.prepare(say if main else lambda line: None)
             if lock is not None:
-                info: dict[str, Any] = {
-                    "classes": list(data.classes),
-                    "data": data.marks,
-                    "hold_out": "names",
-                }
-                info |= {"device": _device(trainer), "keeps_head": trainer.keeps_head}
-                run = Run.create(path, config, info, lock)
+                own = {"device": _device(trainer), "keeps_head": trainer.keeps_head}
+                run = Run.create(path, config, {**task.info(), **own}, lock)
+        if main:
+            for line in task.describe(trainer.plain):
+                say(line)
         trainer.accelerator.wait_for_everyone()
         if run is None:
             run = Run(path)
@@ -187,11 +202,11 @@ def run_training(
         trainer.accelerator.wait_for_everyone()
     if not main:
         return TrainResult(path, config, test, 0, 0.0, trainer.history)
-    return result_of(run, config)
+    return result_of(type(task), run, config)
 
 
 @contextlib.contextmanager
-def _place(path: Path, config: TrainConfig, *, new: bool) -> Iterator[Lock]:
+def _place(path: Path, config: RunConfig, *, new: bool) -> Iterator[Lock]:
     """A run's directory, made and locked."""
     if new:
         Run.check(path, config.overwrite)
@@ -203,7 +218,7 @@ def _place(path: Path, config: TrainConfig, *, new: bool) -> Iterator[Lock]:
         yield lock
 
 
-def _go_on(run: Run, trainer: Trainer, config: TrainConfig) -> Iterator[str]:
+def _go_on(run: Run, trainer: Trainer, config: RunConfig) -> Iterator[str]:
     """Bring a trainer to where its run's last good checkpoint is; what is to be said of it.
 
     Raises:
@@ -224,11 +239,13 @@ def _go_on(run: Run, trainer: Trainer, config: TrainConfig) -> Iterator[str]:
             f"the run in {run.path} cannot go on: it has no good checkpoint any more; start a new "
             f"run from its weights by --weights {run.path}"
         )
-    elif config.weights is not None:
-        trainer.start_from_weights()
+    else:
+        if config.weights is not None:
+            trainer.start_from_weights()
+        trainer.prepare(lambda line: None)
 
 
-def result_of(run: Run, config: TrainConfig) -> TrainResult:
+def result_of(kind: type[Task], run: Run, config: RunConfig) -> TrainResult:
     """What a run that has ended came to.
 
     Raises:
@@ -236,7 +253,7 @@ def result_of(run: Run, config: TrainConfig) -> TrainResult:
     """
     info = run.info
     try:
-        test = Metrics(**{k: v for k, v in info["test"].items() if not k.endswith("error")})
+        test = kind.read_metrics(info["test"])
         parameters, seconds = int(info["parameters"]), float(info["seconds"])
     except (LookupError, TypeError, ValueError, AttributeError) as e:
         raise ValueError(

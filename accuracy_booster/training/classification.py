@@ -1,0 +1,125 @@
+"""The task of classification: cross-entropy, top-1 and top-5."""
+
+# N images of a batch, C channels, H W space
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.blocks.layers import small_batches_allowed
+from accuracy_booster.data import Data, normalise
+from accuracy_booster.data.batches import Batch
+from accuracy_booster.training import engine, start
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.evaluation import Metrics, measure
+from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training.presets import base_dir
+from accuracy_booster.training.reopen import reopen
+from accuracy_booster.training.run import Run
+from accuracy_booster.training.task import Forward, OnBatch, Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Classification(Task):
+    """Images [N, C, H, W] with one label each."""
+
+    config_type: ClassVar[type[TrainConfig]] = TrainConfig
+    sums: ClassVar[int] = 3  # loss, hits, images
+
+    config: TrainConfig
+    data: Data
+
+    def __init__(self, config: TrainConfig, data: Data):
+        self.config, self.data = config, data
+        self.mixing = engine.make_mixing(config)
+
+    @classmethod
+    def check(cls, config: TrainConfig) -> None:
+        engine.check_names(config)
+
+    @classmethod
+    def begin(cls, config: TrainConfig) -> Classification:
+        data = engine.open_data_anew(config)
+        return cls(engine.fill_in(config, data), data)
+
+    @classmethod
+    def reopen(cls, run: Run, config: TrainConfig) -> Classification:
+        return cls(config, reopen(run, config))
+
+    @classmethod
+    def place(cls, config: TrainConfig) -> TrainConfig:
+        return engine.place_data(config)
+
+    @classmethod
+    def read_metrics(cls, values: Mapping[str, Any]) -> Metrics:
+        return Metrics(**{k: v for k, v in values.items() if not k.endswith("error")})
+
+    @classmethod
+    def default_output(cls, config: TrainConfig) -> Path:
+        return base_dir(config)
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "hold_out": "names"}
+
+    def build(self) -> nn.Module:
+        return engine.build_network(self.config, pretrained=self.config.pretrained)
+
+    def start_from_weights(self, network: nn.Module) -> str:
+        return start.start_from_weights(network, self.config)
+
+    def keeps_head(self, network: nn.Module) -> bool:
+        frozen = self.config.freeze != "none"
+        return frozen and start.keeps_head(network, self.config, self.data.classes)
+
+    def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
+        return engine.freeze(network, self.config, keeps_head=keeps_head)
+
+    def try_network(self, network: nn.Module, device: torch.device) -> None:
+        config = self.config
+        with small_batches_allowed():
+            outputs = try_network(network, config.model, config.input_size, device)
+        if outputs < (config.num_classes or 0):
+            raise ValueError(
+                f"{config.model} gives {outputs} logits, fewer than num_classes="
+                f"{config.num_classes}"
+            )
+
+    def loss(self, forward: Forward, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = batch.labels
+        x, targets = normalise(batch.images, self.data.mean, self.data.std), labels
+        if self.config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.mixing is not None:
+            x, targets = self.mixing(x, labels)
+        logits, others = split_outputs(forward(x))
+        logits, smoothing = logits.float(), self.config.label_smoothing
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        for weight, other in others:
+            own = F.cross_entropy(other.float(), targets, label_smoothing=smoothing)
+            loss = loss + weight * own
+        hits = (logits.detach().argmax(1) == labels).sum()
+        count = hits.new_tensor(len(labels))
+        return loss, torch.stack([loss.detach().double() * len(labels), hits.double(), count])
+
+    def measure(
+        self, network: nn.Module, split: str, accelerator: Accelerator, on_batch: OnBatch
+    ) -> Metrics:
+        return measure(network, self.data.loaders[split], self.data, accelerator, on_batch)
+
+    def trained(self, sums: Sequence[float]) -> dict[str, float]:
+        loss, hits, seen = sums
+        return {"train_loss": loss / seen, "train_top1": 100 * hits / seen}
+
+    def curve(self, metrics: Metrics) -> dict[str, float]:
+        return {"loss": metrics.loss, "top1": metrics.top1, "top5": metrics.top5}
+
+    def told(self, metrics: Metrics) -> str:
+        return f"top-1 {metrics.top1:.2f} %"

@@ -1,0 +1,274 @@
+"""What every training run is told, whatever its task: one typed, checked configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+
+from accuracy_booster.errors import shown, unknown
+from accuracy_booster.training.setting_types import check_types, is_finite, is_utf8
+from accuracy_booster.training.settings import read_settings
+
+# What a training may ask for. More is a slip or an attack, and would end in a machine that swaps.
+MAX_WORKERS = 256
+MAX_BATCH = 1_000_000
+MAX_EPOCHS = 1_000_000
+
+Config = TypeVar("Config", bound="RunConfig")
+Rules = Mapping[str, tuple[bool, str]]  # of each setting: whether it holds, and what it must be
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The settings that the trainings of all tasks have.
+
+    A task adds its own in a subclass, and says in class variables what is peculiar to it.
+
+    Args:
+        block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
+            or "none"
+        init: auto, paper, or identity: the boosted network starts as what it was. auto is identity
+            on trained weights, what the gates of `weights` started with, and otherwise paper
+        gate_lr: learning rate of the gates; by default lr
+        output: the run's directory; by default runs/MODEL-BLOCK-DATA-sSEED
+        overwrite: replace a run that is already in the output directory
+        checkpoint_minutes: time between checkpoints within an epoch; there is one after each epoch
+        bad_images: unreadable images, of all splits, that are skipped before training stops
+        epochs: passes over the training set; train --resume RUN --epochs N trains a run longer
+        batch_size: images per step, of all processes together
+        accumulate: parts into which a step's images are split, one after the other
+        lr: learning rate
+        momentum: SGD momentum
+        nesterov: use Nesterov momentum
+        weight_decay: on all parameters but those of the next two
+        norm_weight_decay: on the network's norms and biases; by default weight_decay
+        gate_weight_decay: on the gates; by default weight_decay
+        clip_grad: largest norm of the gradient; by default it is not clipped
+        schedule: step (times gamma at each milestone) or cosine (to zero)
+        milestones: shares of the epochs after which the rate drops (rounded up to whole epochs)
+        gamma: factor of a drop
+        warmup_epochs: epochs at the warm-up rate before the schedule's
+        warmup_lr: learning rate of the warm-up, or with which it starts
+        warmup: constant, or linear: from warmup_lr up to lr, step by step
+        warmup_steps: instead of warm-up epochs, steps in which the rate rises from warmup_lr to
+            lr; no more than the first epoch has
+        ema: decay of a moving average of the weights, which is then what is measured and kept;
+            0 is none
+        seed: of the initial weights, the order of the images and their augmentation
+        device: auto, cpu or cuda
+        precision: fp32, bf16 or fp16
+        skipped_steps: steps in a row that fp16's loss scaling may skip before training stops
+        channels_last: keep the network in the channels-last memory format
+        workers: processes that load images
+        eval_batch_size: images per batch when measuring
+    """
+
+    task: ClassVar[str]  # in run.json
+    network_field: ClassVar[str]  # the field that names the network
+    # settings that say where the data are, and may change while a run goes on
+    places: ClassVar[tuple[str, ...]] = ("data",)
+    least_images: ClassVar[int] = 1  # in each part of a step
+    why_images: ClassVar[str] = ""
+
+    block: str = "ab"
+    data: str = "digits"
+    init: str = "auto"
+    pretrained: bool = False
+    weights: str | None = None
+    gate_lr: float | None = None
+    output: str | None = None
+    overwrite: bool = False
+    checkpoint_minutes: float = 10.0
+    bad_images: int = 100
+    epochs: int = 200
+    batch_size: int = 128
+    accumulate: int = 1
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None
+    gate_weight_decay: float | None = None
+    clip_grad: float | None = None
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.01
+    warmup: str = "constant"
+    warmup_steps: int = 0
+    ema: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+    skipped_steps: int = 20
+    channels_last: bool = True
+    workers: int = 0
+    eval_batch_size: int = 256
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Path):
+                object.__setattr__(self, f.name, str(value))
+            elif isinstance(value, list) and "tuple" in str(f.type):  # of YAML and JSON
+                object.__setattr__(self, f.name, tuple(value))
+            elif str(f.type).startswith("float") and type(value) is int and is_finite(value):
+                object.__setattr__(self, f.name, float(value))  # 1 for 1.0
+        if self.block is None:
+            object.__setattr__(self, "block", "none")
+        elif hasattr(self.block, "gates"):  # an ab.Recipe
+            object.__setattr__(self, "block", str(self.block))
+        check_types(self)
+        for name, (holds, rule) in self.rules().items():
+            if not holds:
+                raise ValueError(f"{name}={shown(getattr(self, name))} must be {rule}")
+
+    def rules(self) -> Rules:
+        """What each setting must be, beyond its type."""
+        return {
+            "epochs": (1 <= self.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
+            "batch_size": (
+                self.least_images <= self.batch_size <= MAX_BATCH,
+                f">= {self.least_images}{self.why_images}, and <= {MAX_BATCH:,}",
+            ),
+            "eval_batch_size": (
+                1 <= self.eval_batch_size <= MAX_BATCH,
+                f">= 1, and <= {MAX_BATCH:,}",
+            ),
+            "lr": (self.lr > 0, "> 0"),
+            "gate_lr": (self.gate_lr is None or self.gate_lr > 0, "> 0"),
+            "init": (self.init in ("auto", "paper", "identity"), "auto, paper or identity"),
+            "weights": (
+                self.weights is None or (bool(self.weights) and not self.pretrained),
+                "a file or a run, and without pretrained: one start or the other",
+            ),
+            "output": (
+                is_utf8(self.output or ""),
+                "a path in UTF-8: safetensors and TensorBoard write to no other",
+            ),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "nesterov": (not self.nesterov or self.momentum > 0, "used with a momentum > 0"),
+            "weight_decay": (self.weight_decay >= 0, ">= 0"),
+            "schedule": (self.schedule in ("step", "cosine"), "step or cosine"),
+            "milestones": (
+                all(0 < m < 1 for m in self.milestones)
+                and list(self.milestones) == sorted(self.milestones),
+                "rising shares of the epochs in (0, 1)",
+            ),
+            "gamma": (self.gamma > 0, "> 0"),
+            "warmup_lr": (self.warmup_lr > 0, "> 0"),
+            "warmup": (self.warmup in ("constant", "linear"), "constant or linear"),
+            "warmup_epochs": (
+                self.warmup_epochs >= (self.warmup == "linear"),
+                ">= 1 for a linear warmup" if self.warmup == "linear" else ">= 0",
+            ),
+            "norm_weight_decay": (
+                self.norm_weight_decay is None or self.norm_weight_decay >= 0,
+                ">= 0",
+            ),
+            "gate_weight_decay": (
+                self.gate_weight_decay is None or self.gate_weight_decay >= 0,
+                ">= 0",
+            ),
+            "clip_grad": (self.clip_grad is None or self.clip_grad > 0, "> 0"),
+            "ema": (0 <= self.ema < 1, "in [0, 1)"),
+            "checkpoint_minutes": (self.checkpoint_minutes >= 0, ">= 0"),
+            "bad_images": (self.bad_images >= 0, ">= 0"),
+            "skipped_steps": (self.skipped_steps >= 0, ">= 0"),
+            "seed": (0 <= self.seed < 2**32, ">= 0, and below 2**32"),
+            "data": (bool(self.data), "a name or a directory"),
+            "precision": (self.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+            "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+            "workers": (
+                0 <= self.workers <= MAX_WORKERS,
+                f">= 0, and <= {MAX_WORKERS}: each is a process",
+            ),
+            "warmup_steps": (
+                self.warmup_steps >= 0 and not (self.warmup_steps and self.warmup_epochs),
+                ">= 0, and 0 with warmup_epochs: one warm-up or the other",
+            ),
+            "accumulate": (
+                self.accumulate >= 1
+                and self.batch_size % self.accumulate == 0
+                and self.batch_size >= self.least_images * self.accumulate,
+                f"a divisor of batch_size={self.batch_size}, and <= "
+                f"{self.batch_size // self.least_images}: a step's images are split into so many "
+                "parts"
+                + (", and a batch norm needs two images in each" if self.least_images > 1 else ""),
+            ),
+        }
+
+    @property
+    def network(self) -> str:
+        """The name of the network."""
+        return str(getattr(self, self.network_field))
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether batch norms in training mode take the moments of all processes together."""
+        return False
+
+    def change(self: Config, given: Mapping[str, Any]) -> Config:
+        """A copy with other values.
+
+        Raises:
+            ValueError: for a name that is no option (with the nearest), or a value out of range.
+        """
+        known = [f.name for f in fields(self)]
+        for name in given:
+            if name not in known:
+                raise unknown("option", name, known)
+        return replace(self, **given)
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name, or the last part of its path."""
+        return os.path.basename(os.path.abspath(Path(self.data).expanduser()))
+
+    def to_yaml(self) -> str:
+        """Every value on a line of its own, the network first; `from_yaml` reads it back."""
+        first = sorted(fields(self), key=lambda f: bool(f.kw_only))
+        values = {f.name: getattr(self, f.name) for f in first}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=2**20)
+
+    def shown(self) -> dict[str, str]:
+        """Every value that is set, as a person reads it, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_yaml(cls: type[Config], text: str) -> Config:
+        """The configuration of `to_yaml`'s text.
+
+        Raises:
+            ValueError: for a text that is no YAML, is too long or nested, or names no model; for a
+                name that is no option, or a value out of range.
+        """
+        values = read_settings(text)
+        name = cls.network_field
+        if not isinstance(values.get(name), str):
+            raise ValueError(f"the configuration names no {name}")
+        return cls(**{name: values[name]}).change(values)
+
+    @staticmethod
+    def of_any_task(text: str) -> tuple[RunConfig, str]:
+        """The settings that all tasks have, and the network's name, of any task's `to_yaml`.
+
+        Raises:
+            ValueError: for a text that is no such one.
+        """
+        values = read_settings(text)
+        name = next(iter(values.values()), "")  # `to_yaml` writes it first
+        known = {f.name for f in fields(RunConfig)}
+        return RunConfig(**{k: v for k, v in values.items() if k in known}), str(name)
