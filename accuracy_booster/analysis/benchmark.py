@@ -34,6 +34,7 @@ from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery import fast_path, fuse
 from accuracy_booster.surgery.examples import infer_examples
+from accuracy_booster.training.engine import device_named
 
 BLOCKS = ("none", "se", "eca", "cbam", "ab", "ab_plus")
 MODES = {
@@ -124,11 +125,7 @@ def _checked(
     for what, number in [("rounds", rounds), *(("batch_sizes", n) for n in batch_sizes)]:
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{what}: {number!r} must be a whole number >= 1")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={device!r} must be auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but no CUDA device is available; use 'cpu' or 'auto'")
-    found = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    found = device_named(device)
     cases = [
         Case(mode, batch, compiled)
         for mode, batch, compiled in itertools.product(modes, batch_sizes, compile)

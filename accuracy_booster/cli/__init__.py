@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from accuracy_booster.cli import bench, counts, gates, inspection, networks, prune, reproduce, runs
+from accuracy_booster.cli import (
+    bench,
+    counts,
+    detect,
+    gates,
+    inspection,
+    networks,
+    prune,
+    reproduce,
+    runs,
+)
 from accuracy_booster.cli.base import (
     PROGRAM,
     HelpFormatter,
@@ -33,6 +43,7 @@ from accuracy_booster.training.presets import PRESETS
 
 COMMANDS = {
     **runs.COMMANDS,
+    **detect.COMMANDS,
     **networks.COMMANDS,
     **bench.COMMANDS,
     **inspection.COMMANDS,

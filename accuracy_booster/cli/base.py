@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from yaml import YAMLError
 
+from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.progress import console, printable
 from accuracy_booster.training.config import TrainConfig
@@ -33,6 +34,10 @@ LISTS = (
     "--input_size",
     "--tables",
     "--batch_sizes",
+    "--min_size",
+    "--anchor_sizes",
+    "--image_mean",
+    "--image_std",
 )
 MAX_WORD = 100_000  # characters of a word of the command line
 NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
@@ -119,7 +124,8 @@ def check_configs(words: Sequence[str]) -> None:
             settings = read_settings(word)
         else:
             continue  # jsonargparse says that there is none
-        known = [*(f.name for f in fields(TrainConfig)), "resume", "print_config", "json", "debug"]
+        known = {f.name for f in (*fields(TrainConfig), *fields(DetectConfig))}
+        known |= {"resume", "print_config", "json", "debug"}
         for name in settings:
             if name not in known:  # also `config`, which would load a file that nobody looked at
                 raise unknown("option", name, known, f"it is in {shown(word)}")
@@ -149,7 +155,8 @@ def check_words(words: Sequence[str]) -> None:
 
 def normalise(words: list[str]) -> list[str]:
     """`--batch-size` for `--batch_size`, a bare `--overwrite`, and `0.5,0.75` for `[0.5,0.75]`."""
-    switches = {f"--{f.name}" for f in fields(TrainConfig) if isinstance(f.default, bool)}
+    known = (*fields(TrainConfig), *fields(DetectConfig))
+    switches = {f"--{f.name}" for f in known if isinstance(f.default, bool)}
     out: list[str] = []
     for i, word in enumerate(words):
         if word.startswith("--") and len(word) > 2:

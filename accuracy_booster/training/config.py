@@ -64,8 +64,6 @@ class TrainConfig(RunConfig):
     task: ClassVar[str] = "classification"
     network_field: ClassVar[str] = "model"
     places: ClassVar[tuple[str, ...]] = ("data", "data_dir")
-    least_images: ClassVar[int] = 2
-    why_images: ClassVar[str] = ": a gate's batch norm needs two images"
 
     model: str = field(kw_only=False)
     freeze: str = "none"

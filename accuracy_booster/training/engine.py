@@ -58,6 +58,21 @@ def _join_restarted_group() -> None:
     distributed.init_process_group(backend, store=own, rank=rank, world_size=world)
 
 
+def device_named(name: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        ValueError: for another name, or a device that is not here.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={name!r} must be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device='cuda', but no CUDA device is available; use device='cpu' or 'auto'"
+        )
+    return torch.device("cuda" if torch.cuda.is_available() and name != "cpu" else "cpu")
+
+
 def make_accelerator(config: RunConfig) -> Accelerator:
     """accelerate's engine on the configured device and precision.
 
@@ -67,10 +82,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda', but no CUDA device is available; use device='cpu' or 'auto'"
-        )
+    device_named(config.device)
     _join_restarted_group()
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's settings stay
     # accelerate takes torchrun's processes for a group on the CPU only if it is asked for that
@@ -128,9 +140,9 @@ def place_data(config: TrainConfig) -> TrainConfig:
     return config.change({"data": sources.place(config.data), "data_dir": root})
 
 
-def check_names(config: TrainConfig) -> None:
+def check_names(config: RunConfig) -> None:
     """Raise ValueError for a wrong model or block, before data are read."""
-    builder(config.model)
+    builder(config.network)
     if config.block != "none":
         recipe(config.block)
 

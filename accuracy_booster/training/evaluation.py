@@ -67,7 +67,7 @@ def measure(
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     if accelerator.num_processes > 1:
-        _share_buffers(model)
+        share_buffers(model)
     try:
         return _measure(model, loader, data, accelerator, on_batch, places)
     finally:
@@ -75,7 +75,7 @@ def measure(
             module.training = flag
 
 
-def _share_buffers(model: nn.Module) -> None:
+def share_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers: its network is the one that is saved.
 
     Each process's running statistics are of its own images, but for synchronised batch norms.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -72,8 +72,6 @@ class RunConfig:
     network_field: ClassVar[str]  # the field that names the network
     # settings that say where the data are, and may change while a run goes on
     places: ClassVar[tuple[str, ...]] = ("data",)
-    least_images: ClassVar[int] = 1  # in each part of a step
-    why_images: ClassVar[str] = ""
 
     block: str = "ab"
     data: str = "digits"
@@ -131,11 +129,12 @@ class RunConfig:
 
     def rules(self) -> Rules:
         """What each setting must be, beyond its type."""
+        why = ": a gate's batch norm needs two images" if self.least_images > 1 else ""
         return {
             "epochs": (1 <= self.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
             "batch_size": (
                 self.least_images <= self.batch_size <= MAX_BATCH,
-                f">= {self.least_images}{self.why_images}, and <= {MAX_BATCH:,}",
+                f">= {self.least_images}{why}, and <= {MAX_BATCH:,}",
             ),
             "eval_batch_size": (
                 1 <= self.eval_batch_size <= MAX_BATCH,
@@ -210,9 +209,21 @@ class RunConfig:
         return str(getattr(self, self.network_field))
 
     @property
+    def least_images(self) -> int:
+        """How many images each part of a step must have: a batch norm needs two."""
+        return 2
+
+    @property
     def synchronised(self) -> bool:
         """Whether batch norms in training mode take the moments of all processes together."""
         return False
+
+    @classmethod
+    def check_names(cls, given: Iterable[str]) -> None:
+        known = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise unknown("option", name, known)
 
     def change(self: Config, given: Mapping[str, Any]) -> Config:
         """A copy with other values.
@@ -220,10 +231,7 @@ class RunConfig:
         Raises:
             ValueError: for a name that is no option (with the nearest), or a value out of range.
         """
-        known = [f.name for f in fields(self)]
-        for name in given:
-            if name not in known:
-                raise unknown("option", name, known)
+        self.check_names(given)
         return replace(self, **given)
 
     @property
@@ -259,7 +267,8 @@ class RunConfig:
         name = cls.network_field
         if not isinstance(values.get(name), str):
             raise ValueError(f"the configuration names no {name}")
-        return cls(**{name: values[name]}).change(values)
+        cls.check_names(values)
+        return cls(**values)
 
     @staticmethod
     def of_any_task(text: str) -> tuple[RunConfig, str]:

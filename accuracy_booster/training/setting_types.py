@@ -41,6 +41,7 @@ def check_types(c: Any) -> None:
         "int": "a whole number",
         "float": "a finite number",
         "tuple[float, ...]": "a list of numbers",
+        "tuple[int, ...]": "a list of whole numbers",
         "int | tuple[int, int]": f"a whole number in [1, {MAX_SIDE}], or two: height and width",
     }
     for f in fields(c):
@@ -54,6 +55,7 @@ def check_types(c: Any) -> None:
             "int": isinstance(value, int) and not isinstance(value, bool),
             "float": _is_number(value),
             "tuple[float, ...]": isinstance(value, tuple) and all(map(_is_number, value)),
+            "tuple[int, ...]": isinstance(value, tuple) and all(type(v) is int for v in value),
             "int | tuple[int, int]": isinstance(value, tuple)
             and len(value) == 2
             and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,10 +18,16 @@ from accuracy_booster.progress import note
 from accuracy_booster.surgery.storage import read_save
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import WEIGHTS, Run
+from accuracy_booster.training.run_config import Config, RunConfig
+
+Kinds = Sequence[type[RunConfig]]
 
 
-def decide_start(config: TrainConfig) -> TrainConfig:
+def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
     """The configuration with `init` decided; where it is not the usual, one line says how.
+
+    Args:
+        kinds: of the runs that `weights` may name.
 
     Raises:
         ValueError: for weights that cannot be read, or gates that started in another way.
@@ -28,13 +36,13 @@ def decide_start(config: TrainConfig) -> TrainConfig:
     if config.weights is not None:
         place = os.path.abspath(Path(config.weights).expanduser())
         config = config.change({"weights": place})
-        found = run_of(place)  # whose weights are checked to be that run's
+        found = run_of(place, kinds)  # whose weights are checked to be that run's
         tensors = read_weights(place) if found is None else found[0].weights()
         gates = any(GATES in f".{name}" for name in tensors)
     if config.block == "none":
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
-        return _as_the_gates_did(config)
+        return _as_the_gates_did(config, kinds)
     if config.init != "auto":
         return config
     if not (config.pretrained or config.weights):
@@ -51,12 +59,12 @@ def decide_start(config: TrainConfig) -> TrainConfig:
     return config.change({"init": "identity"})
 
 
-def _as_the_gates_did(config: TrainConfig) -> TrainConfig:
+def _as_the_gates_did(config: Config, kinds: Kinds) -> Config:
     """The configuration with the `init` of the gates in its weights.
 
     It is the gates' scale, 1 or 2, so trained gates with the other one give other outputs.
     """
-    known = _init_of(Path(str(config.weights)))
+    known = _init_of(Path(str(config.weights)), kinds)
     if config.init == "auto":
         how = "" if known else ", taken as paper's, which the file does not say"
         note(f"init={known or 'paper'}: the gates are those of {config.weights}{how}")
@@ -69,18 +77,22 @@ def _as_the_gates_did(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def run_of(weights: str) -> tuple[Run, TrainConfig] | None:
-    """The finished run that weights are of, and its configuration; None where they are a file."""
+def run_of(weights: str, kinds: Kinds = (TrainConfig,)) -> tuple[Run, Any] | None:
+    """The finished run that weights are of, and its configuration; None where they are a file.
+
+    Args:
+        kinds: the configurations of the tasks that the run may be of.
+    """
     path = Path(weights).expanduser()
-    try:
-        return Run.open(path.parent if path.name == WEIGHTS else path)
-    except ValueError:
-        return None
+    for kind in kinds:
+        with contextlib.suppress(ValueError):
+            return Run.open(path.parent if path.name == WEIGHTS else path, kind=kind)
+    return None
 
 
-def _init_of(weights: Path) -> str | None:
+def _init_of(weights: Path, kinds: Kinds) -> str | None:
     """How the gates of a run or of `ab.save` started; of another file it is not known."""
-    if (found := run_of(str(weights))) is not None:
+    if (found := run_of(str(weights), kinds)) is not None:
         return "identity" if found[1].init == "identity" else "paper"
     folder = weights if weights.is_dir() else weights.parent
     try:
@@ -99,10 +111,10 @@ def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
     """
     source = str(config.weights)
     loaded = load_weights(network, read_weights(source), source)
-    return f"starting from {source}: {', '.join(_told(loaded))}"
+    return f"starting from {source}: {', '.join(told(loaded))}"
 
 
-def _told(loaded: Loaded) -> Iterator[str]:
+def told(loaded: Loaded) -> Iterator[str]:
     yield f"{loaded.tensors} tensors"
     if head := [name for name in loaded.new if GATES not in f".{name}"]:
         yield f"a new head ({', '.join(head)})"

@@ -1,0 +1,182 @@
+"""The commands of object detection: detect train, detect eval, detect predict."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accuracy_booster.cli.base import Command, Parser, print_table, say
+from accuracy_booster.detection.config import DetectConfig
+
+EVAL_OPTIONS = (
+    *("train_images", "train_annotations", "val_images", "val_annotations"),
+    *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
+    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img"),
+)
+HEADER = ("AP", "AP50", "AP75", "AP small", "medium", "large")
+RECALLS = ("AR 1", "AR 10", "AR 100", "AR small", "medium", "large")
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
+        "--data PLACE names data that have moved",
+    )
+    parser.add_argument(
+        "--backbone",
+        type=str | None,
+        help="the classification network (accuracy-booster models) that gives the feature maps, or "
+        "the directory of a run of train, whose network, block and weights are taken",
+    )
+    parser.add_class_arguments(DetectConfig, skip={"backbone"})
+
+
+def _train(given: dict[str, Any]):
+    from accuracy_booster.detection.training import resolve, train
+
+    if not any(given.get(name) for name in ("backbone", "resume", "weights")):
+        raise ValueError("name a network with --backbone NAME, or a run with --resume RUN")
+    if given.pop("print_config", False):
+        config = resolve(given.pop("backbone", None), **given)
+        return None, lambda: say(*config.to_yaml().splitlines())
+    result = train(given.pop("backbone", None), **given)
+    value = {
+        "output": str(result.output),
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "test": result.test.to_dict(),
+    }
+
+    def show() -> None:
+        epochs = result.config.epochs
+        say(
+            f"{_first(result.test)} on {result.test.images:,} images after {epochs} "
+            f"epoch{'s'[: epochs > 1]}, {result.seconds:.0f} s, {result.parameters:,} parameters"
+        )
+        say(result.output)
+
+    return value, show
+
+
+def _eval_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="the directory of a finished run of detect train")
+    parser.add_argument(
+        "--data", type=str | None, help="other data, or a new place of the run's own"
+    )
+    parser.add_argument("--split", type=str, default="val", help="val or train")
+    others = {f.name for f in fields(DetectConfig)} - set(EVAL_OPTIONS)
+    parser.add_class_arguments(DetectConfig, skip=others)
+
+
+def _eval(given: dict[str, Any]):
+    from accuracy_booster.detection import evaluate
+
+    metrics = evaluate(given.pop("run"), **given)
+
+    def show() -> None:
+        values = list(metrics.to_dict().values())
+        print_table([f"{name} %" for name in HEADER], [[_percent(v) for v in values[:6]]])
+        print_table([f"{name} %" for name in RECALLS], [[_percent(v) for v in values[6:12]]])
+        rows = sorted(metrics.by_class.items(), key=lambda row: -(row[1] or -1))
+        rows = [row for row in rows if row[1] is not None]
+        print_table(["class", "AP %"], [[name, _percent(value)] for name, value in rows])
+        say(f"{metrics.images:,} images")
+
+    return {**metrics.to_dict(), "by_class": dict(metrics.by_class)}, show
+
+
+def _predict_arguments(parser: Parser) -> None:
+    parser.add_argument("run", type=str, help="the directory of a finished run of detect train")
+    parser.add_argument(
+        "images", type=str, nargs="+", help="files, or directories for all images below them"
+    )
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="predictions",
+        help="the directory for the pictures with boxes and for predictions.json",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="the lowest score of a box that is shown"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
+
+
+def _predict(given: dict[str, Any]):
+    from accuracy_booster.detection import load, predict_files
+    from accuracy_booster.detection.predicting import check_threshold, find_images
+    from accuracy_booster.progress import bars, note
+    from accuracy_booster.training.engine import device_named
+
+    threshold = given.get("threshold", 0.5)
+    check_threshold(threshold)
+    paths = find_images(given["images"])
+    device = device_named(given.get("device", "auto"))
+    detector: Any = load(given["run"]).to(device)
+    output = Path(given.get("output", "predictions"))
+    with bars() as progress:
+        task = progress.add_task("Looking at images", total=len(paths), note="")
+        found = predict_files(
+            *(detector, detector.classes, paths, output, threshold),
+            on_image=lambda path, prediction: progress.advance(task),
+        )
+    for reason in found.unreadable.values():
+        note(f"left out, {reason}")
+
+    def show() -> None:
+        for prediction, picture in zip(found.predictions, found.pictures, strict=True):
+            say(f"{picture}: {_counted(prediction.names)}")
+        say(output / "predictions.json")
+
+    images = [
+        {**p.to_dict(), "picture": str(picture)}
+        for p, picture in zip(found.predictions, found.pictures, strict=True)
+    ]
+    return {"images": images, "unreadable": found.unreadable}, show
+
+
+def _counted(names: list[str]) -> str:
+    """ "2 person, 1 dog", the most first."""
+    from collections import Counter
+
+    told = [f"{count} {name}" for name, count in Counter(names).most_common()]
+    return ", ".join(told) or "nothing found"
+
+
+def _first(metrics: Any) -> str:
+    ap, ap50, ap75 = (_percent(v) for v in (metrics.ap, metrics.ap50, metrics.ap75))
+    return f"AP {ap} %, AP50 {ap50} %, AP75 {ap75} %"
+
+
+def _percent(value: float | None) -> str:
+    """Where no object counts for a number it is left empty."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+COMMANDS = {
+    "detect train": Command(
+        "Train Faster R-CNN with a boosted or plain backbone on data in COCO's format.",
+        "accuracy-booster detect train --data coco --backbone resnet50 --block ab --pretrained",
+        _train_arguments,
+        _train,
+    ),
+    "detect eval": Command(
+        "COCO's average precision and recall of a finished run of detect train.",
+        "accuracy-booster detect eval runs/fasterrcnn-fpn-resnet50-ab-coco-s0",
+        _eval_arguments,
+        _eval,
+    ),
+    "detect predict": Command(
+        "Find objects in images: pictures with boxes, and a JSON file.",
+        "accuracy-booster detect predict runs/fasterrcnn-fpn-resnet50-ab-coco-s0 street.jpg",
+        _predict_arguments,
+        _predict,
+    ),
+}

@@ -1,0 +1,144 @@
+"""What a training of Faster R-CNN is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from accuracy_booster.detection.choices import AUGMENTS, EMPTY_IMAGES, GATES, HEADS, NORMS
+from accuracy_booster.training.run_config import Rules, RunConfig
+from accuracy_booster.training.setting_types import MAX_SIDE
+
+PLACES = ("train_images", "train_annotations", "val_images", "val_annotations")
+LR_PER_IMAGE = 0.02 / 16  # of a step, as Detectron, torchvision and their successors have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig(RunConfig):
+    """A training of Faster R-CNN. The defaults are torchvision's, for two images per step.
+
+    Args:
+        backbone: the classification network (accuracy-booster models) that gives the feature maps
+        head: fpn (a feature pyramid), or c4 (one map; the last stage is the head: the paper's
+            baseline)
+        data: a directory in COCO's format: annotations/instances_train*.json and _val*.json beside
+            folders of images, or train/ and valid/ with _annotations.coco.json in them
+        train_images: the folder of the training images, where it cannot be told
+        train_annotations: their JSON file, where it cannot be told
+        val_images: the folder of the images to measure on, where it cannot be told
+        val_annotations: their JSON file, where it cannot be told
+        pretrained: start from the backbone's weights of timm or torchvision
+        weights: start from a run of train (its network is the backbone), from a file of weights of
+            the backbone, or from a run of detect train. A head for other classes starts anew
+        output: the run's directory; by default runs/fasterrcnn-HEAD-BACKBONE-BLOCK-DATA-sSEED
+        batch_size: images per step, of all processes together
+        eval_batch_size: images per batch when measuring
+        lr: learning rate; by default 0.00125 for each image of a step
+        norms: the backbone's batch norms and those of its gates. frozen uses their running
+            statistics, synchronised takes the moments of all processes together, normal those of
+            each process: with two images per process a gate's norm then sees two values per
+            channel, which is noise. auto is frozen where the backbone starts from trained weights,
+            and normal otherwise. New gates' statistics are taken from training images first
+        trainable_layers: how many of the backbone's layers are trained, from the last one, of 5
+            (four stages and the stem); by default 3 where it starts from trained weights, and
+            otherwise 5
+        gates_of_frozen_layers: frozen, or trained: the gates in layers that are not trained
+        min_size: shorter edge to which images are resized, in pixels; several for training, one of
+            which is drawn for each image
+        max_size: longer edge that they may have then
+        image_mean: per channel, of pixels in [0, 1]; by default the backbone's own, or ImageNet's
+        image_std: as image_mean
+        anchor_sizes: edge of the anchors on each map, in pixels; by default 32, 64, 128, 256, 512
+        augment: flip, multiscale, lsj (large-scale jitter), ssd (colours, crops and zooms), or none
+        empty_images: drop, or keep: training images without objects, which are then background
+        bad_annotations: faulty annotations of a split that are skipped before training stops: of no
+            image, of no category, of no area
+        rpn_post_nms_top_n_train: proposals per image that training keeps
+        rpn_post_nms_top_n_test: proposals per image otherwise
+        box_batch_size_per_image: proposals per image that the box head is trained on
+        box_score_thresh: lowest score of a detection
+        box_detections_per_img: most detections of an image
+        num_classes: classes, without the background; decided by the data
+    """
+
+    task: ClassVar[str] = "detection"
+    network_field: ClassVar[str] = "backbone"
+    places: ClassVar[tuple[str, ...]] = ("data", *PLACES)
+
+    backbone: str = field(kw_only=False)
+    head: str = "fpn"
+    data: str = ""
+    train_images: str | None = None
+    train_annotations: str | None = None
+    val_images: str | None = None
+    val_annotations: str | None = None
+    epochs: int = 26
+    batch_size: int = 2
+    eval_batch_size: int = 2
+    lr: float = 2 * LR_PER_IMAGE
+    milestones: tuple[float, ...] = (16 / 26, 22 / 26)
+    warmup_steps: int = 1000
+    warmup_lr: float = 1e-5
+    norms: str = "auto"
+    trainable_layers: int | None = None
+    gates_of_frozen_layers: str = "frozen"
+    min_size: tuple[int, ...] = (800,)
+    max_size: int = 1333
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
+    anchor_sizes: tuple[int, ...] | None = None
+    augment: str = "flip"
+    empty_images: str = "drop"
+    bad_annotations: int = 100
+    rpn_post_nms_top_n_train: int = 2000
+    rpn_post_nms_top_n_test: int = 1000
+    box_batch_size_per_image: int = 512
+    box_score_thresh: float = 0.05
+    box_detections_per_img: int = 100
+    num_classes: int | None = None
+
+    @property
+    def least_images(self) -> int:
+        """Of each part of a step: a gate's norm in training mode needs two values."""
+        return 1 if self.norms in ("auto", "frozen") else 2
+
+    def rules(self) -> Rules:
+        positive = (
+            *("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test"),
+            *("box_batch_size_per_image", "box_detections_per_img"),
+        )
+        sides = f"whole numbers in [1, {MAX_SIDE}]"
+        return {
+            **super().rules(),
+            "data": (bool(self.data), "a directory in COCO's format"),
+            "head": _one_of(self.head, HEADS),
+            "norms": _one_of(self.norms, NORMS),
+            "gates_of_frozen_layers": _one_of(self.gates_of_frozen_layers, GATES),
+            "augment": _one_of(self.augment, AUGMENTS),
+            "empty_images": _one_of(self.empty_images, EMPTY_IMAGES),
+            "trainable_layers": (
+                self.trainable_layers is None or 0 <= self.trainable_layers <= 5,
+                "from 0 to 5",
+            ),
+            "min_size": (
+                bool(self.min_size) and all(1 <= side <= MAX_SIDE for side in self.min_size),
+                sides,
+            ),
+            "max_size": (
+                max(self.min_size, default=1) <= self.max_size <= MAX_SIDE,
+                f"at least min_size, and <= {MAX_SIDE:,}",
+            ),
+            "anchor_sizes": (
+                self.anchor_sizes is None
+                or (bool(self.anchor_sizes) and all(1 <= s <= MAX_SIDE for s in self.anchor_sizes)),
+                sides,
+            ),
+            "image_std": (self.image_std is None or all(s > 0 for s in self.image_std), "> 0"),
+            "bad_annotations": (self.bad_annotations >= 0, ">= 0"),
+            "box_score_thresh": (0 <= self.box_score_thresh < 1, "in [0, 1)"),
+            **{name: (getattr(self, name) >= 1, ">= 1") for name in positive},
+        }
+
+
+def _one_of(value: str, known: tuple[str, ...]) -> tuple[bool, str]:
+    return value in known, ", ".join(known[:-1]) + f" or {known[-1]}"

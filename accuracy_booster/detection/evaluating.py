@@ -1,0 +1,111 @@
+"""Measure the detector of a run, or any detector, on a data set in COCO's format."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.data.workers import worker_faults
+from accuracy_booster.detection.config import PLACES, DetectConfig
+from accuracy_booster.detection.measuring import measure
+from accuracy_booster.detection.metrics import DetectionMetrics
+from accuracy_booster.detection.task import open_data
+from accuracy_booster.detection.training import load_detector
+from accuracy_booster.errors import TrainingStopped, unknown
+from accuracy_booster.progress import bars, note
+from accuracy_booster.training.engine import make_accelerator
+from accuracy_booster.training.processes import agree
+from accuracy_booster.training.reopen import what_changed
+from accuracy_booster.training.run import Run
+
+OPTIONS = (
+    *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
+    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img", *PLACES),
+)
+SPLITS = {"val": "test", "test": "test", "train": "train"}  # and the loader of each
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    data: str | Path | None = None,
+    *,
+    split: str = "val",
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> DetectionMetrics:
+    """COCO's 12 numbers of a finished run, or of any detector, on a data set.
+
+    Args:
+        model: a run's directory, or a module as torchvision's detectors: a list of images, float
+            [3, H, W] in 0..1, gives a list of {boxes, labels, scores}.
+        data: a directory in COCO's format; by default, for a run, what it was trained on. A
+            warning says if that is no longer what it was.
+        split: "val", or "train" (those that a training uses, without augmentation).
+        classes: of a module, the names of its labels from 1 on; by default those of the data, in
+            the order of their COCO ids. A run knows its own.
+        options: `eval_batch_size`, `device`, `precision`, `workers`, `bad_images`,
+            `bad_annotations`, `train_images` and the other places; for a run also `min_size`,
+            `max_size`, `box_score_thresh`, `box_detections_per_img`; by default the run's own.
+
+    Raises:
+        ValueError: for a directory without a finished run, an unknown option, or data that do not
+            fit the detector.
+        TrainingStopped: if more images cannot be read than `bad_images` allows.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be 'val' or 'train'")
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS)
+    run: Run | None = None
+    if isinstance(model, nn.Module):
+        if data is None:
+            raise ValueError("which data? a module does not know; pass data=...")
+        network, config = model, DetectConfig("module", data=str(data), block="none")
+    else:
+        if classes is not None:
+            raise ValueError("classes=... is for a module; a run knows the names of its classes")
+        run, config = Run.open(Path(model), kind=DetectConfig)
+        classes = run.info["classes"]
+        if data is not None:  # other data: their files are elsewhere
+            config = config.change({"data": str(data), **dict.fromkeys(PLACES)})
+    config = config.change(options)
+    accelerator = make_accelerator(config)
+    name = SPLITS[split]
+    opened = open_data(
+        config,
+        splits=("train",) if name == "train" else ("val",),
+        training=False,
+        classes=classes,
+    )
+    agree(accelerator, config, opened)
+    for line in opened.notes:
+        note(line)
+    if run is not None:
+        network = load_detector(run, config)
+        if data is None and (changed := what_changed(run, config, opened)):
+            warnings.warn(changed, stacklevel=2)
+    network.to(accelerator.device)
+    loader, unreadable = opened.loaders[name], list(opened.unreadable)
+    with bars() as progress, worker_faults():
+        task = progress.add_task(f"Measuring {opened.name}", total=len(loader), note="")
+
+        def on_batch(batch: Any) -> None:
+            progress.advance(task)
+            unreadable.extend(batch.unreadable.values())
+            if len(unreadable) > config.bad_images:
+                raise TrainingStopped(
+                    f"{len(unreadable)} images cannot be read, more than "
+                    f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
+                )
+
+        most = config.box_detections_per_img
+        given = network, loader, opened, name, accelerator, on_batch
+        metrics = measure(*given, max_detections=most)
+    for reason in unreadable:
+        warnings.warn(f"left out, {reason}", stacklevel=2)
+    return metrics
