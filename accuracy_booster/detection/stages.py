@@ -1,0 +1,371 @@
+"""The feature maps and stages of any classification network, found by one pass, not by its class.
+
+A *stage* is what computes one resolution. Its map is the last output of a module at that
+resolution; modules that halve the map themselves are not looked into (a map inside ResNet's
+`layer2` that still has the size of `layer1`'s output is no stage's map).
+"""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from accuracy_booster.detection.norms import HoldsNorms
+from accuracy_booster.models.heads import classifier
+from accuracy_booster.surgery.attach import KEPT
+from accuracy_booster.surgery.examples import default_size, quiet_pass, traced
+from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.trace import Trace, Value, tensors_of
+
+MAX_STRIDE = 64
+MOST = 4  # stages: torchvision's "layer1" to "layer4"
+# H, W that tell strides from global pools; the second is for networks that do not pad
+SIZES = ((128, 160), (224, 288))
+SMALL = (64, 96)  # for networks made for small images, whose first maps are not smaller
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its map is the output of the module `name`.
+
+    Attributes:
+        stride: pixels of the image per position of the map, a power of two.
+        tensors: the parameters and buffers of the modules that run for the first time in this
+            stage, those of its gates too, by name.
+        after: the modules that lead from the last stage's map to this one, each a function of
+            the one before it alone; None if there are no such modules.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    tensors: tuple[str, ...] = ()
+    after: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The last stages of a network (up to four), each of half the size of the one before.
+
+    Attributes:
+        stem: the parameters and buffers of what runs before the first of them.
+        head: the modules that run after the last map, or never, and that hold weights.
+    """
+
+    stages: tuple[Stage, ...]
+    stem: tuple[str, ...]
+    head: tuple[str, ...]
+
+
+@dataclass
+class _Found:
+    trace: Trace
+    size: tuple[int, int]
+    outputs: dict[str, Value] = field(default_factory=dict)  # of modules that run once
+
+    def stride(self, value: Value) -> int | None:
+        """How many pixels a position stands for; None if it is no map or of unequal sides."""
+        if len(value.shape) != 4 or 0 in value.shape:
+            return None
+        ratios = [side / own for side, own in zip(self.size, value.shape[2:], strict=True)]
+        powers = [round(math.log2(ratio)) for ratio in ratios]
+        return 2 ** powers[0] if powers[0] == powers[1] and powers[0] >= 0 else None
+
+
+def find_stages(network: nn.Module) -> Stages:
+    """The stages of a classification network, boosted or not; the network is not changed.
+
+    Raises:
+        ValueError: for images of other than 3 channels, and for networks without two maps of
+            which one is half as large as the other, such as vision transformers.
+    """
+    channels, *size = default_size(network)
+    if channels != 3 or len(size) != 2:
+        raise ValueError(
+            f"{type(network).__name__} takes inputs of {channels} channels and {len(size)} "
+            "dimensions of space; a detector's images have 3 channels (in_chans=3) and 2"
+        )
+    sizes = [SMALL] if max(size) <= 64 else list(SIZES)
+    failure: ValueError | None = None
+    for height, width in dict.fromkeys((*sizes, (size[0], size[1]))):
+        try:
+            found = _look(network, (height, width))
+        except ValueError as e:  # a network for images of one size
+            failure = failure or e
+            continue
+        values = _maps(network, found)
+        if len(values) > 1:
+            return _as_stages(network, found, values)
+        failure = ValueError(
+            f"{type(network).__name__} has no two feature maps of which one has half the other's "
+            "size, so a detector cannot stand on it (vision transformers have one size only); "
+            "take a convolutional network with stages, such as a ResNet"
+        )
+    assert failure is not None
+    raise failure
+
+
+def _look(network: nn.Module, size: tuple[int, int]) -> _Found:
+    trace = traced(network, [torch.zeros(1, 3, *size)])
+    found = _Found(trace, size)
+    for value in trace.values:
+        for name in (*value.modules, *value.through):
+            if trace.calls_of.get(name) == 1 and name in trace.gives_tensor:
+                found.outputs[name] = value
+    return found
+
+
+def _maps(network: nn.Module, found: _Found) -> dict[str, Value]:
+    """{module: its output} of the last map of each resolution, the finest first, four at most."""
+    end = _head_begins(network, found)
+    best: dict[int, tuple[str, Value]] = {}
+    for value in found.trace.values[:end]:
+        names = [n for n in (*value.modules, *value.through) if found.outputs.get(n) is value and n]
+        stride = found.stride(value)
+        if not names or stride is None or stride > MAX_STRIDE:
+            continue
+        name = min(names, key=lambda n: (n.count("."), -len(value.modules)))
+        if not _is_inside_step(name, stride, found):
+            best[stride] = (name, value)
+    if not best:
+        return {}
+    stride = max(best)
+    last = best[stride][1]
+    kept = []
+    while stride in best and best[stride][1].flows_into(last) and len(kept) < MOST:
+        kept.append(best[stride])
+        stride //= 2
+    return dict(reversed(kept))
+
+
+def _head_begins(network: nn.Module, found: _Found) -> int | None:
+    """The index of the first value that the classifier gives (SqueezeNet's is a map)."""
+    try:
+        name, _ = classifier(network)
+    except ValueError:
+        return None
+    value = found.outputs.get(name)
+    return None if value is None else value.index
+
+
+def _is_inside_step(name: str, stride: int, found: _Found) -> bool:
+    """Whether a module around `name` takes maps of its stride and gives the next stride's."""
+    while name := name.rpartition(".")[0]:
+        before, after = found.trace.input_of.get(name), found.outputs.get(name)
+        if before is None or after is None:
+            continue
+        if found.stride(before) == stride and found.stride(after) == 2 * stride:
+            return True
+    return False
+
+
+def _as_stages(network: nn.Module, found: _Found, values: dict[str, Value]) -> Stages:
+    head = _unused(network, found.size, list(values))
+    first = _first_runs(network, found)
+    first = {n: i for n, i in first.items() if not any(_is_in(n, module) for module in head)}
+    names, ends = list(values), [value.index for value in values.values()]
+    own = any(_is_in(tensor, names[0]) for tensor in first)
+    stride = found.stride(values[names[0]])
+    groups: list[list[str]] = [[] for _ in range(len(names) + 1)]
+    for tensor, index in first.items():
+        group = next((k for k, end in enumerate(ends, start=1) if index <= end), len(ends))
+        if group == 1:  # the first map's module, or what runs at its resolution
+            at = found.stride(found.trace.values[index])
+            group = int(_is_in(tensor, names[0]) if own else at == stride)
+        groups[group].append(tensor)
+    stages = []
+    for k, (name, value) in enumerate(values.items()):
+        after = _chain(values[names[k - 1]], value, found) if k else None
+        stride = found.stride(value)
+        assert stride is not None
+        stages.append(Stage(name, value.shape[1], stride, tuple(groups[k + 1]), after))
+    return Stages(tuple(stages), tuple(groups[0]), head)
+
+
+def _chain(before: Value, end: Value, found: _Found) -> tuple[str, ...] | None:
+    """Modules m1, m2, ... with m1(before) and so on that give `end`, if nothing bypasses them."""
+    readers: dict[int, list[str]] = {}
+    for name, value in found.trace.input_of.items():
+        if name and name in found.outputs and found.outputs[name].index > value.index:
+            readers.setdefault(value.index, []).append(name)
+    chain = []
+    value = before
+    while value is not end:
+        names = readers.get(value.index, [])
+        names = [n for n in names if found.outputs[n].index <= end.index]
+        if not names:
+            return None
+        name = min(names, key=lambda n: (n.count("."), -found.outputs[n].index))
+        after = found.outputs[name]
+        if any(not _is_in(call.module or "", name) for call in value.users if call.outputs):
+            return None
+        chain.append(name)
+        value = after
+    return tuple(chain)
+
+
+def _is_in(name: str, module: str) -> bool:
+    """Whether a module or a tensor is inside a module, or is it."""
+    return f"{name}.".startswith(f"{module}.")
+
+
+class _Tensors(TorchFunctionMode):
+    """The identities of all tensors that functions of torch are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= {id(tensor) for tensor in tensors_of((args, kwargs or {}))}
+        return func(*args, **(kwargs or {}))
+
+
+def _first_runs(network: nn.Module, found: _Found) -> dict[str, int]:
+    """{parameter or buffer: the index of the first value of the module that holds it}."""
+    runs: dict[str, int] = {}
+    for value in found.trace.values:
+        name = value.call.module if value.call is not None else None
+        while name:
+            runs.setdefault(name, value.index)
+            name = name.rpartition(".")[0]
+    first = {}
+    for tensor, _ in (*network.named_parameters(), *network.named_buffers()):
+        name = tensor.partition(f".{ATTRIBUTE}.")[0]  # of a gate: its site
+        while name and name not in runs:
+            name = name.rpartition(".")[0]
+        first[tensor] = runs.get(name, 0)
+    return first
+
+
+def _unused(network: nn.Module, size: tuple[int, int], names: Sequence[str]) -> tuple[str, ...]:
+    """The outermost modules that hold weights of which the pass to the last map uses none."""
+    mode, ran = _Tensors(), set[int]()
+
+    def note(module: nn.Module, args: Any) -> None:
+        ran.add(id(module))
+
+    handles = [module.register_forward_pre_hook(note) for module in network.modules()]
+    try:
+        with quiet_pass(network, torch.zeros(1, 3, *size)) as image, mode:
+            run_to(network, network, image, names)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: list[str] = []
+    for name, module in network.named_modules():
+        if not name or any(_is_in(name, other) for other in found):
+            continue
+        tensors = {id(t) for t in (*module.parameters(), *module.buffers())}
+        if tensors and not tensors & mode.seen and not any(id(m) in ran for m in module.modules()):
+            found.append(name)
+    return tuple(found)
+
+
+class _Reached(Exception):
+    """The last map is there; nothing after it is computed."""
+
+
+def run_to(
+    owner: nn.Module, network: Any, x: torch.Tensor, names: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """x[N, 3, H, W] -> {module: its output}, of named modules inside `owner`, in order.
+
+    `network` is what is called. The pass ends with the last of the modules.
+    """
+    maps: dict[str, torch.Tensor] = {}
+    wanted = list(names)
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            maps[name] = output
+            if len(maps) == len(wanted):
+                raise _Reached
+
+        return hook
+
+    handles = [owner.get_submodule(n).register_forward_hook(keep(n)) for n in wanted]
+    try:
+        network(x)
+    except _Reached:
+        return {name: maps[name] for name in wanted}
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = next(name for name in wanted if name not in maps)
+    raise RuntimeError(f"{type(owner).__name__} did not run its module {missing!r} in this pass")
+
+
+class FeatureMaps(HoldsNorms):
+    """A network that gives its feature maps: x[N, 3, H, W] -> {"0": map, "1": map, ...}.
+
+    It is the network itself with its class changed and its head taken away, so that its modules,
+    their names and their gates are what they were.
+    """
+
+    map_keys: dict[str, str]  # {module: key}
+
+    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
+        with self.norms_held():
+            found = run_to(self, super().forward, x, self.map_keys)  # type: ignore[arg-type, misc]
+        return OrderedDict((key, found[name]) for name, key in self.map_keys.items())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        make, args, *rest = super().__reduce_ex__(protocol)
+        base = type(self).__bases__[-1]
+        return (_rebuild, (make, *(base if a is type(self) else a for a in args)), *rest)
+
+
+_made: dict[type, type] = {}
+
+
+def _class_for(base: type) -> type:
+    if base not in _made:
+        name = f"{base.__name__}Features"
+        _made[base] = type(name, (FeatureMaps, base), {"__module__": __name__})
+    return _made[base]
+
+
+def _rebuild(make: Any, *args: Any) -> Any:
+    """What a pickle calls: an object of the network's own class, made to give its maps."""
+    module = make(*args)
+    setattr(module, "__class__", _class_for(type(module)))  # noqa: B010 - for mypy
+    return module
+
+
+def give_maps(network: nn.Module, stages: Stages, names: Sequence[str]) -> Any:
+    """Take the head away and change the class, in place: the network gives the maps of `names`."""
+    for name in stages.head:
+        take_away(network, name)
+    setattr(network, "__class__", _class_for(type(network)))  # noqa: B010 - for mypy
+    network.__dict__["map_keys"] = {name: str(k) for k, name in enumerate(names)}
+    network.__dict__["frozen_norms"] = ()
+    return network
+
+
+def take_away(network: nn.Module, name: str) -> nn.Module:
+    """Take a module that no pass needs any more out of a network; returns it.
+
+    In its place stays None, or in a container that runs its children a module that does nothing.
+    """
+    parent, _, child = name.rpartition(".")
+    around = network.get_submodule(parent)
+    module = around._modules[child]
+    assert module is not None
+    container = isinstance(around, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    around._modules[child] = nn.Identity() if container else None
+    for owner_name, owner in network.named_modules():  # what they remember of gates in it
+        if KEPT in owner.__dict__:
+            inside = name if not owner_name else name.removeprefix(f"{owner_name}.")
+            kept = owner.__dict__[KEPT]
+            owner.__dict__[KEPT] = [k for k in kept if not f"{k.path}.".startswith(f"{inside}.")]
+    return module
