@@ -52,6 +52,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def targets(self) -> torch.Tensor:
+        """What a network learns of the images: their labels."""
+        return self.labels
+
     def parts(self, count: int) -> list[Batch]:
         """The batch in up to `count` parts of equal size, one after the other."""
         split = (value.chunk(count) for value in (self.images, self.labels, self.indices))
@@ -93,7 +98,7 @@ class Crop:
 
 
 class Loader:
-    """The batches of a split. Iterating gives (images, labels) of an epoch, and then of the next.
+    """The batches of a split. Iterating gives (images, targets) of an epoch, and then of the next.
 
     Training batches (`shuffled`) are never ragged: a gate's batch norm sees one value per image,
     and a batch of few is noise. An unreadable training image is replaced by the next one in the
@@ -142,13 +147,13 @@ class Loader:
         count = len(self.dataset)
         return count // self.batch_size if self.shuffled else -(-count // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         for batch in self.batches(epoch):
             for reason in batch.unreadable.values():
                 warnings.warn(f"skipped: {reason}", stacklevel=2)
-            if len(batch.labels):
-                yield batch.images, batch.labels
+            if len(batch):
+                yield batch.images, batch.targets
 
     def order(self, epoch: int) -> torch.Tensor:
         """The numbers of the images in the order of an epoch."""

@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from accuracy_booster.data.files import NOT_READ, same_name
 from accuracy_booster.data.pixels import to_rgb, upright_size
 from accuracy_booster.progress import printable
 
-Item = tuple[torch.Tensor, int]
+Item = tuple[torch.Tensor, Any]  # a class index, or what a detector learns of an image
 LARGEST = 178_956_970  # pixels of an image: Pillow's own bound, also where that is lifted
 
 
@@ -42,6 +43,11 @@ class Images(Dataset[Item]):
     def where(self, index: int) -> str:
         """What names an image in a message: its file, or its number."""
         return f"number {index}"
+
+    def annotated(self) -> dict[str, str]:
+        """A hash of what the images are annotated with, by its kind."""
+        labels = self.labels.to(torch.int32).numpy().tobytes()
+        return {"labels": f"{zlib.crc32(labels):08x}"}
 
 
 class TensorImages(Images):

@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from accuracy_booster.data.images import EncodedImages, Images, TensorImages, UnreadableImage
 
 GROUPS = 1024  # of files: each has one hash, so that few changed files are found among many
@@ -25,15 +23,14 @@ def marks_of(images: Images) -> dict[str, Any]:
     """Plain values that tell a split's images from other ones.
 
     images     how many
-    labels     a hash of their labels
+    labels     a hash of their labels, or `annotations`, of their boxes and labels
     names      a hash of their files' names, where they have any
     pixels     a hash of images that are in memory
     contents   a hash of each of up to `GROUPS` groups of files, one after the other: of names,
                sizes, and bytes where all are no more than `CHEAP`; file i is in group i % GROUPS
     whole      whether the bytes count
     """
-    labels = images.labels.to(torch.int32).numpy().tobytes()
-    marks: dict[str, Any] = {"images": len(images), "labels": f"{zlib.crc32(labels):08x}"}
+    marks: dict[str, Any] = {"images": len(images), **images.annotated()}
     if images.names is not None:
         sha = hashlib.sha256()
         for name in images.names:
@@ -93,7 +90,8 @@ def difference(images: EncodedImages | None, now: Mapping[str, Any], known: Any)
     before = _plain(known)
     if now["images"] != before.get("images", now["images"]):
         return f"{now['images']} images and had {before['images']} images"
-    for name, what in (("labels", "labels"), ("names", "file names"), ("pixels", "pixels")):
+    kinds = {"labels": "labels", "annotations": "annotations", "names": "file names"}
+    for name, what in {**kinds, "pixels": "pixels"}.items():
         if name in now and name in before and now[name] != before[name]:
             return f"other {what} in its {now['images']} images"
     alike = now.get("whole") == before.get("whole")

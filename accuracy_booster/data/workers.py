@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import multiprocessing.process
 import os
 import re
@@ -130,14 +131,23 @@ def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     torch would otherwise move a batch there in a thread of the process, where an error is lost and
     the training waits for ever.
     """
-    if get_worker_info() is None:
-        return torch.stack(list(tensors))
     first = tensors[0]
-    shape = (len(tensors), *first.shape)
-    size = len(tensors) * first.numel() * first.element_size()
-    storage = torch.UntypedStorage._new_shared(size)
-    out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    out = _empty((len(tensors), *first.shape), first.dtype)
     return torch.stack(list(tensors), out=out)
+
+
+def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """tensors [n] of any lengths -> [sum of n], where `stacked` has them."""
+    out = _empty((sum(map(len, tensors)),), tensors[0].dtype)
+    return torch.cat(list(tensors), out=out)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    size = max(1, math.prod(shape)) * dtype.itemsize  # no shared memory has 0 bytes
+    storage = torch.UntypedStorage._new_shared(size)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 def poll() -> float:
