@@ -5,19 +5,47 @@ from typing import TYPE_CHECKING
 from accuracy_booster import lazy
 
 # public name: the module that defines it
-_PUBLIC: dict[str, str] = {
+_PUBLIC = {
+    "DetectConfig": "config",
+    "DetectionBatch": "batches",
+    "DetectionData": "loaders",
+    "DetectionMetrics": "metrics",
     "Detector": "faster_rcnn",
+    "PredictedFiles": "predicted_files",
+    "Prediction": "predicting",
+    "coco_metrics": "metrics",
+    "draw": "drawing",
     "estimate_gate_norms": "norms",
+    "evaluate": "evaluating",
     "faster_rcnn": "faster_rcnn",
+    "load": "training",
+    "load_coco": "loaders",
+    "predict": "predicting",
+    "predict_files": "predicted_files",
     "summary": "freezing",
+    "train": "training",
 }
 
 __all__ = list(_PUBLIC)
 
 if TYPE_CHECKING:
+    from accuracy_booster.detection.batches import DetectionBatch as DetectionBatch
+    from accuracy_booster.detection.config import DetectConfig as DetectConfig
+    from accuracy_booster.detection.drawing import draw as draw
+    from accuracy_booster.detection.evaluating import evaluate as evaluate
     from accuracy_booster.detection.faster_rcnn import Detector as Detector
     from accuracy_booster.detection.faster_rcnn import faster_rcnn as faster_rcnn
     from accuracy_booster.detection.freezing import summary as summary
+    from accuracy_booster.detection.loaders import DetectionData as DetectionData
+    from accuracy_booster.detection.loaders import load_coco as load_coco
+    from accuracy_booster.detection.metrics import DetectionMetrics as DetectionMetrics
+    from accuracy_booster.detection.metrics import coco_metrics as coco_metrics
     from accuracy_booster.detection.norms import estimate_gate_norms as estimate_gate_norms
+    from accuracy_booster.detection.predicted_files import PredictedFiles as PredictedFiles
+    from accuracy_booster.detection.predicted_files import predict_files as predict_files
+    from accuracy_booster.detection.predicting import Prediction as Prediction
+    from accuracy_booster.detection.predicting import predict as predict
+    from accuracy_booster.detection.training import load as load
+    from accuracy_booster.detection.training import train as train
 
 __getattr__, __dir__ = lazy.names(__name__, _PUBLIC)

@@ -256,5 +256,3 @@ def _parts(model: Detector, stages: Stages, trainable_layers: int) -> tuple[Part
         found = {place + tensor for tensor in tensors for place in places} & names
         parts.append(Part(title, frozenset(found), trained))
     return tuple(parts)
-
-

@@ -194,7 +194,9 @@ def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
     config = config.change(
         {
             "num_classes": classes,
-            "norms": ("frozen" if trained else "normal") if config.norms == "auto" else config.norms,
+            "norms": ("frozen" if trained else "normal")
+            if config.norms == "auto"
+            else config.norms,
             "trainable_layers": (3 if trained else 5)
             if config.trainable_layers is None
             else config.trainable_layers,

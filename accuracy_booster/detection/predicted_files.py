@@ -1,0 +1,139 @@
+"""What a detector finds in image files: a picture with boxes for each, and one JSON file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from accuracy_booster import safe_files
+from accuracy_booster.data import files
+from accuracy_booster.data.images import UnreadableImage
+from accuracy_booster.detection.drawing import draw
+from accuracy_booster.detection.predicting import (
+    Prediction,
+    check_threshold,
+    find_images,
+    predict_one,
+    read,
+)
+
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class PredictedFiles:
+    """What `predict_files` made.
+
+    Args:
+        predictions: of each image that could be read.
+        pictures: the file with its boxes, one for each prediction.
+        unreadable: {path: reason} of the others.
+    """
+
+    predictions: list[Prediction] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def predict_files(
+    detector: nn.Module,
+    classes: Sequence[str],
+    paths: Iterable[str | Path],
+    output: Path,
+    threshold: float = 0.5,
+    on_image: Callable[[str, Prediction | None], None] = lambda path, prediction: None,
+) -> PredictedFiles:
+    """Write OUTPUT/NAME.png with the boxes of each image, and OUTPUT/predictions.json.
+
+    An image that cannot be read is skipped and told in the result and in predictions.json. Images
+    of one name get NAME.png, NAME-2.png and so on. No file is overwritten but the pictures of an
+    earlier prediction into the same directory.
+
+    Args:
+        paths: of files, or of directories for all images below them.
+        on_image: called after each image with its path and its prediction, or None where it could
+            not be read.
+
+    Raises:
+        CannotWrite: if a file cannot be written.
+        ValueError: if no image can be read, the output directory holds other files, or as
+            `predict`.
+    """
+    check_threshold(threshold)
+    sources = find_images(paths)
+    names = _names(sources, output, _earlier(output))
+    about = {"classes": list(classes), "threshold": threshold}
+    # what tells a later prediction into this directory that these pictures are no others' files
+    begun = {**about, "finished": False, "images": [], "pictures": names}
+    safe_files.write_json(output / PREDICTIONS, begun)
+    made = PredictedFiles()
+    for path, name in zip(sources, names, strict=True):
+        try:
+            pixels = read(path)
+        except UnreadableImage as e:
+            made.unreadable[path] = str(e)
+            on_image(path, None)
+            continue
+        prediction = predict_one(detector, pixels, path, classes, threshold)
+        encoded = io.BytesIO()
+        draw(pixels, prediction).save(encoded, "PNG")
+        safe_files.write(output / name, encoded.getvalue())
+        made.predictions.append(prediction)
+        made.pictures.append(output / name)
+        on_image(path, prediction)
+    images = [
+        {**prediction.to_dict(), "picture": picture.name}
+        for prediction, picture in zip(made.predictions, made.pictures, strict=True)
+    ]
+    rest = {"finished": True, "images": images, "unreadable": made.unreadable, "pictures": names}
+    safe_files.write_json(output / PREDICTIONS, {**about, **rest})
+    if not made.predictions:
+        first = next(iter(made.unreadable.values()))
+        raise ValueError(f"none of {len(sources)} images can be read; the first: {first}")
+    return made
+
+
+def _earlier(output: Path) -> set[str]:
+    """The pictures in a directory that an earlier prediction made.
+
+    Raises:
+        ValueError: if it is no directory, or holds files and no prediction.
+    """
+    safe_files.check_folder(output)
+    if not output.is_dir():
+        return set()
+    if not (output / PREDICTIONS).exists():
+        safe_files.check_no_others(output, (), PREDICTIONS)
+        return set()
+    try:
+        pictures = safe_files.read_json(output / PREDICTIONS, must_hold_hash=True)["pictures"]
+    except (OSError, ValueError, LookupError) as e:
+        raise ValueError(
+            f"{output / PREDICTIONS} is of no earlier prediction ({e}); choose another directory"
+        ) from None
+    return set(pictures)
+
+
+def _names(sources: Sequence[str], output: Path, earlier: set[str]) -> list[str]:
+    """A PNG file's name for each source: none twice, none of a source or of another's file."""
+    kept = {os.path.realpath(source) for source in sources}
+    taken: set[str] = {PREDICTIONS.casefold()}
+    names = []
+    for source in sources:
+        stem, count = Path(source).stem, 1
+        while True:
+            name = f"{stem}.png" if count == 1 else f"{stem}-{count}.png"
+            place, count = output / name, count + 1
+            others = os.path.lexists(place) and name not in earlier
+            # file systems that do not tell A from a, or two spellings of an accent
+            key = files.same_name(name).casefold()
+            if key not in taken and not others and os.path.realpath(place) not in kept:
+                break
+        taken.add(key)
+        names.append(name)
+    return names

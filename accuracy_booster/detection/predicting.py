@@ -1,0 +1,192 @@
+"""What a detector finds in images, as values."""
+
+# N detections, H W space
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from accuracy_booster.data import files
+from accuracy_booster.data.images import EncodedImages, ReadPath, UnreadableImage
+from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.detection.measuring import detections, in_eval_mode
+from accuracy_booster.errors import shown
+from accuracy_booster.progress import note, printable
+
+Picture = str | Path | Image.Image | torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a detector found in an image, the surest first.
+
+    Args:
+        image: the path of the image, or its number among those that were given.
+        size: (H, W) of the upright image.
+        boxes: float32 [N, 4], x1, y1, x2, y2 in pixels of that image, on the CPU.
+        scores: float32 [N], 0..1.
+        labels: int64 [N], from 1.
+        names: of the classes, one for each box.
+    """
+
+    image: str | int
+    size: tuple[int, int]
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; each number is the shortest that is the same float32."""
+        return {
+            "image": self.image,
+            "height": self.size[0],
+            "width": self.size[1],
+            "boxes": [_plain(box) for box in self.boxes],
+            "scores": _plain(self.scores),
+            "labels": self.labels.tolist(),
+            "names": list(self.names),
+        }
+
+
+def _plain(values: torch.Tensor) -> list[float]:
+    return [float(str(value)) for value in values.numpy()]
+
+
+def predict(
+    model: nn.Module,
+    images: Picture | Iterable[Picture],
+    *,
+    classes: Sequence[str],
+    threshold: float = 0.5,
+    device: torch.device | str | None = None,
+) -> Iterator[Prediction]:
+    """What a detector finds, image by image; the model's mode is afterwards what it was.
+
+    Args:
+        model: as torchvision's detectors: a list of images, float [3, H, W] in 0..1, gives a list
+            of {boxes, labels, scores}. Label k is `classes[k - 1]`.
+        images: paths of files, or of directories for all images below them; PIL images; tensors,
+            uint8 [3, H, W]. Files and PIL images are turned upright.
+        threshold: the lowest score that counts, 0..1.
+        device: to which the model is moved; by default it stays where it is.
+
+    Raises:
+        UnreadableImage: for a file that does not decode.
+        ValueError: for a path that leads nowhere, a directory without images, a tensor of another
+            form, a threshold beyond 0..1, or a label beyond the classes.
+    """
+    check_threshold(threshold)
+    if isinstance(images, (str, Path, Image.Image, torch.Tensor)):
+        images = [images]
+    if device is not None:
+        model.to(device)
+    return _predict(model, images, classes, threshold)
+
+
+def _predict(
+    model: nn.Module, images: Iterable[Picture], classes: Sequence[str], threshold: float
+) -> Iterator[Prediction]:
+    for number, image in enumerate(images):
+        if isinstance(image, (str, Path)):
+            for path in find_images([image]):
+                yield predict_one(model, read(path), path, classes, threshold)
+        else:
+            yield predict_one(model, _pixels(image, number), number, classes, threshold)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError for a threshold beyond 0..1."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} must be from 0 to 1, such as 0.5")
+
+
+def find_images(paths: Iterable[str | Path]) -> list[str]:
+    """Files as they are given, for directories the images below them, sorted; each file once.
+
+    Raises:
+        ValueError: for a path that leads nowhere, or a directory without images.
+    """
+    found: dict[str, str] = {}  # by where they really are
+    for path in map(str, paths):
+        if os.path.isdir(path):
+            inside = files.collect({"": [path]}, path)[""]
+            others = files.kinds(inside.others, files.COMPANIONS)
+            if not inside.images:
+                has = f"; it holds {others} files" if others else ""
+                raise ValueError(f"{printable(path)} holds no images that Pillow reads{has}")
+            if others:
+                note(f"{path}: left out {others} files, which Pillow does not read here")
+            below = inside.images
+        elif os.path.lexists(path):
+            below = [path]
+        else:
+            raise ValueError(f"there is no file or directory {shown(path)}; check the path")
+        for file in below:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def read(path: str) -> torch.Tensor:
+    """The upright image of a file, uint8 [3, H, W].
+
+    Raises:
+        UnreadableImage: if it does not decode.
+    """
+    return EncodedImages(ReadPath([path]), [0], path)[0][0]
+
+
+def _pixels(image: Image.Image | torch.Tensor, number: int) -> torch.Tensor:
+    if isinstance(image, Image.Image):
+        try:
+            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+        except Exception as e:  # Pillow's decoders raise what they like
+            raise UnreadableImage(f"cannot read the image number {number}: {e}") from e
+    if not isinstance(image, torch.Tensor):
+        raise ValueError(
+            f"image number {number} is {type(image).__name__}; give a path, a PIL image or a tensor"
+        )
+    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
+        raise ValueError(
+            f"image number {number} is {image.dtype} {[*image.shape]}; a tensor must be "
+            "torch.uint8 [3, H, W]"
+        )
+    return image
+
+
+@torch.no_grad()
+def predict_one(
+    model: nn.Module,
+    pixels: torch.Tensor,
+    image: str | int,
+    classes: Sequence[str],
+    threshold: float = 0.5,
+) -> Prediction:
+    """What a detector finds in one image, uint8 [3, H, W], on the model's device."""
+    at = next(model.parameters(), torch.empty(0)).device
+    with in_eval_mode(model):
+        (output,) = detections(model, [pixels.to(at)])
+    boxes, scores, labels = (output[key].cpu() for key in ("boxes", "scores", "labels"))
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= threshold]
+    boxes, scores, labels = boxes[order].float(), scores[order].float(), labels[order]
+    if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= len(classes):
+        raise ValueError(
+            f"the detector gives labels {int(labels.min())} to {int(labels.max())}, and there are "
+            f"{len(classes)} classes, labels from 1; give the classes that it was made for"
+        )
+    names = [classes[label - 1] for label in labels.tolist()]
+    height, width = pixels.shape[1:]
+    return Prediction(image, (height, width), boxes, scores, labels, names)
