@@ -52,10 +52,10 @@ def measure(
     """
     from accelerate.utils import gather_object
 
-    from accuracy_booster.training.evaluation import _share_buffers
+    from accuracy_booster.training.evaluation import share_buffers
 
     if accelerator.num_processes > 1:
-        _share_buffers(model)
+        share_buffers(model)
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     found: list[Found] = []
     reasons: list[str] = []

@@ -10,6 +10,8 @@ from accuracy_booster.progress import note
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.task import TrainingData
 
 
 def reopen(run: Run, config: TrainConfig) -> Data:
@@ -24,7 +26,7 @@ def reopen(run: Run, config: TrainConfig) -> Data:
     return data
 
 
-def check_same(run: Run, config: TrainConfig, data: Data) -> None:
+def check_same(run: Run, config: RunConfig, data: TrainingData) -> None:
     """Raise ValueError if data that were opened are others than those that the run began with."""
     if changed := what_changed(run, config, data):
         raise ValueError(
@@ -52,7 +54,7 @@ def check_place(where: str | Path, data: str) -> None:
         )
 
 
-def what_changed(run: Run, config: TrainConfig, data: Data) -> str:
+def what_changed(run: Run, config: RunConfig, data: TrainingData) -> str:
     """How the splits that were read differ from those that the run began with, or ""."""
     known: dict[str, Any] = run.info.get("data") or {}
     told = {split: data.difference(split, known[split]) for split in data.marks if split in known}
