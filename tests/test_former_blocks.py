@@ -160,7 +160,8 @@ def test_a_long_block_is_one_line_of_a_configuration():
     """The report of a comparison reads the settings line by line."""
     config = TrainConfig("resnet8", block=CBAM)
     lines = config.to_yaml().splitlines()
-    assert [line.split(":")[0] for line in lines] == [f.name for f in fields(TrainConfig)]
+    assert {line.split(":")[0] for line in lines} == {f.name for f in fields(TrainConfig)}
+    assert len(lines) == len(fields(TrainConfig))
     assert TrainConfig.from_yaml(config.to_yaml()) == config
 
 
