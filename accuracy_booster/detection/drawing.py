@@ -196,7 +196,7 @@ def _places(
 
 
 def _candidates(box: Box, width: int, height: int, line: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners: above the box, along its top, below it, then down its sides."""
+    """Upper left corners: at the box's corners, down its sides, beside it, then ever farther."""
     x1, y1, x2, y2 = box
     right = x2 - width + 1
     above, below = y1 - height, y2 + 1
@@ -206,8 +206,9 @@ def _candidates(box: Box, width: int, height: int, line: int) -> Iterator[tuple[
         yield from ((x1, y), (right, y))
     middle = (x1 + x2 - width) // 2
     yield from ((middle, above), (middle, y1), (middle, below), (x2 + 1, y1), (x1 - width, y1))
-    for more in (height, 2 * height):
-        yield from ((x1, above - more), (x1, below + more))
+    for half in range(1, 9):
+        more = half * height // 2
+        yield from ((x1, above - more), (x1, below + more), (right, above - more))
 
 
 def _hidden(place: Box, placed: Sequence[Box]) -> int:

@@ -38,8 +38,10 @@ def measure(
 ) -> DetectionMetrics:
     """Run `loader` through a detector in eval mode and compare with `data.truth(split)`.
 
-    The processes share the images, and each gets the same result, whatever their number. Images
-    that cannot be read are left out of the truth too: their boxes are no misses.
+    The processes share the images, and each gets the result of all. torchvision's detectors pad the
+    images of a batch to one size, which changes what they find a little: the numbers do not depend
+    on the processes and the batch size where batches have one image. Images that cannot be read
+    are left out of the truth too: their boxes are no misses.
 
     Args:
         model: as torchvision's detectors: a list of images, float [3, H, W] in 0..1, gives a list
