@@ -32,7 +32,8 @@ class DetectConfig(RunConfig):
             the backbone, or from a run of detect train. A head for other classes starts anew
         output: the run's directory; by default runs/fasterrcnn-HEAD-BACKBONE-BLOCK-DATA-sSEED
         batch_size: images per step, of all processes together
-        eval_batch_size: images per batch when measuring
+        eval_batch_size: images per batch when measuring; images of one batch are padded to one
+            size, which changes the numbers a little
         lr: learning rate; by default 0.00125 for each image of a step
         norms: the backbone's batch norms and those of its gates. frozen uses their running
             statistics, synchronised takes the moments of all processes together, normal those of
@@ -74,7 +75,7 @@ class DetectConfig(RunConfig):
     val_annotations: str | None = None
     epochs: int = 26
     batch_size: int = 2
-    eval_batch_size: int = 2
+    eval_batch_size: int = 1
     lr: float = 2 * LR_PER_IMAGE
     milestones: tuple[float, ...] = (16 / 26, 22 / 26)
     warmup_steps: int = 1000
