@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
 from accuracy_booster.training.config import TrainConfig
 
@@ -135,17 +136,22 @@ def _runs(given: dict[str, Any]):
     found = list_runs(folder)
 
     def show() -> None:
+        detect = any(run.task == "detection" for run in found)
+        header = ["run", "model", "block", "data", "seed", "epoch", "top-1 %"]
         rows = [
             [
                 *(str(run.path), run.model, run.block, run.data, str(run.seed)),
                 *(f"{run.epoch}/{run.epochs}", "" if run.top1 is None else f"{run.top1:.2f}"),
+                *(["" if run.ap is None else f"{run.ap:.1f}"] if detect else []),
                 run.state,
             ]
             for run in found
         ]
-        print_table(["run", "model", "block", "data", "seed", "epoch", "top-1 %", "state"], rows)
-        if any(run.state.startswith("stopped") for run in found):
-            say("accuracy-booster train --resume RUN goes on with one that stopped.")
+        print_table([*header, *(["AP %"] if detect else []), "state"], rows)
+        stopped = {run.task for run in found if run.state.startswith("stopped")}
+        for kind in (TrainConfig, DetectConfig):
+            if kind.task in stopped:
+                say(f"accuracy-booster {kind.command} --resume RUN goes on with one that stopped.")
 
     return {"runs": [{**vars(run), "path": str(run.path)} for run in found]}, show
 

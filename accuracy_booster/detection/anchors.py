@@ -19,7 +19,7 @@ def anchor_generator(strides: Sequence[int], sizes: Sequence | None = None) -> A
     Args:
         strides: of the maps, in pixels.
         sizes: the sides of the anchors in pixels: for each map a number or several, as many for
-            each map. By default they double from 8 times the finest stride (32 at most) to 512 and
+            each map; a plain row of numbers is shared out evenly, in its order. By default they double from 8 times the finest stride (32 at most) to 512 and
             are spread over the maps: one each for strides 4, 8, 16, 32, 64, as in torchvision.
 
     Raises:
@@ -40,6 +40,9 @@ def _default(strides: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def _given(strides: Sequence[int], sizes: Sequence) -> tuple[tuple[int, ...], ...]:
+    each, left = divmod(len(sizes), len(strides))
+    if each > 1 and not left and all(isinstance(size, (int, float)) for size in sizes):
+        sizes = [sizes[k : k + each] for k in range(0, len(sizes), each)]
     rows = tuple(
         tuple(row) if isinstance(row, Sequence) and not isinstance(row, str) else (row,)
         for row in sizes

@@ -63,6 +63,7 @@ class DetectConfig(RunConfig):
     """
 
     task: ClassVar[str] = "detection"
+    command: ClassVar[str] = "detect train"
     network_field: ClassVar[str] = "backbone"
     places: ClassVar[tuple[str, ...]] = ("data", *PLACES)
 

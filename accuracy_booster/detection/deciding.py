@@ -166,8 +166,8 @@ def drop_empty(split: Split, name: str) -> tuple[Split, list[str]]:
     return split.of_images(kept), [line]
 
 
-def locate(split: Split, name: str) -> tuple[list[str], list[str]]:
-    """The paths of a split's images, and a line about those that are not there.
+def locate(split: Split, name: str) -> tuple[list[str], list[str], list[str]]:
+    """The paths of a split's images, those of them that are not there, and a line about them.
 
     They stay in the data set, as images that cannot be read.
 
@@ -185,7 +185,7 @@ def locate(split: Split, name: str) -> tuple[list[str], list[str]]:
         if actual is None:
             missing.append(paths[-1])
     if not missing:
-        return paths, []
+        return paths, [], []
     first = printable(missing[0])
     if len(missing) == len(paths):
         raise ValueError(
@@ -195,7 +195,7 @@ def locate(split: Split, name: str) -> tuple[list[str], list[str]]:
     line = (
         f"{name}: {len(missing):,} of {len(paths):,} image files are not there, the first {first}"
     )
-    return paths, [f"{line}; they count as images that cannot be read"]
+    return paths, missing, [f"{line}; they count as images that cannot be read"]
 
 
 def _listing(folder: Path) -> dict[str, str]:

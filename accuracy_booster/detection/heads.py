@@ -15,6 +15,7 @@ classification network (`roi_heads.box_head.layer4.0.conv1.weight`).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -78,6 +79,23 @@ class LastStage(HoldsNorms):
         return x.mean((2, 3))
 
 
+class RegionPool(MultiScaleRoIAlign):
+    """Cuts regions out of the maps "0", "1", ... of known strides.
+
+    torchvision's tells the strides from the first batch that it sees, by its images' sizes before
+    they are padded, and keeps them. For images of fewer than 75 pixels they can be wrong, and then
+    a detector depends on what it saw first.
+    """
+
+    def __init__(self, strides: Sequence[int], output_size: int):
+        names = [str(k) for k in range(len(strides))]
+        super().__init__(names, output_size, sampling_ratio=2)
+        side = 4 * strides[-1]
+        maps = [torch.zeros(1, 1, side // stride, side // stride) for stride in strides]
+        # the first batch: a blank image that needs no padding
+        self(dict(zip(names, maps, strict=True)), [torch.zeros(1, 4)], [(side, side)])
+
+
 def pyramid_stages(stages: Stages) -> tuple[Stage, ...]:
     """The stages whose maps the pyramid takes.
 
@@ -87,17 +105,16 @@ def pyramid_stages(stages: Stages) -> tuple[Stage, ...]:
     return tuple(stage for stage in stages.stages if stage.stride > 1)
 
 
-def pyramid(network: nn.Module, stages: Stages) -> tuple[PyramidBackbone, MultiScaleRoIAlign]:
+def pyramid(network: nn.Module, stages: Stages) -> tuple[PyramidBackbone, RegionPool]:
     """The backbone and what cuts regions out of its maps; the network is changed in place."""
     used = pyramid_stages(stages)
     body = give_maps(network, stages, [stage.name for stage in used])
-    names = [str(k) for k in range(len(used))]
-    return PyramidBackbone(body, used), MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2)
+    return PyramidBackbone(body, used), RegionPool([stage.stride for stage in used], 7)
 
 
 def last_stage_head(
     network: nn.Module, stages: Stages
-) -> tuple[SingleMapBackbone, MultiScaleRoIAlign, LastStage]:
+) -> tuple[SingleMapBackbone, RegionPool, LastStage]:
     """The same for head="c4", and the box head; the network is changed in place.
 
     Raises:
@@ -112,5 +129,4 @@ def last_stage_head(
         )
     modules = {name: take_away(network, name) for name in last.after}
     body = give_maps(network, stages, [before.name])
-    pool = MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
-    return SingleMapBackbone(body, before), pool, LastStage(modules)
+    return SingleMapBackbone(body, before), RegionPool([before.stride], 14), LastStage(modules)

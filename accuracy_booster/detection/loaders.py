@@ -44,6 +44,7 @@ class DetectionData:
     marks: dict[str, dict[str, Any]]
     images: dict[str, DetectionImages] = field(repr=False)
     loaders: dict[str, Loader] = field(repr=False)
+    missing: list[str] = field(default_factory=list, repr=False)  # paths of images not there
 
     def truth(self, split: str) -> dict[str, Any]:
         """What a split's images hold, as a COCO dict: crowd boxes too, boxes as in the file.
@@ -120,14 +121,18 @@ def load_coco(
     target: tuple[str, ...] | None = None if classes is None else tuple(map(same_name, classes))
     ids: list[int] = []
     images: dict[str, DetectionImages] = {}
+    missing: list[str] = []
     for split, place in places.items():
         coco = read(place.annotations)
         target = target or tuple(coco.categories.values())
         ids = ids or _ids(coco, target)
         labels = _labels(coco, target, split, "classes" if classes is not None else wanted[0])
         drop = empty_images == "drop" and training and split == "train"
-        images[NAMES[split]], told = _images(coco, place, labels, split, bad_annotations, drop)
+        images[NAMES[split]], told, lost = _images(
+            *(coco, place, labels, split, bad_annotations, drop)
+        )
         notes += told
+        missing += lost
     assert target is not None
     loaders = {}
     for split, part in images.items():
@@ -145,19 +150,21 @@ def load_coco(
             collate=pack,
         )
     marks = {split: marks_of(part) for split, part in images.items()}
-    return DetectionData(name, target, ids, [], notes, marks, images, loaders)
+    return DetectionData(name, target, ids, [], notes, marks, images, loaders, missing)
 
 
 def _images(
     coco: Coco, place: Place, labels: dict[int, int], split: str, bad: int, drop: bool
-) -> tuple[DetectionImages, list[str]]:
-    """The images of a split, and a line for each kind of thing that is left out or changed."""
+) -> tuple[DetectionImages, list[str], list[str]]:
+    """The images of a split, a line for each kind of thing that is left out or changed, and the
+    paths of the images that are not there.
+    """
     used, notes = deciding.decide(coco, place.images, labels, split, bad)
     if drop:
         used, dropped = deciding.drop_empty(used, split)
         notes += dropped
-    paths, missing = deciding.locate(used, split)
-    return DetectionImages(used, paths, printable(place.annotations)), notes + missing
+    paths, missing, lines = deciding.locate(used, split)
+    return DetectionImages(used, paths, printable(place.annotations)), notes + lines, missing
 
 
 def _labels(coco: Coco, classes: Sequence[str], split: str, source: str) -> dict[int, int]:

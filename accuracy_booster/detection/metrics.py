@@ -46,7 +46,7 @@ class DetectionMetrics:
     ar_medium: float | None
     ar_large: float | None
     images: int
-    by_class: Mapping[str, float | None] = field(default_factory=dict, hash=False, repr=False)
+    by_class: Mapping[str, float | None] = field(default_factory=dict, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, float | None]:
         """The 12 numbers and `images`, by name."""

@@ -108,7 +108,8 @@ class Detection(Task):
         count = -(-ESTIMATED_ON // loader.batch_size)
         device = next(network.parameters()).device
         # the same images in every process
-        batches = list(itertools.islice(loader.batches(0, device=device), count))
+        read = itertools.islice(loader.batches(0, device=device), count)
+        batches = [batch for batch in read if len(batch)]
         images = sum(map(len, batches))
         say(f"taking the statistics of {len(gates)} new gates from {images} training images")
         estimate_gate_norms(network, batches)
@@ -181,9 +182,16 @@ def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
     """The configuration with what the data and the start decide: it repeats the run as it is.
 
     Raises:
-        ValueError: for classes that do not fit it, or weights that cannot be read.
+        ValueError: for classes that do not fit it, more missing images than `bad_images` allows, or
+            weights that cannot be read.
     """
     data.check_trainable()
+    if (count := len(data.missing)) > config.bad_images:
+        raise ValueError(
+            f"{count:,} image files of {data.name} are not there, more than "
+            f"bad_images={config.bad_images}, the first {data.missing[0]}; put them there, or "
+            "allow more"
+        )
     config = Detection.place(decide_start(config, KINDS))
     classes = len(data.classes)
     if config.num_classes not in (None, classes):

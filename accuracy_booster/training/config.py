@@ -62,6 +62,7 @@ class TrainConfig(RunConfig):
     """
 
     task: ClassVar[str] = "classification"
+    command: ClassVar[str] = "train"
     network_field: ClassVar[str] = "model"
     places: ClassVar[tuple[str, ...]] = ("data", "data_dir")
 

@@ -66,6 +66,8 @@ def _listed(path: Path) -> Listed:
             found[measure] = last.get(f"validation_{measure}", last.get(f"test_{measure}"))
             if state == "finished":
                 found[measure] = run.info["test"].get(measure)
+            if found[measure] != found[measure]:  # NaN: no box counts
+                found[measure] = None
         if state != "finished" and is_locked(path):
             state = "training"
         elif state not in ("finished", "stopped"):

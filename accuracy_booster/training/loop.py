@@ -325,7 +325,8 @@ class Trainer:
         self.run, self.console = run, progress.console
         self._started = time.perf_counter()
         self._saved = time.monotonic()
-        go_on = go_on or f"accuracy-booster train --resume {shlex.quote(str(run.path))}"
+        command = f"accuracy-booster {self.config.command} --resume"
+        go_on = go_on or f"{command} {shlex.quote(str(run.path))}"
         self.go_on = f"go on with: {go_on}"
         with (
             StopRequest(f"stopped on the last checkpoint; {self.go_on}") as self.stop,

@@ -43,6 +43,15 @@ from accuracy_booster.training.run_config import Config, RunConfig
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 LOGS = "tensorboard"
+# what takes the runs of a task
+TAKEN_BY = {
+    "classification": "train --resume, eval, inspect and detect train --backbone take it",
+    "detection": "detect train --resume, detect eval and detect predict take it",
+}
+
+
+class OtherTask(ValueError):
+    """A run is not of the task that was asked for."""
 
 
 class Run:
@@ -164,7 +173,8 @@ class Run:
         try:
             run.info = read_json(path / INFO)
             if (task := run.info.get("task", TrainConfig.task)) != kind.task:
-                raise ValueError(f"it is a run of {shown(task)}, and not of {kind.task!r}")
+                taken = TAKEN_BY.get(str(task), "another version of this package made it")
+                raise OtherTask(f"{path} holds a run of {shown(task)}, not of {kind.task}; {taken}")
             config = kind.from_yaml((path / CONFIG).read_text())
             if not isinstance(run.info.get("classes"), list):
                 raise ValueError(f"{INFO} names no classes")
@@ -175,6 +185,8 @@ class Run:
                 )
             config = in_todays_words(config, run.info)
             state = run.state(config.epochs)
+        except OtherTask:
+            raise
         except (OSError, ValueError, TypeError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
         if ended and state != "finished":

@@ -69,6 +69,7 @@ class RunConfig:
     """
 
     task: ClassVar[str]  # in run.json
+    command: ClassVar[str]  # that trains
     network_field: ClassVar[str]  # the field that names the network
     # settings that say where the data are, and may change while a run goes on
     places: ClassVar[tuple[str, ...]] = ("data",)
