@@ -166,11 +166,19 @@ def normalise(words: list[str]) -> list[str]:
                 word = f"--{word[5:]}=false"
             elif word in switches and (i + 1 == len(words) or words[i + 1].startswith("--")):
                 word += "=true"
+            option = word.partition("=")[0]
+            if option in LISTS and re.fullmatch(NUMBERS, value):
+                word = f"{option}={_listed(option, value)}"
         elif out and out[-1] in LISTS and re.fullmatch(NUMBERS, word):
-            single = out[-1] == "--image_size" and "," not in word  # may be one number
-            word = word if single else f"[{word}]"
+            word = _listed(out[-1], word)
         out.append(word)
     return out
+
+
+def _listed(option: str, word: str) -> str:
+    """Numbers as a YAML list; one that may stand alone stays as it is."""
+    single = option == "--image_size" and "," not in word
+    return word if single else f"[{word}]"
 
 
 def output_file(given: str | None, example: str) -> Path | None:

@@ -77,7 +77,7 @@ def load_coco(
     training: bool = True,
     seed: int = 0,
     workers: int = 0,
-    empty_images: str = "drop",
+    empty_images: str | None = None,
     bad_annotations: int = 100,
     train_images: str | Path | None = None,
     train_annotations: str | Path | None = None,
@@ -94,10 +94,10 @@ def load_coco(
         augment: of the training images: see `Augmentation`; `augment_size` is for "lsj".
         classes: the class names in the order of the labels; the data's must be among them. By
             default the categories of the first split that is read, by id.
-        training: whether the training images are shuffled and augmented, and may be dropped.
+        training: whether the training images are shuffled and augmented.
         seed: of the order and the augmentation of the training images.
         empty_images: training images without a box to learn from: "drop" them, or "keep" them as
-            background.
+            background; by default they are dropped where `training`.
         bad_annotations: annotations of a split that may be left out because they have no image, no
             category, or no area within the image.
         train_images, train_annotations, val_images, val_annotations: paths that hold instead of
@@ -107,6 +107,8 @@ def load_coco(
         ValueError: for files that are not found, or several that may be meant; for a file that is
             damaged; for more bad annotations; for categories that are not among the classes.
     """
+    if empty_images is None:
+        empty_images = "drop" if training else "keep"
     if empty_images not in EMPTY_IMAGES:
         raise unknown("empty_images", empty_images, EMPTY_IMAGES)
     for split in splits:
@@ -127,7 +129,7 @@ def load_coco(
         target = target or tuple(coco.categories.values())
         ids = ids or _ids(coco, target)
         labels = _labels(coco, target, split, "classes" if classes is not None else wanted[0])
-        drop = empty_images == "drop" and training and split == "train"
+        drop = empty_images == "drop" and split == "train"
         images[NAMES[split]], told, lost = _images(
             *(coco, place, labels, split, bad_annotations, drop)
         )

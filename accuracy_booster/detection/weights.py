@@ -97,12 +97,15 @@ def _load_backbone(
     loaded = load_weights(network, tensors, source)
     given = network.state_dict()
     own = detector.state_dict()
+    gates = [name for name in loaded.new if GATES in f".{name}"]
     fits, lost = {}, []
     for name in own:
         prefix = next((p for p in BACKBONE if name.startswith(p)), None)
         if prefix is None:
             continue
         inner = name.removeprefix(prefix)
+        if gates and GATES in f".{inner}":
+            continue  # the detector's own new gates, which started as `init` says
         if inner in given:
             fits[name] = given[inner]
         elif prefix == BACKBONE[0]:
@@ -115,7 +118,6 @@ def _load_backbone(
     with torch.no_grad():
         for name, tensor in fits.items():
             own[name].copy_(tensor)
-    gates = [name for name in loaded.new if GATES in f".{name}"]
     return Loaded(len(fits), gates)
 
 

@@ -83,7 +83,7 @@ def options(data: Path, output: Path, **more: Any) -> dict[str, Any]:
         **{"backbone": "resnet8", "head": "c4", "block": "ab", "data": str(data)},
         **{"output": str(output), "epochs": 2, "batch_size": 3, "lr": 0.01, "device": "cpu"},
         **{"warmup_steps": 2, "min_size": (40,), "max_size": 64, "anchor_sizes": (8, 16, 32)},
-        **{"rpn_post_nms_top_n_train": 30, "rpn_post_nms_top_n_test": 15},
+        **{"rpn_post_nms_top_n_train": 30, "rpn_post_nms_top_n_test": 60},
         **{"box_batch_size_per_image": 16, "box_score_thresh": 0.0, "seed": 3},
         **more,
     }
