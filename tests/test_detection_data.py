@@ -60,6 +60,10 @@ def test_coco_tiny(shared):
         rows = [[{k: a[k] for k in keys} for a in d["annotations"]] for d in (truth, known)]
         assert rows[0] == rows[1]
         assert sum(a["iscrowd"] for a in truth["annotations"]) == crowd
+        for id, corners in boxes_of(data, split.replace("val", "test")).items():
+            mine = [a for a in known["annotations"] if a["image_id"] == id and not a["iscrowd"]]
+            starts = torch.tensor([a["bbox"][:2] for a in mine])
+            assert torch.equal(corners[:, :2], starts)  # in the file's order
     batch = next(data.loaders["test"].batches(0))
     assert [i.dtype for i in batch.images] == [torch.uint8] * 2
     assert not any("left out" in note for note in data.notes)
@@ -414,12 +418,14 @@ def test_size_of_turned_images(make, pixels):
 
 
 def test_sub_folders_and_spellings(make):
-    """file_name with a folder; a name that the disk spells in another way (NFD)."""
+    """file_name with a folder; names that the disk spells in another way (NFC, NFD)."""
     deep = content()
     deep["images"][0]["file_name"] = "a/b/x.png"
     deep["images"][1]["file_name"] = "Zoe\u0308.png"
     root = make(deep)
     deep["images"][1]["file_name"] = "Zo\u00eb.png"
+    (root / "train2017" / "0012.png").rename(root / "train2017" / "\u00e9.png")
+    deep["images"][2]["file_name"] = "e\u0301.png"
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(deep))
     data = load_coco(root)
     assert boxes_of(data).keys() == {10, 11, 12, 13}
