@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from support.coco import make_coco, options, words
+from support.detectors import make_coco, options, words
 from test_distributed import torchrun
 
 import accuracy_booster as ab

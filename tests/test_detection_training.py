@@ -16,7 +16,7 @@ import torch
 import torchvision
 import yaml
 from safetensors.torch import load_file
-from support.coco import PYRAMID, make_coco, options
+from support.detectors import PYRAMID, make_coco, options
 from test_distributed import ranks, said
 from test_resume import (
     announce,

@@ -111,7 +111,7 @@ def load_coco(
         empty_images = "drop" if training else "keep"
     if empty_images not in EMPTY_IMAGES:
         raise unknown("empty_images", empty_images, EMPTY_IMAGES)
-    for split in splits:
+    for split in splits or [""]:
         if split not in NAMES:
             raise unknown("split", split, ("train", "val"))
     change = Augmentation(augment, augment_size)

@@ -1,102 +1,75 @@
-"""A tiny data set in COCO's format, coloured rectangles, and trainings on it."""
+"""A small data set in COCO's format, as files."""
+
+# M boxes of an image, H W space
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
+import torch
 
-CLASSES = {3: "red", 7: "green", 20: "blue"}  # ids with gaps
-COLOURS = {3: (220, 30, 30), 7: (30, 200, 60), 20: (40, 60, 230)}
+from accuracy_booster.detection import DetectionData
 
-Annotations = dict[str, Any]
-
-
-def make_coco(
-    root: Path,
-    *,
-    train: int = 10,
-    val: int = 3,
-    size: tuple[int, int] | None = None,
-    change: Callable[[Annotations], Any] | None = None,
-) -> Path:
-    """A directory with train2017/, val2017/ and their files of annotations.
-
-    Images are PNG files of 40 to 64 pixels with one or two rectangles. The first of each split has
-    a crowd box beside them; the last of the training images has no box.
-
-    Args:
-        size: (height, width) of all images.
-        change: what is done to the training annotations before they are written.
-    """
-    draw = np.random.default_rng(0)
-    (root / "annotations").mkdir(parents=True)
-    for split, count in (("train", train), ("val", val)):
-        content: Annotations = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": id, "name": name} for id, name in CLASSES.items()],
-        }
-        (root / f"{split}2017").mkdir()
-        for number in range(count):
-            height, width = size or (int(v) for v in draw.integers(40, 65, 2))
-            pixels = draw.integers(90, 160, (height, width, 3)).astype(np.uint8)
-            name, own = f"{number:03}.png", 10 + 3 * number
-            boxes = 0 if split == "train" and number + 1 == count else 1 + number % 2
-            for box in range(boxes):
-                w, h = (int(v) for v in draw.integers(10, 22, 2))
-                x, y = int(draw.integers(0, width - w)), int(draw.integers(0, height - h))
-                category = list(CLASSES)[(number + box) % 3]
-                pixels[y : y + h, x : x + w] = COLOURS[category]
-                _annotate(content, own, category, (x, y, w, h))
-            if number == 0:
-                _annotate(content, own, 7, (1, 1, 30, 30), crowd=1)
-            Image.fromarray(pixels).save(root / f"{split}2017" / name)
-            content["images"].append(
-                {"id": own, "file_name": name, "height": height, "width": width}
-            )
-        if change is not None and split == "train":
-            change(content)
-        file = root / "annotations" / f"instances_{split}2017.json"
-        file.write_text(json.dumps(content))
-    return root
+SIZES = [(24, 32), (40, 20), (16, 16), (30, 50)]  # height, width
 
 
-def _annotate(
-    content: Annotations, image: int, category: int, box: tuple[int, ...], crowd: int = 0
-) -> None:
-    content["annotations"].append(
-        {
-            **{"id": len(content["annotations"]) + 1, "image_id": image, "category_id": category},
-            **{"bbox": list(box), "area": box[2] * box[3], "iscrowd": crowd},
-        }
-    )
+def image(id: int, height: int, width: int, name: str | None = None) -> dict:
+    return {"id": id, "file_name": name or f"{id:04}.png", "height": height, "width": width}
 
 
-def options(data: Path, output: Path, **more: Any) -> dict[str, Any]:
-    """A training of two seconds: 2 epochs of 3 steps of 3 images, the smallest network."""
+def box(id: int, image_id: int, category_id: int, *bbox: float, **more) -> dict:
+    found = {"id": id, "image_id": image_id, "category_id": category_id, "bbox": [*bbox]}
+    return {**found, "area": bbox[2] * bbox[3] / 2, "iscrowd": 0, **more}
+
+
+def content(first: int = 10) -> dict:
+    """Four images, categories 3, 7 and 90, seven boxes of which one is a crowd's."""
+    ids = [first + i for i in range(4)]
     return {
-        **{"backbone": "resnet8", "head": "c4", "block": "ab", "data": str(data)},
-        **{"output": str(output), "epochs": 2, "batch_size": 3, "lr": 0.01, "device": "cpu"},
-        **{"warmup_steps": 2, "min_size": (40,), "max_size": 64, "anchor_sizes": (8, 16, 32)},
-        **{"rpn_post_nms_top_n_train": 30, "rpn_post_nms_top_n_test": 60},
-        **{"box_batch_size_per_image": 16, "box_score_thresh": 0.0, "seed": 3},
-        **more,
+        "images": [image(id, *size) for id, size in zip(ids, SIZES, strict=True)],
+        "categories": [
+            {"id": 90, "name": "bear"},
+            {"id": 3, "name": "cat"},
+            {"id": 7, "name": "dog"},
+        ],
+        "annotations": [
+            box(1, ids[0], 7, 2, 3, 10, 12),
+            box(2, ids[1], 3, 0, 0, 20, 40),
+            box(3, ids[0], 90, 5.5, 6.25, 8, 9),
+            box(4, ids[2], 3, 1, 1, 6, 6),
+            box(5, ids[3], 90, 4, 4, 30, 20),
+            box(6, ids[3], 7, 0, 0, 50, 30, iscrowd=1, segmentation={"counts": [9], "size": [1]}),
+            box(7, ids[2], 7, 8, 2, 5, 9, segmentation=[[1, 2, 3]]),
+        ],
     }
 
 
-# with a feature pyramid, on a network of four stages
-PYRAMID = {"backbone": "timm/test_resnet", "head": "fpn", "anchor_sizes": (8, 12, 16, 24, 32)}
+def write(
+    root: Path,
+    pixels: Callable[..., np.ndarray],
+    png: Callable[..., bytes],
+    train: dict | None = None,
+    val: dict | None = None,
+    **splits: dict,
+) -> Path:
+    """A directory as COCO has it, with a file for each image; `pixels` and `png` make them."""
+    splits = {"train2017": train or content(), "val2017": val or content(50), **splits}
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    for name, values in splits.items():
+        (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(values))
+        for entry in values["images"]:
+            file = root / name / str(entry["file_name"])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            size = int(entry["height"]), int(entry["width"])
+            file.write_bytes(png(pixels(entry["file_name"], *size)))
+    return root
 
 
-def words(command: str, given: dict[str, Any]) -> list[str]:
-    """The command line of these options."""
-
-    def text(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-    return [*command.split(), *(f"--{name}={text(value)}" for name, value in given.items())]
+def boxes_of(data: DetectionData, split: str = "train") -> dict[int, torch.Tensor]:
+    """{image id: its boxes [M, 4]} of a split, without augmentation."""
+    images = data.images[split]
+    targets = [images[i][1] for i in range(len(images))]
+    return {int(t["image_id"]): t["boxes"] for t in targets}
