@@ -1,4 +1,4 @@
-"""Detection on the one trainer: run directories, resuming, processes, freezing, starts, bad input."""
+"""Detection on the one trainer: runs, resuming, processes, freezing, starts, bad input."""
 
 # N batch, C channels, H W space
 
@@ -32,7 +32,7 @@ from test_resume import (
 import accuracy_booster as ab
 from accuracy_booster import detection
 from accuracy_booster.detection.config import DetectConfig
-from accuracy_booster.errors import Diverged, TrainingInterrupted
+from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.models import create_model
 from accuracy_booster.training import checkpoint, list_runs, loop
 from accuracy_booster.training.run import Run
@@ -130,12 +130,12 @@ def test_evaluating_a_run_gives_what_it_reported(trained):
 
 def test_a_loaded_detector_does_not_depend_on_what_it_saw_first(trained):
     """torchvision's tells the maps' scales from the first batch, wrongly for tiny images."""
-    small, large = torch.rand(3, 40, 40), torch.rand(3, 64, 64)
+    wide, tall = torch.rand(3, 40, 64), torch.rand(3, 64, 40)
     first, second = detection.load(trained.output), detection.load(trained.output)
     assert first.classes == ("red", "green", "blue")
     with torch.no_grad():
-        first([small])
-        assert torch.equal(first([large])[0]["boxes"], second([large])[0]["boxes"])
+        first([wide])
+        assert torch.equal(first([tall])[0]["boxes"], second([tall])[0]["boxes"])
 
 
 def test_config_yaml_repeats_the_run_bit_for_bit(trained, tmp_path):
@@ -248,7 +248,7 @@ def test_resuming_takes_only_what_leaves_the_result(trained):
 
 @pytest.mark.parametrize("norms", ["synchronised", "normal"])
 def test_two_processes(data, tmp_path, norms):
-    """Equal metrics; the gates' statistics are equal where they are synchronised, and only there."""
+    """Metrics are equal; the gates' statistics are where they are synchronised, and only there."""
 
     def work(rank):
         real = loop.Trainer.measure
@@ -363,15 +363,19 @@ def test_new_gates_on_trained_weights(data, start, tmp_path, capsys):
     assert all(torch.equal(measured[name], buffers[name]) for name in buffers)
 
 
-def test_statistics_are_taken_although_images_cannot_be_read(tmp_path, start, capsys):
+def test_statistics_need_images(tmp_path, start, capsys):
+    """An unreadable image is replaced by the next; where none can be read that is said."""
     data = make_coco(tmp_path / "data")
     for number in range(3):
         (data / "train2017" / f"{number:03}.png").write_bytes(b"no image")
-    trainer = start(data, norms="frozen", batch_size=1)
-    assert trainer.config.norms == "frozen"
-    assert "norms=frozen, but the backbone starts from random weights" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    start(data, norms="frozen", batch_size=1)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "norms=frozen, but the backbone starts from random weights" in told
+    for file in (data / "train2017").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(TrainingStopped, match=r"none of .* images of a training batch could be"):
+        detection.train(**options(data, tmp_path / "run", norms="frozen"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 # starts
@@ -421,7 +425,10 @@ def test_starts_that_fail_are_one_line(trained, classified, data, tmp_path):
         ({"backbone": "resnet14", "weights": str(tmp_path / "resnet8.pth")}, "resnet8.pth"),
         ({"weights": str(trained.output), "block": "se"}, "of another detector"),
         ({"weights": str(trained.output), "head": "fpn"}, "of another detector"),
-        ({"backbone": str(classified), "block": "se", "anchor_sizes": None}, "timm/test_resnet|se"),
+        (
+            {"backbone": str(classified), "block": "se", "anchor_sizes": None},
+            "give the block that they are of",
+        ),
         ({"backbone": str(trained.output)}, "run of 'detection', not of classification"),
         ({"backbone": str(classified), "weights": "w.pth"}, "leave weights out"),
         ({"backbone": None}, "name a backbone"),
@@ -497,11 +504,11 @@ def test_boxes_of_no_area_within_and_beyond_what_is_allowed(tmp_path, capsys):
             annotation["bbox"][2] = 0
 
     data = make_coco(tmp_path / "data", change=flat)
-    with pytest.raises(ValueError, match="2 annotations of .* more than bad_annotations=1"):
+    with pytest.raises(ValueError, match=r"2 annotations of .* more than bad_annotations=1"):
         detection.train(**options(data, tmp_path / "run", bad_annotations=1))
     assert not (tmp_path / "run").exists()
     detection.train(**options(data, tmp_path / "run", bad_annotations=2, epochs=1))
-    assert "have a box of no area" in " ".join(capsys.readouterr().err.split())
+    assert "2 of 14 annotations have no area" in " ".join(capsys.readouterr().err.split())
 
 
 def test_data_that_changed_are_refused_when_a_run_goes_on(trained, data, tmp_path):

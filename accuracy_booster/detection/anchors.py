@@ -19,8 +19,9 @@ def anchor_generator(strides: Sequence[int], sizes: Sequence | None = None) -> A
     Args:
         strides: of the maps, in pixels.
         sizes: the sides of the anchors in pixels: for each map a number or several, as many for
-            each map; a plain row of numbers is shared out evenly, in its order. By default they double from 8 times the finest stride (32 at most) to 512 and
-            are spread over the maps: one each for strides 4, 8, 16, 32, 64, as in torchvision.
+            each map; a plain row of numbers is shared out evenly, in its order. By default they
+            double from 8 times the finest stride (32 at most) to 512 and are spread over the maps:
+            one each for strides 4, 8, 16, 32, 64, as in torchvision.
 
     Raises:
         ValueError: for sizes that do not fit the maps.

@@ -108,8 +108,9 @@ class Detection(Task):
         count = -(-ESTIMATED_ON // loader.batch_size)
         device = next(network.parameters()).device
         # the same images in every process
-        read = itertools.islice(loader.batches(0, device=device), count)
-        batches = [batch for batch in read if len(batch)]
+        batches = list(itertools.islice(loader.batches(0, device=device), count))
+        for batch in batches:
+            batch.check_trainable()
         images = sum(map(len, batches))
         say(f"taking the statistics of {len(gates)} new gates from {images} training images")
         estimate_gate_norms(network, batches)
