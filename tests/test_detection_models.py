@@ -30,7 +30,11 @@ TINY = "timm/test_resnet"  # stages of 32, 48, 192 and 96 channels
 BOXES = [torch.tensor([[8.0, 8, 50, 60], [20, 4, 60, 50]]), torch.zeros(0, 4)]
 LABELS = [torch.tensor([1, 2]), torch.zeros(0, dtype=torch.int64)]
 
-pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
+    pytest.mark.filterwarnings("ignore:the network has 9 attention modules"),
+    pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet"),
+]
 
 
 def images(count=2, seed=0, size=(64, 80)):
@@ -558,7 +562,25 @@ class Joined(nn.Module):
         return self.fc(self.join(self.b(x) + self.up(self.c(x))).mean((2, 3)))
 
 
+class Skipping(Joined):
+    """Its last module reads the map before the last stage beside its input."""
+
+    class Join(nn.Conv2d):
+        def forward(self, x, skip):
+            return super().forward(x) + skip[:, :, ::2, ::2]
+
+    def __init__(self):
+        super().__init__()
+        self.join = self.Join(4, 4, 3, 1, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.fc(self.join(self.b(x), x).mean((2, 3)))
+
+
 def test_c4_is_refused_where_no_module_is_the_last_stage():
+    with pytest.raises(ValueError, match="use head='fpn'"):
+        faster_rcnn(Skipping(), head="c4", **SMALL)
     assert [stage.name for stage in find_stages(Joined()).stages] == ["a", "join"]
     assert learn(faster_rcnn(Joined(), **FEW))
     with pytest.raises(ValueError, match="use head='fpn'"):

@@ -64,7 +64,8 @@ class FeatureMaps(HoldsNorms):
         return OrderedDict((key, found[name]) for name, key in self.map_keys.items())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        make, args, *rest = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, *rest = reduced
         base = type(self).__bases__[-1]
         return (_rebuild, (make, *(base if a is type(self) else a for a in args)), *rest)
 
