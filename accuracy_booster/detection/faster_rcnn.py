@@ -111,11 +111,10 @@ def faster_rcnn(
     network, trained, own = _network(backbone, pretrained, block)
     _check_gates(network, block)
     if block is not None and block != "none" and not attached(network):
-        with torch.random.fork_rng([]):  # the heads start the same with and without gates
-            torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
-            boost(network, block, init=init)
+        _boost(network, block, init)
     stages = find_stages(network)
     more: dict[str, Any]
+    body: nn.Module
     if head == "fpn":
         used = pyramid_stages(stages)
         body, pool = pyramid(network, stages)
@@ -159,11 +158,11 @@ def _check(head: str, gates: str, norms: str, num_classes: int, options: dict[st
         raise ValueError(
             f"num_classes={shown(num_classes)} must be >= 2: the background counts as a class"
         )
-    known = set(inspect.signature(FasterRCNN.__init__).parameters) - _OURS | _OF_TRANSFORM
-    known -= {"rpn_anchor_generator", "box_roi_pool", "box_head", "box_predictor"}  # made here
+    own = set(inspect.signature(FasterRCNN.__init__).parameters) - _OURS | _OF_TRANSFORM
+    own -= {"rpn_anchor_generator", "box_roi_pool", "box_head", "box_predictor"}  # made here
     for name in options:
-        if name not in known:
-            raise unknown("option of Faster R-CNN", name, known)
+        if name not in own:
+            raise unknown("option of Faster R-CNN", name, own)
 
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -175,6 +174,11 @@ def _network(
     """The network, whether its weights are trained, and the mean and std of its images' pixels."""
     if isinstance(backbone, nn.Module):
         refuse_wrapped(backbone)
+        if isinstance(backbone, FasterRCNN):
+            raise ValueError(
+                f"the backbone is a {type(backbone).__name__}, a whole detector; give a "
+                "classification network, or boost the detector itself with ab.boost(detector)"
+            )
         if pretrained:
             raise ValueError(
                 "pretrained=True is for a name; a module has the weights that you gave it"
@@ -243,6 +247,20 @@ def _check_gates(network: nn.Module, block: str | Recipe | None) -> None:
             f"block={shown(str(block))}, but the backbone has gates of {', '.join(gates)} already; "
             "leave block out, or take them off first (ab.unboost)"
         )
+
+
+def _boost(network: nn.Module, block: str | Recipe, init: str) -> None:
+    """Put gates on residual branches; what is made afterwards starts as it would without them."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
+        try:
+            boost(network, block, init=init)
+        except ValueError as e:
+            if "where=" not in str(e):
+                raise
+            raise ValueError(
+                f"{e}: boost it so yourself and give the module in place of its name"
+            ) from None
 
 
 def _parts(model: Detector, stages: Stages, trainable_layers: int) -> tuple[Part, ...]:
