@@ -585,3 +585,23 @@ def test_c4_is_refused_where_no_module_is_the_last_stage():
     assert learn(faster_rcnn(Joined(), **FEW))
     with pytest.raises(ValueError, match="use head='fpn'"):
         faster_rcnn(Joined(), head="c4", **SMALL)
+
+
+@pytest.mark.parametrize(("trained", "start"), [(True, "identity"), (False, "paper")])
+def test_new_gates_change_nothing_on_trained_weights(trained, start):
+    torch.manual_seed(0)
+    network = ab.create_model("resnet8", num_classes=10)
+    if trained:  # what an untrained network does not have
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean)
+    plain = faster_rcnn(network, **SMALL).eval()
+    boosted = faster_rcnn(network, block="ab", **SMALL).eval()
+    image = torch.rand(1, 3, 64, 64)
+    same = [
+        torch.equal(a, b)
+        for a, b in zip(
+            plain.backbone.body(image).values(), boosted.backbone.body(image).values(), strict=True
+        )
+    ]
+    assert all(same) == (start == "identity")

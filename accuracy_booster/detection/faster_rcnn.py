@@ -18,9 +18,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.blocks import recipe as as_recipe
 from accuracy_booster.detection.anchors import anchor_generator
+from accuracy_booster.detection.choices import GATES, HEADS, NORMS
 from accuracy_booster.detection.freezing import LAYERS, Part, freeze, trained_parts
 from accuracy_booster.detection.heads import LastStage, last_stage_head, pyramid, pyramid_stages
-from accuracy_booster.detection.norms import NORMS, Norms, batch_norms
+from accuracy_booster.detection.norms import Norms, batch_norms
 from accuracy_booster.detection.stages import Stages, find_stages
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models import builder, create_model
@@ -35,8 +36,6 @@ from accuracy_booster.training.run import Run
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of pixels in [0, 1]
 _OURS = {"self", "backbone", "num_classes", "kwargs"}
 _OF_TRANSFORM = {"size_divisible", "fixed_size"}  # what FasterRCNN hands on
-HEADS = ("fpn", "c4")
-GATES = ("frozen", "trained")
 
 
 class Detector(FasterRCNN):
@@ -59,7 +58,7 @@ def faster_rcnn(
     block: str | Recipe | None = None,
     num_classes: int = 91,
     head: Literal["fpn", "c4"] = "fpn",
-    init: str = "paper",
+    init: str = "auto",
     pretrained: bool = False,
     trainable_layers: int | None = None,
     gates_of_frozen_layers: Literal["frozen", "trained"] = "frozen",
@@ -86,7 +85,8 @@ def faster_rcnn(
         num_classes: classes and the background, which is class 0.
         head: "fpn" (a feature pyramid) or "c4" (the last stage as the box head, the paper's
             baseline); `heads.py` explains them.
-        init: of new gates: "paper", or "identity" (use it for trained weights).
+        init: of new gates: "paper", "identity" (the network starts as what it was), or "auto":
+            identity with trained weights, where the block can, and else paper.
         pretrained: with the library's weights of classification.
         trainable_layers: 0 (the backbone is frozen) to 5 (all of it is trained), torchvision's
             `trainable_backbone_layers`: how many of the last stages, the stem after the first.
@@ -111,7 +111,7 @@ def faster_rcnn(
     network, trained, own = _network(backbone, pretrained, block)
     _check_gates(network, block)
     if block is not None and block != "none" and not attached(network):
-        _boost(network, block, init)
+        _boost(network, block, _init(init, block, trained))
     stages = find_stages(network)
     more: dict[str, Any]
     body: nn.Module
@@ -144,6 +144,17 @@ def faster_rcnn(
     model.norms = ("frozen" if trained else "normal") if norms == "auto" else norms
     freeze(model, model.parts, gates=gates_of_frozen_layers, norms=model.norms)
     return model
+
+
+def _init(init: str, block: str | Recipe, trained: bool) -> str:
+    """How new gates start."""
+    if init != "auto" or not trained:
+        return "paper" if init == "auto" else init
+    try:
+        as_recipe(block).as_identity()
+    except ValueError:
+        return "paper"
+    return "identity"
 
 
 def _check(head: str, gates: str, norms: str, num_classes: int, options: dict[str, Any]) -> None:

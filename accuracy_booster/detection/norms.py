@@ -34,7 +34,6 @@ from accuracy_booster.ops.processes import merged
 from accuracy_booster.surgery.attach import attached
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]
-NORMS = ("auto", "frozen", "synchronised", "normal")
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
