@@ -25,8 +25,7 @@ from accuracy_booster.detection.norms import Norms, batch_norms
 from accuracy_booster.detection.stages import Stages, find_stages
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models import builder, create_model
-from accuracy_booster.models.create import MODELS
-from accuracy_booster.models.libraries import LIBRARIES
+from accuracy_booster.models.create import is_model
 from accuracy_booster.models.pretrained import preprocessing_of, pretrained_preprocessing
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
@@ -204,17 +203,13 @@ def _network(
             "a module"
         )
     path = Path(backbone).expanduser()
-    if isinstance(backbone, Path) or (path.is_dir() and not _is_name(backbone)):
+    if isinstance(backbone, Path) or (path.is_dir() and not is_model(backbone)):
         return _of_run(path, pretrained, block)
     builder(backbone)  # refuses unknown names
     network = create_model(backbone, pretrained=pretrained)
     known = pretrained_preprocessing(backbone)
     fits = known is not None and len(known.mean) == 3
     return network, pretrained, (known.mean, known.std) if known and fits else IMAGENET
-
-
-def _is_name(backbone: str) -> bool:
-    return backbone in MODELS or backbone.partition("/")[0] in LIBRARIES
 
 
 def _of_run(
