@@ -43,7 +43,7 @@ pytestmark = [
         not hasattr(os, "fork") or torch.cuda.is_available(),
         reason="forks; autograd's threads for a GPU do not survive that",
     ),
-    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
+    pytest.mark.filterwarnings("error:.*weight (is )?zero", "ignore:the batch norm of the gate"),
 ]
 # everything that is random: sizes are drawn inside the detector
 RANDOM = {"augment": "ssd", "min_size": (32, 40), "ema": 0.9, "checkpoint_minutes": 0}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,7 +95,8 @@ class Detection(Task):
         return {**super().info(), "category_ids": list(self.data.category_ids)}
 
     def build(self) -> nn.Module:
-        return build(self.config, pretrained=self.config.pretrained)
+        config = self.config
+        return build(config, pretrained=config.pretrained, filled=config.weights is not None)
 
     def start_from_weights(self, network: nn.Module) -> str:
         line, self.gates_are_new = start_from_weights(network, self.config, self.data.classes)
@@ -235,21 +237,28 @@ def _preprocessing(config: DetectConfig) -> tuple[tuple[float, ...], tuple[float
     return (IMAGENET_MEAN, IMAGENET_STD) if own is None else (own.mean, own.std)
 
 
-def build(config: DetectConfig, *, pretrained: bool = False) -> nn.Module:
-    """The detector of a resolved configuration, in its memory format."""
+def build(config: DetectConfig, *, pretrained: bool = False, filled: bool = False) -> nn.Module:
+    """The detector of a resolved configuration, in its memory format.
+
+    Args:
+        filled: weights will be loaded into it, so its own are nothing to warn of.
+    """
     names = (
         *("head", "trainable_layers", "gates_of_frozen_layers", "norms", "min_size", "max_size"),
         *("image_mean", "image_std", "anchor_sizes"),
         *("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test", "box_batch_size_per_image"),
         *("box_score_thresh", "box_detections_per_img"),
     )
-    network = faster_rcnn(
-        config.backbone,
-        block=None if config.block == "none" else config.block,
-        init="identity" if config.block != "none" and config.init == "identity" else "paper",
-        num_classes=(config.num_classes or 0) + 1,
-        pretrained=pretrained,
-        **{name: getattr(config, name) for name in names},
-    )
+    with warnings.catch_warnings():
+        if filled:
+            warnings.filterwarnings("ignore", ".*weight (is )?zero")
+        network = faster_rcnn(
+            config.backbone,
+            block=None if config.block == "none" else config.block,
+            init="identity" if config.block != "none" and config.init == "identity" else "paper",
+            num_classes=(config.num_classes or 0) + 1,
+            pretrained=pretrained,
+            **{name: getattr(config, name) for name in names},
+        )
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return network.to(memory_format=layout)

@@ -99,7 +99,7 @@ def load(run: str | Path) -> nn.Module:
 
 def load_detector(run: Run, config: DetectConfig) -> nn.Module:
     """The same for a run that is open."""
-    detector: Any = build(config)
+    detector: Any = build(config, filled=True)
     try:
         detector.load_state_dict(run.weights())
     except (RuntimeError, ValueError, OSError) as e:
