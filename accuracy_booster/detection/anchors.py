@@ -19,8 +19,9 @@ def anchor_generator(strides: Sequence[int], sizes: Sequence | None = None) -> A
     Args:
         strides: of the maps, in pixels.
         sizes: the sides of the anchors in pixels: for each map a number or several, as many for
-            each map. By default they double from 8 times the finest stride (32 at most) to 512 and
-            are spread over the maps: one each for strides 4, 8, 16, 32, 64, as in torchvision.
+            each map; all numbers are of one map where there is one alone. By default they double
+            from 8 times the finest stride (32 at most) to 512 and are spread over the maps: one
+            each for strides 4, 8, 16, 32, 64, as in torchvision.
 
     Raises:
         ValueError: for sizes that do not fit the maps.
@@ -40,6 +41,8 @@ def _default(strides: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def _given(strides: Sequence[int], sizes: Sequence) -> tuple[tuple[int, ...], ...]:
+    if len(strides) == 1 and not any(isinstance(row, Sequence) for row in sizes):
+        sizes = (tuple(sizes),)
     rows = tuple(
         tuple(row) if isinstance(row, Sequence) and not isinstance(row, str) else (row,)
         for row in sizes
