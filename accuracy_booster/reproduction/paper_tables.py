@@ -81,8 +81,13 @@ def detectors(
     """Table 9: two rows a detector, which starts from the network trained on `data`."""
     return tuple(
         Row(
-            *(f"{label}, {name}", model, block, value),
-            **{"after": After(block, data=data), "cell": cell, "column": label},
+            f"{label}, {name}",
+            model,
+            block,
+            value,
+            after=After(block, data=data),
+            cell=cell,
+            column=label,
         )
         for label, block, ap50, ap in rows
         for cell, name, value in ((AP50, "AP50", ap50), (AP, "AP", ap))
