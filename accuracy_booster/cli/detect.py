@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say
+from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say
 from accuracy_booster.detection.config import DetectConfig
 
 EVAL_OPTIONS = (
@@ -71,6 +71,11 @@ def _eval_arguments(parser: Parser) -> None:
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
     parser.add_argument("--split", type=str, default="val", help="val or train")
+    parser.add_argument(
+        "--results",
+        type=str | None,
+        help="a JSON file for the detections, in COCO's format of results",
+    )
     others = {f.name for f in fields(DetectConfig)} - set(EVAL_OPTIONS)
     parser.add_class_arguments(DetectConfig, skip=others)
 
@@ -78,7 +83,8 @@ def _eval_arguments(parser: Parser) -> None:
 def _eval(given: dict[str, Any]):
     from accuracy_booster.detection import evaluate
 
-    metrics = evaluate(given.pop("run"), **given)
+    results = output_file(given.pop("results", None), "detections.json")
+    metrics = evaluate(given.pop("run"), results=results, **given)
 
     def show() -> None:
         values = list(metrics.to_dict().values())

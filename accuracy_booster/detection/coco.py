@@ -138,7 +138,7 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_area(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and 0 <= value < FARTHEST**2)
+    return value is None or (type(value) in (int, float) and abs(value) < FARTHEST**2)
 
 
 def _is_crowd(value: Any) -> bool:
@@ -171,7 +171,7 @@ _ANNOTATION: _Rules = {
     "image_id": (_is_id, "a whole number"),
     "category_id": (_is_id, "a whole number"),
     "bbox": (_is_box, "4 finite numbers, x, y, width and height"),
-    "area": (_is_area, "a number, 0 or more"),
+    "area": (_is_area, "a finite number"),
     "iscrowd": (_is_crowd, "0 or 1"),
 }
 

@@ -77,11 +77,11 @@ def decide(
     images, known = _numbers(coco)
     labelled = np.isin(coco.annotation_categories, np.array([*labels], np.int64))
     corners, over = _clipped(coco, images, known)
-    wide = (corners[:, 2:] - corners[:, :2] >= THINNEST).all(1)
+    wide = (corners[:, 2:] - corners[:, :2] >= THINNEST).all(1) & (coco.areas >= 0)
     kinds = {
         "have an image_id that is in no image": ~known,
         "have a category_id that is in no category": known & ~labelled,
-        "have a box of no area within the image": known & labelled & ~wide,
+        "have no area within the image": known & labelled & ~wide,
     }
     used = known & labelled & wide
     told = [
@@ -182,7 +182,7 @@ def locate(split: Split, name: str) -> tuple[list[str], list[str]]:
             listings[below] = _listing(split.folder / below)
         actual = listings[below].get(same_name(last))
         paths.append(str(split.folder / below / (actual or last)))
-        if actual is None:
+        if actual is None and not os.path.exists(paths[-1]):  # capitals may be all the same
             missing.append(paths[-1])
     if not missing:
         return paths, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from accuracy_booster.detection.task import open_data
 from accuracy_booster.detection.training import load_detector
 from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.progress import bars, note
+from accuracy_booster.safe_files import write
 from accuracy_booster.training.engine import make_accelerator
 from accuracy_booster.training.processes import agree
 from accuracy_booster.training.reopen import what_changed
@@ -35,6 +37,7 @@ def evaluate(
     *,
     split: str = "val",
     classes: Sequence[str] | None = None,
+    results: str | Path | None = None,
     **options: Any,
 ) -> DetectionMetrics:
     """COCO's 12 numbers of a finished run, or of any detector, on a data set.
@@ -47,6 +50,7 @@ def evaluate(
         split: "val", or "train" (those that a training uses, without augmentation).
         classes: of a module, the names of its labels from 1 on; by default those of the data, in
             the order of their COCO ids. A run knows its own.
+        results: a JSON file to write the detections to, in COCO's format of results.
         options: `eval_batch_size`, `device`, `precision`, `workers`, `bad_images`,
             `bad_annotations`, `train_images` and the other places; for a run also `min_size`,
             `max_size`, `box_score_thresh`, `box_detections_per_img`; by default the run's own.
@@ -105,7 +109,10 @@ def evaluate(
 
         most = config.box_detections_per_img
         given = network, loader, opened, name, accelerator, on_batch
-        metrics = measure(*given, max_detections=most)
+        found: list[dict[str, Any]] = []
+        metrics = measure(*given, max_detections=most, results=found)
+    if results is not None and accelerator.is_main_process:
+        write(Path(results), json.dumps(found).encode())
     for reason in unreadable:
         warnings.warn(f"left out, {reason}", stacklevel=2)
     return metrics

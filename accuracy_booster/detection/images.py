@@ -37,7 +37,8 @@ class DetectionImages(EncodedImages):
     """
 
     def __init__(self, split: Split, paths: Sequence[str], source: str):
-        super().__init__(ReadPath(paths, str(split.folder)), split.image_ids, source)
+        ids = torch.from_numpy(split.image_ids)
+        super().__init__(ReadPath(paths, str(split.folder)), ids, source)
         self.split = split
         self.sizes = split.sizes
         rows = np.flatnonzero(~split.crowd)

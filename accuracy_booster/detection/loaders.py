@@ -108,7 +108,7 @@ def load_coco(
     """
     if empty_images not in EMPTY_IMAGES:
         raise unknown("empty_images", empty_images, EMPTY_IMAGES)
-    for split in splits:
+    for split in splits or [""]:
         if split not in NAMES:
             raise unknown("split", split, ("train", "val"))
     change = Augmentation(augment, augment_size)

@@ -35,6 +35,7 @@ def measure(
     on_batch: Callable[[DetectionBatch], None] = lambda batch: None,
     *,
     max_detections: int = 100,
+    results: list[dict[str, Any]] | None = None,
 ) -> DetectionMetrics:
     """Run `loader` through a detector in eval mode and compare with `data.truth(split)`.
 
@@ -47,6 +48,7 @@ def measure(
         model: as torchvision's detectors: a list of images, float [3, H, W] in 0..1, gives a list
             of {boxes, labels, scores}; label k is `data.classes[k - 1]`.
         max_detections: the detections of an image that count, those of the highest scores.
+        results: a list to which the detections are added, as COCO's results files have them.
 
     Raises:
         ValueError: if no image can be read, the model gives a label that the data do not have, or
@@ -77,14 +79,14 @@ def measure(
         why = f"; the first: {reasons[0]}" if reasons else ""
         raise ValueError(f"none of {len(loader.dataset)} images of {data.name} could be read{why}")
     by_image = {image[0]: image for image in found}
-    return coco_metrics(
-        _only(data.truth(split), by_image),
-        (
-            result
-            for _, image in sorted(by_image.items())
-            for result in coco_results(image, data.category_ids)
-        ),
-    )
+    made = [
+        result
+        for _, image in sorted(by_image.items())
+        for result in coco_results(image, data.category_ids)
+    ]
+    if results is not None:
+        results += made
+    return coco_metrics(_only(data.truth(split), by_image), made)
 
 
 @contextmanager
