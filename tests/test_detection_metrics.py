@@ -425,7 +425,7 @@ def test_processes_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = random_case(27, images=7)
     results = [{**r, "score": round(r["score"] * 3) / 3} for r in jittered(truth, 27)]
     split = Split(truth, unreadable=(2,))
-    monkeypatch.setattr(evaluation, "_share_buffers", lambda model: None)
+    monkeypatch.setattr(evaluation, "share_buffers", lambda model: None)
 
     class Stop(Exception):
         pass
