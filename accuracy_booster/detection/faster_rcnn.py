@@ -18,14 +18,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.blocks import recipe as as_recipe
 from accuracy_booster.detection.anchors import anchor_generator
+from accuracy_booster.detection.choices import GATES, HEADS, NORMS
 from accuracy_booster.detection.freezing import LAYERS, Part, freeze, trained_parts
 from accuracy_booster.detection.heads import LastStage, last_stage_head, pyramid, pyramid_stages
-from accuracy_booster.detection.norms import NORMS, Norms, batch_norms
+from accuracy_booster.detection.norms import Norms, batch_norms
 from accuracy_booster.detection.stages import Stages, find_stages
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models import builder, create_model
-from accuracy_booster.models.create import MODELS
-from accuracy_booster.models.libraries import LIBRARIES
+from accuracy_booster.models.create import is_model
 from accuracy_booster.models.pretrained import preprocessing_of, pretrained_preprocessing
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
@@ -35,8 +35,6 @@ from accuracy_booster.training.run import Run
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of pixels in [0, 1]
 _OURS = {"self", "backbone", "num_classes", "kwargs"}
 _OF_TRANSFORM = {"size_divisible", "fixed_size"}  # what FasterRCNN hands on
-HEADS = ("fpn", "c4")
-GATES = ("frozen", "trained")
 
 
 class Detector(FasterRCNN):
@@ -59,7 +57,7 @@ def faster_rcnn(
     block: str | Recipe | None = None,
     num_classes: int = 91,
     head: Literal["fpn", "c4"] = "fpn",
-    init: str = "paper",
+    init: str = "auto",
     pretrained: bool = False,
     trainable_layers: int | None = None,
     gates_of_frozen_layers: Literal["frozen", "trained"] = "frozen",
@@ -86,7 +84,8 @@ def faster_rcnn(
         num_classes: classes and the background, which is class 0.
         head: "fpn" (a feature pyramid) or "c4" (the last stage as the box head, the paper's
             baseline); `heads.py` explains them.
-        init: of new gates: "paper", or "identity" (use it for trained weights).
+        init: of new gates: "paper", "identity" (the network starts as what it was), or "auto":
+            identity with trained weights, where the block can, and else paper.
         pretrained: with the library's weights of classification.
         trainable_layers: 0 (the backbone is frozen) to 5 (all of it is trained), torchvision's
             `trainable_backbone_layers`: how many of the last stages, the stem after the first.
@@ -111,11 +110,10 @@ def faster_rcnn(
     network, trained, own = _network(backbone, pretrained, block)
     _check_gates(network, block)
     if block is not None and block != "none" and not attached(network):
-        with torch.random.fork_rng([]):  # the heads start the same with and without gates
-            torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
-            boost(network, block, init=init)
+        _boost(network, block, _init(init, block, trained))
     stages = find_stages(network)
     more: dict[str, Any]
+    body: nn.Module
     if head == "fpn":
         used = pyramid_stages(stages)
         body, pool = pyramid(network, stages)
@@ -147,6 +145,17 @@ def faster_rcnn(
     return model
 
 
+def _init(init: str, block: str | Recipe, trained: bool) -> str:
+    """How new gates start."""
+    if init != "auto" or not trained:
+        return "paper" if init == "auto" else init
+    try:
+        as_recipe(block).as_identity()
+    except ValueError:
+        return "paper"
+    return "identity"
+
+
 def _check(head: str, gates: str, norms: str, num_classes: int, options: dict[str, Any]) -> None:
     for name, value, known in (
         ("head", head, HEADS),
@@ -159,11 +168,11 @@ def _check(head: str, gates: str, norms: str, num_classes: int, options: dict[st
         raise ValueError(
             f"num_classes={shown(num_classes)} must be >= 2: the background counts as a class"
         )
-    known = set(inspect.signature(FasterRCNN.__init__).parameters) - _OURS | _OF_TRANSFORM
-    known -= {"rpn_anchor_generator", "box_roi_pool", "box_head", "box_predictor"}  # made here
+    own = set(inspect.signature(FasterRCNN.__init__).parameters) - _OURS | _OF_TRANSFORM
+    own -= {"rpn_anchor_generator", "box_roi_pool", "box_head", "box_predictor"}  # made here
     for name in options:
-        if name not in known:
-            raise unknown("option of Faster R-CNN", name, known)
+        if name not in own:
+            raise unknown("option of Faster R-CNN", name, own)
 
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -175,6 +184,11 @@ def _network(
     """The network, whether its weights are trained, and the mean and std of its images' pixels."""
     if isinstance(backbone, nn.Module):
         refuse_wrapped(backbone)
+        if isinstance(backbone, FasterRCNN):
+            raise ValueError(
+                f"the backbone is a {type(backbone).__name__}, a whole detector; give a "
+                "classification network, or boost the detector itself with ab.boost(detector)"
+            )
         if pretrained:
             raise ValueError(
                 "pretrained=True is for a name; a module has the weights that you gave it"
@@ -189,17 +203,13 @@ def _network(
             "a module"
         )
     path = Path(backbone).expanduser()
-    if isinstance(backbone, Path) or (path.is_dir() and not _is_name(backbone)):
+    if isinstance(backbone, Path) or (path.is_dir() and not is_model(backbone)):
         return _of_run(path, pretrained, block)
     builder(backbone)  # refuses unknown names
     network = create_model(backbone, pretrained=pretrained)
     known = pretrained_preprocessing(backbone)
     fits = known is not None and len(known.mean) == 3
     return network, pretrained, (known.mean, known.std) if known and fits else IMAGENET
-
-
-def _is_name(backbone: str) -> bool:
-    return backbone in MODELS or backbone.partition("/")[0] in LIBRARIES
 
 
 def _of_run(
@@ -243,6 +253,20 @@ def _check_gates(network: nn.Module, block: str | Recipe | None) -> None:
             f"block={shown(str(block))}, but the backbone has gates of {', '.join(gates)} already; "
             "leave block out, or take them off first (ab.unboost)"
         )
+
+
+def _boost(network: nn.Module, block: str | Recipe, init: str) -> None:
+    """Put gates on residual branches; what is made afterwards starts as it would without them."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, ())))
+        try:
+            boost(network, block, init=init)
+        except ValueError as e:
+            if "where=" not in str(e):
+                raise
+            raise ValueError(
+                f"{e}: boost it so yourself and give the module in place of its name"
+            ) from None
 
 
 def _parts(model: Detector, stages: Stages, trainable_layers: int) -> tuple[Part, ...]:

@@ -7,6 +7,7 @@ does so everywhere. Here it is one decision with a name, `gates_of_frozen_layers
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms, batch_norms, gates_norms
 from accuracy_booster.surgery.attach import attached
+from accuracy_booster.surgery.gated import ATTRIBUTE
 
 LAYERS = 5  # torchvision's: four stages and the stem
 
@@ -66,6 +68,7 @@ def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str)
     for name, parameter in model.named_parameters():
         if name in frozen and not (gates == "trained" and id(parameter) in of_gates):
             parameter.requires_grad_(False)
+    dead: list[str] = []
     for prefix, holder in _holders(model):
         inside, held = gates_norms(holder), []
         for name, norm in batch_norms(holder).items():
@@ -75,9 +78,18 @@ def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str)
                 if not of_gate:
                     for parameter in norm.parameters(recurse=False):
                         parameter.requires_grad_(False)
+                    if isinstance(norm.weight, nn.Parameter) and not norm.weight.any():
+                        dead.append(name)
         holder.frozen_norms = tuple(held)
-        holder.synchronised = norms == "synchronised"
+        holder.all_frozen, holder.synchronised = norms == "frozen", norms == "synchronised"
         holder.hold_norms()
+    if dead:
+        warnings.warn(
+            f"{len(dead)} norms of the backbone (such as {dead[0]!r}) have weight zero and are "
+            "frozen so: nothing comes through them, ever; take trained weights, norms='normal', or "
+            "timm's zero_init_last=False",
+            stacklevel=3,
+        )
 
 
 def _holders(model: nn.Module) -> Iterator[tuple[str, HoldsNorms]]:
@@ -94,13 +106,15 @@ def summary(model: nn.Module) -> list[str]:
     """
     parts: tuple[Part, ...] = getattr(model, "parts", ())
     owner = {tensor: part.name for part in parts for tensor in part.tensors}
+    around = {tensor.rpartition(".")[0]: part for tensor, part in owner.items()}
     titles = {"backbone.fpn.": "FPN", "rpn.": "RPN", "roi_heads.": "box head"}
     rows: dict[str, list[int]] = {part.name: [0] * 4 for part in parts}
     of_gates = {id(p) for gate in attached(model).values() for p in gate.parameters()}
 
     def title(name: str) -> str:
-        own = next((t for start, t in titles.items() if name.startswith(start)), "other")
-        return owner.get(name, own)
+        site = name.partition(f".{ATTRIBUTE}.")[0]  # of gates that were attached later
+        part = owner.get(name) or around.get(site)
+        return part or next((t for start, t in titles.items() if name.startswith(start)), "other")
 
     for name, parameter in model.named_parameters():
         row = rows.setdefault(title(name), [0] * 4)
@@ -112,7 +126,7 @@ def summary(model: nn.Module) -> list[str]:
         inside = gates_norms(holder)
         for name in batch_norms(holder):
             word = "synchronised" if holder.synchronised else "normal"
-            word = "frozen" if name in holder.frozen_norms else word
+            word = "frozen" if holder.all_frozen or name in holder.frozen_norms else word
             found = modes.setdefault(title(f"{prefix}.{name}.running_mean"), (set(), set()))
             found[name in inside].add(word)
     table = [["part", "trainable", "frozen", "gates", "gates frozen", "norms", "gates' norms"]]

@@ -21,8 +21,9 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
+from accuracy_booster.detection.bodies import FeatureMaps, give_maps, take_away
 from accuracy_booster.detection.norms import HoldsNorms
-from accuracy_booster.detection.stages import FeatureMaps, Stage, Stages, give_maps, take_away
+from accuracy_booster.detection.stages import Stage, Stages
 
 WIDTH = 256  # channels of the pyramid, torchvision's
 
@@ -60,7 +61,6 @@ class LastStage(HoldsNorms):
 
     def __init__(self, modules: dict[str, nn.Module]):
         super().__init__()
-        self.frozen_norms = ()
         self.steps = tuple(modules)
         for name, module in modules.items():
             around: nn.Module = self
@@ -81,16 +81,20 @@ class LastStage(HoldsNorms):
 def pyramid_stages(stages: Stages) -> tuple[Stage, ...]:
     """The stages whose maps the pyramid takes.
 
-    The last four, without one that is as large as the image (stride 1, in networks for CIFAR): a
-    pyramid on that costs 40 billion multiplications for an image of 256 x 256 pixels.
+    Those of stride 4 and more, or where fewer than two are (networks for CIFAR have strides 1, 2
+    and 4), of stride 2 and more: a pyramid on a map as large as the image costs 40 billion
+    multiplications for 256 x 256 pixels.
     """
-    return tuple(stage for stage in stages.stages if stage.stride > 1)
+    coarse = tuple(stage for stage in stages.stages if stage.stride >= 4)
+    if len(coarse) > 1:
+        return coarse
+    return tuple(stage for stage in stages.stages if stage.stride >= 2)
 
 
 def pyramid(network: nn.Module, stages: Stages) -> tuple[PyramidBackbone, MultiScaleRoIAlign]:
     """The backbone and what cuts regions out of its maps; the network is changed in place."""
     used = pyramid_stages(stages)
-    body = give_maps(network, stages, [stage.name for stage in used])
+    body = give_maps(network, stages.head, [stage.name for stage in used])
     names = [str(k) for k in range(len(used))]
     return PyramidBackbone(body, used), MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2)
 
@@ -104,13 +108,13 @@ def last_stage_head(
         ValueError: if the last stage is not made of modules that can be called on the map before.
     """
     before, last = stages.stages[-2:]
-    if last.after is None:
+    if last.after is None or not last.tensors:
         raise ValueError(
-            f"the last stage of this {type(network).__name__} is no module, or row of modules, "
-            f"that can be called on the map before it ({before.name!r}), which head='c4' needs; "
-            "use head='fpn'"
+            f"the last stage of this {type(network).__name__} is no module with weights, or row of "
+            f"modules, that can be called on the map before it ({before.name!r}), which head='c4' "
+            "needs; use head='fpn'"
         )
     modules = {name: take_away(network, name) for name in last.after}
-    body = give_maps(network, stages, [before.name])
+    body = give_maps(network, stages.head, [before.name])
     pool = MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2)
     return SingleMapBackbone(body, before), pool, LastStage(modules)

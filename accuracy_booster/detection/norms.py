@@ -21,6 +21,7 @@ normal        torch's own: each process for itself. For networks that are traine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -33,7 +34,6 @@ from accuracy_booster.ops.processes import merged
 from accuracy_booster.surgery.attach import attached
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]
-NORMS = ("auto", "frozen", "synchronised", "normal")
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -44,13 +44,18 @@ class HoldsNorms(nn.Module):
     by name and are looked after before each pass.
     """
 
-    frozen_norms: tuple[str, ...]
+    frozen_norms: tuple[str, ...] = ()  # by name, those of gates too
+    all_frozen = False  # every one, those of gates that are attached later too
     synchronised = False
 
     def hold_norms(self) -> None:
         """Put the frozen norms into eval mode; the gate of one of them is not one of its parts."""
-        for name in self.frozen_norms:
-            norm = self.get_submodule(name)
+        held = (
+            batch_norms(self).values()
+            if self.all_frozen
+            else map(self.get_submodule, self.frozen_norms)
+        )
+        for norm in held:
             if norm.training:
                 norm.training = False
 
@@ -118,10 +123,10 @@ def estimate_gate_norms(model: nn.Module, batches: Iterable[Any], *, most: int =
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        for passes in range(1, most + 1):
-            found = _one_pass(model, norms, batches)
-            if _take(norms, found) < 0.01:
-                break
+        passes, moved = 0, math.inf
+        while passes < most and moved > 0.01:
+            moved = _take(norms, _one_pass(model, norms, batches))
+            passes += 1
     finally:
         for module, flag in training.items():
             module.training = flag

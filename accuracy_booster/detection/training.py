@@ -10,6 +10,7 @@ from torch import nn
 
 from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.task import KINDS, Detection, build
+from accuracy_booster.models.create import is_model
 from accuracy_booster.training.run import WEIGHTS, Run
 from accuracy_booster.training.runner import TrainResult, begin, go_on
 from accuracy_booster.training.start import run_of
@@ -61,7 +62,7 @@ def resolve(backbone: str | DetectConfig | None = None, **given: Any) -> DetectC
             "again; ab.detection.faster_rcnn takes a module"
         )
     name = None if backbone is None else str(backbone)
-    if name is not None and os.path.isdir(Path(name).expanduser()):
+    if name is not None and not is_model(name) and os.path.isdir(Path(name).expanduser()):
         if given.get("weights") is not None:
             raise ValueError(
                 f"backbone={name!r} is a run, whose weights are taken; leave weights out"

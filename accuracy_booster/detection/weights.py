@@ -116,7 +116,8 @@ def _load_backbone(
         for name, tensor in fits.items():
             own[name].copy_(tensor)
     gates = [name for name in loaded.new if GATES in f".{name}"]
-    return Loaded(len(fits), gates)
+    new = {prefix + name for name in loaded.new for prefix in BACKBONE}
+    return Loaded(len(fits.keys() - new), gates)
 
 
 def _is_counter(name: str) -> bool:

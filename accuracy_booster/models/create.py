@@ -128,6 +128,14 @@ def list_models(filter: str = "*") -> list[str]:
     return fnmatch.filter(MODELS, filter)
 
 
+def is_model(name: str) -> bool:
+    """Whether `create_model` knows a name."""
+    library, _, rest = name.partition("/")
+    if library in LIBRARIES and rest:
+        return LIBRARIES[library].has(rest)
+    return name in MODELS or _WIDE.fullmatch(name) is not None
+
+
 def create_model(
     name: str,
     *,
