@@ -90,3 +90,12 @@ def test_submodules_are_attributes():
 
 def test_unknown_public_name():
     assert not hasattr(ab, "no_such_name")
+
+
+def test_no_lazy_name_is_a_module_s():
+    """Importing the module would set it in its package in place of what the name means."""
+    packages = (ab, ab.training, ab.data, ab.detection)
+    for package in packages:
+        table = getattr(package, "_PUBLIC", None) or package._NAMES
+        files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+        assert not files & set(table), package.__name__

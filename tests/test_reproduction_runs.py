@@ -573,7 +573,7 @@ def test_the_report_as_a_command(made, tmp_path, monkeypatch, capsys):
         (["report"], "there is no folder of results"),
         (["run", "tinny"], "unknown table 'tinny'; nearest: tiny"),
         (["run", "2"], "imagenet is not at hand"),
-        (["run", "9"], "table 9 needs object detection"),
+        (["run", "9"], "imagenet is not at hand"),
         (["run", "tiny", "--budget", "long"], "unknown budget 'long'"),
         (["run", "tiny", "--seeds", "0"], "seeds=0 must be from 1"),
         (["run", "tiny", "--seeds", "x"], "--seeds"),

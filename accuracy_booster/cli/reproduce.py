@@ -86,18 +86,15 @@ def _list(given: dict[str, Any]):
             {
                 **{"name": t.name, "title": t.title, "data": t.data, "seeds": t.seeds},
                 **{"models": t.models, "blocks": [row.block for row in t.rows]},
-                "needs": t.needs,
+                "note": t.note,
             }
             for t in TABLES.values()
         ]
     }
 
     def show() -> None:
-        rows = [
-            [t.name, t.title, t.data, str(len(t.rows)), str(t.seeds), t.needs]
-            for t in TABLES.values()
-        ]
-        print_table(["table", "what is compared", "data", "rows", "seeds", "needs"], rows)
+        rows = [[t.name, t.title, t.data, str(len(t.rows)), str(t.seeds)] for t in TABLES.values()]
+        print_table(["table", "what is compared", "data", "rows", "seeds"], rows)
 
     return value, show
 
@@ -128,9 +125,6 @@ def _run(given: dict[str, Any]):
         if given.get(option) and executor != "slurm":
             raise ValueError(f"--{option.replace('_', '-')} is for --executor slurm")
     tables = _chosen(given, "own")
-    for table in tables:
-        if table.needs:
-            raise ValueError(f"table {table.name} needs {table.needs}")
     specs = plan(tables, given.get("budget", "short"), given.get("seeds"))
     if executor == "slurm":
         from accuracy_booster.reproduction.cluster import parse_options, submit

@@ -10,14 +10,14 @@ _PUBLIC = {
     "DetectionBatch": "batches",
     "DetectionData": "loaders",
     "DetectionMetrics": "metrics",
-    "Detector": "faster_rcnn",
+    "Detector": "detector",
     "PredictedFiles": "predicted_files",
     "Prediction": "predicting",
     "coco_metrics": "metrics",
     "draw": "drawing",
     "estimate_gate_norms": "norms",
     "evaluate": "evaluating",
-    "faster_rcnn": "faster_rcnn",
+    "faster_rcnn": "detector",
     "load": "training",
     "load_coco": "loaders",
     "predict": "predicting",
@@ -31,10 +31,10 @@ __all__ = list(_PUBLIC)
 if TYPE_CHECKING:
     from accuracy_booster.detection.batches import DetectionBatch as DetectionBatch
     from accuracy_booster.detection.config import DetectConfig as DetectConfig
+    from accuracy_booster.detection.detector import Detector as Detector
+    from accuracy_booster.detection.detector import faster_rcnn as faster_rcnn
     from accuracy_booster.detection.drawing import draw as draw
     from accuracy_booster.detection.evaluating import evaluate as evaluate
-    from accuracy_booster.detection.faster_rcnn import Detector as Detector
-    from accuracy_booster.detection.faster_rcnn import faster_rcnn as faster_rcnn
     from accuracy_booster.detection.freezing import summary as summary
     from accuracy_booster.detection.loaders import DetectionData as DetectionData
     from accuracy_booster.detection.loaders import load_coco as load_coco

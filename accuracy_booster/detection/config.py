@@ -49,7 +49,8 @@ class DetectConfig(RunConfig):
         max_size: longer edge that they may have then
         image_mean: per channel, of pixels in [0, 1]; by default the backbone's own, or ImageNet's
         image_std: as image_mean
-        anchor_sizes: edge of the anchors on each map, in pixels; by default 32, 64, 128, 256, 512
+        anchor_sizes: edge of the anchors in pixels, one for each map, or all of the one map of c4;
+            by default 32, 64, 128, 256, 512
         augment: flip, multiscale, lsj (large-scale jitter), ssd (colours, crops and zooms), or none
         empty_images: drop, or keep: training images without objects, which are then background
         bad_annotations: faulty annotations of a split that are skipped before training stops: of no

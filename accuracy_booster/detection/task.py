@@ -17,7 +17,7 @@ from torch import nn
 from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.detection.config import PLACES, DetectConfig
-from accuracy_booster.detection.faster_rcnn import faster_rcnn
+from accuracy_booster.detection.detector import faster_rcnn
 from accuracy_booster.detection.freezing import summary
 from accuracy_booster.detection.loaders import DetectionData, load_coco
 from accuracy_booster.detection.measuring import measure

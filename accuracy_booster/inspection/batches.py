@@ -1,6 +1,6 @@
 """What a loader yields, as the arguments of a network and the classes of the images."""
 
-# N images, K classes
+# N images, K classes, H W space
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from accuracy_booster.data.batches import Loader
+from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.errors import shown
 from accuracy_booster.surgery.passes import Example, described, map_tensors
 
@@ -31,6 +33,7 @@ class Inputs:
         count: N.
         labels: [N], int64; None where the loader tells no classes.
         numbers: [N], of the images in the loader's order.
+        of_sizes: the images are a list, each of its own size, as detectors take them.
     """
 
     args: tuple[Any, ...]
@@ -38,6 +41,7 @@ class Inputs:
     count: int
     labels: torch.Tensor | None
     numbers: torch.Tensor
+    of_sizes: bool = False
 
 
 def batches(
@@ -49,8 +53,10 @@ def batches(
     """The batches of any loader.
 
     A loader yields images, (images, labels), or a dict such as {"pixel_values": ..., "labels":
-    ...}. For a network with several inputs `example` has their structure: a tuple of n says that
-    the first n items of a batch are inputs, a dict names the inputs of a dict.
+    ...}. A detector's yields lists of images [3, H, W] and of targets; uint8 ones are divided by
+    255, since torchvision's detectors take numbers from 0 to 1. For a network with several inputs
+    `example` has their structure: a tuple of n says that the first n items of a batch are inputs,
+    a dict names the inputs of a dict.
 
     Args:
         limit: stop after so many images, of all processes together.
@@ -70,9 +76,14 @@ def batches(
     ends = [end for end in (limit, total) if end is not None]
     limit = max(0, -((rank - min(ends)) // world)) if ends else None  # of this process
     seen = 0
-    for batch in loader if limit != 0 else ():
-        args, kwargs, labels = _split(batch, model, example)
-        count = _length(args, kwargs)
+    for batch in _iterated(loader, rank, world) if limit != 0 else ():
+        of_sizes = example is None and _has_sizes(batch)
+        if of_sizes:
+            args, kwargs, labels = _split_sizes(batch)
+            count = len(args[0])
+        else:
+            args, kwargs, labels = _split(batch, model, example)
+            count = _length(args, kwargs)
         classes = _classes(labels, count)
         if labels is not None and classes is None and not seen:
             warnings.warn(
@@ -82,15 +93,52 @@ def batches(
             )
         if limit is not None and seen + count > limit:
             count = limit - seen
-            args, kwargs = map_tensors(partial(_first, count), (args, kwargs))
+            if of_sizes:
+                args = (args[0][:count],)
+            else:
+                args, kwargs = map_tensors(partial(_first, count), (args, kwargs))
             classes = None if classes is None else classes[:count]
         if count:
             args, kwargs = map_tensors(lambda x: _moved(x, like), (args, kwargs))
             numbers = torch.arange(seen, seen + count) * world + rank
-            yield Inputs(args, kwargs, count, classes, numbers)
+            yield Inputs(args, kwargs, count, classes, numbers, of_sizes)
         seen += count
         if limit is not None and seen >= limit:
             return
+
+
+def _iterated(loader: Iterable[Any], rank: int, world: int) -> Iterator[Any]:
+    """The batches of a loader; of one of ours this process's share of its first epoch."""
+    if not isinstance(loader, Loader):
+        yield from loader
+        return
+    for batch in loader.batches(0, rank=rank, world=world):
+        for reason in batch.unreadable.values():
+            warnings.warn(f"left out, {reason}", stacklevel=3)
+        if len(batch):
+            yield batch.images, batch.targets
+
+
+def _has_sizes(batch: Any) -> bool:
+    """Whether a batch is one of a detector: a list of images [3, H, W], and perhaps of targets."""
+    if isinstance(batch, DetectionBatch):
+        return True
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else None
+    return (
+        isinstance(images, (tuple, list))
+        and len(images) > 0
+        and all(isinstance(image, torch.Tensor) and image.ndim == 3 for image in images)
+    )
+
+
+def _split_sizes(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """The same as `_split`; targets that are dicts tell no class of an image."""
+    images, *rest = (batch.images,) if isinstance(batch, DetectionBatch) else batch
+    floats = [image.float() / 255 if image.dtype is torch.uint8 else image for image in images]
+    labels = rest[0] if rest else None
+    if isinstance(labels, (tuple, list)) and any(isinstance(x, Mapping) for x in labels):
+        labels = None
+    return (floats,), {}, labels
 
 
 def _share(loader: Any) -> tuple[int, int, int | None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.inspection.figures import EXAMPLES, VARYING
 from accuracy_booster.inspection.layers import find_layer
 from accuracy_booster.inspection.observing import evaluating
@@ -32,6 +33,7 @@ from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.opening import Opened, open_measured
 from accuracy_booster.training.outputs import try_network
 from accuracy_booster.training.run import Run
+from accuracy_booster.training.start import run_of
 
 PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16
 ALL = "every gate"
@@ -84,7 +86,7 @@ def inspect(
     zeroings = [(percent, which) for percent in percents for which in WHICH]
     for percent, which in zeroings:  # checks the arguments, before anything is read
         zeroed(percent, which, by=by)
-    _check_has_block(model)
+    _check_run(model)
     opened = open_measured(model, data, split=split, classes=classes, **options)
     network = unwrapped(opened.network)
     found, watched = steps(opened, images), places(network)
@@ -133,9 +135,15 @@ def inspect(
     )
 
 
-def _check_has_block(model: str | Path | nn.Module) -> None:
-    """Raise ValueError for a run that was trained without a block, before its data are read."""
+def _check_run(model: str | Path | nn.Module) -> None:
+    """Raise ValueError for a run without gates, or of a detector, before its data are read."""
     if isinstance(model, (str, Path)):
+        if run_of(str(model), (DetectConfig,)) is not None:
+            raise ValueError(
+                f"the run in {model} is of a detector, which has no top-1 accuracy to measure; "
+                "look at its gates by ab.gates(ab.detection.load(RUN), ab.detection.load_coco(DATA)"
+                ".loaders['test'])"
+            )
         _, config = Run.open(Path(model))
         if config.block == "none":
             raise ValueError(

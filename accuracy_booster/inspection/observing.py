@@ -42,7 +42,9 @@ def gates(
             through.
         loader: yields images [N, C, H, W] as the network takes them, (images, labels), or dicts
             such as {"pixel_values": ..., "labels": ...}. Labels are class numbers [N], or [N, K];
-            with them the result tells what the class explains.
+            with them the result tells what the class explains. A detector's loader yields (images,
+            targets), lists as torchvision's have them, or is one of `ab.detection.load_coco`:
+            nothing is said of classes then.
         classes: the names of the classes, by their numbers.
         example: the structure of the inputs of a network that takes several: a tuple (the first
             items of a batch are the inputs) or a dict (their names in a dict).
@@ -197,6 +199,8 @@ class _Watcher:
             # a gate that runs several times in a pass: the mean for each image
             same = all(call.shape == calls[0].shape for call in calls)
             p = torch.stack(calls).mean(0) if same else torch.cat(calls)
+            if not len(p):  # no region was proposed
+                continue
             if not bool(p.isfinite().all()):
                 raise ValueError(
                     f"the gate at {site!r} gives weights that are not numbers (NaN); look at the "
@@ -204,7 +208,8 @@ class _Watcher:
                 )
             one = self.gathered.setdefault(site, Accumulator(p.shape[1], float(self.scales[site])))
             rows, rest = divmod(len(p), inputs.count)
-            if rest or not same:  # the regions of a detector: not one per image
+            # the regions of a detector, not one per image: each counts
+            if rest or not same or (inputs.of_sizes and rows != 1):
                 one.add(p)
             else:
                 p = p.unflatten(0, (inputs.count, rows)).mean(1)

@@ -2,7 +2,8 @@
 
 paper   the standard schedule of the network's family (`training.presets`)
 short   the same settings in few epochs, with the rate falling along a cosine
-smoke   an epoch on the built-in digits: that every row trains; its accuracy means nothing
+smoke   an epoch on the built-in digits, or of a detector on a few images: that every row trains;
+        its accuracy means nothing
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ _CIFAR: dict[str, Mapping[str, Any]] = {
     "short": {"epochs": 10, "schedule": "cosine"},
     "smoke": SMOKE,
 }
+# 16 images a step, two at a time: with frozen norms that is the same step
+_COCO = {"batch_size": 16, "accumulate": 8, "lr": 0.02, "workers": 4}
 STANDARD: dict[str, dict[str, Mapping[str, Any]]] = {
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
     "imagenet": {"paper": {}, "short": {"epochs": 18, "schedule": "cosine"}, "smoke": SMOKE},
+    "coco": {
+        "paper": {**_COCO, "epochs": 18, "milestones": (2 / 3, 8 / 9)},
+        "short": {**_COCO, "epochs": 4, "schedule": "cosine"},
+        "smoke": {"data": "coco_tiny", "epochs": 1, "batch_size": 4, "lr": 0.005},
+    },
 }
 # of a table of times: the batch and the rounds in which the networks take turns
 TIMES: dict[str, Mapping[str, Any]] = {

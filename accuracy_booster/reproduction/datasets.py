@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import sources
 from accuracy_booster.data.images import Images
+from accuracy_booster.detection.coco import read
+from accuracy_booster.detection.layouts import find
 from accuracy_booster.safe_files import hash_of
 
 
@@ -28,6 +31,8 @@ KNOWN = {
     "cifar100": Known(100, 50_000, 10_000, "e5a46baf5fa6fa62"),
     "imagenet": Known(1000, 1_281_167, 50_000),
 }
+# COCO by its years: that of the paper first
+COCO = {"2014": Known(80, 82_783, 40_504), "2017": Known(80, 118_287, 5_000)}
 
 
 def digest(images: Images) -> str:
@@ -62,6 +67,39 @@ def fault(name: str, data: str, data_dir: str | None) -> str:
     if known.digest and digest(test) != known.digest:
         return f"the test images or labels in {data} are not those of {name}"
     return ""
+
+
+def coco_files(folder: Path) -> dict[str, str]:
+    """The arguments of `ab.detection.train` that choose one year where a folder has several."""
+    for year in COCO:
+        found = {
+            f"{split}_annotations": folder / "annotations" / f"instances_{split}{year}.json"
+            for split in ("train", "val")
+        }
+        if all(path.is_file() for path in found.values()):
+            return {name: str(path) for name, path in found.items()}
+    return {}
+
+
+@cache
+def coco_fault(folder: Path) -> str:
+    """Why the files of a folder are not COCO's, or "": the numbers of images and categories."""
+    given = coco_files(folder)
+    try:
+        train, val = (
+            read(find(folder, split, given.get(f"{split}_annotations")).annotations)
+            for split in ("train", "val")
+        )
+    except (OSError, ValueError) as e:
+        return str(e)
+    found = (len(train.categories), len(train.names), len(val.names))
+    if found in [(known.classes, known.train, known.test) for known in COCO.values()]:
+        return ""
+    years = "; ".join(
+        f"of {year} {_numbers(known.classes, known.train, known.test)}"
+        for year, known in COCO.items()
+    )
+    return f"{folder} has {_numbers(*found)}, and COCO has {years}"
 
 
 def _numbers(classes: int, train: int, test: int) -> str:

@@ -130,8 +130,7 @@ def _draw(
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(axis="x", color=FAINT, labelcolor=INK)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.6g}" if abs(x) > 1e-9 else "0")
-    unit = "extra time in % of the reference's" if result.has_times else "points of top-1 accuracy"
-    axes.set_xlabel(unit, color=INK)
+    axes.set_xlabel(words.unit(result), color=INK)
     inch = 1 / height
     figure.text(0.012, 1 - 0.28 * inch, result.table.title, **_text("left"), weight="bold", size=11)
     figure.text(0.012, 1 - 0.53 * inch, _lead(result), **_text("left"))

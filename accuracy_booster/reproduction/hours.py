@@ -10,8 +10,9 @@ import torch
 
 from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.table import TOP1
+from accuracy_booster.reproduction.table import TRAINED
 from accuracy_booster.reproduction.words import count
+from accuracy_booster.training.config import TrainConfig
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:
@@ -42,14 +43,14 @@ def seconds_of(spec: Spec, records: Records) -> float | None:
     same = [record.seconds for record in ended if record.spec.hash == spec.hash]
     if same:
         return median(same)
-    if spec.measures != TOP1:
+    if spec.measures not in TRAINED:
         return None
     trained = [
         record
         for record in ended
-        if record.spec.measures == TOP1
+        if record.spec.measures == spec.measures
         and record.spec.options["data"] == spec.options["data"]
-        and record.spec.config.freeze == spec.config.freeze
+        and _frozen(record.spec) == _frozen(spec)
     ]
     like = [record for record in trained if record.spec.model == spec.model]
     epochs = spec.config.epochs
@@ -59,6 +60,10 @@ def seconds_of(spec: Spec, records: Records) -> float | None:
         return None
     rate = median(_per_epoch(record) / _macs(record.spec.model) for record in trained)
     return epochs * rate * _macs(spec.model)
+
+
+def _frozen(spec: Spec) -> str:
+    return spec.config.freeze if isinstance(spec.config, TrainConfig) else ""
 
 
 def _per_epoch(record: Record) -> float:

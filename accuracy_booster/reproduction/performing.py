@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster import detection
+from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import note
 from accuracy_booster.reproduction.constants import constant_weights
@@ -16,7 +18,7 @@ from accuracy_booster.reproduction.datasets import summary
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.records import Record, about, write_record
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.table import GATES, TIME, TOP1
+from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
 from accuracy_booster.training.run import Run
 
@@ -30,24 +32,24 @@ def perform(spec: Spec, places: Places) -> Path:
         TrainingInterrupted: after a signal; the same call goes on.
         TrainingStopped: where it cannot go on.
     """
-    makers = {TOP1: _trained, TIME: _timed, GATES: _inspected}
+    makers = {TOP1: _trained, AP: _trained, TIME: _timed, GATES: _inspected}
     return write_record(places.results, makers[spec.measures](spec, places))
 
 
 def _trained(spec: Spec, places: Places) -> Record:
-    """Accuracies of the last epoch; none where the training diverged."""
+    """What the last epoch was measured to have; nothing where the training diverged."""
     begun, where = time.time(), places.run(spec)
     more: dict[str, Any]
     weights, at_once = _start(spec, places)
     try:
         result = _training(spec, places, weights)
     except Diverged as e:
-        run, _ = Run.open(where, ended=False)
+        run, _ = Run.open(where, ended=False, kind=type(spec.config))
         values, epochs = dict[str, float](), run.history()
         seconds, diverged, more = time.time() - begun, str(e), {}
     else:
-        run, config = Run.open(where)
-        values = {"top1": result.test.top1, "top5": result.test.top5, **at_once}
+        run, config = Run.open(where, kind=type(spec.config))
+        values = {**_measured(result), **at_once}
         epochs, seconds, diverged = result.history, result.seconds, ""
         decided = run.info.get("decided", {})
         more = {
@@ -59,6 +61,14 @@ def _trained(spec: Spec, places: Places) -> Record:
     data = summary(str(spec.options["data"]), run.info.get("data"))
     own = about(begun=begun, more={"run": run.id, **more})
     return Record(spec, values, epochs, seconds, diverged, data, own)
+
+
+def _measured(result: TrainResult) -> dict[str, float]:
+    """The numbers in %, without those of a kind of objects that the images do not have."""
+    if not isinstance(result.config, DetectConfig):
+        return {"top1": result.test.top1, "top5": result.test.top5}
+    found = result.test.to_dict()
+    return {k: v for k, v in found.items() if k != "images" and v is not None}
 
 
 def _start(spec: Spec, places: Places) -> tuple[Path | None, dict[str, float]]:
@@ -109,17 +119,18 @@ def _training(spec: Spec, places: Places, weights: Path | None) -> TrainResult:
     config = spec.config.change({**place, "output": str(where)})
     if weights is not None:
         config = config.change({"weights": str(weights)})
+    training: Any = detection.train if spec.measures == AP else train
     if Run.is_run(where):
         try:
-            run, _ = Run.open(where, ended=False)
+            run, _ = Run.open(where, ended=False, kind=type(config))
             if run.info.get("diverged"):
                 raise Diverged(run.info["diverged"])
-            return train(resume=where, **place)
+            return training(resume=where, **place)
         except ValueError as e:  # damaged: it is kept, and the run made anew
             aside = new_dir(where.with_name(f"{where.name}.damaged"))
             where.rename(aside)
             note(f"{e}; it is now {aside}, and the run is made anew")
-    return train(config)
+    return training(config)
 
 
 def _timed(spec: Spec, _: Places) -> Record:

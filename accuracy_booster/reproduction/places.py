@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accuracy_booster.data import BUILT_IN
-from accuracy_booster.reproduction.datasets import KNOWN, fault
+from accuracy_booster.reproduction.datasets import KNOWN, coco_fault, coco_files, fault
 from accuracy_booster.reproduction.specs import Spec
 
 RESULTS, WORK = "results", os.path.join("runs", "reproduce")
@@ -17,7 +17,9 @@ LAYOUTS = {
     "cifar10": "a directory of Parquet files, as Hugging Face has it",
     "cifar100": "a directory of Parquet files, as Hugging Face has it",
     "imagenet": "folders train/ and val/, each with a folder of images for each of 1,000 classes",
-    "coco": "folders train2017/, val2017/ and annotations/instances_{train,val}2017.json",
+    "coco": "folders train2014/, val2014/ and annotations/instances_{train,val}2014.json; or the "
+    "same of 2017",
+    "coco_tiny": "any small data set in COCO's format",
 }
 
 
@@ -86,7 +88,7 @@ class Places:
         return self.results / f"{name}.json"
 
     def data_of(self, name: str) -> dict[str, str]:
-        """The arguments of `ab.train` that name a data set; CIFAR is downloaded if need be.
+        """The arguments of a training that name its data; CIFAR is downloaded if need be.
 
         Raises:
             ValueError: if it is not at hand, or is another data set; with how it is laid out.
@@ -102,7 +104,13 @@ class Places:
         else:
             where = f"{here} is not there" if here is not None else "no --data-dir is given"
             raise ValueError(_not_at_hand(name, where))
-        if name in KNOWN and (reason := fault(name, found["data"], found.get("data_dir"))):
+        reason = ""
+        if name in KNOWN:
+            reason = fault(name, found["data"], found.get("data_dir"))
+        elif name == "coco":
+            reason = coco_fault(Path(found["data"]))
+            found |= coco_files(Path(found["data"]))
+        if reason:
             raise ValueError(_not_at_hand(name, reason))
         return found
 
@@ -138,4 +146,4 @@ class Places:
                 self.data_of(str(name))
         except (OSError, ValueError) as e:
             return str(e)
-        return ""
+        return "" if spec.parent is None else self.missing_for(spec.parent)

@@ -30,7 +30,7 @@ from accuracy_booster.reproduction.records import (
     read_records,
 )
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.table import TOP1
+from accuracy_booster.reproduction.table import TRAINED
 from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
@@ -203,7 +203,7 @@ class _Maker:
             return ""
 
     def _how_far(self) -> str:
-        if self.spec.measures != TOP1:
+        if self.spec.measures not in TRAINED:
             return self.spec.name
         done = epochs_ended(self.places.run(self.spec))
         return f"{self.spec.name}, epoch {done} of {self.spec.config.epochs}"

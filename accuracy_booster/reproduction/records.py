@@ -10,7 +10,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ import torch
 
 from accuracy_booster import __version__
 from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import note
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
-from accuracy_booster.reproduction.table import GATES, MERGED, TIME, WHICH
+from accuracy_booster.reproduction.table import AP, AP50, GATES, MERGED, TIME, WHICH
 from accuracy_booster.safe_files import read_json, write_json
 from accuracy_booster.training import new_dir
 
 FORMAT = 1  # of the files
+OF_DETECTORS = {f.name for f in fields(DetectionMetrics)} - {"images"}
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
 
@@ -37,8 +39,10 @@ class Record:
     Attributes:
         spec: what was run.
         values: top1 and top5 of the last epoch in %, and those of the network before its training
-            where gates became constants; of a table of times the seconds per batch by block; of one
-            of gates the accuracies with changed gates. Empty if the training diverged.
+            where gates became constants; of a detector COCO's numbers in %, but for those of a kind
+            of objects that the images do not have; of a table of times the seconds per batch by
+            block; of one of gates the accuracies with changed gates. Empty if the training
+            diverged.
         epochs: the rows of the learning curve.
         seconds: of the training, with its compilation and its measurements.
         diverged: why there is no accuracy, or "".
@@ -66,6 +70,9 @@ def in_words(record: Record) -> str:
         return f"diverged: {record.diverged}"
     if "top1" in record.values:
         return f"top-1 {record.values['top1']:.2f} %, {record.seconds:.0f} s"
+    if record.spec.measures == AP:
+        ap, ap50 = record.values[AP], record.values[AP50]
+        return f"AP {ap:.1f} %, AP50 {ap50:.1f} %, {record.seconds:.0f} s"
     times = ", ".join(f"{block} {value:.4f} s" for block, value in record.values.items())
     return f"{times} per batch"
 
@@ -164,6 +171,9 @@ def _check_values(record: Record) -> None:
         if not all(0 <= value <= 100 for value in record.values.values()):
             raise ValueError("it holds an accuracy that is not from 0 to 100 %")
         return
+    if record.spec.measures == AP:
+        _check_detector(record)
+        return
     before = set(MERGED) if record.spec.options.get("merged") else set()
     if set(record.values) != {"top1", "top5"} | before:
         raise ValueError("it holds no top-1 and top-5 accuracy")
@@ -172,12 +182,29 @@ def _check_values(record: Record) -> None:
     top1, top5 = record.values["top1"], record.values["top5"]
     if not 0 <= top1 <= top5 <= 100:
         raise ValueError(f"its accuracies are {top1:g} and {top5:g}, not from 0 to 100 %")
+    _check_curve(record, "top1", "top-1")
+
+
+def _check_detector(record: Record) -> None:
+    """The same for COCO's numbers."""
+    if not {AP, AP50} <= set(record.values) <= OF_DETECTORS:
+        raise ValueError("it does not hold AP, AP50 and COCO's other numbers")
+    if not all(0 <= value <= 100 for value in record.values.values()):
+        raise ValueError("it holds a number that is not from 0 to 100 %")
+    ap, ap50 = record.values[AP], record.values[AP50]
+    if ap > ap50 + 1e-6:
+        raise ValueError(f"its AP is {ap:g}, and its AP50, which is never less, {ap50:g}")
+    _check_curve(record, AP, "AP")
+
+
+def _check_curve(record: Record, name: str, said: str) -> None:
+    """Raise ValueError for a learning curve of another length, or with another end."""
     epochs = record.spec.config.epochs
     if len(record.epochs) != epochs:
         raise ValueError(f"it holds {len(record.epochs)} epochs, and its run has {epochs}")
-    last = record.epochs[-1].get("test_top1", math.nan)
-    if not abs(last - top1) < 0.01:  # metrics.csv has six digits
-        raise ValueError(f"its top-1 is {top1:g}, and its last epoch's {last:g}")
+    last, value = record.epochs[-1].get(f"test_{name}", math.nan), record.values[name]
+    if not abs(last - value) < 0.01:  # metrics.csv has six digits
+        raise ValueError(f"its {said} is {value:g}, and its last epoch's {last:g}")
 
 
 def _keep_another(path: Path) -> None:

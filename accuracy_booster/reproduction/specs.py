@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from accuracy_booster.blocks import recipe
+from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import unknown
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
 from accuracy_booster.reproduction.paper_tables import ZEROED
-from accuracy_booster.reproduction.table import GATES, TIME, TOP1, Row, Table
+from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1, Row, Table
 from accuracy_booster.safe_files import hash_of
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import FREE
@@ -29,11 +30,12 @@ _NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epoc
 class Spec:
     """One run.
 
-    `options` are the arguments of `ab.train`, or of `ab.bench` for a table of times. Its `data`
-    and `weights` are names; `places` knows where they are. Where a training goes on from another
-    run, `after` has that one's options, and `merged` says that its gates become constants. Where
-    gates are changed in a trained network, the options are that network's, and `percents` says how
-    many channels are zeroed.
+    `options` are the arguments of `ab.train`, of `ab.detection.train` for a table of detectors
+    (where `model` is the backbone), or of `ab.bench` for a table of times. Their `data` and
+    `weights` are names; `places` knows where they are. Where a training goes on from another run,
+    `after` has that one's options, and `merged` says that its gates become constants. Where gates
+    are changed in a trained network, the options are that network's, and `percents` says how many
+    channels are zeroed.
     """
 
     measures: str
@@ -41,10 +43,12 @@ class Spec:
     seed: int
 
     @cached_property
-    def config(self) -> TrainConfig:
+    def config(self) -> TrainConfig | DetectConfig:
         """The training's configuration, but for the places of its data, weights and output."""
         own = ("model", "after", "merged", "percents")
         options = {name: value for name, value in self.options.items() if name not in own}
+        if self.measures == AP:
+            return DetectConfig(self.model, **options, seed=self.seed)
         return resolve(self.options["model"], **options, seed=self.seed)
 
     @cached_property
@@ -64,6 +68,8 @@ class Spec:
             given |= {"measures": GATES, "percents": self.options["percents"]}
         elif self.parent is not None:
             given |= {"after": self.parent.settings, "merged": self.options["merged"]}
+        if self.measures == AP:
+            given["measures"] = AP
         return _plain(given)
 
     @cached_property
@@ -100,7 +106,9 @@ class Spec:
         else:
             block = self.block if self.block.isidentifier() else "recipe"
             what = f"{block}-{self.options['data']}"
-            if self.parent is not None:
+            if self.measures == AP:
+                what = f"detector-{what}"
+            elif self.parent is not None:
                 what += "-gates" if self.measures == GATES else "-more"
         return f"{self.model.replace('/', '_')}-{what}-{self.hash}-s{self.seed}"
 
@@ -132,23 +140,31 @@ def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
     if table.measures == GATES:
         percents = [percent for percent, *_ in ZEROED]
         return Spec(GATES, {**options, "percents": percents}, seed)
-    if row.after is not None:
+    # the digits are grey, so a detector of coloured images cannot start from their network
+    if row.after is not None and not (budget == "smoke" and table.measures == AP):
         begun = _options(table, row.model, row.after.block, budget)
+        if row.after.data:
+            begun = _standard(row.model, row.after.block, row.after.data, budget)
         options |= {"after": begun, "merged": row.after.merged}
     options |= row.settings
     if budget == "smoke" and "weights" in table.settings:
         options["freeze"] = "none"  # without trained weights there is nothing to freeze
-    return Spec(TOP1, options, seed)
+    return Spec(table.measures, options, seed)
 
 
 def _options(table: Table, model: str, block: str, budget: str) -> dict[str, Any]:
-    """The arguments of `ab.train` for a row without settings of its own."""
+    """The arguments of the training for a row without settings of its own."""
     own = (table.budgets or {}).get(budget, {})
-    options: dict[str, Any] = {"model": model, "block": block, "data": table.data}
-    options |= {**STANDARD[table.data][budget], **table.settings, **own}
+    options = _standard(model, block, table.data, budget)
+    options |= {**table.settings, **own}
     if budget == "smoke":
         options = {k: v for k, v in options.items() if k not in ("weights", "mean", "std")}
     return options
+
+
+def _standard(model: str, block: str, data: str, budget: str) -> dict[str, Any]:
+    """The arguments of the training of a network with a block on a data set."""
+    return {"model": model, "block": block, "data": data, **STANDARD[data][budget]}
 
 
 def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list[Spec]:

@@ -17,7 +17,8 @@ from accuracy_booster.reproduction.table import Table
 from accuracy_booster.reproduction.words import count
 from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.run import CONFIG, Run
+from accuracy_booster.training.run import CONFIG
+from accuracy_booster.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def status(
 def _progress(table: Table, records: Records, budget: str, seeds: int | None) -> Progress:
     runs = plan([table], budget, seeds)
     missing = missing_runs(runs, records)
-    left = f"needs {table.needs}" if table.needs else hours_left(missing, records)
+    left = hours_left(missing, records)
     return Progress(table.name, table.title, len(runs) - len(missing), len(runs), left)
 
 
@@ -117,7 +118,7 @@ def _epochs(folder: Path) -> tuple[int, int]:
     if not (folder / CONFIG).is_file():
         return 0, 0
     try:
-        _, config = Run.open(folder, ended=False)
+        config, _ = RunConfig.of_any_task((folder / CONFIG).read_text())
         return epochs_ended(folder), config.epochs
-    except ValueError:
+    except (OSError, ValueError):
         return 0, 0

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TOP1, TIME, GATES = "top1", "time", "gates"  # what a table measures
+TOP1, TIME, GATES, AP = "top1", "time", "gates", "ap"  # what a table measures
+TRAINED = (TOP1, AP)  # of these each run is a training
+AP50 = "ap50"  # a cell of a table of detectors, beside AP
 WHICH = ("highest", "lowest", "random")  # weights whose channels are zeroed
 MERGED = ("top1_merged", "top1_reestimated")  # accuracies before the training of merged gates
 
@@ -15,25 +17,29 @@ MERGED = ("top1_merged", "top1_reestimated")  # accuracies before the training o
 class After:
     """A training that goes on from the trained network of another row, with the same seed.
 
-    `merged`: its gates are first folded to constants, and the norms' statistics re-estimated. What
-    is then trained is the plain network.
+    Attributes:
+        merged: its gates are first folded to constants, and the norms' statistics re-estimated.
+            What is then trained is the plain network.
+        data: the data set that the other network is trained on, with that one's own settings; by
+            default the table's, with the table's.
     """
 
     block: str
     merged: bool = False
+    data: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
     """A network with a block, and what is printed for it: top-1 and top-5 accuracy in %.
 
-    In a table of times `printed` is seconds per batch.
+    In a table of times `printed` is seconds per batch, and in one of detectors average precision.
 
     Attributes:
-        settings: fields of `TrainConfig` in which the row differs from the others of its table.
+        settings: fields of the configuration in which the row differs from the others of its table.
         after: what its training goes on from; None if that begins anew.
         cell: which value of the run's result is the row's; by default the accuracy, or the time of
-            its block. So rows can share a run.
+            its block. So rows can share a run. Blocks are compared in the same cell.
         against: labels of the rows that it is compared with, in place of the table's references.
         column: the heading of the column of comparisons with this row; by default its label.
     """
@@ -65,13 +71,13 @@ class Table:
         data: the data set's name.
         rows: all networks and blocks.
         references: the blocks that the other rows of the same network are compared with.
-        settings: fields of `TrainConfig` for every row, at every budget.
+        settings: fields of the configuration for every row, at every budget.
         budgets: own settings by budget; by default those of the data set (`budgets`).
         seeds: the number of seeds after which the verdict is final.
-        measures: top1 (a training), time (seconds of inference), or gates (accuracies of a trained
-            network with its gates changed).
+        measures: top1 (a training), ap (a training of a detector), time (seconds of inference), or
+            gates (accuracies of a trained network with its gates changed).
         printed_for: where the printed numbers are another network's than the rows'.
-        needs: what this package lacks to make the table, "" if nothing.
+        note: sentences on what the paper leaves open, and what was chosen.
     """
 
     name: str
@@ -84,7 +90,7 @@ class Table:
     seeds: int = 5
     measures: str = TOP1
     printed_for: str = ""
-    needs: str = ""
+    note: str = ""
 
     @property
     def models(self) -> list[str]:
@@ -101,6 +107,7 @@ class Table:
         of_model = [other for other in self.rows if other.model == row.model and other != row]
         if row.against:
             return [other for label in row.against for other in of_model if other.label == label]
+        of_model = [other for other in of_model if other.cell == row.cell]
         found = []
         for block in self.references:
             if row.block == block and not row.settings:

@@ -78,6 +78,8 @@ def _notes(result: TableResult) -> list[str]:
             f"Its runs were made on {count(len(result.machines), 'kind')} of machine or software, "
             f"so runs of one seed may differ in more than the block: {which}."
         )
+    if table.note:
+        notes.append(table.note)
     if table.printed_for:
         notes.append(f"The paper's numbers are those of another network, {table.printed_for}.")
     return notes

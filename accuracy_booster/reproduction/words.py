@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from accuracy_booster.progress import printable
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult, decimals
 from accuracy_booster.reproduction.specs import Spec
-from accuracy_booster.reproduction.table import GATES, MERGED, Row
+from accuracy_booster.reproduction.table import AP, GATES, MERGED, Row
 from accuracy_booster.reproduction.verdicts import MOST_SEEDS, NOT_RUN, TOO_SMALL
 
 
@@ -40,6 +40,13 @@ def told(text: object) -> str:
 def names(these: Iterable[str]) -> str:
     """Names of files or runs, each marked as a name."""
     return ", ".join(f"`{told(name)}`" for name in sorted(these))
+
+
+def unit(result: TableResult) -> str:
+    """Of a table's differences."""
+    if result.has_times:
+        return "extra time in % of the reference's"
+    return f"points of {'AP and AP50' if result.table.measures == AP else 'top-1 accuracy'}"
 
 
 # --- cells
@@ -139,7 +146,8 @@ def _schedule(spec: Spec) -> str:
         falls = f"times {c.gamma:g} after {', '.join(f'{100 * m:.0f}' for m in c.milestones)} %"
     gates = "" if c.gate_lr is None else f" ({c.gate_lr:g} for the gates)"
     start = "" if c.weights is None else f" from the weights {c.weights}"
-    warmup = "" if not c.warmup_epochs else f", {count(c.warmup_epochs, 'epoch')} of warm-up"
+    warmups = [(c.warmup_epochs, "epoch"), (c.warmup_steps, "step")]
+    warmup = "".join(f", {count(number, what)} of warm-up" for number, what in warmups if number)
     return (
         f"{count(c.epochs, 'epoch')}{start}, batches of {c.batch_size}, SGD with "
         f"{'Nesterov ' * c.nesterov}momentum {c.momentum:g}, a learning rate of {c.lr:g}{gates} "
