@@ -202,15 +202,14 @@ def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
     trained = config.pretrained or config.weights is not None
     mean, std = _preprocessing(config)
     batch = data.loaders["train"].batch_size  # no larger than the training set
+    norms, layers = config.norms, config.trainable_layers
+    if norms == "auto":
+        norms = "frozen" if trained else "normal"
+    if layers is None:
+        layers = 3 if trained else 5
     config = config.change(
         {
-            "num_classes": classes,
-            "norms": ("frozen" if trained else "normal")
-            if config.norms == "auto"
-            else config.norms,
-            "trainable_layers": (3 if trained else 5)
-            if config.trainable_layers is None
-            else config.trainable_layers,
+            **{"num_classes": classes, "norms": norms, "trainable_layers": layers},
             "image_mean": config.image_mean or mean,
             "image_std": config.image_std or std,
             "batch_size": batch,
