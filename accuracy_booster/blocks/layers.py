@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.ops import accumulation_dtype, leaf_module, without_autocast
+from accuracy_booster.ops.moments import processes_together
 
 INITS = ("default", "kaiming_normal", "zeros", "ones")
 
@@ -326,13 +327,14 @@ class GateNorm(nn.modules.batchnorm._BatchNorm):
 
     @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.numel() == x.shape[1]:
+        values = x.numel() // x.shape[1] * processes_together() if self.training else SMALL_BATCH
+        if values == 1:
             raise ValueError(
                 f"the batch norm of the gate {self.where or '(not attached)'} got a batch of 1 in "
                 "training mode, where it sees one value per channel and no spread; use batches of "
                 "2 or more (drop_last=True drops a ragged last batch), or put this norm in eval "
                 "mode to use its running statistics"
             )
-        if self.training and x.numel() < SMALL_BATCH * x.shape[1]:
-            _warn_of_small_batches(self.where, x.numel() // x.shape[1])
+        if 0 < values < SMALL_BATCH:
+            _warn_of_small_batches(self.where, values)
         return super().forward(x.to(self.weight.dtype) if x.ndim == 2 else x)

@@ -102,17 +102,26 @@ class DetectConfig(RunConfig):
 
     @property
     def least_images(self) -> int:
-        """Of each part of a step: a gate's norm in training mode needs two values."""
-        return 1 if self.norms in ("auto", "frozen") else 2
+        """Of each process in each part of a step: a gate's norm of its own needs two values."""
+        return 2 if self.norms == "normal" else 1
+
+    @property
+    def synchronised(self) -> bool:
+        return self.norms == "synchronised"
 
     def rules(self) -> Rules:
         positive = (
             *("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test"),
             *("box_batch_size_per_image", "box_detections_per_img"),
         )
+        rules = dict(super().rules())
+        least = 2 * self.accumulate
+        if self.synchronised and 0 < self.batch_size < least:
+            why = "synchronised norms need two images, of all processes, in each part of a step"
+            rules["batch_size"] = False, f">= {least}: {why}"
         sides = f"whole numbers in [1, {MAX_SIDE}]"
         return {
-            **super().rules(),
+            **rules,
             "data": (bool(self.data), "a directory in COCO's format"),
             "head": _one_of(self.head, HEADS),
             "norms": _one_of(self.norms, NORMS),

@@ -31,6 +31,14 @@ def merging(merge: Merge | None) -> Iterator[None]:
         _merge = before
 
 
+def processes_together() -> int:
+    """How many processes' batch statistics are put together here: 1 outside of `merging`."""
+    group = torch.distributed
+    if _merge is None or not (group.is_available() and group.is_initialized()):
+        return 1
+    return group.get_world_size()
+
+
 def over_samples(
     mean_nc: torch.Tensor, var_nc: torch.Tensor, area: int, merge: Merge | None = None
 ) -> Moments:

@@ -45,6 +45,7 @@ class Trainer:
         self.world = self.accelerator.num_processes
         self.device = self.accelerator.device
         agree(self.accelerator, config, self.data)
+        self.together = config.synchronised and self.world > 1
         self._check_batch_size()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -160,8 +161,7 @@ class Trainer:
         engine.set_rates(self.optimizer, factor)
 
     def _loss(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        together = self.config.synchronised and self.world > 1
-        with synchronised() if together else contextlib.nullcontext():
+        with synchronised() if self.together else contextlib.nullcontext():
             return self.task.loss(self.forward, batch)
 
     def _agree(self, finite: torch.Tensor, norm: Any, batch: Any) -> None:
