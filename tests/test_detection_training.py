@@ -529,3 +529,13 @@ def test_data_that_changed_are_refused_when_a_run_goes_on(trained, data, tmp_pat
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the train split has"):
         detection.train(resume=run, epochs=4)
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_new_gates_that_will_not_learn_are_told(data, tmp_path, capsys, layers):
+    file = tmp_path / "plain.pth"
+    torch.save(ab.create_model("timm/test_resnet", num_classes=2).state_dict(), file)
+    given = {**PYRAMID, "weights": str(file), "block": "se", "trainable_layers": layers}
+    detection.train(**options(data, tmp_path / "run", **given, epochs=1))
+    told = "new gates are in layers that are not trained" in capsys.readouterr().err
+    assert told == (layers == 1)

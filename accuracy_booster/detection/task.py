@@ -104,7 +104,16 @@ class Detection(Task):
 
     def prepare(self, network: nn.Module, say: Callable[[str], None]) -> None:
         gates = attached(network)
-        if self.config.norms != "frozen" or not gates or not self.gates_are_new:
+        if not gates or not self.gates_are_new:
+            return
+        fixed = [g for g in gates.values() if not any(p.requires_grad for p in g.parameters())]
+        if fixed:
+            say(
+                f"{len(fixed)} of {len(gates)} new gates are in layers that are not trained, and "
+                "stay as they start; --gates_of_frozen_layers trained lets them learn, "
+                "--trainable_layers 5 trains all layers"
+            )
+        if self.config.norms != "frozen":
             return
         loader = self.data.loaders["train"]
         count = -(-ESTIMATED_ON // loader.batch_size)
