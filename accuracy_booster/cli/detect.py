@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say
-from accuracy_booster.detection.config import DetectConfig
+from accuracy_booster.detection.config import MEASURED, DetectConfig
 
-EVAL_OPTIONS = (
-    *("train_images", "train_annotations", "val_images", "val_annotations"),
-    *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
-    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img"),
-)
 HEADER = ("AP", "AP50", "AP75", "AP small", "medium", "large")
 RECALLS = ("AR 1", "AR 10", "AR 100", "AR small", "medium", "large")
 
@@ -76,7 +71,7 @@ def _eval_arguments(parser: Parser) -> None:
         type=str | None,
         help="a JSON file for the detections, in COCO's format of results",
     )
-    others = {f.name for f in fields(DetectConfig)} - set(EVAL_OPTIONS)
+    others = {f.name for f in fields(DetectConfig)} - set(MEASURED)
     parser.add_class_arguments(DetectConfig, skip=others)
 
 

@@ -10,6 +10,11 @@ from accuracy_booster.training.run_config import Rules, RunConfig
 from accuracy_booster.training.setting_types import MAX_SIDE
 
 PLACES = ("train_images", "train_annotations", "val_images", "val_annotations")
+# what may differ when a run is measured
+MEASURED = (
+    *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
+    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img", *PLACES),
+)
 LR_PER_IMAGE = 0.02 / 16  # of a step, as Detectron, torchvision and their successors have it
 
 

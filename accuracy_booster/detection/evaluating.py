@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.data.workers import worker_faults
-from accuracy_booster.detection.config import PLACES, DetectConfig
+from accuracy_booster.detection.config import MEASURED, PLACES, DetectConfig
 from accuracy_booster.detection.measuring import measure
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.detection.task import open_data
@@ -24,10 +24,6 @@ from accuracy_booster.training.processes import agree
 from accuracy_booster.training.reopen import what_changed
 from accuracy_booster.training.run import Run
 
-OPTIONS = (
-    *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
-    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img", *PLACES),
-)
 SPLITS = {"val": "test", "test": "test", "train": "train"}  # and the loader of each
 
 
@@ -63,8 +59,8 @@ def evaluate(
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be 'val' or 'train'")
     for name in options:
-        if name not in OPTIONS:
-            raise unknown("option", name, OPTIONS)
+        if name not in MEASURED:
+            raise unknown("option", name, MEASURED)
     run: Run | None = None
     if isinstance(model, nn.Module):
         if data is None:
