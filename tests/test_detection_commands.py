@@ -166,10 +166,11 @@ def test_a_run_of_the_other_task_is_told_with_the_command_that_takes_it(
     trained, classified, capsys, tmp_path
 ):
     before = sorted(trained.rglob("*")), sorted(classified.rglob("*"))
-    for command in (["eval"], ["train", "--resume"], ["inspect"], ["merge"], ["prune"]):
+    for command in (["eval"], ["train", "--resume"], ["merge"], ["prune"]):
         told = error(capsys, *command, trained, *_needed(command[0], tmp_path))
         assert "holds a run of 'detection', not of classification; detect train --resume" in told
         assert "detect eval and detect predict take it" in told
+    assert "look at its gates by ab.gates(" in error(capsys, "inspect", trained)
     for command in (["detect", "eval"], ["detect", "train", "--resume"]):
         told = error(capsys, *command, classified)
         assert "holds a run of 'classification', not of detection; train --resume, eval" in told
