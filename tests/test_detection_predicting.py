@@ -18,6 +18,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from accuracy_booster import safe_files
 from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.detection import Prediction, draw, drawing, predict, predict_files
+from accuracy_booster.detection.detector import faster_rcnn
 
 CLASSES = ["cat", "dog", "émeu"]
 
@@ -317,3 +318,30 @@ def test_names_in_letters_that_the_font_has_and_has_not() -> None:
 def test_an_image_of_another_size() -> None:
     with pytest.raises(ValueError, match="is 10 x 20, the prediction of one of 20 x 10"):
         draw(grey(10, 20), prediction([], (20, 10)))
+
+
+def test_a_threshold_below_the_detectors_own_counts():
+    detector = tiny_detector()
+    detector.roi_heads.score_thresh = 0.9
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    (few,) = predict(detector, image, classes=["a", "b"], threshold=0.9)
+    (many,) = predict(detector, image, classes=["a", "b"], threshold=0.0)
+    assert len(few) < len(many)
+    assert detector.roi_heads.score_thresh == 0.9
+
+
+def test_the_names_of_the_classes_are_the_detectors():
+    detector = tiny_detector()
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="pass classes="):
+        predict(detector, image)
+    detector.classes = ("one", "two")
+    (found,) = predict(detector, image, threshold=0.0)
+    assert set(found.names) <= {"one", "two"}
+    assert found.names
+
+
+def tiny_detector():
+    torch.manual_seed(0)
+    small = {"rpn_post_nms_top_n_test": 20, "min_size": 64, "max_size": 64}
+    return faster_rcnn("timm/test_resnet", num_classes=3, **small).eval()

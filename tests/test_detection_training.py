@@ -36,6 +36,7 @@ from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopp
 from accuracy_booster.models import create_model
 from accuracy_booster.training import checkpoint, list_runs, loop
 from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_config import RunConfig
 
 pytestmark = [
     pytest.mark.forks,
@@ -539,3 +540,26 @@ def test_new_gates_that_will_not_learn_are_told(data, tmp_path, capsys, layers):
     detection.train(**options(data, tmp_path / "run", **given, epochs=1))
     told = "new gates are in layers that are not trained" in capsys.readouterr().err
     assert told == (layers == 1)
+
+
+def test_the_rate_goes_with_the_batch_that_there_is(data, tmp_path, capsys):
+    given = {**options(data, tmp_path / "run"), "epochs": 1, "batch_size": 400}
+    given.pop("lr", None)
+    config = detection.train(**given).config
+    assert config.batch_size < 400
+    assert config.lr == pytest.approx(0.00125 * config.batch_size)
+    assert f"batch_size={config.batch_size}, not 400" in capsys.readouterr().err
+    own = detection.train(**{**given, "output": str(tmp_path / "own"), "lr": 0.001}).config
+    assert own.lr == 0.001
+
+
+def test_one_size_may_be_a_number():
+    assert DetectConfig("resnet18", data="x", min_size=96).min_size == (96,)
+
+
+def test_a_batch_of_one_image():
+    frozen = DetectConfig("resnet18", data="x", norms="frozen", batch_size=1)
+    assert RunConfig.of_any_task(frozen.to_yaml())[0].batch_size == 1
+    assert DetectConfig("resnet18", data="x", block="none", norms="normal", batch_size=1)
+    with pytest.raises(ValueError, match="with --norms frozen one is enough"):
+        frozen.change({"norms": "normal"})

@@ -200,6 +200,7 @@ def _overview(group: str = "") -> str:
         *(f"  {name:<{width}}  {command.about}" for name, command in shown.items()),
         "",
         f"{PROGRAM} COMMAND --help shows a command's options and an example.",
-        f"Presets of settings: {', '.join(PRESETS)}.",
     ]
+    if not group:
+        lines.append(f"Presets of settings: {', '.join(PRESETS)}.")
     return "\n".join(lines)

@@ -72,7 +72,8 @@ def _eval_arguments(parser: Parser) -> None:
         help="a JSON file for the detections, in COCO's format of results",
     )
     others = {f.name for f in fields(DetectConfig)} - set(MEASURED)
-    parser.add_class_arguments(DetectConfig, skip=others)
+    # by default the run's own values
+    parser.add_class_arguments(DetectConfig, skip=others, as_group=False)
 
 
 def _eval(given: dict[str, Any]):

@@ -105,10 +105,16 @@ class DetectConfig(RunConfig):
     box_detections_per_img: int = 100
     num_classes: int | None = None
 
+    def __post_init__(self):
+        for name in ("min_size", "anchor_sizes"):
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, (getattr(self, name),))
+        super().__post_init__()
+
     @property
     def least_images(self) -> int:
         """Of each process in each part of a step: a gate's norm of its own needs two values."""
-        return 2 if self.norms == "normal" else 1
+        return 2 if self.norms == "normal" and self.block != "none" else 1
 
     @property
     def synchronised(self) -> bool:
@@ -124,10 +130,16 @@ class DetectConfig(RunConfig):
         if self.synchronised and 0 < self.batch_size < least:
             why = "synchronised norms need two images, of all processes, in each part of a step"
             rules["batch_size"] = False, f">= {least}: {why}"
+        elif 0 < self.batch_size < self.least_images:
+            why = "a gate's norm needs two images; with --norms frozen one is enough"
+            rules["batch_size"] = False, f">= 2: {why}"
         sides = f"whole numbers in [1, {MAX_SIDE}]"
         return {
             **rules,
-            "data": (bool(self.data), "a directory in COCO's format"),
+            "data": (
+                bool(self.data),
+                "a directory in COCO's format (--data DIR), also where all files are given",
+            ),
             "head": _one_of(self.head, HEADS),
             "norms": _one_of(self.norms, NORMS),
             "gates_of_frozen_layers": _one_of(self.gates_of_frozen_layers, GATES),

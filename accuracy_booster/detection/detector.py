@@ -264,8 +264,9 @@ def _boost(network: nn.Module, block: str | Recipe, init: str) -> None:
         except ValueError as e:
             if "where=" not in str(e):
                 raise
+            find_stages(network)  # tells of networks that no detector can stand on
             raise ValueError(
-                f"{e}: boost it so yourself and give the module in place of its name"
+                f"{e}; in a detector: give a module that is boosted so, or block='none'"
             ) from None
 
 

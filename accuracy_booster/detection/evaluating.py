@@ -24,7 +24,7 @@ from accuracy_booster.training.processes import agree
 from accuracy_booster.training.reopen import what_changed
 from accuracy_booster.training.run import Run
 
-SPLITS = {"val": "test", "test": "test", "train": "train"}  # and the loader of each
+SPLITS = {"val": "test", "train": "train"}  # and the loader of each
 
 
 def evaluate(
@@ -57,7 +57,10 @@ def evaluate(
         TrainingStopped: if more images cannot be read than `bad_images` allows.
     """
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} must be 'val' or 'train'")
+        raise ValueError(
+            f"split={split!r} must be 'val' or 'train'; for other images give val_images and "
+            "val_annotations"
+        )
     for name in options:
         if name not in MEASURED:
             raise unknown("option", name, MEASURED)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,19 @@ def _plain(values: torch.Tensor) -> list[float]:
 
 
 def predict(
-    model: nn.Module,
+    model: str | Path | nn.Module,
     images: Picture | Iterable[Picture],
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] | None = None,
     threshold: float = 0.5,
     device: torch.device | str | None = None,
 ) -> Iterator[Prediction]:
     """What a detector finds, image by image; the model's mode is afterwards what it was.
 
     Args:
-        model: as torchvision's detectors: a list of images, float [3, H, W] in 0..1, gives a list
-            of {boxes, labels, scores}. Label k is `classes[k - 1]`.
+        model: the directory of a run of `train`, or a module as torchvision's detectors: a list of
+            images, float [3, H, W] in 0..1, gives a list of {boxes, labels, scores}.
+        classes: label k is `classes[k - 1]`; by default those that `load` gave the detector.
         images: paths of files, or of directories for all images below them; PIL images; tensors,
             uint8 [3, H, W]. Files and PIL images are turned upright.
         threshold: the lowest score that counts, 0..1.
@@ -89,6 +91,15 @@ def predict(
             form, a threshold beyond 0..1, or a label beyond the classes.
     """
     check_threshold(threshold)
+    if isinstance(model, (str, Path)):
+        from accuracy_booster.detection.training import load
+
+        model = load(model)
+    classes = getattr(model, "classes", None) if classes is None else classes
+    if classes is None:
+        raise ValueError(
+            f"this {type(model).__name__} does not know the names of its classes; pass classes=..."
+        )
     if isinstance(images, (str, Path, Image.Image, torch.Tensor)):
         images = [images]
     if device is not None:
@@ -166,6 +177,21 @@ def _pixels(image: Image.Image | torch.Tensor, number: int) -> torch.Tensor:
     return image
 
 
+@contextmanager
+def _scores_from(model: nn.Module, threshold: float) -> Iterator[None]:
+    """Let a detector of torchvision's give boxes of scores below those that it gives otherwise."""
+    heads: Any = getattr(model, "roi_heads", None)
+    before = getattr(heads, "score_thresh", None)
+    if before is None or before <= threshold:
+        yield
+        return
+    heads.score_thresh = threshold
+    try:
+        yield
+    finally:
+        heads.score_thresh = before
+
+
 @torch.no_grad()
 def predict_one(
     model: nn.Module,
@@ -176,7 +202,7 @@ def predict_one(
 ) -> Prediction:
     """What a detector finds in one image, uint8 [3, H, W], on the model's device."""
     at = next(model.parameters(), torch.empty(0)).device
-    with in_eval_mode(model):
+    with in_eval_mode(model), _scores_from(model, threshold):
         (output,) = detections(model, [pixels.to(at)])
     boxes, scores, labels = (output[key].cpu() for key in ("boxes", "scores", "labels"))
     order = scores.argsort(descending=True, stable=True)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.batches import DetectionBatch
-from accuracy_booster.detection.config import PLACES, DetectConfig
+from accuracy_booster.detection.config import LR_PER_IMAGE, PLACES, DetectConfig
 from accuracy_booster.detection.detector import faster_rcnn
 from accuracy_booster.detection.freezing import summary
 from accuracy_booster.detection.loaders import DetectionData, load_coco
@@ -67,6 +68,8 @@ class Detection(Task):
         data = open_data(config)
         for line in data.notes:
             note(line)
+        if not data.images["test"].split.with_targets().any():
+            note("val: no image has an object that counts, so there is no AP to measure")
         return cls(fill_in(config, data), data)
 
     @classmethod
@@ -135,7 +138,7 @@ class Detection(Task):
     def try_network(self, network: nn.Module, device: torch.device) -> None:
         backbone: Any = network.get_submodule("backbone")
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), torch.random.fork_rng(), small_batches_allowed():
                 backbone(torch.zeros(2, 3, TRIED, TRIED, device=device))
         except (RuntimeError, AssertionError) as e:
             if isinstance(e, torch.OutOfMemoryError):
@@ -211,6 +214,11 @@ def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
     trained = config.pretrained or config.weights is not None
     mean, std = _preprocessing(config)
     batch = data.loaders["train"].batch_size  # no larger than the training set
+    rate = config.lr
+    if batch < config.batch_size:
+        own = rate == LR_PER_IMAGE * config.batch_size  # the default, which goes with the batch
+        rate = LR_PER_IMAGE * batch if own else rate
+        note(f"batch_size={batch}, not {config.batch_size}: there are no more training images")
     norms, layers = config.norms, config.trainable_layers
     if norms == "auto":
         norms = "frozen" if trained else "normal"
@@ -221,7 +229,7 @@ def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
             **{"num_classes": classes, "norms": norms, "trainable_layers": layers},
             "image_mean": config.image_mean or mean,
             "image_std": config.image_std or std,
-            "batch_size": batch,
+            **{"batch_size": batch, "lr": rate},
             "accumulate": config.accumulate if batch == config.batch_size else 1,
         }
     )

@@ -66,6 +66,13 @@ def _load_detector(
         if not name.startswith(PREDICTOR)
         or (keep_predictor and name in own and own[name].shape == tensor.shape)
     }
+    others = [n for n, t in state.items() if n in own and own[n].shape != t.shape]
+    if others:
+        raise ValueError(
+            f"weights={source!r} are of another detector: {len(others)} tensors have other shapes, "
+            f"such as {shown(others[0])}: {list(state[others[0]].shape)} in the file and "
+            f"{list(own[others[0]].shape)} here; give the backbone, block and head that they are of"
+        )
     try:
         # its hooks know the names that older versions of torchvision gave
         found = detector.load_state_dict(state, strict=False)

@@ -281,4 +281,12 @@ class RunConfig:
         values = read_settings(text)
         name = next(iter(values.values()), "")  # `to_yaml` writes it first
         known = {f.name for f in fields(RunConfig)}
-        return RunConfig(**{k: v for k, v in values.items() if k in known}), str(name)
+        return _OfAnyTask(**{k: v for k, v in values.items() if k in known}), str(name)
+
+
+class _OfAnyTask(RunConfig):
+    """What a listing reads of a run; its own task has checked it."""
+
+    @property
+    def least_images(self) -> int:
+        return 1
