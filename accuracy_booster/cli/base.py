@@ -192,6 +192,30 @@ def output_file(given: str | None, example: str) -> Path | None:
     return Path(given) if given else None
 
 
+def add_training(parser: Parser) -> None:
+    """What every command that trains takes, beside its settings."""
+    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
+        "--data PLACE names data that have moved",
+    )
+
+
+def trained_value(result: Any) -> dict[str, Any]:
+    """What a command that trains gives as JSON, of a `TrainResult`."""
+    return {
+        "output": str(result.output),
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "test": result.test.to_dict(),
+    }
+
+
 def say(*lines: object) -> None:
     """Print results on stdout, each value on one line, with its control characters escaped."""
     for line in lines:

@@ -6,7 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say
+from accuracy_booster.cli.base import (
+    Command,
+    Parser,
+    add_training,
+    output_file,
+    print_table,
+    say,
+    trained_value,
+)
 from accuracy_booster.detection.config import MEASURED, DetectConfig
 
 HEADER = ("AP", "AP50", "AP75", "AP small", "medium", "large")
@@ -14,16 +22,7 @@ RECALLS = ("AR 1", "AR 10", "AR 100", "AR small", "medium", "large")
 
 
 def _train_arguments(parser: Parser) -> None:
-    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
-    parser.add_argument(
-        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
-    )
-    parser.add_argument(
-        "--resume",
-        type=str | None,
-        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
-        "--data PLACE names data that have moved",
-    )
+    add_training(parser)
     parser.add_argument(
         "--backbone",
         type=str | None,
@@ -42,12 +41,7 @@ def _train(given: dict[str, Any]):
         config = resolve(given.pop("backbone", None), **given)
         return None, lambda: say(*config.to_yaml().splitlines())
     result = train(given.pop("backbone", None), **given)
-    value = {
-        "output": str(result.output),
-        "parameters": result.parameters,
-        "seconds": result.seconds,
-        "test": result.test.to_dict(),
-    }
+    value = trained_value(result)
 
     def show() -> None:
         epochs = result.config.epochs

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.cli.base import (
+    Command,
+    Parser,
+    add_training,
+    print_table,
+    say,
+    split,
+    trained_value,
+)
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
 from accuracy_booster.training.config import TrainConfig
@@ -14,16 +22,7 @@ MAX_SEEDS = 1000
 
 
 def _train_arguments(parser: Parser) -> None:
-    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
-    parser.add_argument(
-        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
-    )
-    parser.add_argument(
-        "--resume",
-        type=str | None,
-        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
-        "--data PLACE names data that have moved",
-    )
+    add_training(parser)
     parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
@@ -37,12 +36,7 @@ def _train(given: dict[str, Any]):
         config = resolve(**given)
         return None, lambda: say(*config.to_yaml().splitlines())
     result = train(given.pop("model", None), **given)
-    value = {
-        "output": str(result.output),
-        "parameters": result.parameters,
-        "seconds": result.seconds,
-        "test": result.test.to_dict(),
-    }
+    value = trained_value(result)
 
     def show() -> None:
         test, epochs = result.test, result.config.epochs

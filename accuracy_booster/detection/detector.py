@@ -17,6 +17,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.blocks import recipe as as_recipe
+from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.anchors import anchor_generator
 from accuracy_booster.detection.choices import GATES, HEADS, NORMS
 from accuracy_booster.detection.freezing import LAYERS, Part, freeze, trained_parts
@@ -32,7 +33,7 @@ from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.training.engine import load_network
 from accuracy_booster.training.run import Run
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of pixels in [0, 1]
+IMAGENET = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]
 _OURS = {"self", "backbone", "num_classes", "kwargs"}
 _OF_TRANSFORM = {"size_divisible", "fixed_size"}  # what FasterRCNN hands on
 

@@ -10,21 +10,21 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.data.workers import worker_faults
 from accuracy_booster.detection.config import MEASURED, PLACES, DetectConfig
+from accuracy_booster.detection.loaders import NAMES
 from accuracy_booster.detection.measuring import measure
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.detection.task import open_data
 from accuracy_booster.detection.training import load_detector
-from accuracy_booster.errors import TrainingStopped, unknown
-from accuracy_booster.progress import bars, note
+from accuracy_booster.errors import unknown
+from accuracy_booster.progress import note
 from accuracy_booster.safe_files import write
 from accuracy_booster.training.engine import make_accelerator
+from accuracy_booster.training.evaluation import measure_shown
 from accuracy_booster.training.processes import agree
 from accuracy_booster.training.reopen import what_changed
 from accuracy_booster.training.run import Run
-
-SPLITS = {"val": "test", "train": "train"}  # and the loader of each
+from accuracy_booster.training.task import OnBatch
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
             fit the detector.
         TrainingStopped: if more images cannot be read than `bad_images` allows.
     """
-    if split not in SPLITS:
+    if split not in ("val", "train"):
         raise ValueError(
             f"split={split!r} must be 'val' or 'train'; for other images give val_images and "
             "val_annotations"
@@ -78,10 +78,10 @@ def evaluate(
             config = config.change({"data": str(data), **dict.fromkeys(PLACES)})
     config = config.change(options)
     accelerator = make_accelerator(config)
-    name = SPLITS[split]
+    name = NAMES[split]
     opened = open_data(
         config,
-        splits=("train",) if name == "train" else ("val",),
+        splits=(split,),
         training=False,
         classes=classes,
     )
@@ -93,25 +93,14 @@ def evaluate(
         if data is None and (changed := what_changed(run, config, opened)):
             warnings.warn(changed, stacklevel=2)
     network.to(accelerator.device)
-    loader, unreadable = opened.loaders[name], list(opened.unreadable)
-    with bars() as progress, worker_faults():
-        task = progress.add_task(f"Measuring {opened.name}", total=len(loader), note="")
+    loader, most = opened.loaders[name], config.box_detections_per_img
+    found: list[dict[str, Any]] = []
 
-        def on_batch(batch: Any) -> None:
-            progress.advance(task)
-            unreadable.extend(batch.unreadable.values())
-            if len(unreadable) > config.bad_images:
-                raise TrainingStopped(
-                    f"{len(unreadable)} images cannot be read, more than "
-                    f"bad_images={config.bad_images}; the last: {unreadable[-1]}"
-                )
-
-        most = config.box_detections_per_img
+    def measured(on_batch: OnBatch) -> DetectionMetrics:
         given = network, loader, opened, name, accelerator, on_batch
-        found: list[dict[str, Any]] = []
-        metrics = measure(*given, max_detections=most, results=found)
+        return measure(*given, max_detections=most, results=found)
+
+    metrics = measure_shown(measured, opened, loader, config.bad_images)
     if results is not None and accelerator.is_main_process:
         write(Path(results), json.dumps(found).encode())
-    for reason in unreadable:
-        warnings.warn(f"left out, {reason}", stacklevel=2)
     return metrics

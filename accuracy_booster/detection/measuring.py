@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.detection.metrics import DetectionMetrics, coco_metrics
+from accuracy_booster.surgery.modes import in_eval_mode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,18 +87,6 @@ def measure(
     if results is not None:
         results += made
     return coco_metrics(_only(data.truth(split), by_image), made)
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; afterwards, also after an error, each module has the mode that it had."""
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in was_training.items():
-            module.training = flag
 
 
 def detections(model: nn.Module, images: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:

@@ -32,6 +32,7 @@ from torch import nn
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.ops.processes import merged
 from accuracy_booster.surgery.attach import attached
+from accuracy_booster.surgery.modes import in_eval_mode
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -120,16 +121,11 @@ def estimate_gate_norms(model: nn.Module, batches: Iterable[Any], *, most: int =
     if not norms:
         return 0
     batches = list(batches) if isinstance(batches, Iterator) else batches
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        passes, moved = 0, math.inf
+    passes, moved = 0, math.inf
+    with in_eval_mode(model):
         while passes < most and moved > 0.01:
             moved = _take(norms, _one_pass(model, norms, batches))
             passes += 1
-    finally:
-        for module, flag in training.items():
-            module.training = flag
     return passes
 
 

@@ -19,9 +19,10 @@ from torch import nn
 from accuracy_booster.data import files
 from accuracy_booster.data.images import EncodedImages, ReadPath, UnreadableImage
 from accuracy_booster.data.pixels import to_rgb
-from accuracy_booster.detection.measuring import detections, in_eval_mode
+from accuracy_booster.detection.measuring import detections
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import note, printable
+from accuracy_booster.surgery.modes import in_eval_mode
 
 Picture = str | Path | Image.Image | torch.Tensor
 

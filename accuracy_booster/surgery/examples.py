@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.ops import backend
+from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.surgery.passes import as_inputs, described, moved
 from accuracy_booster.surgery.trace import Trace
 
@@ -51,10 +52,13 @@ def quiet_pass(model: nn.Module, example: Any, remedy: str | None = None) -> Ite
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     devices = [like.device] if like.device.type == "cuda" else []
-    training = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices), backend.using("unfused"):
+        with (
+            in_eval_mode(model),
+            torch.no_grad(),
+            torch.random.fork_rng(devices),
+            backend.using("unfused"),
+        ):
             yield moved(example, like)
     except FAILURES as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
@@ -62,9 +66,6 @@ def quiet_pass(model: nn.Module, example: Any, remedy: str | None = None) -> Ite
             f"{type(model).__name__} cannot take {_named(example)} {described(example)}: {reason}; "
             f"{_asked_for(model, example) or _remedy(e, example, remedy)}"
         ) from e
-    finally:
-        for module, flag in training.items():
-            module.training = flag
 
 
 def _named(example: Any) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,15 @@ from torch import nn
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch, Loader, worker_faults
 from accuracy_booster.progress import bars
-from accuracy_booster.training.opening import Opened, open_measured
+from accuracy_booster.surgery.modes import in_eval_mode
+from accuracy_booster.training.opening import Opened, check_readable, open_measured
 from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.task import OnBatch, TrainingData
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Measure = TypeVar("Measure")  # the metrics of a task
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,10 @@ def measure(
     numbers. Sums are exact: hits are whole numbers, losses are added in float64. `places` is asked
     for the output of each class, given how many outputs there are; None is their order.
     """
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
     if accelerator.num_processes > 1:
         share_buffers(model)
-    try:
+    with in_eval_mode(model):
         return _measure(model, loader, data, accelerator, on_batch, places)
-    finally:
-        for module, flag in was_training.items():
-            module.training = flag
 
 
 def share_buffers(model: nn.Module) -> None:
@@ -176,16 +175,34 @@ def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
     """
     loaded, loader = opened.data, opened.loader
     network = opened.network if network is None else network
-    unreadable = list(loaded.unreadable)
-    with bars() as progress, worker_faults():
-        task = progress.add_task(f"Measuring {loaded.name}", total=len(loader), note="")
 
-        def on_batch(batch: Batch) -> None:
+    def measured(on_batch: OnBatch) -> Metrics:
+        return measure(network, loader, loaded, opened.accelerator, on_batch, opened.places)
+
+    return measure_shown(measured, loaded, loader, opened.config.bad_images)
+
+
+def measure_shown(
+    measured: Callable[[OnBatch], Measure], data: TrainingData, loader: Loader, bad_images: int
+) -> Measure:
+    """What `measured` gives, with a progress bar, and a warning for each image that was left out.
+
+    Args:
+        measured: measures on a loader, and calls what it is given after each batch.
+
+    Raises:
+        TrainingStopped: if more images cannot be read than `bad_images` allows.
+    """
+    unreadable = list(data.unreadable)
+    with bars() as progress, worker_faults():
+        task = progress.add_task(f"Measuring {data.name}", total=len(loader), note="")
+
+        def on_batch(batch: Any) -> None:
             progress.advance(task)
             unreadable.extend(batch.unreadable.values())
-            opened.check_readable(unreadable)
+            check_readable(unreadable, bad_images)
 
-        metrics = measure(network, loader, loaded, opened.accelerator, on_batch, opened.places)
+        metrics = measured(on_batch)
     for reason in unreadable:
         warnings.warn(f"left out, {reason}", stacklevel=2)
     return metrics

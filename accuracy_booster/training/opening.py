@@ -56,11 +56,7 @@ class Opened:
 
     def check_readable(self, unreadable: Sequence[str]) -> None:
         """Raise TrainingStopped if more images cannot be read than `bad_images` allows."""
-        if len(unreadable) > self.config.bad_images:
-            raise TrainingStopped(
-                f"{len(unreadable)} images cannot be read, more than "
-                f"bad_images={self.config.bad_images}; the last: {unreadable[-1]}"
-            )
+        check_readable(unreadable, self.config.bad_images)
 
     def places(self, outputs: int) -> Sequence[int] | None:
         """The output of each class, given how many outputs there are; None is their order.
@@ -75,6 +71,15 @@ class Opened:
         if self.knows_classes:
             return None
         return class_names.places(self.data.classes, outputs, self.data.name)
+
+
+def check_readable(unreadable: Sequence[str], bad_images: int) -> None:
+    """Raise TrainingStopped if more images cannot be read than `bad_images` allows."""
+    if len(unreadable) > bad_images:
+        raise TrainingStopped(
+            f"{len(unreadable)} images cannot be read, more than bad_images={bad_images}; the "
+            f"last: {unreadable[-1]}"
+        )
 
 
 def open_measured(
