@@ -17,21 +17,21 @@ _PUBLIC = {
     "Recipe": "blocks",
     "list_recipes": "blocks",
     "recipe": "blocks",
-    "FastPath": "surgery",
+    "FastPath": "fastpath",
     "Plan": "surgery",
     "added_parameters": "surgery",
     "boost": "surgery",
     "disabled": "surgery",
-    "fast_path": "surgery",
+    "fast_path": "fastpath",
     "freeze_norms": "surgery",
-    "fuse": "surgery",
+    "fuse": "fastpath",
     "load": "surgery",
     "materialize": "surgery",
     "plan": "surgery",
     "repair": "surgery",
     "save": "surgery",
     "unboost": "surgery",
-    "unfuse": "surgery",
+    "unfuse": "fastpath",
     "create_model": "models",
     "list_models": "models",
     "TrainConfig": "training",
@@ -42,11 +42,11 @@ _PUBLIC = {
     "complexity": "analysis",
     "gates": "inspection",
     "inspect": "inspection",
-    "compile_for_inference": "deploy",
-    "fold": "deploy",
-    "merge": "deploy",
-    "prune": "deploy",
-    "pruning_of": "deploy",
+    "compile_for_inference": "fastpath",
+    "fold": "fastpath",
+    "merge": "compression",
+    "prune": "compression",
+    "pruning_of": "compression",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -59,30 +59,30 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
-    from accuracy_booster.deploy import compile_for_inference as compile_for_inference
-    from accuracy_booster.deploy import fold as fold
-    from accuracy_booster.deploy import merge as merge
-    from accuracy_booster.deploy import prune as prune
-    from accuracy_booster.deploy import pruning_of as pruning_of
+    from accuracy_booster.compression import merge as merge
+    from accuracy_booster.compression import prune as prune
+    from accuracy_booster.compression import pruning_of as pruning_of
+    from accuracy_booster.fastpath import FastPath as FastPath
+    from accuracy_booster.fastpath import compile_for_inference as compile_for_inference
+    from accuracy_booster.fastpath import fast_path as fast_path
+    from accuracy_booster.fastpath import fold as fold
+    from accuracy_booster.fastpath import fuse as fuse
+    from accuracy_booster.fastpath import unfuse as unfuse
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
-    from accuracy_booster.surgery import FastPath as FastPath
     from accuracy_booster.surgery import Plan as Plan
     from accuracy_booster.surgery import added_parameters as added_parameters
     from accuracy_booster.surgery import boost as boost
     from accuracy_booster.surgery import disabled as disabled
-    from accuracy_booster.surgery import fast_path as fast_path
     from accuracy_booster.surgery import freeze_norms as freeze_norms
-    from accuracy_booster.surgery import fuse as fuse
     from accuracy_booster.surgery import load as load
     from accuracy_booster.surgery import materialize as materialize
     from accuracy_booster.surgery import plan as plan
     from accuracy_booster.surgery import repair as repair
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
-    from accuracy_booster.surgery import unfuse as unfuse
     from accuracy_booster.training import TrainConfig as TrainConfig
     from accuracy_booster.training import evaluate as evaluate
     from accuracy_booster.training import train as train
@@ -91,8 +91,9 @@ if TYPE_CHECKING:
 _PARTS = (
     "analysis",
     "blocks",
+    "compression",
     "data",
-    "deploy",
+    "fastpath",
     "detection",
     "inspection",
     "models",

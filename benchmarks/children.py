@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import batches
-from accuracy_booster.training import evaluation, loop
+from accuracy_booster.training import evaluation, trainer
 
 
 def class_folders(
@@ -114,7 +114,7 @@ def plant(place: str, generator: random.Random, latest: int | None = None) -> No
 
             return real(model, loader, data, engine, then)
 
-        loop.measure = measure
+        trainer.measure = measure
     elif place == "loader":
         count[0] = generator.randrange(1, 240)  # images
         real_item = batches._Keyed.__getitem__

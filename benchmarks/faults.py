@@ -35,7 +35,7 @@ from PIL import Image
 
 import accuracy_booster as ab
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, engine, loop
+from accuracy_booster.training import checkpoint, engine, trainer
 
 PLACES = ("checkpoint", "evaluation", "loader", "anywhere")
 TIMES = ("seconds", "images_per_second")  # what may differ
@@ -217,21 +217,21 @@ def stop_by_signal(folder: Path, data: Path, reference: Path, number: int) -> di
 def not_finite(folder: Path, data: Path) -> dict[str, Any]:
     run = folder / "nan"
     given = {**options(data, run), "mixup": 0.0, "cutmix": 0.0, "accumulate": 1}
-    real, calls = loop.Trainer._loss, [0]
+    real, calls = trainer.Trainer._loss, [0]
 
     def poisoned(self: Any, images: Any, labels: Any) -> Any:
         calls[0] += 1
         loss, logits = real(self, images, labels)
         return (loss * float("nan"), logits) if calls[0] == 8 else (loss, logits)
 
-    loop.Trainer._loss = poisoned  # type: ignore
+    trainer.Trainer._loss = poisoned  # type: ignore
     try:
         ab.train(**given)
         raise SystemExit("a NaN went through")
     except TrainingStopped as e:
         says = str(e)
     finally:
-        loop.Trainer._loss = real  # type: ignore
+        trainer.Trainer._loss = real  # type: ignore
     saved, problems = checkpoint.load(run)
     assert saved is not None, problems
     assert not problems, problems

@@ -18,8 +18,8 @@ from children import class_folders, in_child, plant, wait
 from PIL import Image
 
 import accuracy_booster as ab
+from accuracy_booster.files import read_json
 from accuracy_booster.report import page
-from accuracy_booster.safe_files import read_json
 from accuracy_booster.surgery import attached
 
 SHORT = {

@@ -22,7 +22,7 @@ from PIL import Image
 import accuracy_booster as ab
 from accuracy_booster.cli import main as command
 from accuracy_booster.data import workers
-from accuracy_booster.training import engine, loop
+from accuracy_booster.training import engine, trainer
 
 LIMIT = 90.0  # seconds after which a child hangs
 SHORT = {
@@ -78,7 +78,7 @@ def worker_faults(folder: Path, number: int) -> list[dict[str, Any]]:
                 torch.set_num_threads(1)
                 warnings.simplefilter("ignore")
                 workers.POLL, workers.STOPPED_PATIENCE = 0.5, 2.0
-                real, count = loop.Trainer.train_step, [0]
+                real, count = trainer.Trainer.train_step, [0]
 
                 def train_step(self: Any, batch: Any) -> None:
                     real(self, batch)
@@ -88,7 +88,7 @@ def worker_faults(folder: Path, number: int) -> list[dict[str, Any]]:
                         os.kill(children[i % len(children)].pid, getattr(signal, name))
                         time.sleep(0.2)
 
-                loop.Trainer.train_step = train_step  # type: ignore
+                trainer.Trainer.train_step = train_step  # type: ignore
                 sys.exit(command(words(folder / f"{name}{i}", data=data, workers=2)))
 
             code, said = ends(_child(work, log)), told(log)
@@ -217,7 +217,7 @@ def removed_directory(folder: Path, number: int) -> dict[str, Any]:
 
         def first(i: int = i, run: Path = run) -> None:
             torch.set_num_threads(1)
-            real, count = loop.Trainer.train_step, [0]
+            real, count = trainer.Trainer.train_step, [0]
 
             def train_step(self: Any, batch: Any) -> None:
                 real(self, batch)
@@ -234,7 +234,7 @@ def removed_directory(folder: Path, number: int) -> dict[str, Any]:
                         time.sleep(0.05)
                     (folder / f"code{i}").write_text(str(child.pid))
 
-            loop.Trainer.train_step = train_step  # type: ignore
+            trainer.Trainer.train_step = train_step  # type: ignore
             sys.exit(command(words(run, **{**given, "seed": 9})))
 
         code, said = ends(_child(first, log)), told(log)

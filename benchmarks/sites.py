@@ -3,7 +3,7 @@
 python benchmarks/sites.py [--batch 1 16] [--rounds 25]
 
 One residual branch's end with AB, compiled with frozen weights: conv, gate, sum and ReLU, against
-the same without a gate; the forms take turns. `deploy.folding` models its choice on this.
+the same without a gate; the forms take turns. `fastpath.folding` models its choice on this.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.analysis.benchmark import processor
-from accuracy_booster.deploy.folded import GatedConv2d
-from accuracy_booster.deploy.folding import choose_form, fold_gate
+from accuracy_booster.fastpath.folded_modules import GatedConv2d
+from accuracy_booster.fastpath.folding import choose_form, fold_gate
 from accuracy_booster.ops import keep_freed_memory
 
 STAGES = ((64, 256, 56), (128, 512, 28), (256, 1024, 14), (512, 2048, 7))

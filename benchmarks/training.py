@@ -34,7 +34,7 @@ from accuracy_booster.data import Data
 from accuracy_booster.data.batches import Loader, as_is, crop
 from accuracy_booster.data.images import TensorImages
 from accuracy_booster.signals import StopRequest
-from accuracy_booster.training import compiling, loop
+from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.presets import resolve
 
@@ -105,7 +105,7 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
         *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip", []),
         *({"train": loader}, lambda seed: {}),
     )
-    trainer = loop.Trainer(Classification(config, data))
+    trainer = trainer.Trainer(Classification(config, data))
     trainer.stop = StopRequest("")
     trainer.forward = compiling.prepared(trainer, compile, compiling.fuses(trainer, compile))
     epochs = iter(range(10**9))

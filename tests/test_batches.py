@@ -12,7 +12,7 @@ import torch
 from accuracy_booster.data import load_data
 from accuracy_booster.data.batches import IMAGE, LEFT, MIRROR, ORDER, TOP, TRIES, Crop, Loader
 from accuracy_booster.data.images import Images, TensorImages, UnreadableImage
-from accuracy_booster.ops.streams import integers, mix
+from accuracy_booster.data.random_streams import integers, mix
 
 
 class Broken(Images):

@@ -137,11 +137,11 @@ def test_training_is_fused_where_it_is_asked_for_and_measured_folded(tmp_path):
 
 
 def test_a_fused_run_that_was_interrupted_stays_fused(tmp_path, monkeypatch):
-    from accuracy_booster.training import loop
+    from accuracy_booster.training import trainer
 
     given = {"block": "ab", "epochs": 2, "device": "cpu", "compile": "off", "fuse": "on"}
     whole = ab.train("resnet8", **given, image_size=8, output=tmp_path / "whole")
-    step = loop.Trainer.train_step
+    step = trainer.Trainer.train_step
     seen = []
 
     def stopping(self, batch):
@@ -150,7 +150,7 @@ def test_a_fused_run_that_was_interrupted_stays_fused(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(self, batch)
 
-    monkeypatch.setattr(loop.Trainer, "train_step", stopping)
+    monkeypatch.setattr(trainer.Trainer, "train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
         ab.train("resnet8", **given, image_size=8, output=tmp_path / "cut")
     again = ab.train(resume=tmp_path / "cut")

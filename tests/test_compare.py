@@ -10,7 +10,7 @@ import pytest
 import accuracy_booster as ab
 from accuracy_booster.analysis.latency import latency
 from accuracy_booster.cli import main
-from accuracy_booster.safe_files import read_json
+from accuracy_booster.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import cli
-from accuracy_booster.deploy import compiled
-from accuracy_booster.deploy.compiled import Frozen, check, profile
+from accuracy_booster.fastpath import compiled
+from accuracy_booster.fastpath.compiled import Frozen, check, profile
 
 ROOT = Path(ab.__file__).parent.parent
 BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"

@@ -20,8 +20,8 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data
-from accuracy_booster.data.files import extensions
-from accuracy_booster.training.run import Run
+from accuracy_booster.data.image_files import extensions
+from accuracy_booster.training.run_directory import Run
 
 
 def names(data, split: str) -> list[str]:

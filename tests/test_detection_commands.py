@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 from support.detectors import make_coco, options, words
-from test_distributed import torchrun
+from support.processes import torchrun
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.rpn import AnchorGenerator
 
-from accuracy_booster import safe_files
+from accuracy_booster import files
 from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.detection import Prediction, draw, drawing, predict, predict_files
 from accuracy_booster.detection.detector import faster_rcnn
@@ -158,7 +158,7 @@ def test_pictures_and_values_are_written(make_folder: Callable[..., Path], tmp_p
     assert "it is no image" in made.unreadable[bad]
     assert [path for path, found in told if found is None] == [bad]
     assert [found for _, found in told if found is not None] == made.predictions
-    written = safe_files.read_json(output / "predictions.json", must_hold_hash=True)
+    written = files.read_json(output / "predictions.json", must_hold_hash=True)
     assert written["finished"] is True
     assert written["classes"] == CLASSES
     assert written["unreadable"] == made.unreadable

@@ -17,16 +17,15 @@ import torchvision
 import yaml
 from safetensors.torch import load_file
 from support.detectors import PYRAMID, make_coco, options
-from test_distributed import ranks, said
-from test_resume import (
+from support.interruptions import (
     announce,
-    assert_equal_ends,
-    in_child,
     in_the_loader,
     in_the_step,
+)
+from support.processes import cannot_fork, in_child, ranks, said, until, wait
+from support.trainings import (
+    assert_equal_ends,
     make_data,
-    until,
-    wait,
 )
 
 import accuracy_booster as ab
@@ -34,16 +33,13 @@ from accuracy_booster import detection
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.models import create_model
-from accuracy_booster.training import checkpoint, list_runs, loop
-from accuracy_booster.training.run import Run
+from accuracy_booster.training import checkpoint, list_runs, trainer
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import Run
 
 pytestmark = [
     pytest.mark.forks,
-    pytest.mark.skipif(
-        not hasattr(os, "fork") or torch.cuda.is_available(),
-        reason="forks; autograd's threads for a GPU do not survive that",
-    ),
+    cannot_fork,
     pytest.mark.filterwarnings("error:.*weight (is )?zero", "ignore:the batch norm of the gate"),
 ]
 # everything that is random: sizes are drawn inside the detector
@@ -86,7 +82,7 @@ def start(monkeypatch, tmp_path):
     def begin(data, **more):
         number = len(list(tmp_path.glob("start*")))
         with monkeypatch.context() as patch:
-            patch.setattr(loop.Trainer, "fit", fit)
+            patch.setattr(trainer.Trainer, "fit", fit)
             with pytest.raises(Captured) as caught:
                 detection.train(**options(data, tmp_path / f"start{number}", **more))
         return caught.value.args[0]
@@ -255,7 +251,7 @@ def test_two_processes(data, tmp_path, norms, batch_size):
     """
 
     def work(rank):
-        real = loop.Trainer.measure
+        real = trainer.Trainer.measure
 
         def measure(self, split):
             if self.epoch + 1 == self.config.epochs and split == "test":
@@ -263,7 +259,7 @@ def test_two_processes(data, tmp_path, norms, batch_size):
                 torch.save(buffers, tmp_path / f"buffers{rank}")
             return real(self, split)
 
-        loop.Trainer.measure = measure
+        trainer.Trainer.measure = measure
         given = options(data, tmp_path / "run", norms=norms, batch_size=batch_size, epochs=1)
         result = detection.train(**given)
         (tmp_path / f"test{rank}").write_text(json.dumps(result.test.to_dict()))

@@ -7,35 +7,28 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from test_resume import TIMES, checkpoint, in_child, until, wait
+from support.processes import cannot_fork, ranks, said, torchrun, until, wait
+from support.trainings import (
+    TIMES,
+)
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
-from accuracy_booster.ops.processes import merged
-from accuracy_booster.training import engine, loop
+from accuracy_booster.ops.synchronise import merged
+from accuracy_booster.training import checkpoint, engine, trainer
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.synchronise import synchronised
 
-pytestmark = [
-    pytest.mark.forks,
-    pytest.mark.skipif(
-        not hasattr(os, "fork") or torch.cuda.is_available(),
-        reason="forks; autograd's threads for a GPU do not survive that",
-    ),
-]
+pytestmark = [pytest.mark.forks, cannot_fork]
 OPTIONS = {
     **{"model": "resnet8", "block": "ab", "epochs": 2, "batch_size": 64, "device": "cpu"},
     **{"sync_bn": True, "compile": "off", "lr": 0.01},
@@ -45,10 +38,10 @@ OPTIONS = {
 LAUNCHED = """
 import os, signal, sys, torch
 from accuracy_booster.cli import main
-from accuracy_booster.training import engine, loop
+from accuracy_booster.training import engine, trainer
 
 torch.set_num_threads(1)
-real = loop.Trainer.train_step
+real = trainer.Trainer.train_step
 
 def train_step(self, batch):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -58,59 +51,13 @@ def train_step(self, batch):
 
 if "--kill" in sys.argv:
     sys.argv.remove("--kill")
-    loop.Trainer.train_step = train_step
+    trainer.Trainer.train_step = train_step
 sys.exit(main())
 """
 
 
 def words(output, **more):
     return ["train", *(f"--{k}={v}" for k, v in {**OPTIONS, "output": output, **more}.items())]
-
-
-def torchrun(*given, restarts=0):
-    """Run to the end."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "--max-restarts", str(restarts), *map(str, given)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        out, err = process.communicate(timeout=90)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # it ends its workers
-        out, err = process.communicate(timeout=60)
-        pytest.fail(f"torchrun did not end: {err[-3000:]}")
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def ranks(work, folder, world=2):
-    """Fork processes that find each other as torchrun's do; their numbers."""
-    port = str(free_port())
-
-    def one(rank):
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ.update({k: str(v) for k, v in names.items()})
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
-        warnings.simplefilter("ignore")
-        return work(rank)
-
-    return [
-        in_child(lambda rank=rank: one(rank), folder / f"rank{rank}.log") for rank in range(world)
-    ]
-
-
-def said(folder):
-    return "".join(p.read_text() for p in sorted(folder.glob("rank*.log")))
 
 
 def rows(run):
@@ -186,7 +133,7 @@ def stopped(tmp_path):
     run, ready = tmp_path / "run", tmp_path / "ready"
 
     def work(rank):
-        real = loop.Trainer.train_step
+        real = trainer.Trainer.train_step
 
         def train_step(self, batch):
             if (self.epoch, self.step) == (1, 5) and rank == 1:
@@ -194,7 +141,7 @@ def stopped(tmp_path):
                 time.sleep(0.3)
             return real(self, batch)
 
-        loop.Trainer.train_step = train_step
+        trainer.Trainer.train_step = train_step
         return main(words(run))
 
     pids = ranks(work, tmp_path)

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import accuracy_booster as ab
-from accuracy_booster.deploy import folding
-from accuracy_booster.deploy.folded import FoldedGate, GatedConv2d
+from accuracy_booster.fastpath import folding
+from accuracy_booster.fastpath.folded_modules import FoldedGate, GatedConv2d
 from accuracy_booster.models.preact_cifar import PreActResNet
 from accuracy_booster.surgery import ATTRIBUTE, attached
 

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from accuracy_booster.surgery import attached
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 
 def test_a_run_with_gates_after_the_activation_is_measured_as_it_was(tmp_path):

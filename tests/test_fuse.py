@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import os
 import pickle
 import re
 import warnings
@@ -17,20 +16,19 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_distributed import ranks, said
-from test_resume import wait
+from support.processes import cannot_fork, ranks, said, wait
 from torch import nn
 from torch.nn.modules import module as global_hooks
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 import accuracy_booster as ab
-from accuracy_booster.ops import backend, fused, reference
+from accuracy_booster.fastpath.fused_modules import Fused
+from accuracy_booster.ops import affine, affine_reference, backend
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.ops.pending import Pending
-from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
+from accuracy_booster.ops.deferred import Pending
+from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.surgery import attached
-from accuracy_booster.surgery.fused import Fused
 from accuracy_booster.training.synchronise import synchronised
 
 pytestmark = [
@@ -304,7 +302,7 @@ def test_an_empty_batch():
 
 
 @pytest.mark.forks
-@pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="forks")
+@cannot_fork
 @pytest.mark.parametrize("how", ["scope", "sync"])
 def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):
     """The norms' statistics and running statistics, gates' norms included, and the gradients."""
@@ -368,7 +366,7 @@ def test_the_pointwise_pass_and_its_gradient(dtype, relu):
     mine = [z, mean.to(values), scale.to(values), shift.to(values), residual]
     mine = [v.clone().requires_grad_() for v in mine]
     truth = [v.detach().double().requires_grad_() for v in mine]
-    out = fused.affine(*mine[:4], residual=mine[4], relu=relu)
+    out = affine.affine(*mine[:4], residual=mine[4], relu=relu)
     z, mean, scale, shift, residual = truth
     exact = (z - mean[:, :, None, None]) * scale[:, :, None, None] + shift[:, :, None, None]
     exact = exact + residual
@@ -395,7 +393,7 @@ def test_a_norm_of_16_bits_keeps_its_statistics_in_float32(dtype):
     model.norm = norm
     other = randomise(norm).float()
     exact = copy.deepcopy(other).double()
-    from accuracy_booster.surgery.fused import FusedBatchNorm2d
+    from accuracy_booster.fastpath.fused_modules import FusedBatchNorm2d
 
     other.__class__ = FusedBatchNorm2d
     z = (3 + torch.randn(4, 5, 6, 6)).to(dtype)
@@ -424,7 +422,7 @@ def test_a_mean_far_from_zero_loses_nothing():
             norm.weight.copy_(weight)
             norm.bias.copy_(bias)
         if dtype is None:
-            from accuracy_booster.surgery.fused import FusedBatchNorm2d
+            from accuracy_booster.fastpath.fused_modules import FusedBatchNorm2d
 
             norm.__class__ = FusedBatchNorm2d
         leaf = z.to(kind).requires_grad_()
@@ -1420,7 +1418,7 @@ def test_the_pooled_mean_of_16_bits_is_float32(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_are_those_of_each_sample_and_channel(dtype):
     z = (50 + torch.randn(3, 4, 7, 5)).to(dtype)
-    mean, var = reference.moments(z)
+    mean, var = affine_reference.moments(z)
     assert mean.dtype == var.dtype == torch.float32
     exact = z.double()
     torch.testing.assert_close(mean.double(), exact.mean((2, 3)), rtol=1e-6, atol=1e-6)

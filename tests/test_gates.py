@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 
 import numpy as np
 import pytest
@@ -14,8 +13,12 @@ import scipy.stats
 import timm
 import torch
 import torchvision
-from test_distributed import ranks, said
-from test_resume import wait
+from support.processes import (
+    forks,
+    ranks,
+    said,
+    wait,
+)
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -788,13 +791,6 @@ def test_a_fused_network_runs_fused_again():
 
 
 # two processes
-
-
-def forks(test):
-    """Run it before threads start; autograd's for a GPU do not survive a fork."""
-    cannot = not hasattr(os, "fork") or torch.cuda.is_available()
-    test = pytest.mark.skipif(cannot, reason="forks; threads for a GPU do not survive that")(test)
-    return pytest.mark.forks(test)
 
 
 def of_two(check, folder):

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from support.files import make_run_old
 
 import accuracy_booster as ab
-from accuracy_booster import safe_files
+from accuracy_booster import files
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import engine, list_runs, resolve, run
+from accuracy_booster.training import engine, list_runs, resolve, run_directory
 
 SHORT = {"batch_size": 8, "device": "cpu", "image_size": 16}
 SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}
@@ -231,7 +231,7 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
     shutil.copytree(here / "run", here / "whole")
     first = weights(here / "run")
     ab.train(resume="whole", epochs=3)
-    real_write, real_unlink = safe_files.write, type(here).unlink
+    real_write, real_unlink = files.write, type(here).unlink
 
     def write(path, content, **how):
         if path.name == instant:
@@ -244,11 +244,11 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
         real_unlink(path, missing_ok=missing_ok)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write", write)
-        patch.setattr(safe_files, "write", write)
+        patch.setattr(run_directory, "write", write)
+        patch.setattr(files, "write", write)
         patch.setattr(type(here), "unlink", unlink)
         if instant == "first step":
-            patch.setattr("accuracy_booster.training.loop.Trainer.fit", lambda *a, **k: kill())
+            patch.setattr("accuracy_booster.training.trainer.Trainer.fit", lambda *a, **k: kill())
         with pytest.raises(Killed):
             ab.train(resume="run", epochs=3)
     longer = instant in ("model.safetensors", "first step")  # config.yaml has the new length
@@ -275,7 +275,7 @@ def kill():
 def test_a_length_that_never_came_to_be_is_not_told(here):
     """Killed between run.json and config.yaml, and then trained for another length."""
     small("images", output="run")
-    opened, _config = run.Run.open(here / "run")
+    opened, _config = run_directory.Run.open(here / "run")
     opened.write_info({"lengthened": [{"from": 1, "to": 9, "at": 1}]})
     ab.train(resume="run", epochs=2)
     info = json.loads((here / "run" / "run.json").read_text())

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from test_distributed import ranks, said
-from test_resume import wait
+from support.processes import (
+    forks,
+    ranks,
+    said,
+    wait,
+)
 from torch import nn
 
 import accuracy_booster as ab
@@ -28,8 +31,8 @@ from accuracy_booster.inspection.trials import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
 from accuracy_booster.training.engine import load_network
-from accuracy_booster.training.opening import open_measured
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.run_directory import Run
 
 SITES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]
 
@@ -580,13 +583,6 @@ def test_gates_that_alone_do_nothing_are_frozen_together(run):
 
 
 # two processes
-
-
-def forks(test):
-    """Run it before threads start; autograd's for a GPU do not survive a fork."""
-    cannot = not hasattr(os, "fork") or torch.cuda.is_available()
-    test = pytest.mark.skipif(cannot, reason="forks; threads for a GPU do not survive that")(test)
-    return pytest.mark.forks(test)
 
 
 @forks

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import accuracy_booster as ab
-from accuracy_booster.ops import backend, reference
-from accuracy_booster.surgery.fusing import fast_path, fuse
+from accuracy_booster.fastpath.fusing import fast_path, fuse
+from accuracy_booster.ops import affine_reference, backend
 
 if not backend.has_triton():
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -30,7 +30,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RUNS = INTERPRETED or torch.cuda.is_available()
 DEVICE = "cpu" if INTERPRETED else "cuda"
 if RUNS:
-    from accuracy_booster.ops import triton_kernels as kernels
+    from accuracy_booster.ops import affine_kernels as kernels
 
 TESTS = 293  # how many the process of its own has to run
 
@@ -77,7 +77,7 @@ def double(arguments):
 def compare(name: str, *arguments):
     """Run a kernel, compare all that it gives with the reference in float64, and return it."""
     found = getattr(kernels, name)(*arguments)
-    expected = getattr(reference, name)(*double(arguments))
+    expected = getattr(affine_reference, name)(*double(arguments))
     dtype = next(a.dtype for a in arguments if a is not None and a.ndim > 2)
     together = [found] if isinstance(found, torch.Tensor) else found
     for got, want in zip(together, [expected] if together[0] is found else expected, strict=True):
@@ -112,12 +112,12 @@ if not RUNS:
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        from accuracy_booster.ops import triton_kernels
+        from accuracy_booster.ops import affine_kernels
 
         if "constexprs" not in inspect.signature(ASTSource).parameters:
             pytest.skip("this Triton compiles ahead of time in another way")
-        kernel = getattr(triton_kernels, f"_{name}_kernel")
-        block_c, block_s, warps = triton_kernels.blocks(
+        kernel = getattr(affine_kernels, f"_{name}_kernel")
+        block_c, block_s, warps = affine_kernels.blocks(
             8, 64, 196, layout is torch.channels_last, name in ("moments", "affine_grads")
         )
         fixed = {"RELU": True, "BLOCK_C": block_c, "BLOCK_S": block_s}
@@ -179,7 +179,7 @@ class TestKernels:
         z = 1000 + torch.randn((2, 18, 59, 61), generator=generator, dtype=torch.float64)
         z = z.float().to(DEVICE).contiguous(memory_format=layout)
         mean, var = kernels.moments(z)
-        want_mean, want_var = reference.moments(z.double())
+        want_mean, want_var = affine_reference.moments(z.double())
         torch.testing.assert_close(mean.double(), want_mean, rtol=3e-7, atol=0)
         torch.testing.assert_close(var.double(), want_var, rtol=1e-4, atol=0)
 
@@ -342,7 +342,7 @@ class TestKernels:
         torch.testing.assert_close(out, z.relu(), equal_nan=True)
         grad[0, 0, 0, 1] = float("nan")  # where the ReLU gave zero
         found = kernels.affine_grads(grad, out, z.nan_to_num(), None)
-        expected = reference.affine_grads(grad, out, z.nan_to_num(), None)
+        expected = affine_reference.affine_grads(grad, out, z.nan_to_num(), None)
         torch.testing.assert_close(found, expected)
         assert found[0][0, 0, 0, 0] == grad[0, 0, 0, 0]
         assert kernels.moments(z)[0].isnan().tolist() == [[True, False, False]]

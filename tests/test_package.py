@@ -12,15 +12,16 @@ ROOT = Path(ab.__file__).parent
 ORDER = [
     "lazy",
     "errors",
-    "safe_files",
+    "files",
     "progress",
     "signals",
     "report",
     "ops",
     "blocks",
     "surgery",
+    "fastpath",
+    "compression",
     "models",
-    "deploy",
     "data",
     "training",
 ]

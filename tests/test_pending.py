@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import accuracy_booster as ab
-from accuracy_booster.ops.pending import Pending
+from accuracy_booster.ops.deferred import Pending
 
 
 def waiting(grad: bool = True):

@@ -264,7 +264,7 @@ def test_folded_networks_compute_the_same(dims, kind, kernel, recipe):
 @pytest.mark.parametrize("form", ["input", "output"])
 @pytest.mark.parametrize("dims", [1, 3])
 def test_both_forms_of_a_folded_gate(monkeypatch, dims, form):
-    from accuracy_booster.deploy import folding
+    from accuracy_booster.fastpath import folding
 
     monkeypatch.setattr(folding, "choose_form", lambda *_: form)
     net, x = boosted(dims, 3, "ab_plus", bias=True)
@@ -274,7 +274,7 @@ def test_both_forms_of_a_folded_gate(monkeypatch, dims, form):
 
 
 def test_tap_sums_of_three_dimensions_are_those_of_the_convolution():
-    from accuracy_booster.ops.pooled import pooled_conv
+    from accuracy_booster.ops.pooled_conv import pooled_conv
 
     for options in ({"padding": 2, "dilation": 2}, {"padding": (0, 1, 3), "groups": 2}, {}):
         conv = nn.Conv3d(4, 6, (3, 2, 5), **options).double()

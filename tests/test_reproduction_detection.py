@@ -11,6 +11,7 @@ from PIL import Image
 
 from accuracy_booster.cli import main
 from accuracy_booster.detection import DetectConfig
+from accuracy_booster.files import unpack
 from accuracy_booster.reproduction import TABLES, Places, Spec, Table, datasets, plan
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD
 from accuracy_booster.reproduction.comparing import compare_table
@@ -24,8 +25,7 @@ from accuracy_booster.reproduction.specs import CODE_VERSION, spec_of
 from accuracy_booster.reproduction.status import status
 from accuracy_booster.reproduction.table import AP, AP50, TOP1
 from accuracy_booster.reproduction.verdicts import CONFIRMED
-from accuracy_booster.safe_files import unpack
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 NINE = TABLES["9"]
 ROWS = detectors("timm/test_resnet", (DETECTORS[0], DETECTORS[2]), "pictures")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import accuracy_booster as ab
+from accuracy_booster.files import unpack
 from accuracy_booster.reproduction import TABLES, Places, Row, Table, plan
 from accuracy_booster.reproduction.comparing import compare_table
 from accuracy_booster.reproduction.constants import constant_weights
@@ -20,8 +21,7 @@ from accuracy_booster.reproduction.records import Record, read_records, write_re
 from accuracy_booster.reproduction.report import write_report
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec, spec_of
 from accuracy_booster.reproduction.table import GATES, MERGED, TOP1, After
-from accuracy_booster.safe_files import unpack
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 CODE = {"version": CODE_VERSION}
 MORE = {"epochs": 1, "lr": 0.01}

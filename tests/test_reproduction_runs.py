@@ -21,6 +21,7 @@ import pytest
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.errors import CannotWrite, TrainingStopped
+from accuracy_booster.files import HASH, hash_of, read_json, write_json
 from accuracy_booster.reproduction import (
     Places,
     Row,
@@ -40,7 +41,6 @@ from accuracy_booster.reproduction.records import Record, Records, write_record
 from accuracy_booster.reproduction.specs import spec_of
 from accuracy_booster.reproduction.status import status
 from accuracy_booster.reproduction.table import TIME
-from accuracy_booster.safe_files import HASH, hash_of, read_json, write_json
 
 ROWS = tuple(Row(block, "resnet8", block) for block in ("none", "ab"))
 TINY = Table("tiny", "a tiny network on the digits", "cifar10", ROWS, seeds=1)

@@ -7,7 +7,6 @@ Processes are forked, as in benchmarks/faults.py, which does the same at random 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.util
 import json
@@ -19,305 +18,64 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file
+from support.interruptions import (
+    after_the_step,
+    announce,
+    around_a_rename,
+    die,
+    endless,
+    full_disk,
+    in_evaluation,
+    in_half_a_write,
+    in_the_loader,
+    in_the_step,
+)
+from support.processes import cannot_fork, in_child, until, wait
+from support.trainings import (
+    assert_equal_ends,
+    end_state,
+    finish,
+    kill,
+    make_data,
+    options,
+    run_or_resume,
+    signalled,
+)
 from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster import signals
 from accuracy_booster.cli import main
-from accuracy_booster.data import batches, normalise
+from accuracy_booster.data import normalise
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import (
     checkpoint,
     classification,
     compiling,
     engine,
-    evaluation,
     list_runs,
-    loop,
     resolve,
+    trainer,
 )
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.lock import is_locked, locked
 
-pytestmark = [
-    pytest.mark.forks,
-    pytest.mark.skipif(
-        not hasattr(os, "fork") or torch.cuda.is_available(),
-        reason="forks; autograd's threads for a GPU do not survive that",
-    ),
-]
-TIMES = ("seconds", "images_per_second")  # what may differ
+pytestmark = [pytest.mark.forks, cannot_fork]
 
 
 # processes
 
 
-def in_child(work, log) -> int:
-    """Fork, work, exit with what it returns; gives the process's number."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        torch.set_num_threads(1)
-        code = work() or 0
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def wait(pid, limit=60.0) -> int:
-    """The exit code of a process; minus the signal that ended it."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"no end within {limit} s")
-
-
-def until(holds, limit=60.0) -> None:
-    end = time.monotonic() + limit
-    while not holds():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
-
-
-def die(*_) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def counted(number, then=die):
-    """A function that acts at its call of this number."""
-    calls = [0]
-
-    def call(*_) -> None:
-        calls[0] += 1
-        if calls[0] == number:
-            then()
-
-    return call
-
-
 # plants: each changes this process, which is a child
 
 
-def in_the_step(number):
-    """After the backward pass, before the optimizer's step."""
-    real, count = loop.Trainer._agree, counted(number)
-
-    def agree(self, *rest):
-        count()
-        return real(self, *rest)
-
-    loop.Trainer._agree = agree
-
-
-def after_the_step(number):
-    """The weights are new, the moving average is not."""
-    real, count = torch.optim.SGD.step, counted(number)
-
-    def step(self, *rest, **more):
-        out = real(self, *rest, **more)
-        count()
-        return out
-
-    torch.optim.SGD.step = step
-
-
-def in_evaluation(number):
-    real, count = evaluation.measure, counted(number)
-
-    def measure(*given):
-        *given, on_batch = given
-
-        def then(batch):
-            count()
-            on_batch(batch)
-
-        return real(*given, then)
-
-    classification.measure = measure
-
-
-def in_the_loader(number):
-    real, count = batches._Keyed.__getitem__, counted(number)
-
-    def item(self, key):
-        count()
-        return real(self, key)
-
-    batches._Keyed.__getitem__ = item
-
-
-def in_half_a_write(number):
-    """Half the bytes of a file are on the disk, under its temporary name."""
-    real, count = Path.open, counted(number)
-
-    class Half:
-        def __init__(self, file):
-            self.file = file
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, content):
-            self.file.write(content[: len(content) // 2])
-            self.file.flush()
-            count()
-            self.file.write(content[len(content) // 2 :])
-
-    def opened(self, mode="r", *rest, **more):
-        file = real(self, mode, *rest, **more)
-        return Half(file) if mode == "wb" and "checkpoints" in self.parts else file
-
-    Path.open = opened
-
-
-def around_a_rename(number, before):
-    real, count = Path.replace, counted(number)
-
-    def replace(self, target):
-        mine = "checkpoints" in self.parts
-        if before and mine:
-            count()
-        out = real(self, target)
-        if mine and not before:
-            count()
-        return out
-
-    Path.replace = replace
-
-
-def full_disk(number):
-    real, calls = os.fsync, [0]
-
-    def fsync(descriptor):
-        calls[0] += 1
-        if calls[0] > number:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(descriptor)
-
-    os.fsync = fsync
-
-
-def dropping(rate=0.3):
-    """timm's networks with dropout and stochastic depth."""
-    import timm
-
-    real = timm.create_model
-
-    def build(name, **given):
-        return real(name, **given, drop_rate=rate, drop_path_rate=rate)
-
-    timm.create_model = build
-
-
 # data, runs, and whether they are equal
-
-
-def make_data(root, train=8, test=5, size=(66, 70)) -> Path:
-    """PNG files larger than what is kept in memory: they are decoded at each use."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", train), ("test", test)):
-        for label in range(3):
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                noise = generator.integers(0, 120, (*size, 3)) + 60 * label
-                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{i}.png")
-    return root
-
-
-def options(data, output, **more):
-    """2 epochs of 4 steps and 3 batches of test images, with everything that is random."""
-    return {
-        **{"model": "resnet8", "block": "ab", "data": str(data), "output": str(output)},
-        **{"preset": "cifar_resnet", "epochs": 2, "batch_size": 6, "image_size": 16, "lr": 0.05},
-        **{"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "checkpoint_minutes": 0, "seed": 3},
-        **{"eval_batch_size": 7, "compile": "off", "accumulate": 2, "device": "cpu"},
-        **more,
-    }
-
-
-SETUPS = {
-    "files": {},
-    "worker": {"workers": 1, "epochs": 1},
-    "drop": {"model": "timm/test_resnet", "image_size": 32, "checkpoint_minutes": 10},
-}
-
-
-def run_or_resume(data, run, setup="files", **more):
-    warnings.simplefilter("ignore")
-    if setup == "drop":
-        dropping()
-    if (run / "config.yaml").exists():
-        ab.train(resume=run)
-    else:
-        ab.train(**options(data, run, **SETUPS[setup], **more))
-
-
-def end_state(run):
-    saved, problems = checkpoint.load(run)
-    assert not problems
-    tensors = {**saved.tensors, **load_file(run / "model.safetensors")}
-    history = [{k: v for k, v in r.items() if k not in TIMES} for r in saved.values["history"]]
-    info = json.loads((run / "run.json").read_text())
-    rest = {k: v for k, v in saved.values.items() if k not in (*TIMES, "history")}
-    return tensors, history, info["test"], info["unreadable"], rest
-
-
-def assert_equal_ends(first, second):
-    a, b = end_state(first), end_state(second)
-    assert a[0].keys() == b[0].keys()
-    for name in a[0]:
-        assert torch.equal(a[0][name], b[0][name]), name
-    assert a[1:] == b[1:]
-    rows = [
-        [{k: v for k, v in r.items() if k not in TIMES} for r in ab.training.run.Run(p).history()]
-        for p in (first, second)
-    ]
-    assert rows[0] == rows[1]
-
-
-def finish(data, run, tmp_path, setup="files"):
-    log = tmp_path / "resume.log"
-    assert wait(in_child(lambda: run_or_resume(data, run, setup), log)) == 0, log.read_text()
-    return log.read_text()
-
-
-def kill(data, run, tmp_path, plant, setup="files", **more):
-    def doomed():
-        plant()
-        run_or_resume(data, run, setup, **more)
-
-    log = tmp_path / "killed.log"
-    assert wait(in_child(doomed, log)) == -signal.SIGKILL, log.read_text()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -536,62 +294,6 @@ def test_a_signal_saves_says_how_to_go_on_and_exits(data, reference, tmp_path, n
     assert not is_locked(run)
 
 
-def signalled(data, run, tmp_path, plant, numbers, **more):
-    """(exit code, what it said, seconds) of a run that is sent signals when it makes `ready`."""
-    ready, log = tmp_path / "ready", tmp_path / "signalled.log"
-
-    def work():
-        plant(ready)
-        warnings.simplefilter("ignore")
-        words = [f"--{k}={v}" for k, v in options(data, run, **more).items()]
-        return main(["train", *words])
-
-    pid = in_child(work, log)
-    until(ready.exists)
-    start = time.monotonic()
-    for number in numbers:
-        os.kill(pid, number)
-        time.sleep(0.2)
-    code = wait(pid)
-    return code, " ".join(log.read_text().split()), time.monotonic() - start
-
-
-def announce(number):
-    """A plant that makes `ready` before the step of this number."""
-
-    def plant(ready):
-        real = loop.Trainer.train_step
-        count = counted(number, ready.touch)
-
-        def step(self, batch):
-            count()
-            if ready.exists():
-                time.sleep(0.2)  # so that the signal comes within it
-            return real(self, batch)
-
-        loop.Trainer.train_step = step
-
-    return plant
-
-
-def endless(number):
-    """A plant that makes `ready` in a step that does not end."""
-
-    def plant(ready):
-        real, calls = loop.Trainer._loss, [0]
-
-        def loss(self, *given):
-            calls[0] += 1
-            if calls[0] == number:
-                ready.touch()
-                time.sleep(600)
-            return real(self, *given)
-
-        loop.Trainer._loss = loss
-
-    return plant
-
-
 @pytest.mark.parametrize("step", [1, 4, 6])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_goes_on_to_the_same_end(data, reference, tmp_path, step, number):
@@ -683,7 +385,7 @@ def test_signals_are_as_before_after_a_run(reference):
 
 
 def poison(monkeypatch, number, kind):
-    real, calls = loop.Trainer._loss, [0]
+    real, calls = trainer.Trainer._loss, [0]
 
     def loss(self, *given):
         calls[0] += 1
@@ -694,7 +396,7 @@ def poison(monkeypatch, number, kind):
             value = value + 0 * (0 * next(self.plain.parameters()).sum()).sqrt()
         return value, logits
 
-    monkeypatch.setattr(loop.Trainer, "_loss", loss)
+    monkeypatch.setattr(trainer.Trainer, "_loss", loss)
 
 
 @pytest.mark.parametrize("kind", ["loss", "norm of the gradient"])
@@ -885,9 +587,9 @@ def test_a_full_disk_stops_and_the_run_goes_on(data, reference, tmp_path, number
 def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     given = {"compile": "on", "block": "none", "accumulate": 1, "mixup": 0.0, "cutmix": 0.0}
 
-    def aot(trainer):
+    def aot(one):
         print("compiled", flush=True)
-        return torch.compile(trainer.network, backend="aot_eager", dynamic=False)
+        return torch.compile(one.network, backend="aot_eager", dynamic=False)
 
     def work(run, plant=lambda: None):
         def inside():
@@ -964,12 +666,12 @@ class Plain(nn.Sequential):
         )
 
 
-def trainer(tmp_path, **more):
+def new_trainer(tmp_path, **more):
     """A trainer of digits on the network above, whose steps are called one by one."""
     given = {"block": "none", "batch_size": 32, "device": "cpu", "output": str(tmp_path / "run")}
     config = resolve("resnet8", **{**given, **more})
     data = engine.open_data(config)
-    made = loop.Trainer(Classification(engine.fill_in(config, data), data))
+    made = trainer.Trainer(Classification(engine.fill_in(config, data), data))
     made.stop = signals.StopRequest("")
     return made
 
@@ -978,7 +680,7 @@ def test_accumulating_is_the_whole_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "build_network", lambda *_, **__: Plain())
     ends = []
     for parts in (1, 2, 8):
-        made = trainer(tmp_path, accumulate=parts)
+        made = new_trainer(tmp_path, accumulate=parts)
         for batch in list(made.loaders["train"].batches(0))[:10]:
             made.train_step(batch)
         ends.append((made.plain.state_dict(), made.sums))
@@ -995,7 +697,7 @@ def test_clipping_limits_the_step(tmp_path, monkeypatch, clip):
     monkeypatch.setattr(engine, "build_network", lambda *_, **__: Plain())
     moved = {}
     for limit in (None, clip):
-        made = trainer(tmp_path, clip_grad=limit, momentum=0.0, weight_decay=0.0, lr=0.1)
+        made = new_trainer(tmp_path, clip_grad=limit, momentum=0.0, weight_decay=0.0, lr=0.1)
         before = nn.utils.parameters_to_vector(made.plain.parameters()).detach().clone()
         made.train_step(next(iter(made.loaders["train"].batches(0))))
         moved[limit] = nn.utils.parameters_to_vector(made.plain.parameters()).detach() - before
@@ -1007,7 +709,7 @@ def test_clipping_limits_the_step(tmp_path, monkeypatch, clip):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_label_smoothing_is_torchs(tmp_path, smoothing):
-    made = trainer(tmp_path, label_smoothing=smoothing)
+    made = new_trainer(tmp_path, label_smoothing=smoothing)
     batch = next(iter(made.loaders["train"].batches(0)))
     made.network.eval()
     loss, _ = made._loss(batch)
@@ -1079,7 +781,7 @@ def test_the_moving_average_is_what_is_measured_and_kept(data, reference):
 
 
 def test_the_moving_average_is_by_hand(tmp_path):
-    made = trainer(tmp_path, ema=0.7)
+    made = new_trainer(tmp_path, ema=0.7)
     average = {k: v.clone() for k, v in made.plain.state_dict().items()}
     for batch in list(made.loaders["train"].batches(0))[:5]:
         made.train_step(batch)

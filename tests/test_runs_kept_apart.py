@@ -13,13 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import accuracy_booster as ab
-from accuracy_booster import safe_files
+from accuracy_booster import files
 from accuracy_booster.analysis import comparison
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, list_runs, loop
+from accuracy_booster.training import checkpoint, list_runs, trainer
 from accuracy_booster.training.lock import LOCK, locked
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 SHORT = {
     **{"model": "resnet8", "block": "ab", "device": "cpu", "epochs": 1, "batch_size": 512},
@@ -121,9 +121,9 @@ def test_overwriting_removes_what_the_run_wrote_and_nothing_else(trained, run):
 def test_names_in_run_json_do_not_lead_out_of_the_run(run, tmp_path):
     outside = tmp_path / "events.out.tfevents.mine"
     outside.write_text("x")
-    info = safe_files.read_json(run / "run.json")
+    info = files.read_json(run / "run.json")
     names = ["../events.out.tfevents.mine", "tensorboard/../../events.out.tfevents.mine"]
-    safe_files.write_json(run / "run.json", {**info, "files": [*names, str(outside), 3]})
+    files.write_json(run / "run.json", {**info, "files": [*names, str(outside), 3]})
     train(run, overwrite=True)
     assert outside.exists()
 
@@ -198,15 +198,13 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
 
 def test_a_run_has_an_id_and_repeats_to_the_same_bytes(trained, tmp_path):
     train(tmp_path / "again")
-    first, second = (
-        safe_files.read_json(p / "run.json") for p in (trained / "s1", tmp_path / "again")
-    )
+    first, second = (files.read_json(p / "run.json") for p in (trained / "s1", tmp_path / "again"))
     assert first["id"] != second["id"]
     assert first["fingerprint"] == second["fingerprint"]
     assert first["data"] == second["data"]
     weights = "model.safetensors"
     assert (trained / "s1" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
-    third = safe_files.read_json(trained / "s2" / "run.json")
+    third = files.read_json(trained / "s2" / "run.json")
     assert third["fingerprint"] != first["fingerprint"]
 
 
@@ -224,7 +222,7 @@ def test_another_runs_checkpoint_is_not_gone_on_from(trained, tmp_path, capsys):
     assert "epoch0001" in told.partition("going on from")[2]
     train(tmp_path / "two", epochs=2)
     assert {n for n in kept if n != "manifest.json"} <= set(contents(run / "checkpoints"))
-    saved, _ = checkpoint.load(run, safe_files.read_json(run / "run.json")["id"])
+    saved, _ = checkpoint.load(run, files.read_json(run / "run.json")["id"])
     assert saved.values["epoch"] == 2
 
 
@@ -239,7 +237,7 @@ def test_another_runs_whole_checkpoint_folder_is_not_gone_on_from(trained, run):
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_run_that_is_removed_as_it_trains_stops(anew, tmp_path, monkeypatch, capsys):
     """Nothing is written to a directory that another training has made there."""
-    run, real, made = tmp_path / "run", loop.Trainer.train_step, {}
+    run, real, made = tmp_path / "run", trainer.Trainer.train_step, {}
 
     def train_step(self, batch):
         real(self, batch)
@@ -252,7 +250,7 @@ def test_a_run_that_is_removed_as_it_trains_stops(anew, tmp_path, monkeypatch, c
                 (run / "config.yaml").write_text("of another training")
                 made["now"] = contents(run)
 
-    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
     assert main(words("train", run)) == 1
     told = capsys.readouterr().err
     assert "was removed or replaced while this training ran" in " ".join(told.split())
@@ -262,13 +260,13 @@ def test_a_run_that_is_removed_as_it_trains_stops(anew, tmp_path, monkeypatch, c
 
 
 def test_a_run_that_is_removed_before_its_end_is_written_stops(tmp_path, monkeypatch):
-    real = loop.Trainer.measure
+    real = trainer.Trainer.measure
 
     def measure(self, split):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         return real(self, split)
 
-    monkeypatch.setattr(loop.Trainer, "measure", measure)
+    monkeypatch.setattr(trainer.Trainer, "measure", measure)
     with pytest.raises(TrainingStopped, match="removed or replaced"):
         train(tmp_path / "run")
 
@@ -375,9 +373,9 @@ def test_a_pipe_in_place_of_run_json_is_not_waited_for(run):
 
 
 def test_a_run_without_its_result_is_one_line(run, capsys):
-    info = safe_files.read_json(run / "run.json")
+    info = files.read_json(run / "run.json")
     del info["test"]
-    safe_files.write_json(run / "run.json", info)
+    files.write_json(run / "run.json", info)
     assert main(["train", "--resume", str(run)]) == 2
     assert "does not hold its result" in capsys.readouterr().err
 
@@ -398,9 +396,9 @@ def test_changed_settings_are_told(run):
 
 
 def test_another_number_of_threads_is_told(run, capsys):
-    info = safe_files.read_json(run / "run.json")
+    info = files.read_json(run / "run.json")
     info["numerics"]["threads"] = 64
-    safe_files.write_json(run / "run.json", info)
+    files.write_json(run / "run.json", info)
     ab.train(resume=run, epochs=2)
     told = " ".join(capsys.readouterr().err.split())
     assert "will not be bit for bit what it would have been: threads 64 then and" in told
@@ -473,8 +471,8 @@ def compare(where, **more):
 def test_runs_of_other_settings_are_not_mixed_into_a_comparison(tmp_path):
     where = tmp_path / "c"
     result = compare(where, blocks=["none", "ab"])
-    saved = safe_files.read_json(where / "results.json")
-    assert saved["id"] == safe_files.read_json(where / "compare.json")["id"]
+    saved = files.read_json(where / "results.json")
+    assert saved["id"] == files.read_json(where / "compare.json")["id"]
     assert [r["id"] for r in saved["runs"]] == [r.id for r in result.runs]
     assert all(r["id"] and r["weights_sha256"] for r in saved["runs"])
     with pytest.raises(ValueError, match="already holds a comparison"):
@@ -510,13 +508,13 @@ def test_odd_settings_reach_the_report(images, tmp_path):
 
 
 def test_one_block_that_diverges_does_not_lose_the_comparison(tmp_path, monkeypatch, capsys):
-    real = loop.Trainer._loss
+    real = trainer.Trainer._loss
 
     def poisoned(self, batch):
         loss, logits = real(self, batch)
         return (loss * float("nan"), logits) if self.config.block == "se" else (loss, logits)
 
-    monkeypatch.setattr(loop.Trainer, "_loss", poisoned)
+    monkeypatch.setattr(trainer.Trainer, "_loss", poisoned)
     where = tmp_path / "c"
     result = compare(where, blocks=["none", "se"])
     for found in (result, ab.compare(resume=where)):

@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.files import edit_json, without_hash
+from support.processes import cannot_fork
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster import safe_files
+from accuracy_booster import files
 from accuracy_booster.errors import CannotWrite, TrainingStopped
 from accuracy_booster.report import page
 from accuracy_booster.surgery import attached, storage
@@ -206,18 +207,18 @@ def in_a_small_process(work, limit=4096):
 
 
 @pytest.mark.forks
-@pytest.mark.skipif(not hasattr(os, "fork") or torch.cuda.is_available(), reason="forks")
+@cannot_fork
 def test_files_that_find_no_room_stay_as_they_were(tmp_path):
     """`ulimit -f`: a report, a save, and any file that is written."""
     page.write_page(tmp_path / "report.html", "old", "lead", [])
     ab.save(network(1), tmp_path / "save")
-    safe_files.write_json(tmp_path / "x.json", {"a": 1})
+    files.write_json(tmp_path / "x.json", {"a": 1})
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     sections = [{"title": "x", "text": "y" * 10_000}]
     for work in (
         lambda: page.write_page(tmp_path / "report.html", "new", "lead", sections),
         lambda: ab.save(network(2), tmp_path / "save"),
-        lambda: safe_files.write_json(tmp_path / "x.json", {"a": "b" * 10_000}),
+        lambda: files.write_json(tmp_path / "x.json", {"a": "b" * 10_000}),
     ):
         assert in_a_small_process(work).startswith("CannotWrite: cannot write ")
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -225,31 +226,31 @@ def test_files_that_find_no_room_stay_as_they_were(tmp_path):
 
 def test_json_and_tensors_that_were_changed_are_told(tmp_path):
     path = tmp_path / "x.json"
-    safe_files.write_json(path, {"b": [1, 2.5, None], "a": {"é": "x"}})
-    assert safe_files.read_json(path) == {"b": [1, 2.5, None], "a": {"é": "x"}}
+    files.write_json(path, {"b": [1, 2.5, None], "a": {"é": "x"}})
+    assert files.read_json(path) == {"b": [1, 2.5, None], "a": {"é": "x"}}
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
-    assert safe_files.read_json(path)["a"] == {"é": "x"}  # the order of keys is no change
+    assert files.read_json(path)["a"] == {"é": "x"}  # the order of keys is no change
     edit_json(path, lambda value: value.update(a=3))
-    assert safe_files.read_json(path)["a"] == 3  # without a hash nothing can be checked
-    safe_files.write_json(path, {"b": 1})
+    assert files.read_json(path)["a"] == 3  # without a hash nothing can be checked
+    files.write_json(path, {"b": 1})
     path.write_text(path.read_text().replace('"b": 1', '"b": 2'))
     with pytest.raises(ValueError, match="was changed since it was written"):
-        safe_files.read_json(path)
+        files.read_json(path)
 
 
 def test_packed_tensors_come_back_and_are_the_same_bytes(tmp_path):
     tensors = {"a": torch.randn(3, 4).bfloat16(), "b": torch.arange(3), "empty": torch.ones(0, 2)}
     tensors |= {"scalar": torch.tensor(True), "last": torch.randn(1, 2, 3, 4).mT}
-    first, digest = safe_files.pack(tensors, {"x": 1, "y": "é"})
-    assert first == safe_files.pack(dict(reversed(tensors.items())), {"x": 1, "y": "é"})[0]
+    first, digest = files.pack(tensors, {"x": 1, "y": "é"})
+    assert first == files.pack(dict(reversed(tensors.items())), {"x": 1, "y": "é"})[0]
     path = tmp_path / "x.safetensors"
     path.write_bytes(first)
-    packed = safe_files.unpack(path)
+    packed = files.unpack(path)
     assert (packed.values, packed.sha256) == ({"x": 1, "y": "é"}, digest)
     assert same(packed.tensors, tensors)
     assert same(load_file(path), tensors)  # as any other program reads it
     without_hash(path)
-    assert safe_files.unpack(path).sha256 is None
+    assert files.unpack(path).sha256 is None
 
 
 def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
@@ -257,5 +258,5 @@ def test_a_folder_that_was_removed_is_not_made_again(tmp_path):
     folder.mkdir()
     shutil.rmtree(folder)
     with pytest.raises(TrainingStopped, match="No such file"):
-        safe_files.write(folder / "x", b"", make_folder=False)
+        files.write(folder / "x", b"", make_folder=False)
     assert not folder.exists()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.deploy.folding import choose_form
-from accuracy_booster.ops.scaled import scaled_conv, scales_weights
+from accuracy_booster.fastpath.folding import choose_form
+from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

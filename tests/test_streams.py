@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from accuracy_booster.ops.streams import integers, mix
+from accuracy_booster.data.random_streams import integers, mix
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

@@ -15,7 +15,7 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster import ops
 from accuracy_booster.ops import precision
-from accuracy_booster.training import classification, engine, loop
+from accuracy_booster.training import classification, engine, trainer
 from accuracy_booster.training import config as configs
 from accuracy_booster.training.presets import resolve
 
@@ -165,13 +165,13 @@ def test_the_last_epoch_is_reported_not_the_best(folder, tmp_path, monkeypatch):
 
 def test_validation_split_keeps_the_test_set_out(folder, tmp_path, monkeypatch):
     measured = []
-    real = loop.Trainer.measure
+    real = trainer.Trainer.measure
 
     def spy(self, split):
         measured.append(split)
         return real(self, split)
 
-    monkeypatch.setattr(loop.Trainer, "measure", spy)
+    monkeypatch.setattr(trainer.Trainer, "measure", spy)
     options = short(tmp_path, epochs=2, validation=0.4)
     result = ab.train("resnet8", data=str(folder), **options)
     assert measured == ["validation", "validation", "test"]
@@ -185,9 +185,9 @@ def test_same_start_and_same_images_for_every_block(folder, tmp_path):
     for block in ("none", "ab_plus"):
         config = resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
         data = engine.open_data(config)
-        trainer = loop.Trainer(classification.Classification(engine.fill_in(config, data), data))
-        weights = trainer.network.conv1.weight.detach().clone()
-        images, labels = next(iter(trainer.loaders["train"]))
+        one = trainer.Trainer(classification.Classification(engine.fill_in(config, data), data))
+        weights = one.network.conv1.weight.detach().clone()
+        images, labels = next(iter(one.loaders["train"]))
         first[block] = (weights, images, labels)
     for a, b in zip(first["none"], first["ab_plus"], strict=True):
         assert torch.equal(a, b)

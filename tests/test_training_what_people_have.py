@@ -18,9 +18,18 @@ import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.weights import load_weights, read_weights
-from accuracy_booster.training import engine, outputs, resolve, start
+from accuracy_booster.training import (
+    engine,
+    resolve,
+)
+from accuracy_booster.training import (
+    initial_weights as start,
+)
+from accuracy_booster.training import (
+    network_outputs as outputs,
+)
 from accuracy_booster.training.classification import Classification
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 SHORT = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
 
@@ -192,7 +201,7 @@ def test_a_network_that_does_not_fit_is_told_before_the_run(
 def test_trying_a_network_leaves_it_as_it_was(folder, tmp_path):
     config = resolve("resnet8", data=str(folder), **SHORT)
     data = engine.open_data_anew(config)
-    from accuracy_booster.training.loop import Trainer
+    from accuracy_booster.training.trainer import Trainer
 
     trainer = Trainer(Classification(engine.fill_in(config, data), data))
     before = {name: tensor.clone() for name, tensor in trainer.plain.state_dict().items()}
@@ -332,7 +341,7 @@ def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
     config = resolve("resnet8", data=str(folder), **SHORT).change({"accumulate": 4})
     data = engine.open_data_anew(config)
     config = engine.fill_in(config, data)
-    from accuracy_booster.training.loop import Trainer
+    from accuracy_booster.training.trainer import Trainer
 
     real = engine.make_accelerator
 
@@ -381,7 +390,7 @@ class Begun(Exception):
 
 def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
     """The configuration of a run and its network as the first step sees it."""
-    from accuracy_booster.training import runner
+    from accuracy_booster.training import train_and_resume
 
     found = {}
 
@@ -391,7 +400,7 @@ def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
 
     given = {**SHORT, "data": str(folder), "output": str(tmp_path / "run"), "overwrite": True}
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Trainer, "fit", fit)
+        patch.setattr(train_and_resume.Trainer, "fit", fit)
         with pytest.raises(Begun):
             ab.train(model, **{**given, **options})
     return found["config"], found["network"]

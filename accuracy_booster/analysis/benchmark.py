@@ -25,14 +25,13 @@ from torch import nn
 
 from accuracy_booster.analysis.memory import peak
 from accuracy_booster.analysis.timings import PAPER, Bench, Case, Timing
-from accuracy_booster.deploy import compile_for_inference, fold
-from accuracy_booster.deploy.compiled import Frozen
 from accuracy_booster.errors import unknown
+from accuracy_booster.fastpath import compile_for_inference, fast_path, fold, fuse
+from accuracy_booster.fastpath.compiled import Frozen
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.progress import bars
-from accuracy_booster.surgery import fast_path, fuse
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.training.engine import device_named
 
@@ -79,7 +78,7 @@ def bench(
 
     Raises:
         ValueError: for unknown names, numbers below 1, a device that is not here, or an unboosted
-            network that is slower than it need be (`deploy.compiled.check`).
+            network that is slower than it need be (`fastpath.compiled.check`).
     """
     cases, where = _checked(modes, batch_sizes, compile, paths, rounds, device)
     if seconds is not None and not seconds > 0:

@@ -25,8 +25,8 @@ from accuracy_booster.analysis.latency import latency
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.data import Data
 from accuracy_booster.errors import Diverged, TrainingStopped
+from accuracy_booster.files import write_json
 from accuracy_booster.progress import bars, note
-from accuracy_booster.safe_files import write_json
 from accuracy_booster.training import (
     TrainConfig,
     TrainResult,
@@ -37,10 +37,10 @@ from accuracy_booster.training import (
 )
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences, new_id
-from accuracy_booster.training.reopen import check_place, check_same
-from accuracy_booster.training.run import BLOCKS, CONFIG, Run
-from accuracy_booster.training.runner import result_of
-from accuracy_booster.training.start import start_from_weights
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.reopen_data import check_place, check_same
+from accuracy_booster.training.run_directory import BLOCKS, CONFIG, Run
+from accuracy_booster.training.train_and_resume import result_of
 
 DEFAULT_MODEL = "resnet14"
 # what may differ between a comparison's settings and those of its run that is there

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.safe_files import check_folder, check_no_others, partial_name, read_json
+from accuracy_booster.files import check_folder, check_no_others, partial_name, read_json
 from accuracy_booster.training.lock import LOCK, locked
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
 

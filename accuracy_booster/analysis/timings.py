@@ -38,7 +38,7 @@ class Timing:
             the unboosted network on the same path.
         fast, places: gates (or their places) that took the fast path, and all.
         rounds: how many there were.
-        frozen: the convolutions of the compiled network, as `deploy.compiled.Frozen`; None where
+        frozen: the convolutions of the compiled network, as `fastpath.compiled.Frozen`; None where
             there was nothing to check.
         paper: Table 3's ratio, for a batch of 256 on a Titan X; None where the paper has none.
     """

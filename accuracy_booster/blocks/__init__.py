@@ -2,8 +2,8 @@
 
 from accuracy_booster.blocks.grammar import Recipe, RecipeError
 from accuracy_booster.blocks.layers import Bottleneck, Dense, GateNorm
+from accuracy_booster.blocks.named import TABLE, as_recorded, list_recipes, recipe
 from accuracy_booster.blocks.recalibrate import Gate, Recalibrate
-from accuracy_booster.blocks.table import TABLE, as_recorded, list_recipes, recipe
 from accuracy_booster.blocks.versions import VERSION
 
 __all__ = [

@@ -11,8 +11,8 @@ from torch import nn
 
 from accuracy_booster.blocks.grammar import GateRecipe, Recipe
 from accuracy_booster.blocks.layers import GateNorm
+from accuracy_booster.blocks.named import recipe as as_recipe
 from accuracy_booster.blocks.parts import Bn, ChannelPoolPart, Context, Sigmoid
-from accuracy_booster.blocks.table import recipe as as_recipe
 from accuracy_booster.blocks.versions import VERSION
 from accuracy_booster.ops import is_proxy, rescale
 

@@ -96,7 +96,7 @@ def _of_a_run(file: Path, block: str) -> str:
     """The block of a run's config.yaml as it is written today; any other as it is."""
     if not file.with_name("run.json").is_file():
         return block
-    from accuracy_booster.training.run import Run
+    from accuracy_booster.training.run_directory import Run
 
     try:
         recorded = TrainConfig.from_yaml(file.read_text()).block

@@ -80,7 +80,7 @@ def _bench(given: dict[str, Any]):
             options[key] = split(given[key])
     result = bench(name, compile=COMPILE[compile], input_size=input_size(given), **options)
     if output:
-        from accuracy_booster.safe_files import write
+        from accuracy_booster.files import write
 
         write(output, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
 

@@ -11,7 +11,7 @@ from accuracy_booster.cli.inspection import add_measured
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.opening import Opened
+    from accuracy_booster.training.open_to_measure import Opened
 
 MERGED = "merged.safetensors"
 
@@ -39,7 +39,7 @@ def _arguments(parser: Parser) -> None:
 def _merge(given: dict[str, Any]):
     from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.opening import open_measured
+    from accuracy_booster.training.open_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / MERGED)
@@ -100,7 +100,7 @@ def _merged(
     """
     import torch
 
-    from accuracy_booster.deploy.merging import merge_gates, told
+    from accuracy_booster.compression.merging import merge_gates, told
     from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.inspection.weights import places
     from accuracy_booster.surgery import attached
@@ -124,7 +124,7 @@ def _merged(
 
 def _check_output(output: Path) -> None:
     """Raise ValueError unless the file is new, or one that this command wrote."""
-    from accuracy_booster.safe_files import check_folder, unpack
+    from accuracy_booster.files import check_folder, unpack
 
     if output.suffix != ".safetensors":
         raise ValueError(f"--output {output} must end in .safetensors, such as {MERGED}")
@@ -140,7 +140,7 @@ def _check_output(output: Path) -> None:
 
 
 def _write(output: Path, merged: nn.Module, opened: Opened, value: dict[str, Any]) -> None:
-    from accuracy_booster.safe_files import pack, write
+    from accuracy_booster.files import pack, write
 
     about = {"model": opened.config.model, "block": opened.config.block, **value}
     content, _ = pack(merged.state_dict(), about)

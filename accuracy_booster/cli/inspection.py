@@ -61,10 +61,10 @@ def add_measured(parser: Parser, split: str = "test") -> None:
 
 
 def _inspect(given: dict[str, Any]):
+    from accuracy_booster.files import check_folder
     from accuracy_booster.inspection import inspect
     from accuracy_booster.inspection.page import write_inspection
     from accuracy_booster.inspection.sentences import summary
-    from accuracy_booster.safe_files import check_folder
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / REPORT)
@@ -97,7 +97,7 @@ def _pair(run: Path, given: str | None) -> tuple[str, str] | None:
     """The two classes of --separate, which are looked up before anything is measured."""
     if given is None:
         return None
-    from accuracy_booster.training.run import Run
+    from accuracy_booster.training.run_directory import Run
 
     names = split(given)
     if len(names) != 2:

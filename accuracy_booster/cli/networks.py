@@ -163,8 +163,8 @@ def _fast_paths(model: Any, result: Any, size: tuple[int, int, int] | None) -> l
     """What fusing and folding would do with the planned gates."""
     import torch
 
-    from accuracy_booster.deploy import fold
-    from accuracy_booster.surgery import attach, fast_path, fuse
+    from accuracy_booster.fastpath import fast_path, fold, fuse
+    from accuracy_booster.surgery import attach
 
     example = torch.zeros(1, *size) if size else None
     attach(model, result.recipe, [gate.site for gate in result.gates])

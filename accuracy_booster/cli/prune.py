@@ -11,7 +11,7 @@ from accuracy_booster.cli.inspection import add_measured
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.opening import Opened
+    from accuracy_booster.training.open_to_measure import Opened
 
 PRUNED = "pruned.pt2"
 
@@ -55,11 +55,11 @@ def _arguments(parser: Parser) -> None:
 
 def _prune(given: dict[str, Any]):
     from accuracy_booster.analysis import complexity
-    from accuracy_booster.deploy import prune, pruning_of
+    from accuracy_booster.compression import prune, pruning_of
+    from accuracy_booster.files import check_folder
     from accuracy_booster.inspection.norms import reestimate_norms
-    from accuracy_booster.safe_files import check_folder
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.opening import open_measured
+    from accuracy_booster.training.open_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / PRUNED)
@@ -109,7 +109,7 @@ def _prune(given: dict[str, Any]):
 
 
 def _needs_gates(by: str) -> bool:
-    from accuracy_booster.deploy.criteria import CRITERIA
+    from accuracy_booster.compression.criteria import CRITERIA
 
     return by in CRITERIA and CRITERIA[by].needs_gates  # another name is refused by `prune`
 
@@ -135,7 +135,7 @@ def _write_program(output: Path, network: nn.Module, size: tuple[int, ...]) -> N
 
     import torch
 
-    from accuracy_booster.safe_files import write
+    from accuracy_booster.files import write
 
     # torch.export.save warns of weights in other formats
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)

@@ -90,7 +90,7 @@ def _compare(given: dict[str, Any]):
 
 
 def _eval_arguments(parser: Parser) -> None:
-    from accuracy_booster.training.opening import OPTIONS
+    from accuracy_booster.training.open_to_measure import OPTIONS
 
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument(

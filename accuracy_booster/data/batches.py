@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from accuracy_booster.data.images import Images, Item, TensorImages, Transformed, UnreadableImage
+from accuracy_booster.data.random_streams import integers, mix
 from accuracy_booster.data.workers import (
     begin,
     check_room,
@@ -30,7 +31,6 @@ from accuracy_booster.data.workers import (
     worker_faults,
 )
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.ops.streams import integers, mix
 
 ORDER, TOP, LEFT, MIRROR, IMAGE = range(5)  # what a random number is drawn for
 TRIES = 100  # unreadable images in a row

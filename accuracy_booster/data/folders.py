@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from accuracy_booster.data import files
+from accuracy_booster.data import image_files
 from accuracy_booster.data.images import EncodedImages, Images, ReadPath
 from accuracy_booster.data.sources import Read, Source, Unlabelled, name_splits
 
@@ -22,19 +22,19 @@ def folder_source(path: Path) -> Source:
     Raises:
         ValueError: if it holds no class folders.
     """
-    found = files.folders(path)
+    found = image_files.folders(path)
     splits = name_splits(found, str(path))
     if splits and not _are_classes(path, found, splits):
         reads: dict[str, Read] = {split: partial(_read, path, splits, split) for split in splits}
         return Source(str(path), reads)
     if not found:
-        loose = files.collect({"": [str(path)]}, path)[""]
+        loose = image_files.collect({"": [str(path)]}, path)[""]
         have = f"{len(loose.images)} images in no folder" if loose.images else "no folders"
         raise ValueError(
             f"{path} holds no images in class folders: expected {LAYOUT}, or Parquet files; found "
             f"{have}"
         )
-    inner = {name: files.folders(path / name) for name in found}
+    inner = {name: image_files.folders(path / name) for name in found}
     for name, below in inner.items():
         alone = len(found) == 1 and len(below) > 1 and not _holds_images(path / name)
         if alone or {"train", "test"} <= set(name_splits(below, str(path / name))):
@@ -49,7 +49,7 @@ def _are_classes(path: Path, found: Sequence[str], splits: dict[str, str]) -> bo
     """Whether folders are called like splits by chance: cars, planes, and a class `train`."""
     if set(found) == set(splits.values()):
         return False
-    if any(files.folders(path / name) for name in splits.values()):
+    if any(image_files.folders(path / name) for name in splits.values()):
         return False
     beside = set(found) - set(splits.values())
     return any(_holds_images(path / name) for name in (*splits.values(), *beside)) and all(
@@ -58,7 +58,7 @@ def _are_classes(path: Path, found: Sequence[str], splits: dict[str, str]) -> bo
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(_is_image(e.name) for e in files.entries(folder))
+    return any(_is_image(e.name) for e in image_files.entries(folder))
 
 
 def _read(path: Path, splits: dict[str, str], split: str) -> tuple[Images, tuple[str, ...] | None]:
@@ -66,17 +66,17 @@ def _read(path: Path, splits: dict[str, str], split: str) -> tuple[Images, tuple
     place = path / splits[split]
     own = _classes(place, remark=True)
     classes = _classes(path / splits["train"]) if "train" in splits else own
-    loose = sum(e.is_file() and _is_image(e.name) for e in files.entries(place))
+    loose = sum(e.is_file() and _is_image(e.name) for e in image_files.entries(place))
     if not own:
         _refuse_flat(place, loose, training=split == "train")
     if extra := sorted(set(own) - set(classes)):
         _refuse_extra(place, [*own], [*classes], extra)
-    found = files.collect({name: own.get(name, []) for name in classes}, place)
+    found = image_files.collect({name: own.get(name, []) for name in classes}, place)
     images = [file for one in found.values() for file in one.images]
     labels = [i for i, one in enumerate(found.values()) for _ in one.images]
     if not images:
         others = sum((one.others for one in found.values()), Counter[str]())
-        have = f"; its class folders hold {files.kinds(others)} files" if others else ""
+        have = f"; its class folders hold {image_files.kinds(others)} files" if others else ""
         raise ValueError(
             f"{place} holds no images that Pillow reads here (.jpg, .png, .webp, .gif, .bmp, .tif, "
             f".avif and others){have}"
@@ -87,7 +87,7 @@ def _read(path: Path, splits: dict[str, str], split: str) -> tuple[Images, tuple
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in files.extensions()
+    return os.path.splitext(name)[1].lower() in image_files.extensions()
 
 
 def _classes(place: Path, *, remark: bool = False) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def _classes(place: Path, *, remark: bool = False) -> dict[str, list[str]]:
 
     A link to a folder above, or to a class that is there, is no class of its own.
     """
-    names = files.folders(place)
+    names = image_files.folders(place)
     here = Path(os.path.realpath(place))
     taken = {os.path.realpath(place / n): n for n in names if not (place / n).is_symlink()}
     found: dict[str, list[str]] = {}
@@ -113,7 +113,7 @@ def _classes(place: Path, *, remark: bool = False) -> dict[str, list[str]]:
                     )
                 continue
             taken[target] = name
-        found.setdefault(files.same_name(name), []).append(str(folder))
+        found.setdefault(image_files.same_name(name), []).append(str(folder))
     return dict(sorted(found.items()))
 
 
@@ -147,7 +147,7 @@ def _refuse_extra(
 
 def _remark(
     place: Path,
-    found: Mapping[str, files.Found],
+    found: Mapping[str, image_files.Found],
     own: Mapping[str, Sequence[str]],
     loose: int,
     *,
@@ -159,7 +159,7 @@ def _remark(
     for name in bare[:5]:
         others, lost = found[name].others, found[name].lost
         if others or lost:
-            has = files.kinds(others) or "links that lead nowhere"
+            has = image_files.kinds(others) or "links that lead nowhere"
             why = "which Pillow does not read here" if others else "so there is nothing to read"
             remarks.append(f"class folder {name} of {place} gives 0 images: it has {has}, {why}")
         elif training and any(one.images for one in found.values()):
@@ -167,7 +167,7 @@ def _remark(
     mixed = Counter[str]()
     for name, one in found.items():
         mixed.update(one.others if name not in bare else {})
-    if left := files.kinds(mixed, files.COMPANIONS):
+    if left := image_files.kinds(mixed, image_files.COMPANIONS):
         remarks.append(f"left out of {place}, since Pillow does not read them here: {left} files")
     if lost := sum(one.lost for name, one in found.items() if name not in bare):
         remarks.append(f"left out of {place}: {lost} links that lead nowhere")

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from accuracy_booster.data.choices import SMALL
-from accuracy_booster.data.files import NOT_READ, same_name
+from accuracy_booster.data.image_files import NOT_READ, same_name
 from accuracy_booster.data.pixels import to_rgb, upright_size
 from accuracy_booster.progress import printable
 

@@ -16,7 +16,7 @@ from accuracy_booster.data import splits as parts
 from accuracy_booster.data.batches import VECTORISED, Loader, as_is
 from accuracy_booster.data.choices import AUGMENTS, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.data.class_names import translate
-from accuracy_booster.data.files import same_name
+from accuracy_booster.data.image_files import same_name
 from accuracy_booster.data.images import (
     EncodedImages,
     Images,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from accuracy_booster.data import columns
-from accuracy_booster.data.files import files as find_files
+from accuracy_booster.data.image_files import files as find_files
 from accuracy_booster.data.images import EncodedImages
 from accuracy_booster.data.sources import Source, Unlabelled, name_splits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from accuracy_booster.data import files
+from accuracy_booster.data import image_files
 from accuracy_booster.data.choices import BUILT_IN
 from accuracy_booster.data.images import Images, TensorImages
 from accuracy_booster.errors import unknown
@@ -105,7 +105,7 @@ def find(
         from accuracy_booster.data.parquet import parquet_source
 
         return parquet_source(path, image_column, label_column)
-    if _visible(path, "*.tar") and not name_splits(files.folders(path), str(path)):
+    if _visible(path, "*.tar") and not name_splits(image_files.folders(path), str(path)):
         from accuracy_booster.data.timm_sources import tar_source
 
         if tars := tar_source(path):
@@ -119,13 +119,13 @@ def _has_parquet(path: Path) -> bool:
     """Whether the data are Parquet files: here, one folder down, or two (CONFIG/train/0000)."""
     if _visible(path, "*.parquet") or _visible(path, "*/*.parquet"):
         return True
-    return not name_splits(files.folders(path), str(path)) and _visible(path, "*/*/*.parquet")
+    return not name_splits(image_files.folders(path), str(path)) and _visible(path, "*/*/*.parquet")
 
 
 def _visible(path: Path, pattern: str) -> bool:
     """Whether a regular file fits the pattern that is no leftover (macOS's ._train.tar)."""
     return any(
-        file.is_file() and not any(map(files.is_leftover, file.relative_to(path).parts))
+        file.is_file() and not any(map(image_files.is_leftover, file.relative_to(path).parts))
         for file in path.glob(pattern)
     )
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from accuracy_booster.data import files
-from accuracy_booster.data.files import extensions, is_leftover
+from accuracy_booster.data import image_files
+from accuracy_booster.data.image_files import extensions, is_leftover
 from accuracy_booster.data.images import EncodedImages, Images
 from accuracy_booster.data.sources import Read, Source, name_splits
 
@@ -70,7 +70,7 @@ def timm_source(name: str, root: str | None) -> Source:
 
 def tar_source(path: Path) -> Source | None:
     """The splits of a folder with train.tar and val.tar or test.tar, each with class folders."""
-    tars = [e.name for e in files.entries(path) if e.name.endswith(".tar") and e.is_file()]
+    tars = [e.name for e in image_files.entries(path) if e.name.endswith(".tar") and e.is_file()]
     found = name_splits([Path(name).stem for name in tars])
     if not found:
         return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from accuracy_booster.data.files import same_name
+from accuracy_booster.data.image_files import same_name
 from accuracy_booster.detection.coco import Coco
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import printable

@@ -31,7 +31,7 @@ from accuracy_booster.models.pretrained import preprocessing_of, pretrained_prep
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.training.engine import load_network
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 IMAGENET = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]
 _OURS = {"self", "backbone", "num_classes", "kwargs"}

@@ -17,13 +17,13 @@ from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.detection.task import open_data
 from accuracy_booster.detection.training import load_detector
 from accuracy_booster.errors import unknown
+from accuracy_booster.files import write
 from accuracy_booster.progress import note
-from accuracy_booster.safe_files import write
 from accuracy_booster.training.engine import make_accelerator
 from accuracy_booster.training.evaluation import measure_shown
 from accuracy_booster.training.processes import agree
-from accuracy_booster.training.reopen import what_changed
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.reopen_data import what_changed
+from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import OnBatch
 
 

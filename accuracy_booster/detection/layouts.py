@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_booster.data import files
+from accuracy_booster.data import image_files
 
 LAYOUTS = (
     "annotations/instances_NAME.json with images in NAME/ (NAME as train2017, val2017), or "
@@ -87,7 +87,7 @@ def _candidates(folder: Path, beginning: str) -> list[Path]:
     named: list[Path] = []
     bare: list[Path] = []
     place = folder / "annotations"
-    for entry in files.entries(place) if place.is_dir() else []:
+    for entry in image_files.entries(place) if place.is_dir() else []:
         stem, end = os.path.splitext(entry.name)
         if end != ".json" or not entry.is_file():
             continue
@@ -98,7 +98,7 @@ def _candidates(folder: Path, beginning: str) -> list[Path]:
             bare.append(Path(entry.path))
     beside = [
         folder / name / ROBOFLOW
-        for name in files.folders(folder)
+        for name in image_files.folders(folder)
         if name.lower().startswith(beginning) and (folder / name / ROBOFLOW).is_file()
     ]
     return (named or bare) + beside

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.ops.processes import merged
+from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.surgery.attach import attached
 from accuracy_booster.surgery.modes import in_eval_mode
 

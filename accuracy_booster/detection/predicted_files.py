@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from accuracy_booster import safe_files
-from accuracy_booster.data import files
+from accuracy_booster import files
+from accuracy_booster.data import image_files
 from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.detection.drawing import draw
 from accuracy_booster.detection.predicting import (
@@ -70,7 +70,7 @@ def predict_files(
     about = {"classes": list(classes), "threshold": threshold}
     # what tells a later prediction into this directory that these pictures are no others' files
     begun = {**about, "finished": False, "images": [], "pictures": names}
-    safe_files.write_json(output / PREDICTIONS, begun)
+    files.write_json(output / PREDICTIONS, begun)
     made = PredictedFiles()
     for path, name in zip(sources, names, strict=True):
         try:
@@ -82,7 +82,7 @@ def predict_files(
         prediction = predict_one(detector, pixels, path, classes, threshold)
         encoded = io.BytesIO()
         draw(pixels, prediction).save(encoded, "PNG")
-        safe_files.write(output / name, encoded.getvalue())
+        files.write(output / name, encoded.getvalue())
         made.predictions.append(prediction)
         made.pictures.append(output / name)
         on_image(path, prediction)
@@ -91,7 +91,7 @@ def predict_files(
         for prediction, picture in zip(made.predictions, made.pictures, strict=True)
     ]
     rest = {"finished": True, "images": images, "unreadable": made.unreadable, "pictures": names}
-    safe_files.write_json(output / PREDICTIONS, {**about, **rest})
+    files.write_json(output / PREDICTIONS, {**about, **rest})
     if not made.predictions:
         first = next(iter(made.unreadable.values()))
         raise ValueError(f"none of {len(sources)} images can be read; the first: {first}")
@@ -104,14 +104,14 @@ def _earlier(output: Path) -> set[str]:
     Raises:
         ValueError: if it is no directory, or holds files and no prediction.
     """
-    safe_files.check_folder(output)
+    files.check_folder(output)
     if not output.is_dir():
         return set()
     if not (output / PREDICTIONS).exists():
-        safe_files.check_no_others(output, (), PREDICTIONS)
+        files.check_no_others(output, (), PREDICTIONS)
         return set()
     try:
-        pictures = safe_files.read_json(output / PREDICTIONS, must_hold_hash=True)["pictures"]
+        pictures = files.read_json(output / PREDICTIONS, must_hold_hash=True)["pictures"]
     except (OSError, ValueError, LookupError) as e:
         raise ValueError(
             f"{output / PREDICTIONS} is of no earlier prediction ({e}); choose another directory"
@@ -131,7 +131,7 @@ def _names(sources: Sequence[str], output: Path, earlier: set[str]) -> list[str]
             place, count = output / name, count + 1
             others = os.path.lexists(place) and name not in earlier
             # file systems that do not tell A from a, or two spellings of an accent
-            key = files.same_name(name).casefold()
+            key = image_files.same_name(name).casefold()
             if key not in taken and not others and os.path.realpath(place) not in kept:
                 break
         taken.add(key)

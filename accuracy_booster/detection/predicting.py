@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from accuracy_booster.data import files
+from accuracy_booster.data import image_files
 from accuracy_booster.data.images import EncodedImages, ReadPath, UnreadableImage
 from accuracy_booster.data.pixels import to_rgb
 from accuracy_booster.detection.measuring import detections
@@ -134,8 +134,8 @@ def find_images(paths: Iterable[str | Path]) -> list[str]:
     found: dict[str, str] = {}  # by where they really are
     for path in map(str, paths):
         if os.path.isdir(path):
-            inside = files.collect({"": [path]}, path)[""]
-            others = files.kinds(inside.others, files.COMPANIONS)
+            inside = image_files.collect({"": [path]}, path)[""]
+            others = image_files.kinds(inside.others, image_files.COMPANIONS)
             if not inside.images:
                 has = f"; it holds {others} files" if others else ""
                 raise ValueError(f"{printable(path)} holds no images that Pillow reads{has}")

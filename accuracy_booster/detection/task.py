@@ -30,10 +30,10 @@ from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.presets import base_dir
-from accuracy_booster.training.reopen import check_same
-from accuracy_booster.training.run import Run
-from accuracy_booster.training.start import decide_start, run_of
+from accuracy_booster.training.reopen_data import check_same
+from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torch import nn
 from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.task import KINDS, Detection, build
 from accuracy_booster.models.create import is_model
-from accuracy_booster.training.run import WEIGHTS, Run
-from accuracy_booster.training.runner import TrainResult, begin, go_on
-from accuracy_booster.training.start import run_of
+from accuracy_booster.training.initial_weights import run_of
+from accuracy_booster.training.run_directory import WEIGHTS, Run
+from accuracy_booster.training.train_and_resume import TrainResult, begin, go_on
 
 
 def train(

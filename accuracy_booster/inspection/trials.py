@@ -18,7 +18,7 @@ from accuracy_booster.inspection.results import Outcome
 from accuracy_booster.inspection.variants import Variant
 from accuracy_booster.inspection.weights import changed
 from accuracy_booster.progress import bars
-from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.network_outputs import split_outputs
 
 NORMAL = 1.959964  # the 97.5 % quantile
 

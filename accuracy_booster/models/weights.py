@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from accuracy_booster.errors import SHOWN, is_out_of_memory, shortened, shown
+from accuracy_booster.files import unpack
 from accuracy_booster.models.heads import heads
-from accuracy_booster.safe_files import unpack
 
 NESTED = (
     *("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "ema"),

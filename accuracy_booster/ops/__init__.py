@@ -1,6 +1,6 @@
 """Tensor operations under the blocks: plain functions, no modules."""
 
-from accuracy_booster.ops.memory import keep_freed_memory
+from accuracy_booster.ops.allocator import keep_freed_memory
 from accuracy_booster.ops.precision import accumulation_dtype, bf16_works, without_autocast
 from accuracy_booster.ops.rescale import rescale
 from accuracy_booster.ops.tracing import is_proxy, leaf, leaf_module

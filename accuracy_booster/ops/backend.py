@@ -16,7 +16,7 @@ from accuracy_booster.errors import unknown
 BACKENDS = {
     "auto": "Triton's kernels for tensors on a GPU where Triton is installed, else the reference",
     "reference": "plain torch: what defines the result",
-    "triton": "the kernels in triton_kernels.py; on the CPU with TRITON_INTERPRET=1",
+    "triton": "the kernels in affine_kernels.py; on the CPU with TRITON_INTERPRET=1",
     "unfused": "fused networks compute layer by layer, as before ab.fuse",
 }
 _current = "auto"
@@ -45,21 +45,21 @@ def has_triton() -> bool:
 
 
 def implementation(x: torch.Tensor) -> ModuleType:
-    """The module whose functions run on x: `reference` or `triton_kernels`."""
-    from accuracy_booster.ops import reference
+    """The module whose functions run on x: `affine_reference` or `affine_kernels`."""
+    from accuracy_booster.ops import affine_reference
 
     fits = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
     wanted = _current == "triton" or (_current == "auto" and x.is_cuda and has_triton())
     if not (wanted and fits):
-        return reference
+        return affine_reference
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"Triton's kernels run on a GPU, and this map is on {x.device}; start Python with "
             "TRITON_INTERPRET=1 to interpret them, or use using('reference')"
         )
-    from accuracy_booster.ops import triton_kernels
+    from accuracy_booster.ops import affine_kernels
 
-    return triton_kernels
+    return affine_kernels
 
 
 def is_traced() -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.safe_files import write
+from accuracy_booster.files import write
 
 if TYPE_CHECKING:
     from jinja2 import Environment

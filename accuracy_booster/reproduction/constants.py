@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from accuracy_booster.files import pack, unpack, write
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import MERGED
-from accuracy_booster.safe_files import pack, unpack, write
 
 
 def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]]:
@@ -34,11 +34,11 @@ def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]
 
 def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
     """The plain network of a run with gates, and its accuracies."""
-    from accuracy_booster.deploy import merge
+    from accuracy_booster.compression import merge
     from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.opening import open_measured
+    from accuracy_booster.training.open_to_measure import open_measured
 
     opened, test = (open_measured(run, split=split, **place) for split in ("train", "test"))
     network = merge(opened.network, gates_of(opened))

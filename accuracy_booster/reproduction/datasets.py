@@ -13,7 +13,7 @@ from accuracy_booster.data import sources
 from accuracy_booster.data.images import Images
 from accuracy_booster.detection.coco import read
 from accuracy_booster.detection.layouts import find
-from accuracy_booster.safe_files import hash_of
+from accuracy_booster.files import hash_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from accuracy_booster.safe_files import read_json, write_json
+from accuracy_booster.files import read_json, write_json
 
 JOBS = "jobs.json"
 # Slurm keeps an ended job in its queue for some minutes (MinJobAge), and then forgets it

@@ -20,7 +20,7 @@ from accuracy_booster.reproduction.records import Record, about, write_record
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 
 def perform(spec: Spec, places: Places) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from accuracy_booster.errors import CannotWrite, TrainingInterrupted
+from accuracy_booster.files import check_folder
 from accuracy_booster.progress import bars, note
 from accuracy_booster.reproduction import child, jobs
 from accuracy_booster.reproduction.hours import hours_left
@@ -32,10 +33,9 @@ from accuracy_booster.reproduction.records import (
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TRAINED
 from accuracy_booster.reproduction.words import count
-from accuracy_booster.safe_files import check_folder
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.lock import InUse, is_locked, locked
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 
 @dataclass

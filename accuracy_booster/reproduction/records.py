@@ -21,10 +21,10 @@ from accuracy_booster import __version__
 from accuracy_booster.analysis.benchmark import processor
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.errors import shown
+from accuracy_booster.files import read_json, write_json
 from accuracy_booster.progress import note
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
 from accuracy_booster.reproduction.table import AP, AP50, GATES, MERGED, TIME, WHICH
-from accuracy_booster.safe_files import read_json, write_json
 from accuracy_booster.training import new_dir
 
 FORMAT = 1  # of the files

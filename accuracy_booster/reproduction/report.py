@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.files import check_folder, write
 from accuracy_booster.report.page import write_page
 from accuracy_booster.reproduction import words
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult
@@ -22,7 +23,6 @@ from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.sections import TITLE, sections
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import NOT_RUN
-from accuracy_booster.safe_files import check_folder, write
 
 PICTURE = "gain.svg"
 BEGIN, END = "<!-- reproduction -->", "<!-- /reproduction -->"

@@ -10,10 +10,10 @@ from typing import Any
 from accuracy_booster.blocks import recipe
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import unknown
+from accuracy_booster.files import hash_of
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
 from accuracy_booster.reproduction.paper_tables import ZEROED
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1, Row, Table
-from accuracy_booster.safe_files import hash_of
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import FREE
 from accuracy_booster.training.presets import resolve

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.files import check_folder
 from accuracy_booster.reproduction.hours import duration, hours_left
 from accuracy_booster.reproduction.pausing import is_paused, running
 from accuracy_booster.reproduction.places import Places
@@ -15,10 +16,9 @@ from accuracy_booster.reproduction.records import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.table import Table
 from accuracy_booster.reproduction.words import count
-from accuracy_booster.safe_files import check_folder
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.run import CONFIG
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import CONFIG
 
 
 @dataclass(frozen=True)

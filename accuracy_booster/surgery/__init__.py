@@ -2,7 +2,6 @@
 
 from accuracy_booster.surgery.attach import attach, attached, detach, disabled, repair
 from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_norms, unboost
-from accuracy_booster.surgery.fusing import FastPath, fast_path, fuse, unfuse
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.materializing import materialize
 from accuracy_booster.surgery.planning import Plan, plan
@@ -11,7 +10,6 @@ from accuracy_booster.surgery.storage import load, save
 
 __all__ = [
     "ATTRIBUTE",
-    "FastPath",
     "Plan",
     "Site",
     "added_parameters",
@@ -20,14 +18,11 @@ __all__ = [
     "boost",
     "detach",
     "disabled",
-    "fast_path",
     "freeze_norms",
-    "fuse",
     "load",
     "materialize",
     "plan",
     "repair",
     "save",
     "unboost",
-    "unfuse",
 ]

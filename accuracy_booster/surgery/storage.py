@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate, Recipe
-from accuracy_booster.safe_files import check_folder, pack, read_json, unpack, write, write_json
+from accuracy_booster.files import check_folder, pack, read_json, unpack, write, write_json
 from accuracy_booster.surgery.attach import Model, attach, attached, detach
 from accuracy_booster.surgery.attention import Replaced, put_back_attention, replace_attention
 from accuracy_booster.surgery.gated import ATTRIBUTE

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from accuracy_booster.errors import CannotWrite
-from accuracy_booster.safe_files import plain_tensors, write
+from accuracy_booster.files import plain_tensors, write
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
 _RUN = "run id"  # in the header, beside the values

@@ -15,13 +15,13 @@ from torch import nn
 from accuracy_booster.blocks.layers import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
-from accuracy_booster.training import engine, start
+from accuracy_booster.training import engine, initial_weights
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.evaluation import Metrics, measure
-from accuracy_booster.training.outputs import split_outputs, try_network
+from accuracy_booster.training.network_outputs import split_outputs, try_network
 from accuracy_booster.training.presets import base_dir
-from accuracy_booster.training.reopen import reopen
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.reopen_data import reopen
+from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Classification(Task):
         return engine.build_network(self.config, pretrained=self.config.pretrained)
 
     def start_from_weights(self, network: nn.Module) -> str:
-        return start.start_from_weights(network, self.config)
+        return initial_weights.start_from_weights(network, self.config)
 
     def keeps_head(self, network: nn.Module) -> bool:
         frozen = self.config.freeze != "none"
-        return frozen and start.keeps_head(network, self.config, self.data.classes)
+        return frozen and initial_weights.keeps_head(network, self.config, self.data.classes)
 
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
         return engine.freeze(network, self.config, keeps_head=keeps_head)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accuracy_booster import surgery
+from accuracy_booster import fastpath
 from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.surgery.attach import REPORT
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 
 if TYPE_CHECKING:
-    from accuracy_booster.training.loop import Trainer
+    from accuracy_booster.training.trainer import Trainer
 
 WORTH = 900.0  # seconds of eager training from which on compiling is tried
 GAIN = 0.97  # of the eager step's time that the compiled one may take
@@ -54,9 +54,9 @@ def prepared(trainer: Trainer, compile: bool, fuse: bool) -> Callable[[torch.Ten
     plain = trainer.plain
     if fuse != (REPORT in plain.__dict__):
         if fuse:
-            surgery.fuse(plain, example=torch.zeros(1, *trainer.config.input_size))
+            fastpath.fuse(plain, example=torch.zeros(1, *trainer.config.input_size))
         else:
-            surgery.unfuse(plain)
+            fastpath.unfuse(plain)
     return compiled(trainer) if compile else trainer.network
 
 

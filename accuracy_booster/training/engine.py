@@ -15,18 +15,18 @@ from torch import nn
 
 from accuracy_booster.blocks import recipe
 from accuracy_booster.data import Data, load_data, sources
+from accuracy_booster.files import pack
 from accuracy_booster.models import builder, create_model
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
-from accuracy_booster.safe_files import pack
 from accuracy_booster.surgery import ATTRIBUTE, added_parameters, attached
 from accuracy_booster.surgery.where import Where
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import WEIGHTS, Run
+from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.run_config import RunConfig
-from accuracy_booster.training.start import decide_start, run_of
+from accuracy_booster.training.run_directory import WEIGHTS, Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -19,8 +19,8 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch, Loader, worker_faults
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.modes import in_eval_mode
-from accuracy_booster.training.opening import Opened, check_readable, open_measured
-from accuracy_booster.training.outputs import split_outputs
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.open_to_measure import Opened, check_readable, open_measured
 from accuracy_booster.training.task import OnBatch, TrainingData
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ def evaluate(
     opened = open_measured(model, data, split=split, classes=classes, **options)
     network, loaded = opened.network, opened.data
     if fold:
-        from accuracy_booster import deploy
+        from accuracy_booster import fastpath
 
         channels, (height, width) = loaded.in_chans, loaded.image_size
         example = torch.zeros(opened.loader.batch_size, channels, height, width)
-        network = deploy.fold(copy.deepcopy(network).eval(), example=example)
+        network = fastpath.fold(copy.deepcopy(network).eval(), example=example)
     return measure_opened(opened, network)
 
 

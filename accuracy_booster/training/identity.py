@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.safe_files import hash_of
+from accuracy_booster.files import hash_of
 from accuracy_booster.training.run_config import RunConfig
 
 # Settings that may change while a run goes on: they leave its result as it is, or are noted, or

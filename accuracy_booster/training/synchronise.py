@@ -7,7 +7,7 @@ processes' moments, weighted by their counts, within a scope.
 from __future__ import annotations
 
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.ops.processes import merged
+from accuracy_booster.ops.synchronise import merged
 
 
 def synchronised() -> BatchNorms:

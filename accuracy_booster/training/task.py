@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.training.run import Run
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

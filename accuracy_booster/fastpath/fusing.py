@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.surgery import fused
+from accuracy_booster.fastpath import fused_modules
+from accuracy_booster.fastpath.neighbours import Flow, Flows
+from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
-from accuracy_booster.surgery.flow import Flow, Flows
 from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import aligned
 from accuracy_booster.surgery.refusing import refuse_wrapped
-from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -23,16 +23,16 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def fused_classes() -> dict[type[nn.Module], type[nn.Module]]:
     """{a module's class: what it becomes}."""
     table: dict[type[nn.Module], type[nn.Module]] = {
-        nn.BatchNorm1d: fused.FusedBatchNorm1d,
-        nn.BatchNorm2d: fused.FusedBatchNorm2d,
-        nn.BatchNorm3d: fused.FusedBatchNorm3d,
-        nn.SyncBatchNorm: fused.FusedSyncBatchNorm,
-        nn.Conv1d: fused.FusedConv1d,
-        nn.Conv2d: fused.FusedConv2d,
-        nn.Conv3d: fused.FusedConv3d,
+        nn.BatchNorm1d: fused_modules.FusedBatchNorm1d,
+        nn.BatchNorm2d: fused_modules.FusedBatchNorm2d,
+        nn.BatchNorm3d: fused_modules.FusedBatchNorm3d,
+        nn.SyncBatchNorm: fused_modules.FusedSyncBatchNorm,
+        nn.Conv1d: fused_modules.FusedConv1d,
+        nn.Conv2d: fused_modules.FusedConv2d,
+        nn.Conv3d: fused_modules.FusedConv3d,
     }
     if classes := norm_act_classes():
-        from accuracy_booster.surgery import fused_timm
+        from accuracy_booster.fastpath import fused_timm_modules as fused_timm
 
         names = fused_timm.FusedBatchNormAct2d, fused_timm.FusedSyncBatchNormAct
         table |= dict(zip(classes, names, strict=True))
@@ -131,7 +131,7 @@ def unfuse(model: Model) -> Model:
         raise ValueError(f"{type(model).__name__} is not fused")
     original = {after: before for before, after in fused_classes().items()}
     for module in model.modules():
-        if isinstance(module, fused.Fused):
+        if isinstance(module, fused_modules.Fused):
             cls = original[type(module)]
             cls = gated_class(cls) if is_gated(module) else cls
             setattr(module, "__class__", cls)  # noqa: B010 - for mypy

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from accuracy_booster.safe_files import read_json
+from accuracy_booster.files import read_json
 from accuracy_booster.training.checkpoint import FOLDER
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.run import CONFIG, INFO, Run, in_todays_words
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import CONFIG, INFO, Run, in_todays_words
 
 
 @dataclass(frozen=True)

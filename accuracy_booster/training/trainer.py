@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.data.random_streams import mix
 from accuracy_booster.data.workers import worker_faults
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
-from accuracy_booster.ops.streams import mix
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import checkpoint, compiling, engine
 from accuracy_booster.training.processes import agree
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.synchronise import synchronised
 from accuracy_booster.training.task import Forward, Task
 

@@ -18,11 +18,11 @@ from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import rounds_differently
 from accuracy_booster.training.lock import Lock, locked
-from accuracy_booster.training.loop import Trainer
 from accuracy_booster.training.presets import begun_dir, new_dir, resolve
-from accuracy_booster.training.run import CONFIG, INFO, WEIGHTS, Run
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import CONFIG, INFO, WEIGHTS, Run
 from accuracy_booster.training.task import Task
+from accuracy_booster.training.trainer import Trainer
 
 RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs")  # and the data's places
 

@@ -16,13 +16,15 @@ from accuracy_booster.blocks import Bottleneck, Dense, Gate, GateNorm
 from accuracy_booster.ops import (
     accumulation_dtype,
     backend,
-    fused,
     leaf_module,
     rescale,
     without_autocast,
 )
-from accuracy_booster.ops.pending import Pending
-from accuracy_booster.ops.pooled import tap_sums
+from accuracy_booster.ops import (
+    affine as fused,
+)
+from accuracy_booster.ops.deferred import Pending
+from accuracy_booster.ops.pooled_conv import tap_sums
 from accuracy_booster.surgery.attach import is_read
 
 FORMS = {

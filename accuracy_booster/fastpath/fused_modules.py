@@ -18,15 +18,17 @@ from accuracy_booster.blocks import Gate, Recalibrate
 from accuracy_booster.ops import (
     accumulation_dtype,
     backend,
-    fused,
     leaf_module,
     without_autocast,
 )
+from accuracy_booster.ops import (
+    affine as fused,
+)
+from accuracy_booster.ops.deferred import Pending
 from accuracy_booster.ops.moments import Merge, over_samples, update_running
-from accuracy_booster.ops.pending import Pending
-from accuracy_booster.ops.pooled import has_pooled_form, pooled_conv
-from accuracy_booster.ops.processes import merged
-from accuracy_booster.ops.scaled import scaled_conv, scales_weights
+from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
+from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
+from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.surgery.attach import is_read
 from accuracy_booster.surgery.gated import gate_of, set_forward, warn_of_frozen_gate
 

@@ -9,8 +9,8 @@ from accuracy_booster.data import BUILT_IN, Data, sources
 from accuracy_booster.progress import note
 from accuracy_booster.training import engine
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import Run
 from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import TrainingData
 
 

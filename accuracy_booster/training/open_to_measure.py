@@ -17,10 +17,10 @@ from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
-from accuracy_booster.training.outputs import try_network
+from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.processes import agree
-from accuracy_booster.training.reopen import check_place, what_changed
-from accuracy_booster.training.run import Run
+from accuracy_booster.training.reopen_data import check_place, what_changed
+from accuracy_booster.training.run_directory import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

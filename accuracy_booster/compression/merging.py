@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.deploy import layers
+from accuracy_booster.compression import scalable_layers as layers
 from accuracy_booster.errors import shown, unknown
+from accuracy_booster.fastpath.fusing import unfuse
 from accuracy_booster.surgery import storage
 from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
-from accuracy_booster.surgery.fusing import unfuse
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.refusing import refuse_wrapped
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from accuracy_booster.ops import backend, reference
+from accuracy_booster.ops import affine_reference, backend
 
 
 def traced(x: torch.Tensor) -> bool:
@@ -66,7 +66,7 @@ def needs_link(z: torch.Tensor) -> bool:
 def moments(z: torch.Tensor, link: Link | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """z[N, C, H, W] -> mean[N, C], variance[N, C] over space (correction 0)."""
     if traced(z):
-        return reference.moments(z)
+        return affine_reference.moments(z)
     if link is None:
         return backend.implementation(z).moments(z)
     return _Moments.apply(z, link)
@@ -105,7 +105,7 @@ def affine(
     that z's moments were taken with.
     """
     if traced(z):
-        return reference.affine(z, mean, scale, shift, residual, relu)
+        return affine_reference.affine(z, mean, scale, shift, residual, relu)
     return _Affine.apply(z, mean, scale, shift, residual, relu, link)
 
 

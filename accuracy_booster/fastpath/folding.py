@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.deploy import folded, merging
-from accuracy_booster.deploy.layers import computes_as
+from accuracy_booster.compression import merging
+from accuracy_booster.compression.scalable_layers import computes_as
+from accuracy_booster.fastpath import folded_modules
+from accuracy_booster.fastpath.fusing import FastPath, Place, not_from_mean
+from accuracy_booster.fastpath.neighbours import Flow, Flows
+from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.ops import accumulation_dtype
-from accuracy_booster.ops.pooled import Conv, has_pooled_form
+from accuracy_booster.ops.pooled_conv import Conv, has_pooled_form
 from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
-from accuracy_booster.surgery.flow import Flow, Flows
-from accuracy_booster.surgery.fusing import FastPath, Place, not_from_mean
 from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
 from accuracy_booster.surgery.refusing import refuse_wrapped
-from accuracy_booster.surgery.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.trace import tensors_of
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -123,12 +124,12 @@ def _fold_gate(
     plain = fold_norm(conv, module) if flow.conv else copy.copy(conv)
     form = choose_form(plain, gate, flow.input_shape, flow.shape)
     around = [modules[other] for other in flow.around]
-    kind = folded.GatedConv2d if isinstance(plain, nn.Conv2d) else folded.GatedConv
+    kind = folded_modules.GatedConv2d if isinstance(plain, nn.Conv2d) else folded_modules.GatedConv
     gated = kind(plain, fold_gate(plain, gate, form), form, flow.then, around)
     _replace(new, flow.conv or name, gated.train(conv.training))
     if flow.conv:
         _replace(new, name, _rest_of(module))
-    return Place(name, True, f"the gate {folded.FORMS[form]}")
+    return Place(name, True, f"the gate {folded_modules.FORMS[form]}")
 
 
 def _why_not(
@@ -202,23 +203,23 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> Layer:
 
 
 @torch.no_grad()
-def fold_gate(conv: Layer, gate: Recalibrate, form: str) -> folded.FoldedGate:
+def fold_gate(conv: Layer, gate: Recalibrate, form: str) -> folded_modules.FoldedGate:
     """The gate on the taps' means of conv's input (form "input"), or on the mean of its output."""
-    first, *rest = folded.segments(gate[0])  # type: ignore[arg-type]
+    first, *rest = folded_modules.segments(gate[0])  # type: ignore[arg-type]
     stages: list[nn.Module]
     if form == "input":
         assert not isinstance(conv, nn.Linear)
         weight = _matrix(conv)
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
-        stages = [folded.linear(*folded.after(first, weight, bias))]
+        stages = [folded_modules.linear(*folded_modules.after(first, weight, bias))]
     else:
-        stages = [folded.stage(first, len(conv.weight))]
+        stages = [folded_modules.stage(first, len(conv.weight))]
     for layers in rest:
         width = next(layers[0].parameters()).shape[1]
-        stages.append(folded.stage(layers, width))
+        stages.append(folded_modules.stage(layers, width))
     scale = gate.recipe.gates[0].scale
     dtype = accumulation_dtype(conv.weight.dtype)
-    return folded.FoldedGate(stages, scale).to(dtype).eval()
+    return folded_modules.FoldedGate(stages, scale).to(dtype).eval()
 
 
 def _matrix(conv: Conv) -> torch.Tensor:
@@ -233,14 +234,14 @@ def choose_form(
     """Where to take the descriptor from, of maps read and written: where fewer bytes are read."""
     if isinstance(conv, nn.Linear) or not has_pooled_form(conv):
         return "output"
-    first = folded.segments(gate[0])[0]  # type: ignore[arg-type]
+    first = folded_modules.segments(gate[0])[0]  # type: ignore[arg-type]
     width = _width(first, conv.out_channels)
     taps = math.prod(conv.kernel_size)
     size = conv.weight.element_size()
     before = size * (math.prod(read) + MATRIX * width * conv.in_channels * taps)
     own = (
         0
-        if folded.is_diagonal(first)
+        if folded_modules.is_diagonal(first)
         else size * MATRIX * sum(p.numel() for m in first for p in m.parameters())
     )
     after = size * math.prod(written)

@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from accuracy_booster.deploy.criteria import (
+from accuracy_booster.compression.criteria import (
     CRITERIA,
     Criterion,
     Signals,
     check_means,
     mean_weights,
 )
-from accuracy_booster.deploy.cuts import Cut, Cuts, Whole
-from accuracy_booster.deploy.pruned import (
+from accuracy_booster.compression.cuts import Cut, Cuts, Whole
+from accuracy_booster.compression.pruned_modules import (
     Expand,
     attach_smaller,
     keep_channels,
@@ -59,7 +59,7 @@ class PrunedPlace:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What `ab.prune` did; `print(ab.deploy.pruning_of(model))` shows it as a table."""
+    """What `ab.prune` did; `print(ab.pruning_of(model))` shows it as a table."""
 
     of: str
     by: str
@@ -102,7 +102,7 @@ def prune(
     channels alone, and `Expand` puts zeros in the sum where the others were: the network computes
     what the model would if the others' weights were 0. With of="inner" the maps between two layers
     of a branch become narrower: plain layers, and the gates stay as they are. What cannot be pruned
-    stays whole; `ab.deploy.pruning_of(result)` lists all places, with the reason.
+    stays whole; `ab.pruning_of(result)` lists all places, with the reason.
 
     Args:
         model: a network on any device, in any mode, boosted or (by magnitude, at random) not.

@@ -17,8 +17,8 @@ from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_w
 from accuracy_booster.progress import note
 from accuracy_booster.surgery.storage import read_save
 from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run import WEIGHTS, Run
 from accuracy_booster.training.run_config import Config, RunConfig
+from accuracy_booster.training.run_directory import WEIGHTS, Run
 
 Kinds = Sequence[type[RunConfig]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 
-from accuracy_booster.surgery.fused import FusedNorm, FusedSyncBatchNorm
+from accuracy_booster.fastpath.fused_modules import FusedNorm, FusedSyncBatchNorm
 
 
 class FusedBatchNormAct2d(FusedNorm, BatchNormAct2d):

@@ -25,7 +25,7 @@ from typing import Any, overload
 
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.errors import shown
-from accuracy_booster.safe_files import (
+from accuracy_booster.files import (
     check_folder,
     check_no_others,
     partial_name,

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from accuracy_booster.ops import reference
+from accuracy_booster.ops import affine_reference
 
 TILE = 2048  # elements: 2 to 4 loads of 16 bytes for each thread of 4 warps, few registers
 WARP = 512  # elements for a warp, 16 for each thread
@@ -249,7 +249,7 @@ def _launch(kernel: Any, z: torch.Tensor, *args: Any, reduces: bool = False, **f
 def moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """z[N, C, H, W] -> mean[N, C] and variance[N, C] over space (correction 0)."""
     if not _suits(z):
-        return reference.moments(z)
+        return affine_reference.moments(z)
     z = z.contiguous(memory_format=_layout(z))
     mean, var = _new_nc(z), _new_nc(z)
     _launch(_moments_kernel, z, z, mean, var, reduces=True)
@@ -266,7 +266,7 @@ def affine(
 ) -> torch.Tensor:
     """(z - mean) * scale + shift + residual, and ReLU; what is None is left out."""
     if not _suits(z):
-        return reference.affine(z, mean, scale, shift, residual, relu)
+        return affine_reference.affine(z, mean, scale, shift, residual, relu)
     z = z.contiguous(memory_format=_layout(z))
     out = torch.empty_like(z)
     values = (_nc(mean, z), _nc(scale, z), _nc(shift, z))
@@ -282,7 +282,7 @@ def affine_grads(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of `affine`'s sum, scale[N, C] and shift[N, C]; see `reference`."""
     if not _suits(z):
-        return reference.affine_grads(grad, out, z, mean)
+        return affine_reference.affine_grads(grad, out, z, mean)
     z = z.contiguous(memory_format=_layout(z))
     masked = None if out is None else torch.empty_like(z, dtype=grad.dtype)
     d_scale, d_shift = _new_nc(z), _new_nc(z)
@@ -301,7 +301,7 @@ def input_grad(
 ) -> torch.Tensor:
     """grad * scale + (z - mean) * slope + offset, in z's type."""
     if not _suits(z):
-        return reference.input_grad(grad, scale, z, mean, slope, offset)
+        return affine_reference.input_grad(grad, scale, z, mean, slope, offset)
     if grad is None or scale is None:
         grad = scale = None
     z = z.contiguous(memory_format=_layout(z))

@@ -15,8 +15,8 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from accuracy_booster.ops.fused import traced
-from accuracy_booster.ops.pooled import Conv
+from accuracy_booster.ops.affine import traced
+from accuracy_booster.ops.pooled_conv import Conv
 
 
 def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
