@@ -44,9 +44,9 @@ _PUBLIC = {
     "inspect": "inspection",
     "compile_for_inference": "fastpath",
     "fold": "fastpath",
-    "merge": "compression",
-    "prune": "compression",
-    "pruning_of": "compression",
+    "merge": "fastpath",
+    "prune": "pruning",
+    "pruning_of": "pruning",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -59,19 +59,19 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
-    from accuracy_booster.compression import merge as merge
-    from accuracy_booster.compression import prune as prune
-    from accuracy_booster.compression import pruning_of as pruning_of
     from accuracy_booster.fastpath import FastPath as FastPath
     from accuracy_booster.fastpath import compile_for_inference as compile_for_inference
     from accuracy_booster.fastpath import fast_path as fast_path
     from accuracy_booster.fastpath import fold as fold
     from accuracy_booster.fastpath import fuse as fuse
+    from accuracy_booster.fastpath import merge as merge
     from accuracy_booster.fastpath import unfuse as unfuse
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.pruning import prune as prune
+    from accuracy_booster.pruning import pruning_of as pruning_of
     from accuracy_booster.surgery import Plan as Plan
     from accuracy_booster.surgery import added_parameters as added_parameters
     from accuracy_booster.surgery import boost as boost
@@ -91,13 +91,13 @@ if TYPE_CHECKING:
 _PARTS = (
     "analysis",
     "blocks",
-    "compression",
     "data",
     "fastpath",
     "detection",
     "inspection",
     "models",
     "ops",
+    "pruning",
     "reproduction",
     "surgery",
     "training",

@@ -34,14 +34,14 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import accuracy_booster as ab
-from accuracy_booster.compression.criteria import CRITERIA
-from accuracy_booster.compression.pruning import OF, pruned_channels
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import worker_faults
 from accuracy_booster.files import read_json, write_json
 from accuracy_booster.inspection.batches import Inputs
 from accuracy_booster.inspection.opening import gates_of, inputs_of
 from accuracy_booster.progress import note
+from accuracy_booster.pruning.channels import OF, pruned_channels
+from accuracy_booster.pruning.criteria import CRITERIA
 from accuracy_booster.surgery.planning import aligned
 from accuracy_booster.training.engine import make_optimizer, open_data
 from accuracy_booster.training.open_to_measure import Opened, open_measured

@@ -105,9 +105,9 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
         *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip", []),
         *({"train": loader}, lambda seed: {}),
     )
-    trainer = trainer.Trainer(Classification(config, data))
-    trainer.stop = StopRequest("")
-    trainer.forward = compiling.prepared(trainer, compile, compiling.fuses(trainer, compile))
+    one = trainer.Trainer(Classification(config, data))
+    one.stop = StopRequest("")
+    one.forward = compiling.prepared(one, compile, compiling.fuses(one, compile))
     epochs = iter(range(10**9))
     batches = forever(lambda: loader.batches(next(epochs)))
 
@@ -115,7 +115,7 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
         start = time.perf_counter()
         found = next(batches)
         waited = time.perf_counter() - start
-        trainer.train_step(found)
+        one.train_step(found)
         return waited
 
     return step

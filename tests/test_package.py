@@ -20,7 +20,7 @@ ORDER = [
     "blocks",
     "surgery",
     "fastpath",
-    "compression",
+    "pruning",
     "models",
     "data",
     "training",

@@ -100,7 +100,7 @@ def _merged(
     """
     import torch
 
-    from accuracy_booster.compression.merging import merge_gates, told
+    from accuracy_booster.fastpath.merging import merge_gates, told
     from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.inspection.weights import places
     from accuracy_booster.surgery import attached

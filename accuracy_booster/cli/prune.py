@@ -55,9 +55,9 @@ def _arguments(parser: Parser) -> None:
 
 def _prune(given: dict[str, Any]):
     from accuracy_booster.analysis import complexity
-    from accuracy_booster.compression import prune, pruning_of
     from accuracy_booster.files import check_folder
     from accuracy_booster.inspection.norms import reestimate_norms
+    from accuracy_booster.pruning import prune, pruning_of
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.open_to_measure import open_measured
 
@@ -109,7 +109,7 @@ def _prune(given: dict[str, Any]):
 
 
 def _needs_gates(by: str) -> bool:
-    from accuracy_booster.compression.criteria import CRITERIA
+    from accuracy_booster.pruning.criteria import CRITERIA
 
     return by in CRITERIA and CRITERIA[by].needs_gates  # another name is refused by `prune`
 

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.compression import merging
-from accuracy_booster.compression.scalable_layers import computes_as
-from accuracy_booster.fastpath import folded_modules
+from accuracy_booster.fastpath import folded_modules, merging
 from accuracy_booster.fastpath.fusing import FastPath, Place, not_from_mean
 from accuracy_booster.fastpath.neighbours import Flow, Flows
+from accuracy_booster.fastpath.scalable_layers import computes_as
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled_conv import Conv, has_pooled_form

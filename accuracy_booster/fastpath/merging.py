@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.compression import scalable_layers as layers
 from accuracy_booster.errors import shown, unknown
+from accuracy_booster.fastpath import scalable_layers as layers
 from accuracy_booster.fastpath.fusing import unfuse
 from accuracy_booster.surgery import storage
 from accuracy_booster.surgery.attach import REPORT, attached, detach, repair

@@ -142,7 +142,7 @@ def refuse(*_: object, **__: object) -> None:
 FOLLOWER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import test_cluster as t
 t.cluster.LONGEST = 1.0
 t.submit(t.specs(t.LONG), t.places(Path(sys.argv[1])), options=t.parse_options(t.OPTIONS))
@@ -151,7 +151,7 @@ t.submit(t.specs(t.LONG), t.places(Path(sys.argv[1])), options=t.parse_options(t
 
 def follower(folder: Path, lines: Path) -> subprocess.Popen[bytes]:
     """A process that submits the long run and follows it; what it says goes into a file."""
-    script = FOLLOWER.format(tests=str(Path(__file__).parent))
+    script = FOLLOWER.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
     with lines.open("wb") as file:
         return subprocess.Popen([sys.executable, "-c", script, str(folder)], stderr=file)
 

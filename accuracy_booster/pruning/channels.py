@@ -17,22 +17,22 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from accuracy_booster.compression.criteria import (
+from accuracy_booster.errors import shown, unknown
+from accuracy_booster.pruning.criteria import (
     CRITERIA,
     Criterion,
     Signals,
     check_means,
     mean_weights,
 )
-from accuracy_booster.compression.cuts import Cut, Cuts, Whole
-from accuracy_booster.compression.pruned_modules import (
+from accuracy_booster.pruning.cuts import Cut, Cuts, Whole
+from accuracy_booster.pruning.pruned_modules import (
     Expand,
     attach_smaller,
     keep_channels,
     keep_inputs,
     keep_outputs,
 )
-from accuracy_booster.errors import shown, unknown
 from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
 from accuracy_booster.surgery.passes import Example
 from accuracy_booster.surgery.planning import aligned

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from accuracy_booster.compression.pruned_modules import why_not_gate
-from accuracy_booster.compression.scalable_layers import computes_as
 from accuracy_booster.fastpath.folding import LAYERS, NORMS
 from accuracy_booster.fastpath.neighbours import LAYERS as CALLS
 from accuracy_booster.fastpath.neighbours import Flows
+from accuracy_booster.fastpath.scalable_layers import computes_as
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
+from accuracy_booster.pruning.pruned_modules import why_not_gate
 from accuracy_booster.surgery.attach import attached, is_hooked
 from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.passes import Example

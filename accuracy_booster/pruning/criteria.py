@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.compression.cuts import Cut, Cuts, Whole
 from accuracy_booster.errors import unknown
+from accuracy_booster.pruning.cuts import Cut, Cuts, Whole
 from accuracy_booster.surgery.gated import ATTRIBUTE
 
 

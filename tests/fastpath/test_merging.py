@@ -19,8 +19,8 @@ from torch.nn.utils import prune, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
 import accuracy_booster as ab
-from accuracy_booster.compression import merging
-from accuracy_booster.compression import scalable_layers as layers
+from accuracy_booster.fastpath import merging
+from accuracy_booster.fastpath import scalable_layers as layers
 from accuracy_booster.surgery import attached
 
 pytestmark = [

@@ -105,7 +105,7 @@ def test_full_shared_memory(told):
         pytest.skip("needs the right to mount a file system in a namespace of its own (unshare -m)")
     words = f'{mount}; exec "$@"'
     command = [*space, words, "sh", sys.executable, "-c", FULL, told]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
     (last,) = done.stdout.splitlines()
     assert last.startswith("TrainingStopped ")
@@ -239,7 +239,7 @@ def test_python_ends_beside_a_stopped_process():
         "for child in psutil.Process().children():\n"
         "    child.send_signal(signal.SIGSTOP)\n"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=env
     )
