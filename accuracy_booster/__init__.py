@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accuracy_booster import lazy
-
-__version__ = "0.3.0"
+from accuracy_booster.version import __version__ as __version__
 
 # public name: the module that defines it
 _PUBLIC = {

@@ -8,52 +8,96 @@ from pathlib import Path
 import accuracy_booster as ab
 
 ROOT = Path(ab.__file__).parent
-# each may import what stands left of it (DESIGN: layout and direction)
-ORDER = [
-    "lazy",
-    "errors",
-    "files",
-    "progress",
-    "signals",
-    "report",
-    "ops",
-    "blocks",
-    "surgery",
-    "fastpath",
-    "pruning",
-    "models",
-    "data",
-    "training",
-]
-ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "__main__"]
+TESTS = Path(__file__).parent
+# Each part may import what stands left of it.
+ORDER = "lazy version errors files progress signals tables report".split()
+ORDER += "ops blocks surgery fastpath pruning models data training".split()
+ORDER += "detection analysis inspection reproduction cli __main__".split()
+MOST_LINES = 300
+
+
+def source_files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def module_of(file: Path) -> str:
+    """The dotted name of a file's module, without the package's own name."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in source_files()}
 
 
 def imports_of(file: Path) -> set[str]:
-    """The parts of the package that a file imports, at the top or inside a function."""
+    """The modules of the package that a file imports, at the top or inside a function."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        names = []
+        names: list[tuple[str, str]] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names = [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            if name.startswith("accuracy_booster."):
-                found.add(name.split(".")[1])
-    return found
+            names = [(node.module or "", alias.name) for alias in node.names]
+        for module, name in names:
+            if module.partition(".")[0] != "accuracy_booster":
+                continue
+            inner = module.removeprefix("accuracy_booster").removeprefix(".")
+            whole = f"{inner}.{name}".strip(".")
+            found.add(whole if whole in MODULES else inner)
+    return found - {module_of(file)}
 
 
-def test_imports_point_one_way():
-    seen = set()
-    for file in ROOT.rglob("*.py"):
-        part = file.relative_to(ROOT).parts[0].removesuffix(".py")
-        if part == "__init__":
+def test_folders_import_one_way():
+    parts = {module.partition(".")[0] for module in MODULES} - {""}
+    assert parts == set(ORDER), "a part of the package is missing in ORDER, or gone"
+    for module, file in MODULES.items():
+        part = module.partition(".")[0]
+        for other in imports_of(file) if part else ():
+            assert other, f"{module} imports the package's own __init__"
+            there = other.partition(".")[0]
+            assert ORDER.index(there) <= ORDER.index(part), f"{module} imports {other}"
+
+
+def test_no_files_import_each_other():
+    """Packages' `__init__` files count too, but for the imports of their own files."""
+    inner = {
+        module: {other for other in imports_of(file) if not f"{other}.".startswith(f"{module}.")}
+        for module, file in MODULES.items()
+        if module
+    }
+    while True:
+        free = [module for module, needed in inner.items() if not needed & inner.keys()]
+        if not free:
+            break
+        for module in free:
+            del inner[module]
+    # what is left is in a circle or needs one
+    assert not inner, {module: sorted(needed & inner.keys()) for module, needed in inner.items()}
+
+
+def test_files_are_short_and_say_what_they_hold():
+    for file in source_files():
+        text = file.read_text()
+        assert len(text.splitlines()) <= MOST_LINES, f"{file.relative_to(ROOT)} is too long"
+        assert ast.get_docstring(ast.parse(text)), f"{file.relative_to(ROOT)} has no docstring"
+
+
+def test_tests_mirror_the_package():
+    for file in TESTS.rglob("test_*.py"):
+        folder, name = file.parent.relative_to(TESTS), file.name.removeprefix("test_")
+        if str(folder) in (".", "public"):
             continue
-        seen.add(part)
-        later = {p for p in imports_of(file) if p in ORDER and ORDER.index(p) > ORDER.index(part)}
-        assert not later, f"{file.relative_to(ROOT)} imports {later}, which stand right of it"
-    assert seen == set(ORDER), "a part of the package is missing in ORDER, or gone"
+        assert (ROOT / folder / name).exists(), f"{folder}/{file.name} is named after no file"
+
+
+def test_no_test_imports_a_test():
+    for file in TESTS.rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            tests = [n for n in names if any(p.startswith("test_") for p in n.split("."))]
+            assert not tests, f"{file.relative_to(TESTS)} imports {tests}"
 
 
 def test_import_is_cheap_and_needs_nothing_but_torch():

@@ -133,7 +133,7 @@ def _main(words: list[str]) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        from accuracy_booster import __version__
+        from accuracy_booster.version import __version__
 
         print(f"{PROGRAM} {__version__}")
         return 0

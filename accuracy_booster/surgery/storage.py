@@ -298,6 +298,6 @@ def _combined(marks: dict[str, str]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from accuracy_booster import __version__
+    from accuracy_booster.version import __version__
 
     return {"accuracy-booster": __version__, "torch": torch.__version__}

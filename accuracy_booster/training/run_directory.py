@@ -390,7 +390,7 @@ def in_todays_words(config: Config, info: Mapping[str, Any]) -> Config:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    from accuracy_booster import __version__
+    from accuracy_booster.version import __version__
 
     own = {"python": sys.version.split()[0], "accuracy-booster": __version__}
     return {**own, **{n: version(n) for n in ("torch", "torchvision", "timm", "accelerate")}}
