@@ -42,7 +42,7 @@ from accuracy_booster.inspection.opening import gates_of, inputs_of
 from accuracy_booster.progress import note
 from accuracy_booster.pruning.channels import OF, pruned_channels
 from accuracy_booster.pruning.criteria import CRITERIA
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.tables import Table
 from accuracy_booster.training.engine import make_optimizer, open_data
 from accuracy_booster.training.open_to_measure import Opened, open_measured
 
@@ -184,7 +184,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         + [cell(m, name) for name in names]
         for (of, keep, by), m in groups.items()
     ]
-    print(*aligned(["of", "keep", "by", "parameters", "MACs", *names], table), sep="\n")
+    print(*Table(["of", "keep", "by", "parameters", "MACs", *names], table).lines(), sep="\n")
 
 
 def main() -> None:

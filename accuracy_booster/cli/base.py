@@ -17,6 +17,7 @@ from yaml import YAMLError
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.progress import console, printable
+from accuracy_booster.tables import Table
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.settings import (
     MANY_DIGITS,
@@ -228,16 +229,10 @@ def say_json(value: Any) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
     where = console(stderr=False, soft_wrap=False)
     if not where.is_terminal:
         where.width = 160
-    where.print(table)
+    where.print(Table(header, rows).rich())
 
 
 def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:

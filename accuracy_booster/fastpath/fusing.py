@@ -14,8 +14,8 @@ from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
 from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
 from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.tables import Table
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -60,9 +60,9 @@ class FastPath:
         """How many places take the fast path."""
         return sum(place.fast for place in self.places)
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
         rows = [[p.name, "fast" if p.fast else "as before", p.how] for p in self.places]
-        return ["module", "path", "how, or why not"], rows
+        return Table(["module", "path", "how, or why not"], rows)
 
     def summary(self) -> str:
         return f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
@@ -71,7 +71,7 @@ class FastPath:
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(*self.table()), self.summary()])
+        return "\n".join([*self.table().lines(), self.summary()])
 
 
 def fuse(model: Model, *, example: Example | None = None) -> Model:

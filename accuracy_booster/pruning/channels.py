@@ -35,9 +35,9 @@ from accuracy_booster.pruning.pruned_modules import (
 )
 from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
 from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
 from accuracy_booster.surgery.storage import PRUNED
+from accuracy_booster.tables import Table
 
 Network = TypeVar("Network", bound=nn.Module)
 OF = ("outputs", "inner")
@@ -66,9 +66,9 @@ class Pruning:
     keep: float
     places: list[PrunedPlace]
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
         rows = [[p.name, f"{p.channels:,}", f"{len(p.kept):,}", p.how] for p in self.places]
-        return ["module", "channels", "kept", "how, or why not"], rows
+        return Table(["module", "channels", "kept", "how, or why not"], rows)
 
     def summary(self) -> str:
         smaller = [p for p in self.places if p.smaller]
@@ -82,7 +82,7 @@ class Pruning:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(*self.table()), self.summary()])
+        return "\n".join([*self.table().lines(), self.summary()])
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.files import write
+from accuracy_booster.tables import is_number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -80,7 +81,7 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["number_like"] = _is_number_like
+    environment.tests["number_like"] = is_number
     return environment
 
 
@@ -92,8 +93,3 @@ def _policy(script: str) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _is_number_like(cell: str) -> bool:
-    """Whether a table's cell is a number, so that its column is aligned to the right."""
-    return cell.translate(dict.fromkeys(map(ord, ",.±+\N{MINUS SIGN}% "))).isdigit()

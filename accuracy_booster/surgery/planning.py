@@ -21,6 +21,7 @@ from accuracy_booster.surgery.passes import Example, as_inputs
 from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy, refuse_wrapped
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.where import Where, find_sites, where_text
+from accuracy_booster.tables import Table
 
 INITS = ("paper", "identity")
 
@@ -60,7 +61,7 @@ class Plan:
             "skipped": self.skipped,
         }
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
         header = ["module", "channels", "size", "parameters", "why"]
         rows = []
         for gate in self.gates:
@@ -69,24 +70,16 @@ class Plan:
             layout = "" if site.layout == "NCHW" else f" {site.layout}"
             cells = (site.name, f"{site.channels:,}", size + layout, f"{gate.parameters:,}")
             rows.append([*cells, gate.reason])
-        return header, rows
+        return Table(header, rows)
 
     def summary(self) -> str:
         count = f"{len(self.gates)} gate{'s' if len(self.gates) != 1 else ''}"
         return f"{self.model}: {count} of {self.recipe}, {self.parameters:,} parameters"
 
     def __str__(self) -> str:
-        lines = aligned(*self.table())
-        return "\n".join([*lines, self.summary(), *(f"skipped: {line}" for line in self.skipped)])
-
-
-def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table, its columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
+        return "\n".join(
+            [*self.table().lines(), self.summary(), *(f"skipped: {line}" for line in self.skipped)]
+        )
 
 
 def plan(
