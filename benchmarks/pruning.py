@@ -38,7 +38,7 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import worker_faults
 from accuracy_booster.files import read_json, write_json
 from accuracy_booster.inspection.batches import Inputs
-from accuracy_booster.inspection.opening import gates_of, inputs_of
+from accuracy_booster.inspection.opened_networks import gates_of, inputs_of
 from accuracy_booster.progress import note
 from accuracy_booster.pruning.channels import OF, pruned_channels
 from accuracy_booster.pruning.criteria import CRITERIA

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.analysis.choices import BENCHED_BLOCKS
 from accuracy_booster.cli.base import Command, Parser, print_tables, say, split
 from accuracy_booster.cli.networks import (
     input_size,
@@ -24,7 +25,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--blocks",
         type=str,
-        default="none,se,eca,cbam,ab,ab_plus",
+        default=",".join(BENCHED_BLOCKS),
         help="the blocks, separated by commas; the network without a block is always measured",
     )
     parser.add_argument(

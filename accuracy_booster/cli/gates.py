@@ -37,7 +37,7 @@ def _arguments(parser: Parser) -> None:
 
 
 def _merge(given: dict[str, Any]):
-    from accuracy_booster.inspection.norms import reestimate_norms
+    from accuracy_booster.inspection.batch_norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.open_to_measure import open_measured
 
@@ -101,8 +101,8 @@ def _merged(
     import torch
 
     from accuracy_booster.fastpath.merging import merge_gates, told
-    from accuracy_booster.inspection.opening import gates_of
-    from accuracy_booster.inspection.weights import places
+    from accuracy_booster.inspection.gate_weights import places
+    from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.surgery import attached
     from accuracy_booster.surgery.wrappers import unwrapped
 

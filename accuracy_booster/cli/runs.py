@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from accuracy_booster.analysis.choices import COMPARED_BLOCKS
 from accuracy_booster.cli.base import (
     Command,
     Parser,
@@ -55,7 +56,7 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--blocks",
         type=str,
-        default="none,se,ab,ab_plus",
+        default=",".join(COMPARED_BLOCKS),
         help="the blocks to compare, separated by commas (or by newlines, for texts with commas)",
     )
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
@@ -70,7 +71,6 @@ def _compare_arguments(parser: Parser) -> None:
 
 def _compare(given: dict[str, Any]):
     from accuracy_booster.analysis import compare
-    from accuracy_booster.analysis.comparison_report import comparison_table
 
     if given.get("resume"):
         if more := sorted(set(given) - {"resume", "data", "data_dir"}):
@@ -79,10 +79,10 @@ def _compare(given: dict[str, Any]):
     else:
         if given.get("seeds", 1) > MAX_SEEDS:
             raise ValueError(f"seeds={shown(given['seeds'])} must be <= {MAX_SEEDS:,}")
-        result = compare(blocks=split(given.pop("blocks", "none,se,ab,ab_plus")), **given)
+        result = compare(blocks=split(given.pop("blocks", ",".join(COMPARED_BLOCKS))), **given)
 
     def show() -> None:
-        print_table(*comparison_table(result))
+        print_table(*result.table())
         say(f"{result.seconds:.0f} s. Report:")
         say(result.report)
 

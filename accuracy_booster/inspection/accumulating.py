@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.inspection.statistics import BINS, Extremes, GateStatistics
+from accuracy_booster.inspection.gate_statistics import BINS, Extremes, GateStatistics
 
 MOST = 8  # images with the highest and with the lowest weight that are kept for each channel
 

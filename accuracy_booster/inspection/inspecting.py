@@ -13,10 +13,12 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.detection.config import DetectConfig
-from accuracy_booster.inspection.figures import EXAMPLES, VARYING
-from accuracy_booster.inspection.layers import find_layer
+from accuracy_booster.inspection.gate_statistics import Gates
+from accuracy_booster.inspection.gate_weights import places
+from accuracy_booster.inspection.layer_names import find_layer
 from accuracy_booster.inspection.observing import evaluating
-from accuracy_booster.inspection.opening import gates_of, inputs_of, pictures, steps
+from accuracy_booster.inspection.opened_networks import gates_of, inputs_of, pictures, steps
+from accuracy_booster.inspection.pictures import EXAMPLES, VARYING
 from accuracy_booster.inspection.results import (
     BY_IMAGE,
     WHICH,
@@ -25,10 +27,8 @@ from accuracy_booster.inspection.results import (
     Zeroed,
     idle_of,
 )
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.inspection.trials import trials
+from accuracy_booster.inspection.variant_accuracies import trials
 from accuracy_booster.inspection.variants import Variant, frozen, zeroed
-from accuracy_booster.inspection.weights import places
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.initial_weights import run_of
 from accuracy_booster.training.network_outputs import try_network

@@ -14,9 +14,9 @@ from torch import nn
 from accuracy_booster.errors import is_out_of_memory
 from accuracy_booster.inspection.accumulating import Accumulator
 from accuracy_booster.inspection.batches import Inputs, batches
+from accuracy_booster.inspection.gate_statistics import Gates
+from accuracy_booster.inspection.gate_weights import Place, by_channel, changed, places
 from accuracy_booster.inspection.processes import gathered
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.inspection.weights import Place, by_channel, changed, places
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import FAILURES
 from accuracy_booster.surgery.passes import Example, described

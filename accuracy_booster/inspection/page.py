@@ -7,10 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.inspection import figures, sentences
-from accuracy_booster.inspection.measures import MISSING, measures, number
+from accuracy_booster.inspection import pictures as figures
+from accuracy_booster.inspection import sentences
+from accuracy_booster.inspection.gate_statistics import GateStatistics
+from accuracy_booster.inspection.network_colours import MISSING, measures, number
 from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection
-from accuracy_booster.inspection.statistics import GateStatistics
 from accuracy_booster.progress import printable
 from accuracy_booster.report.figures import histogram, line_chart
 from accuracy_booster.report.page import render, write_page

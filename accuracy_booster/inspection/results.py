@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accuracy_booster.inspection.statistics import Gates
+from accuracy_booster.inspection.gate_statistics import Gates
 
 HIGHEST, LOWEST, RANDOM = "highest", "lowest", "random"  # which channels are zeroed
 WHICH = (HIGHEST, LOWEST, RANDOM)

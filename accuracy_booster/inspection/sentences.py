@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accuracy_booster.inspection.measures import number, signed
+from accuracy_booster.inspection.network_colours import number, signed
 from accuracy_booster.inspection.results import ALLOWED, Inspection, Outcome
 
 FEW_GATES = 6  # gates that are named

@@ -12,8 +12,8 @@ import torch
 
 from accuracy_booster.data.random_streams import integers
 from accuracy_booster.errors import unknown
+from accuracy_booster.inspection.gate_weights import by_channel
 from accuracy_booster.inspection.results import BY_AVERAGE, BY_IMAGE, HIGHEST, RANDOM, WHICH
-from accuracy_booster.inspection.weights import by_channel
 
 # (site, weights p[N, C, ...], numbers [N] of the images) -> the weights to use
 Variant = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]

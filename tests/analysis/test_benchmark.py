@@ -8,7 +8,7 @@ import torch
 import accuracy_booster as ab
 from accuracy_booster import cli
 from accuracy_booster.analysis import benchmark
-from accuracy_booster.analysis.memory import peak
+from accuracy_booster.analysis.measuring import peak_memory
 
 SMALL = {"input_size": (3, 8, 8), "rounds": 3, "device": "cpu"}
 
@@ -70,7 +70,7 @@ def test_peak_counts_what_is_alive_together():
         del a
         return b, torch.zeros(200)
 
-    assert peak(step, torch.device("cpu")) == 6000
+    assert peak_memory(step, torch.device("cpu")) == 6000
 
 
 def test_bench_command(capsys, tmp_path):

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 import accuracy_booster as ab
-from accuracy_booster.analysis.latency import latency
+from accuracy_booster.analysis.measuring import latency
 from accuracy_booster.cli import main
 from accuracy_booster.files import read_json
 

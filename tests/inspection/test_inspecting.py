@@ -25,9 +25,9 @@ from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, normalise
 from accuracy_booster.inspection.batches import batches
-from accuracy_booster.inspection.opening import inputs_of
+from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.inspection.trials import paired, trials
+from accuracy_booster.inspection.variant_accuracies import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
 from accuracy_booster.training.engine import load_network

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import accuracy_booster as ab
 from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.inspection.accumulating import MOST, Accumulator
-from accuracy_booster.inspection.statistics import BINS, Gates
+from accuracy_booster.inspection.gate_statistics import BINS, Gates
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

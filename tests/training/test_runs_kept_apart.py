@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import accuracy_booster as ab
 from accuracy_booster import files
-from accuracy_booster.analysis import comparison
+from accuracy_booster.analysis import comparison_request
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import checkpoint, list_runs, trainer
@@ -185,7 +185,7 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "write_json", die)
+        patch.setattr(comparison_request, "write_json", die)
         with pytest.raises(KeyboardInterrupt):
             compare(where, blocks=["se"], overwrite=True)
     compare(where, blocks=["se"], overwrite=True)

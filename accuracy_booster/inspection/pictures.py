@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from accuracy_booster.inspection.gate_statistics import GateStatistics
 from accuracy_booster.inspection.results import Inspection
-from accuracy_booster.inspection.statistics import GateStatistics
 
 MOST = 30  # classes, and channels, of a heat map
 CELL = 20  # pixels of a cell

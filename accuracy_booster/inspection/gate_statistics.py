@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from accuracy_booster.errors import unknown
-from accuracy_booster.inspection.layers import find_layer, stages
+from accuracy_booster.inspection.layer_names import find_layer, stages
 
 BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges of bins
 SATURATED = 0.05  # a weight is saturated below this share of the scale, or above 1 less this

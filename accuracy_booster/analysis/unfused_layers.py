@@ -1,7 +1,7 @@
-"""Have torch compute layer by layer what it can also compute in one operator.
+"""Make torch compute a layer in steps where it could also use one fused operator.
 
-On a CPU or GPU an attention or recurrent layer may run as one operator, inside which nothing can be
-counted. On the meta device, which has no such operators, the same layer runs in steps.
+On a CPU or GPU an attention or recurrent layer may run as one operator, inside which `counter` can
+count nothing. On the meta device, which has no such operators, the same layer runs in steps.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ from torch.overrides import TorchFunctionMode
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
-class _Steps(TorchFunctionMode):
-    """Recurrent layers without oneDNN's, cuDNN's and MIOpen's operators; convolutions keep them."""
+class _RecurrentInSteps(TorchFunctionMode):
+    """Runs recurrent layers without the fused operators of oneDNN, cuDNN and MIOpen.
+
+    Other layers, such as convolutions, keep them.
+    """
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ):
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if getattr(func, "__name__", "") not in RECURRENT:
             return func(*args, **(kwargs or {}))
         with (
@@ -32,12 +39,12 @@ class _Steps(TorchFunctionMode):
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """Within it attention, transformer and recurrent layers run in steps."""
+def layers_unfused() -> Iterator[None]:
+    """Within it, attention, transformer and recurrent layers run in steps."""
     attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _Steps():
+        with _RecurrentInSteps():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(attention)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from accuracy_booster.inspection.batches import Inputs
+from accuracy_booster.inspection.gate_weights import changed
 from accuracy_booster.inspection.observing import evaluating, run
 from accuracy_booster.inspection.processes import gathered
 from accuracy_booster.inspection.results import Outcome
 from accuracy_booster.inspection.variants import Variant
-from accuracy_booster.inspection.weights import changed
 from accuracy_booster.progress import bars
 from accuracy_booster.training.network_outputs import split_outputs
 

@@ -12,9 +12,9 @@ import torch
 from accuracy_booster.data import normalise
 from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.inspection.batches import Inputs
+from accuracy_booster.inspection.gate_statistics import Gates
+from accuracy_booster.inspection.gate_weights import places
 from accuracy_booster.inspection.observing import observe
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.inspection.weights import places
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.open_to_measure import Opened
 

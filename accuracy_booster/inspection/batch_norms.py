@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.inspection.opening import inputs_of
+from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.training.open_to_measure import Opened
 
 
