@@ -1,6 +1,6 @@
-"""One table of text, for the terminal, Markdown and the HTML reports.
+"""The one table of texts: as lines, for rich's console, in Markdown and for the HTML reports.
 
-It needs no torch, so that commands can print tables without waiting for it.
+It needs no torch, so commands can print tables without waiting for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Table(NamedTuple):
-    """A header and rows of as many cells. It is a tuple, so `header, rows = table` works."""
+    """A header, and rows with as many cells. It is a tuple: `header, rows = table` works."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

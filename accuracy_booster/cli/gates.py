@@ -101,13 +101,13 @@ def _merged(
     import torch
 
     from accuracy_booster.fastpath.merging import merge_gates, told
-    from accuracy_booster.inspection.gate_weights import places
+    from accuracy_booster.inspection.gate_weights import gates_in
     from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.surgery import attached
     from accuracy_booster.surgery.wrappers import unwrapped
 
     network = unwrapped(opened.network)
-    places(network)  # raises where there are none
+    gates_in(network)  # raises where there are none
     sites = list(attached(network))
     # whatever the constants will be, before the data are read
     ones = {name: torch.ones(gate.channels) for name, gate in attached(network).items()}

@@ -1,4 +1,4 @@
-"""The statistics of a network's batch norms, estimated anew."""
+"""Estimate the running statistics of a network's batch norms again, after it was changed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from accuracy_booster.training.open_to_measure import Opened
 def reestimate_norms(opened: Opened, network: nn.Module) -> None:
     """Estimate the running statistics of a network's batch norms on the opened images, in place.
 
-    The images come in random order: torch's `update_bn` averages the variances within batches,
-    which are too small where a batch is of one class.
+    The images come in random order, since torch's `update_bn` averages the variances within the
+    batches. In a batch of one class the variance is too small.
 
     Raises:
         ValueError: with several processes, of which each would find other statistics.
@@ -30,7 +30,7 @@ def reestimate_norms(opened: Opened, network: nn.Module) -> None:
 
 
 def in_random_order(loader: Loader) -> Loader:
-    """The same images in random order."""
+    """A loader of the same images in random order."""
     images = loader.dataset
     return Loader(
         images.images,

@@ -1,4 +1,4 @@
-"""What the gates of a network did over a data set."""
+"""What the gates of a network did over a data set: the statistics of their weights."""
 
 # N images, C channels, K classes, B bins
 
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from accuracy_booster.errors import unknown
-from accuracy_booster.inspection.layer_names import find_layer, stages
+from accuracy_booster.inspection.layer_names import find_layer, paper_names
 
-BINS = 40  # of a histogram over [0, scale]: the marks of saturation are edges of bins
-SATURATED = 0.05  # a weight is saturated below this share of the scale, or above 1 less this
+BINS = 40  # of a histogram over [0, scale]; SATURATED is the edge of a bin
+SATURATED = 0.05  # a weight is saturated if it is within this share of the scale from an end
 CONSTANT = 0.01  # a channel's weight is constant if it spreads less than this share of the scale
+DEAD = 0.99  # a channel is dead if this share of its weights is saturated at 0
 NO_LABELS = "the images have no labels; give a loader of (images, class numbers)"
-DEAD = 0.99  # a channel is dead if this share of its weights is saturated below
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,19 @@ class GateStatistics:
         site: the qualified name of the module whose output the gate scales; a second gate at the
             same place (CBAM's) has "#2" after it.
         recipe: the block's text.
-        scale: s of p = s * sigmoid(...).
+        scale: s in p = s * sigmoid(...), where p are the weights.
         width: the number of channels of the map that it scales.
-        spatial_size: the sides of the map it was built for, if known.
+        spatial_size: the sides of the map that it was built for, if known.
         per_position: the gate has a weight for each position; these are means over positions.
-        shared: the gate has one weight for all channels (then C is 1, whatever the width).
-        count: how many weights of a channel were seen: one an image.
+        shared: the gate has one weight for all channels. Then C is 1, whatever the width.
+        count: how many weights of a channel were seen, usually one per image.
         mean: [C], over the images.
         spread: [C], standard deviation across the images.
         histogram: [C, B], how many weights fall into each of B equal bins of [0, scale].
         highest, lowest: the images with the most extreme weights; None where weights are not one
             per image.
-        class_means: [K, C]; None unless every image has a label, as are the next two. Rows of
-            classes without images are NaN.
+        class_means: [K, C]; rows of classes without images are NaN. It is None unless every image
+            has a label, and so are the next two.
         class_counts: [K].
         class_share: [C], the share of the variance across images that the class explains, adjusted
             for the number of classes (epsilon squared).
@@ -114,7 +114,7 @@ class GateStatistics:
 
     @cached_property
     def entropy(self) -> torch.Tensor:
-        """[C], of the histogram over images, in bits: 0 for a constant, log2(40) = 5.3 at most."""
+        """[C], of the histogram, in bits: 0 for a constant weight, log2(40) = 5.3 at most."""
         p = self.histogram.double() / self.count
         return -(p * p.clamp(min=1e-300).log2()).sum(1)
 
@@ -237,8 +237,8 @@ class Gates(Mapping[str, GateStatistics]):
         return find_layer(name, self._shapes())
 
     def places(self) -> dict[str, str]:
-        """{site: its place in the paper's words}: Conv4_1 is the first block of stage 4."""
-        return stages(self._shapes())
+        """{site: its name in the paper}: Conv4_1 is the first block of stage 4."""
+        return paper_names(self._shapes())
 
     def separating(self, one: str | int, other: str | int, most: int = 10) -> list[Separation]:
         """The channels of the network whose mean weights differ most between two classes.
@@ -247,7 +247,7 @@ class Gates(Mapping[str, GateStatistics]):
             one, other: names or numbers of classes.
 
         Raises:
-            ValueError: for a class that there is not (with the nearest names), or without labels.
+            ValueError: for a class that does not exist (with the nearest names), or without labels.
         """
         if all(gate.class_means is None for gate in self._found.values()):
             raise ValueError(NO_LABELS)

@@ -1,4 +1,4 @@
-"""Read, or change, what gates weigh the channels with, while a network runs."""
+"""Find the gates of a network, and read or change the weights that they give while it runs."""
 
 # N images, C channels, H W space
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,11 +24,14 @@ Change = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class LocatedGate:
     """One gate of a network.
 
     Attributes:
-        site: the name of the module whose output it scales; a second gate there has "#2".
+        site: the name of the module whose output it scales. A second gate of the same block, such
+            as CBAM's, has "#2" after it.
+        gate: what computes the weights.
+        block: the attached module that the gate is a part of.
     """
 
     site: str
@@ -35,20 +39,14 @@ class Place:
     block: Recalibrate
 
 
-def places(model: nn.Module) -> list[Place]:
-    """Every gate of a network, those that a user put in as modules of their own too.
+def gates_in(model: nn.Module) -> list[LocatedGate]:
+    """Every gate of a network, also those of `ab.Recalibrate` modules that a user put into it.
 
     Raises:
         ValueError: if there is none.
     """
     model = unwrapped(model)
-    report = model.__dict__.get(REPORT)
-    if report is not None and report.kind == "folded":
-        raise ValueError(
-            f"{type(model).__name__} is folded for inference, and its gates with it; give the "
-            "network that was folded"
-        )
-    repair(model)
+    _check_not_folded(model)
     blocks = dict(attached(model))
     known = set(map(id, blocks.values()))
     for name, module in model.named_modules():
@@ -62,38 +60,54 @@ def places(model: nn.Module) -> list[Place]:
             "trained with a block"
         )
     return [
-        Place(site if number == 0 else f"{site}#{number + 1}", gate, block)
+        LocatedGate(site if number == 0 else f"{site}#{number + 1}", gate, block)
         for site, block in blocks.items()
         for number, gate in enumerate(block)
         if isinstance(gate, Gate)
     ]
 
 
-@contextmanager
-def changed(model: nn.Module, change: Change) -> Iterator[None]:
-    """Within it, each gate uses what `change` makes of its weights.
+def repair_and_find(model: nn.Module) -> list[LocatedGate]:
+    """Put back the gates that other tools dropped, as the next pass would, and return all gates.
 
-    The network runs module by module there, and nothing of it compiled: each change would be
-    compiled anew. What comes out of a gate's `weigh` is what `change`
-    is given, so it can also be used to read weights only.
+    Raises:
+        ValueError: if there is none.
+        RuntimeError: if the module of a gate was removed.
+    """
+    _check_not_folded(unwrapped(model))
+    repair(unwrapped(model))
+    return gates_in(model)
+
+
+def _check_not_folded(model: nn.Module) -> None:
+    report = model.__dict__.get(REPORT)
+    if report is not None and report.kind == "folded":
+        raise ValueError(
+            f"{type(model).__name__} is folded for inference, and its gates with it; give the "
+            "network that was folded"
+        )
+
+
+@contextmanager
+def weights_changed(model: nn.Module, change: Change) -> Iterator[None]:
+    """Within it, each gate uses what `change` returns for its weights.
+
+    A `change` that returns what it is given only reads the weights. The network runs eagerly,
+    module by module: a compiled network would be compiled anew for each change.
     """
     with ExitStack() as stack:
         stack.enter_context(backend.using("unfused"))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for place in places(model):
-            stack.callback(place.gate.__dict__.pop, "weigh", None)
-            place.gate.__dict__["weigh"] = _changed(place, change)
+        for one in gates_in(model):
+            stack.callback(setattr, one.gate, "change", one.gate.change)
+            one.gate.change = partial(change, one.site)
         yield
 
 
-def _changed(place: Place, change: Change) -> Callable[[list[torch.Tensor]], torch.Tensor]:
-    def weigh(descriptors: list[torch.Tensor]) -> torch.Tensor:
-        return change(place.site, Gate.weigh(place.gate, descriptors))
-
-    return weigh
-
-
 def by_channel(weights: torch.Tensor) -> torch.Tensor:
-    """p[N, C, ...] -> [N, C]: the mean over positions; 16-bit numbers, which round it, to 32."""
+    """p[N, C, ...] -> [N, C]: the mean over positions, in float32 or float64.
+
+    The mean of 16-bit numbers would be rounded to 16 bits.
+    """
     p = weights if weights.dtype is torch.float64 else weights.float()
     return p if p.ndim == 2 else p.flatten(2).mean(2)

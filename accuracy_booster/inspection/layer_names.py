@@ -1,4 +1,4 @@
-"""Names of layers: sites, and the paper's words for them, such as Conv4_1."""
+"""Names of gated layers: sites, and the paper's words for them, such as Conv4_1."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from accuracy_booster.errors import unknown
 
-Shapes = Mapping[str, Any]  # {site: what its map is like}, in the order of execution
+Shapes = Mapping[str, Any]  # {site: the shape of its feature map}, in the order of execution
 
 
-def stages(shapes: Shapes) -> dict[str, str]:
-    """{site: its place in the paper's words}: Conv4_1 is the first block of stage 4.
+def paper_names(shapes: Shapes) -> dict[str, str]:
+    """{site: its name in the paper}: Conv4_1 is the first block of stage 4.
 
-    Stages are numbered from 2, as in ResNet's paper. One ends where the shape changes. The second
-    gate of a block has no name of its own.
+    Stages are numbered from 2, as in ResNet's paper. A new stage begins where the shape changes.
+    The second gate of a block has no name of its own.
     """
     found: dict[str, str] = {}
     stage, block, before = 1, 0, object()
@@ -35,18 +35,18 @@ def find_layer(name: str | None, shapes: Shapes) -> str:
     Raises:
         ValueError: for any other name, with the nearest.
     """
-    places = stages(shapes)
-    if not places:
+    names = paper_names(shapes)
+    if not names:
         raise ValueError("none of the gates ran, so there is no layer to show")
     if name is None:
-        last = list(places.values())[-1].partition("_")[0]
-        return next(site for site, place in places.items() if place == f"{last}_1")
+        last_stage = list(names.values())[-1].partition("_")[0]
+        return next(site for site, paper in names.items() if paper == f"{last_stage}_1")
     if name in shapes:
         return name
-    inside = [site for site in places if site.startswith(f"{name}.")]
+    inside = [site for site in names if site.startswith(f"{name}.")]
     if len(inside) == 1:
         return inside[0]
-    named = {place.lower(): site for site, place in places.items()}
-    if (paper := str(name).lower()) in named:
-        return named[paper]
-    raise unknown("layer", name, inside or [*shapes, *places.values()])
+    site_of = {paper.lower(): site for site, paper in names.items()}
+    if (wanted := str(name).lower()) in site_of:
+        return site_of[wanted]
+    raise unknown("layer", name, inside or [*shapes, *names.values()])

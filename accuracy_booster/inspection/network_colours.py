@@ -1,4 +1,4 @@
-"""What the picture of a network can be coloured by: a number of each gate, and its colour."""
+"""Numbers by which the page's picture of a network can be coloured, one for each gate."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from accuracy_booster.inspection.results import Inspection
 from accuracy_booster.report.figures import nice_step
+from accuracy_booster.report.numbers import MISSING, number, signed
 
-LEVELS = 5  # colours from faint to strong
-NONE, GAIN = "none", "gain"  # nothing that these images tell; accuracy is gained
-MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
+LEVELS = 5  # colours from faint ("1") to strong ("5")
+NONE, GAIN = "none", "gain"  # levels too: no change that the images tell, and a gain of accuracy
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of each gate.
+    """A number of each gate, and the colour that it stands for.
 
     Attributes:
         key: a word for the page's script.
-        title: what is written on its button.
+        title: the text of its button.
         meaning: one sentence.
-        levels: its legend: (level, what it stands for).
+        levels: the legend: (level, what it stands for).
         cells: {site: (level, number as text)}.
     """
 
@@ -31,18 +31,6 @@ class Measure:
     meaning: str
     levels: tuple[tuple[str, str], ...]
     cells: Mapping[str, tuple[str, str]]
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number with a minus sign and without a minus zero."""
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A change: +0.12 or 0.00."""
-    text = number(value, digits)
-    return f"+{text}" if value > 0 and float(text) else text
 
 
 def measures(inspection: Inspection) -> list[Measure]:
@@ -99,6 +87,7 @@ def _percent(value: float, digits: int) -> str:
 
 
 def _lost(inspection: Inspection) -> Measure:
+    """The change of accuracy when a gate alone is frozen; its levels are losses in points."""
     losses = {site: -found.change for site, found in inspection.frozen.items()}
     told = [loss for site, loss in losses.items() if inspection.frozen[site].tells and loss > 0]
     step, digits = _steps(max(told, default=1.0))
@@ -135,11 +124,16 @@ def _measure(
     *,
     from_zero: bool = True,
 ) -> Measure:
+    """A measure with levels of equal width, from 0 or from the least value.
+
+    Args:
+        write: (value, digits that the bounds need) -> its text.
+    """
     low = 0.0 if from_zero else min(values.values(), default=0.0)
     high = max(values.values(), default=0.0)
     step, digits = _steps(high - low if high > low else 0.01)
     low = math.floor(low / step + 1e-9) * step
-    if (high - low) / step > LEVELS:  # the first step began lower
+    if (high - low) / step > LEVELS:  # rounding `low` down made the span longer
         step, digits = _steps((high - low) * 1.2)
         low = math.floor(low / step + 1e-9) * step
     cells = {
@@ -150,7 +144,7 @@ def _measure(
 
 
 def _steps(span: float) -> tuple[float, int]:
-    """The width of a level, and the digits that its bounds need."""
+    """The width of a level, and how many digits after the point its bounds need."""
     step = nice_step(span, LEVELS)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return step, digits if math.isclose(round(step, digits), step) else digits + 1
@@ -167,7 +161,7 @@ def _legend(
     cells: Mapping[str, tuple[str, str]],
     unit: str = "",
 ) -> list[tuple[str, str]]:
-    """What the levels stand for, up to the highest that a gate has."""
+    """(level, its bounds) of the levels, up to the highest one that a gate has."""
     most = max(int(level) for level, _ in cells.values() if level.isdigit())
     bounds = [low + i * step for i in range(most + 1)]
     return [

@@ -1,4 +1,4 @@
-"""The batches of a run's data, as the passes over gates take them."""
+"""The batches, the gates and example images of what `open_measured` opened: a run, or a module."""
 
 # N images, C channels, H W space
 
@@ -13,7 +13,7 @@ from accuracy_booster.data import normalise
 from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.inspection.batches import Inputs
 from accuracy_booster.inspection.gate_statistics import Gates
-from accuracy_booster.inspection.gate_weights import places
+from accuracy_booster.inspection.gate_weights import repair_and_find
 from accuracy_booster.inspection.observing import observe
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.open_to_measure import Opened
@@ -23,7 +23,7 @@ def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
     """The batches of this process's share, normalised, on the network's device.
 
     Args:
-        images: of the first so many images of the split alone.
+        images: only of the first so many images of the split.
 
     Raises:
         TrainingStopped: if more images cannot be read than the run's `bad_images` allows.
@@ -36,7 +36,7 @@ def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
         opened.check_readable(unreadable)
         count = len(batch.labels)
         if images is not None:
-            # the images of a split that is not shuffled come in their order
+            # a split that is measured is not shuffled, so the first images come first
             count = int((batch.indices < images).sum())
         if count:
             pixels = normalise(batch.images[:count], data.mean, data.std)
@@ -49,33 +49,36 @@ def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:
 
 
 def gates_of(opened: Opened, images: int | None = None) -> Gates:
-    """What every gate of the opened network does on the opened images, or the first so many.
+    """What every gate of the opened network does on the opened images, or on the first so many.
 
     Raises:
         ValueError: for a network without gates.
     """
     network, found = unwrapped(opened.network), inputs_of(opened, images)
-    total, classes = steps(opened, images), opened.data.classes
+    total, classes = batch_count(opened, images), opened.data.classes
     with opened.accelerator.autocast():
-        return observe(network, places(network), found, total=total, classes=classes)
+        return observe(network, repair_and_find(network), found, total=total, classes=classes)
 
 
-def steps(opened: Opened, images: int | None = None) -> int:
+def batch_count(opened: Opened, images: int | None = None) -> int:
     """How many batches `inputs_of` yields in each process, for a progress display."""
     total = len(opened.loader.dataset)
     count = total if images is None else min(images, total)
     return -(-count // (opened.loader.batch_size * opened.accelerator.num_processes))
 
 
-def pictures(
+def read_images(
     opened: Opened, numbers: Iterable[int]
 ) -> tuple[dict[int, torch.Tensor], dict[int, int]]:
-    """Images uint8 [C, H, W] as the network sees them, and their classes, by their numbers."""
-    shown: dict[int, torch.Tensor] = {}
+    """Images by their numbers, uint8 [C, H, W] as the network sees them, and their classes.
+
+    Images that cannot be read are left out.
+    """
+    images: dict[int, torch.Tensor] = {}
     labels: dict[int, int] = {}
     for number in dict.fromkeys(numbers):
         try:
-            shown[number], labels[number] = opened.loader.dataset[number]
+            images[number], labels[number] = opened.loader.dataset[number]
         except UnreadableImage:
             continue
-    return shown, labels
+    return images, labels

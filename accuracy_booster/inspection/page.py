@@ -7,13 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.inspection import pictures as figures
 from accuracy_booster.inspection import sentences
+from accuracy_booster.inspection.class_heat_map import heat_map, separating_channels
+from accuracy_booster.inspection.example_images import examples, thumbnails
 from accuracy_booster.inspection.gate_statistics import GateStatistics
-from accuracy_booster.inspection.network_colours import MISSING, measures, number
+from accuracy_booster.inspection.network_colours import measures
 from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection
 from accuracy_booster.progress import printable
 from accuracy_booster.report.figures import histogram, line_chart
+from accuracy_booster.report.numbers import MISSING, number
 from accuracy_booster.report.page import render, write_page
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def _summary(inspection: Inspection) -> Markup:
 def _network(inspection: Inspection) -> Markup:
     gates = inspection.gates
     names = class_names(inspection)
-    pictures, most = figures.thumbnails(inspection)
+    pictures, most = thumbnails(inspection)
     places = {site: _place(inspection, site) for site in gates}
     about = {
         "measures": measures(inspection),
@@ -128,9 +130,9 @@ def _panel(
         "averages": histogram(averages, 0, gate.scale, x="average weight", y="channels"),
         "weights": histogram(shares, 0, gate.scale, x="weight", y="% of all weights"),
         "bounds": _bounds(gate),
-        "heat": figures.heat_map(gate, names),
-        "separating": figures.separating_channels(gate, names),
-        "examples": figures.examples(gate, pictures, most),
+        "heat": heat_map(gate, names),
+        "separating": separating_channels(gate, names),
+        "examples": examples(gate, pictures, most),
         "has_images": gate.highest is not None,
         "labels": {n: names[k] for n, k in inspection.labels.items() if 0 <= k < len(names)},
     }

@@ -1,4 +1,4 @@
-"""Accuracy with changed gates, next to the accuracy of the network as it is, in one pass."""
+"""Accuracy of a network with changed gates, paired with its accuracy as it is, in one pass."""
 
 # N images, K classes
 
@@ -6,50 +6,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from accuracy_booster.inspection.batches import Inputs
-from accuracy_booster.inspection.gate_weights import changed
-from accuracy_booster.inspection.observing import evaluating, run
+from accuracy_booster.inspection.gate_weights import weights_changed
+from accuracy_booster.inspection.observing import run_network
 from accuracy_booster.inspection.processes import gathered
 from accuracy_booster.inspection.results import Outcome
 from accuracy_booster.inspection.variants import Variant
 from accuracy_booster.progress import bars
+from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.training.network_outputs import split_outputs
 
 NORMAL = 1.959964  # the 97.5 % quantile
+# the number of outputs -> which output belongs to each class; None if they are in their order
+OutputsOf = Callable[[int], Sequence[int] | None]
 
 
-def trials(
+def measure_variants(
     network: nn.Module,
     found: Iterable[Inputs],
     variants: Mapping[str, Variant],
     *,
     total: int | None = None,
-    places: Callable[[int], Sequence[int] | None] = lambda outputs: None,
+    outputs_of: OutputsOf = lambda outputs: None,
 ) -> tuple[float, int, dict[str, Outcome]]:
-    """Top-1 in % as it is, the number of images, and the outcome of each variant.
+    """Measure the accuracy as it is and with each variant of the gates.
 
-    Every batch runs once for the network as it is and once for each variant, so the changes are
-    paired over images and the data are read once.
+    Every batch runs once for the network as it is and once for each variant. So the changes are
+    paired over images, and the data are read once.
 
     Args:
         found: batches with labels.
-        places: which output belongs to each class, given how many outputs there are; None is
-            their order.
+        total: how many there are, for the progress display.
+
+    Returns:
+        Top-1 in % of the network as it is, the number of images, and the outcome of each variant.
 
     Raises:
         ValueError: for batches without labels.
     """
 
     def look() -> torch.Tensor:
-        # hits, images; then by variant: right that were wrong, wrong that were right
+        # the first row: images that are right, and all; then a row for each variant: images that
+        # became right, and that became wrong
         sums = torch.zeros(1 + len(variants), 2, dtype=torch.int64)
-        gates = _Gates()
-        with evaluating(network), changed(network, gates.change), bars() as progress:
+        current = _Current()
+        with (
+            in_eval_mode(network),
+            torch.no_grad(),
+            weights_changed(network, current.change),
+            bars() as progress,
+        ):
             steps = None if total is None else total * (1 + len(variants))
             task = progress.add_task("Changing gates", total=steps, note="")
             for inputs in found:
@@ -58,14 +68,14 @@ def trials(
                         "accuracies need the class of each image; let the loader yield (images, "
                         "labels) with labels >= 0"
                     )
-                gates.numbers, gates.variant = inputs.numbers, None
-                before = _hits(network, inputs, places)
+                current.numbers, current.variant = inputs.numbers, None
+                before = _hits(network, inputs, outputs_of)
                 sums[0] += torch.tensor([int(before.sum()), len(before)])
                 progress.advance(task)
                 for row, (name, variant) in enumerate(variants.items(), 1):
                     progress.update(task, note=name)
-                    gates.variant = variant
-                    after = _hits(network, inputs, places)
+                    current.variant = variant
+                    after = _hits(network, inputs, outputs_of)
                     gained, lost = (after & ~before).sum(), (before & ~after).sum()
                     sums[row] += torch.stack([gained, lost]).cpu()
                     progress.advance(task)
@@ -76,17 +86,22 @@ def trials(
     if not count:
         raise ValueError("the loader yields no images")
     outcomes = {
-        name: paired(hits, count, gained, lost)
+        name: paired_outcome(hits, count, gained, lost)
         for name, (gained, lost) in zip(variants, changes, strict=True)
     }
     return 100 * hits / count, count, outcomes
 
 
-def paired(hits: int, count: int, gained: int, lost: int) -> Outcome:
-    """The outcome of `gained` and `lost` right answers among `count`, of which `hits` were right.
+def paired_outcome(hits: int, count: int, gained: int, lost: int) -> Outcome:
+    """The outcome of a change after which `gained` more and `lost` fewer answers are right.
 
-    The interval is Agresti and Min's for matched pairs: Wald's with 1/2 added to each of the four
-    cells of the table, so that it has a width where no answer changed.
+    The interval is Agresti and Min's for matched pairs. It is Wald's interval, with 1/2 added to
+    each of the four cells of the table (right or wrong before, right or wrong after). So it has a
+    width even if no answer changed.
+
+    Args:
+        hits: how many answers were right before.
+        count: of how many images.
     """
     n, b, c = count + 2, gained + 0.5, lost + 0.5
     change = (b - c) / n
@@ -99,25 +114,23 @@ def paired(hits: int, count: int, gained: int, lost: int) -> Outcome:
     )
 
 
-@dataclass
-class _Gates:
-    """What the gates do in the pass under way: the network is prepared once for all passes."""
+class _Current:
+    """The variant that runs now, so that the gates are prepared once for all passes."""
 
-    variant: Variant | None = None
-    numbers: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    def __init__(self) -> None:
+        self.variant: Variant | None = None
+        self.numbers = torch.empty(0)
 
     def change(self, site: str, p: torch.Tensor) -> torch.Tensor:
         return p if self.variant is None else self.variant(site, p, self.numbers)
 
 
-def _hits(
-    network: nn.Module, inputs: Inputs, places: Callable[[int], Sequence[int] | None]
-) -> torch.Tensor:
+def _hits(network: nn.Module, inputs: Inputs, outputs_of: OutputsOf) -> torch.Tensor:
     """[N], whether the highest output is the image's class."""
-    logits = split_outputs(run(network, inputs))[0]
+    logits = split_outputs(run_network(network, inputs))[0]
     labels = inputs.labels
     assert labels is not None
     labels = labels.to(logits.device)
-    if (order := places(logits.shape[1])) is not None:
+    if (order := outputs_of(logits.shape[1])) is not None:
         labels = torch.tensor(order, device=labels.device)[labels]
     return logits.argmax(1) == labels

@@ -24,10 +24,10 @@ import accuracy_booster as ab
 from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, normalise
-from accuracy_booster.inspection.batches import batches
+from accuracy_booster.inspection.batches import inputs_from
 from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.inspection.variant_accuracies import paired, trials
+from accuracy_booster.inspection.variant_accuracies import measure_variants, paired_outcome
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
 from accuracy_booster.training.engine import load_network
@@ -180,7 +180,7 @@ def loader(size=10):
 
 
 def measured(net, variants, size=10):
-    return trials(net, batches(loader(size), net), variants)
+    return measure_variants(net, inputs_from(loader(size), net), variants)
 
 
 def answers(net, change=lambda site, number, p: p):
@@ -218,7 +218,7 @@ def assert_outcome(outcome, before, after):
     assert outcome.top1 == pytest.approx(100 * float(now.double().mean()))
     assert outcome.change == pytest.approx(100 * float(now.double().mean() - right.double().mean()))
     gained, lost = int((now & ~right).sum()), int((right & ~now).sum())
-    assert outcome == paired(int(right.sum()), len(Y), gained, lost)
+    assert outcome == paired_outcome(int(right.sum()), len(Y), gained, lost)
     assert outcome.low < outcome.change < outcome.high
 
 
@@ -251,11 +251,11 @@ def test_accuracies_are_those_of_networks_with_changed_gates(net):
         assert_outcome(outcomes[name], before, after)
         seen.add(tuple(after.tolist()))
     assert len(seen) > 4  # they do change the answers
-    assert all("weigh" not in module.__dict__ for module in net.modules())
+    assert all(module.change is None for module in net.modules() if isinstance(module, Gate))
     assert torch.equal(answers(net), before)
 
 
-def test_accuracies_do_not_depend_on_the_batches(net):
+def test_accuracies_do_not_depend_on_the_inputs_from(net):
     variants = {which: zeroed(30, which, seed=1) for which in ("highest", "lowest", "random")}
     first = measured(net, variants, 61)
     assert measured(net, variants, 7) == measured(net, variants, 1) == first
@@ -277,7 +277,7 @@ def test_constants_in_the_network_are_what_freezing_measures():
         block = attached(plain)[site]
         block[0].weigh = lambda d, mean=gate.mean: mean.float().expand(len(d[0]), -1)
     means = {site: gate.mean for site, gate in gates.items()}
-    found = trials(net, batches([(x, y)], net), {"all": frozen(means, list(means))})
+    found = measure_variants(net, inputs_from([(x, y)], net), {"all": frozen(means, list(means))})
     with torch.no_grad():
         expected = 100 * float((plain(x).argmax(1) == y).double().mean())
     assert found[2]["all"].top1 == pytest.approx(expected)
@@ -286,26 +286,26 @@ def test_constants_in_the_network_are_what_freezing_measures():
 def test_accuracies_need_the_class_of_each_image(net):
     for wrong in ([X], [(X, torch.where(Y == 1, -1, Y))], [(X, torch.rand(61))]):
         with pytest.raises(ValueError, match=r"need the class of each image.*labels >= 0"):
-            trials(net, batches(wrong, net), {})
+            measure_variants(net, inputs_from(wrong, net), {})
     with pytest.raises(ValueError, match="yields no images"):
-        trials(net, batches([], net), {})
+        measure_variants(net, inputs_from([], net), {})
 
 
 def test_the_interval_is_that_of_matched_pairs():
     """For many images it is the mean of -1, 0 and 1 with its standard error."""
     n, gained, lost = 40_000, 900, 1300
-    found = paired(30_000, n, gained, lost)
+    found = paired_outcome(30_000, n, gained, lost)
     values = np.repeat([1, -1, 0], [gained, lost, n - gained - lost])
     half = 1.959964 * values.std() / n**0.5
     assert found.change == pytest.approx(100 * values.mean())
     assert found.low == pytest.approx(100 * (values.mean() - half), abs=0.005)
     assert found.high == pytest.approx(100 * (values.mean() + half), abs=0.005)
     assert found.tells
-    none = paired(50, 100, 0, 0)
+    none = paired_outcome(50, 100, 0, 0)
     assert none.change == 0
     assert none.low == -none.high < -1
     # and by hand, for few: b=3.5 and c=1.5 of 12
-    few = paired(5, 10, 3, 1)
+    few = paired_outcome(5, 10, 3, 1)
     half = 1.959964 * ((5 / 12 - (2 / 12) ** 2) / 12) ** 0.5
     assert (few.low, few.high) == pytest.approx((100 * (1 / 6 - half), 100 * (1 / 6 + half)))
 
@@ -315,7 +315,7 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says(shares):
     generator, n = np.random.default_rng(0), 200
     counts = generator.multinomial(n, [*shares, 1 - sum(shares)], 4000)
     true = 100 * (shares[0] - shares[1])
-    found = [paired(100, n, int(b), int(c)) for b, c, _ in counts]
+    found = [paired_outcome(100, n, int(b), int(c)) for b, c, _ in counts]
     held = np.mean([one.low <= true <= one.high for one in found])
     assert held > 0.94
 
@@ -574,7 +574,7 @@ def test_gates_that_alone_do_nothing_are_frozen_together(run):
     assert len(one.idle) > 1  # 40 images tell little
     means, opened = {s: g.mean for s, g in one.gates.items()}, open_measured(run)
     few = inputs_of(opened, 40)
-    _, _, outcomes = trials(opened.network, few, {"x": frozen(means, one.idle)})
+    _, _, outcomes = measure_variants(opened.network, few, {"x": frozen(means, one.idle)})
     assert one.idle_frozen == outcomes["x"]
     assert one.to_dict()["idle"] == list(one.idle)
     needed = replace(one.all_frozen, low=1.0, high=2.0)

@@ -12,12 +12,13 @@ import torch
 from support.inspections import RESNET20, make_gate, make_inspection
 
 from accuracy_booster.errors import CannotWrite
-from accuracy_booster.inspection.pictures import heat_map, separating_channels, thumbnails
+from accuracy_booster.inspection.class_heat_map import heat_map, separating_channels
+from accuracy_booster.inspection.example_images import thumbnails
+from accuracy_booster.inspection.gate_statistics import Gates
 from accuracy_booster.inspection.network_colours import measures
 from accuracy_booster.inspection.page import write_inspection
 from accuracy_booster.inspection.results import Outcome
 from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.inspection.gate_statistics import Gates
 from accuracy_booster.report.figures import COLOURS, histogram, nice_step, to_themed_svg
 from accuracy_booster.report.page import render, write_page
 
