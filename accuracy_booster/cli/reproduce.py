@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say, split
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import unknown
 
 EXECUTORS = ("local", "slurm")
@@ -42,7 +45,7 @@ def _places_arguments(parser: Parser, *, data: bool = False) -> None:
         )
 
 
-def _places(given: dict[str, Any]):
+def _places(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import Places
 
     named = {"results": "results", "work": "work", "data_dir": "data", "weights_dir": "weights"}
@@ -78,7 +81,7 @@ def _list_arguments(parser: Parser) -> None:
     return None
 
 
-def _list(given: dict[str, Any]):
+def _list(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import TABLES
 
     value = {
@@ -114,7 +117,7 @@ def _run_arguments(parser: Parser) -> None:
     parser.add_argument("--slurm_jobs", type=int | None, help="with slurm: jobs at the same time")
 
 
-def _run(given: dict[str, Any]):
+def _run(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import plan, work
     from accuracy_booster.reproduction.records import in_words
 
@@ -158,7 +161,7 @@ def _status_arguments(parser: Parser) -> None:
     _places_arguments(parser)
 
 
-def _status(given: dict[str, Any]):
+def _status(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction.status import status
 
     found = status(
@@ -193,7 +196,7 @@ def _report_arguments(parser: Parser) -> None:
     )
 
 
-def _report(given: dict[str, Any]):
+def _report(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import read_records
     from accuracy_booster.reproduction.places import RESULTS
     from accuracy_booster.reproduction.report import write_report
@@ -217,7 +220,7 @@ def _report(given: dict[str, Any]):
     return found.to_dict(), show
 
 
-def _pause(given: dict[str, Any]):
+def _pause(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import pause
 
     stopped = pause(_places(given))
@@ -225,7 +228,7 @@ def _pause(given: dict[str, Any]):
     return {"paused": True, "stopped": stopped}, lambda: say(text)
 
 
-def _continue(given: dict[str, Any]):
+def _continue(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import go_on
 
     was = go_on(_places(given))
