@@ -10,8 +10,8 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_table, say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.words import split
 from accuracy_booster.cli.shared_options import add_measured
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import unknown
 
 REPORT = "gates.html"

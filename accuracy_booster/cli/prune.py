@@ -13,7 +13,6 @@ from accuracy_booster.cli.shared_options import add_measured, count_of_images
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.open_to_measure import Opened
 
 PRUNED = "pruned.pt2"
 

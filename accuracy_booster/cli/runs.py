@@ -12,7 +12,7 @@ from accuracy_booster.cli.shared_options import add_training, trained_value
 from accuracy_booster.cli.words import split
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.config import MEASURED, TrainConfig
 
 MAX_SEEDS = 1000
 
@@ -86,8 +86,6 @@ def _compare(given: dict[str, Any]) -> Result:
 
 
 def _eval_arguments(parser: Parser) -> None:
-    from accuracy_booster.training.open_to_measure import OPTIONS
-
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
@@ -96,7 +94,7 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"
     )
-    others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
+    others = {f.name for f in fields(TrainConfig)} - set(MEASURED)
     parser.add_class_arguments(TrainConfig, skip=others)
 
 
