@@ -18,7 +18,7 @@ def _arguments(parser: Parser) -> None:
 
 def _counts(given: dict[str, Any]) -> Result:
     from accuracy_booster.report.page import write_page
-    from accuracy_booster.reproduction import counting as counts
+    from accuracy_booster.reproduction import counts
 
     output = output_file(given.get("output"), "counts.html")
     result = counts(given.get("tables"))
