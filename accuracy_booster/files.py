@@ -1,4 +1,4 @@
-"""The one way to write a file. After a crash there is the old file or the new one, never half of it.
+"""The one way to write a file: after a crash there is the old file or the new one, never a part.
 
 write        writes bytes
 write_json   writes a JSON object together with the SHA-256 of its content

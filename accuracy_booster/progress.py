@@ -62,7 +62,7 @@ def note(text: str) -> None:
 
 
 def bars() -> Progress:
-    """Progress bars with a count, the remaining time and a note. Off a terminal nothing is shown."""
+    """Progress bars: count, remaining time, a note. Off a terminal nothing is shown."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
     from rich.text import Text

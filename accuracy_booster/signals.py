@@ -109,7 +109,7 @@ class StopRequest:
 
 
 def _leave_closed_terminal() -> None:
-    """If the terminal is gone, discard what is printed: an error in printing would end the training."""
+    """Discard what is printed if the terminal is gone: an error would end the training."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
