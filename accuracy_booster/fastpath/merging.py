@@ -26,7 +26,7 @@ FEW = 4  # sites that a message names for each reason
 
 
 class HasMeans(Protocol):
-    """Such as `inspection.statistics.Gates`."""
+    """Such as `inspection.gate_statistics.Gates`."""
 
     def means(self) -> Mapping[str, torch.Tensor]: ...
 
