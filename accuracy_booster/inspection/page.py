@@ -1,4 +1,4 @@
-"""The page of an inspection: what the gates of a network do, block by block."""
+"""The HTML page of `ab.inspect`: what the gates of a network do, block by block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAPER = (
 
 
 def write_inspection(path: Path, inspection: Inspection) -> None:
-    """Write what an inspection found as one HTML file that needs no other.
+    """Write what an inspection found as one self-contained HTML file.
 
     Raises:
         CannotWrite: if the file cannot be written; what was there is still there.
@@ -82,7 +82,7 @@ def _network(inspection: Inspection) -> Markup:
 
 
 def _stages(inspection: Inspection) -> list[dict[str, Any]]:
-    """The blocks by stage: {"name", "shape", "sites": [(number of the block, site)]}."""
+    """The stages of the network: each {"name", "shape", "sites": [(number of the block, site)]}."""
     gates, places = inspection.gates, inspection.gates.places()
     stages: list[dict[str, Any]] = []
     for i, (site, gate) in enumerate(gates.items()):
@@ -95,6 +95,7 @@ def _stages(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def _place(inspection: Inspection, site: str) -> str:
+    """A site's name in the paper, with the number of the gate there; else the site."""
     first, _, second = site.partition("#")
     place = inspection.gates.places().get(first)
     if place is None:
@@ -178,6 +179,7 @@ def _averages(gate: GateStatistics, low: float, high: float, bins: int) -> list[
 
 
 def _figure_3(inspection: Inspection) -> Markup:
+    """The histogram of the average weights of one layer, as in the paper's Figure 3."""
     site = inspection.gates.find(inspection.layer)
     gate = inspection.gates[site]
     low, high = float(gate.mean.min()), float(gate.mean.max())
@@ -196,6 +198,7 @@ def _figure_3(inspection: Inspection) -> Markup:
 
 
 def _table_16(inspection: Inspection) -> Markup:
+    """The accuracy with channels zeroed, as in the paper's Table 16."""
     cells = {(z.percent, z.which): z.outcome for z in inspection.zeroed}
     which = [name for name in WHICH if any(z.which == name for z in inspection.zeroed)]
     percents = sorted({z.percent for z in inspection.zeroed})
@@ -233,7 +236,7 @@ def _how(inspection: Inspection) -> Markup:
 
 
 def class_names(inspection: Inspection) -> list[str]:
-    """A name for each class that a gate or a picture has: its number where it has no name."""
+    """A name for each class of a gate or a picture; "class 7" for one without a name."""
     numbers = [len(g.class_counts) for g in inspection.gates.values() if g.class_counts is not None]
     numbers += [k + 1 for k in inspection.labels.values()]
     given = [printable(name) for name in inspection.gates.classes]

@@ -1,4 +1,4 @@
-"""What an inspection found, in plain sentences and a few large numbers."""
+"""The sentences and the few large numbers that sum up an inspection, for page and terminal."""
 
 from __future__ import annotations
 

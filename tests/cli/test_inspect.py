@@ -69,7 +69,7 @@ def test_the_command(run, capsys, tmp_path):
         (["--split", "val"], "split='val' must be"),
         (["--images", "0"], "images=0 must be a whole number >= 1"),
         (["--images", "many"], "--images"),
-        (["--output", "."], ". is a directory; give the file to write, such as gates.html"),
+        (["--output", "."], ". is a directory; name a file, such as gates.html"),
         (["--layer", "4"], "unknown layer '4'"),
         (["--separate", "3"], "--separate='3' names 1 classes; give two, as cat,dog"),
         (["--separate", "3,cat"], "unknown class 'cat'; known: 0, 1, 2"),
