@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from support.costs import (
     SHUFFLENET,
     on_meta,
 )
+from support.ranks import SPACES, boosted
 
 import accuracy_booster as ab
 
@@ -42,3 +44,17 @@ def test_one_per_element_of_a_bias():
     """Of a convolution: the head's bias is added to vectors."""
     cost = ab.complexity(on_meta("resnet164v1", num_classes=100), convention="mac+bias")
     assert cost.macs == pytest.approx(246.588e6, abs=0.001e6)
+
+
+# other numbers of dimensions
+
+
+@pytest.mark.filterwarnings("ignore:the batch norm of the gate")
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_conventions_count_what_norms_give_on_every_rank(dims):
+    """Four norms of 8 channels at each position; the gates' norms are no maps'."""
+    torch.manual_seed(0)
+    net, _ = boosted(dims, 3)
+    size = (8, *SPACES[dims])
+    more = ab.complexity(net, size, convention="mac+norm").macs - ab.complexity(net, size).macs
+    assert more == 4 * 8 * torch.Size(SPACES[dims]).numel()
