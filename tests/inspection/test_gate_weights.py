@@ -19,6 +19,7 @@ from support.observed_networks import (
 from torch import nn
 
 import accuracy_booster as ab
+from accuracy_booster.inspection.gate_weights import gates_in
 
 
 @pytest.mark.parametrize("name", ab.list_recipes())
@@ -172,3 +173,15 @@ def test_a_fused_network_runs_fused_again():
         ab.gates(fused, [x])
         assert torch.equal(fused(x), before)
     assert not backend.is_plain()
+
+
+def test_a_gate_that_another_tool_dropped_is_found_once_it_is_put_back():
+    net, x = boosted("resnet18").eval(), images(2, size=32)
+    sites = list(ab.gates(net, [x]))
+    norm = net.layer1[0].bn2
+    net.layer1[0].bn2 = nn.BatchNorm2d(norm.num_features)  # as a tool that rebuilds norms does
+    names = set(net.state_dict())
+    gates_in(net)
+    assert set(net.state_dict()) == names, "looking for gates has changed the network"
+    assert list(ab.gates(net, [x])) == sites
+    assert [one.site for one in gates_in(net)] == sites
