@@ -3,8 +3,8 @@
     python docs/draw_architecture.py
 
 The picture is drawn from the imports, so it shows what is, not what was meant. An arrow leads from
-a folder to one that imports it. Where A -> B -> C is drawn, A -> C is left out. Thick arrows are the
-way of the images: from the data through training to the results.
+a folder to one that imports it. Where A -> B -> C is drawn, A -> C is left out. Thick arrows are
+the way of the images: from the data through training to the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def folders() -> dict[str, str]:
     found = {}
     for init in sorted(PACKAGE.glob("*/__init__.py")):
         text = ast.get_docstring(ast.parse(init.read_text())) or ""
-        found[init.parent.name] = text.split("\n\n")[0].replace("\n", " ").split(": ")[0].strip(". ")
+        first = " ".join(text.split("\n\n")[0].split())
+        found[init.parent.name] = first.partition(": ")[0].strip(". ")
     return found
 
 
