@@ -18,7 +18,7 @@ def page(before: str) -> str:
     head, _, rest = before.partition(BEGIN)
     _, _, tail = rest.partition(END)
     sections = [
-        f"## {name}\n\n{command.about}\n\n```\n{command.example}\n```\n"
+        f"## {name}\n\n{command.about}\n\n```bash\n{command.example}\n```\n"
         for name, command in COMMANDS.items()
     ]
     return head + BEGIN + "\n" + "\n".join(sections) + "\n" + END + tail

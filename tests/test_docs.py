@@ -1,8 +1,8 @@
-"""The documentation: every code block runs, commands parse, pictures and lists are up to date.
+"""The documentation: its code blocks run, its commands parse, its links, lists and pictures hold.
 
-What would take hours, needs a download or a cluster is made small: `SMALLER` lists each change. The
-blocks of a page run one after the other in one namespace, in a directory of their own, where RUN is
-a small run that has ended.
+`support/documentation.py` finds the blocks and lists what is changed in them so that they are
+quick, and which do not run. The blocks of a page run in turn, in one namespace and in a directory
+of their own, where RUN is a run that has ended.
 """
 
 from __future__ import annotations
@@ -11,50 +11,122 @@ import importlib.util
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import timm
+import torch
 
-from accuracy_booster.cli import COMMANDS
+import accuracy_booster as ab
+from accuracy_booster.cli import COMMANDS, main
 from accuracy_booster.cli.program import _find_command, _parser
 from accuracy_booster.cli.words import normalise
+from support import documentation as docs
+from support.detectors import make_coco
+from support.documentation import PAGES, ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-# (pattern, replacement) in the code of the documentation
-SMALLER = [
-    (r"\bpretrained=True\b", "pretrained=False"),
-    (r"--pretrained\b", ""),
-]
+WITH_PYTHON = [page for page in PAGES if docs.blocks(page, "python")]
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in one language; "" is for those that name none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [code for named, code in found if named == language]
+@pytest.fixture
+def without_downloads(monkeypatch):
+    """Pretrained networks of timm get random weights instead of downloaded ones."""
+    build = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained=False, **given: build(name, **given)
+    )
 
 
-def commands_of(page: Path) -> list[list[str]]:
-    """The words of each `accuracy-booster` command that a page shows."""
-    found = []
-    for code in (*blocks(page, ""), *blocks(page, "bash")):
-        for line in code.replace("\\\n", " ").splitlines():
-            line = line.partition("&& ")[2] or line
-            if line.startswith("accuracy-booster "):
-                found.append(shlex.split(line, comments=True)[1:])
-    return found
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that has ended: ResNet-8 with AB, one epoch of the digits."""
+    folder = tmp_path_factory.mktemp("finished") / "RUN"
+    ab.train("resnet8", block="ab", data="digits", epochs=1, output=folder)
+    return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.fixture
+def place(finished, tmp_path, make_folder, monkeypatch):
+    """The current directory, with what the pages call RUN, photos/, FOLDER, own.pth and so on."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "RUN")
+    for folder in ("photos", "FOLDER"):
+        make_folder({f"{s}/{c}": 8 for s in ("train", "val") for c in "ab"}, (32, 32), name=folder)
+    base = ab.create_model("resnet8").state_dict()
+    for file in ("own.pth", "FILE.pth"):
+        torch.save(base, file)
+    ab.save(ab.boost(ab.create_model("resnet8"), "ab"), "saved", full=True)
+    torch.save(base, "weights.pth")
+    return tmp_path
+
+
+# --- code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=docs.name)
+def test_every_block_names_its_language(page):
+    for block in docs.blocks(page):
+        assert block.language in docs.LANGUAGES, f"{docs.name(page)}:{block.line}"
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=docs.name)
+@pytest.mark.filterwarnings("ignore")
+def test_the_python_of_a_page_runs(page, place, without_downloads):
+    if "detection" in page.read_text():
+        make_coco(place / "coco")
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in docs.blocks(page, "python"):
+        if block.code.startswith("--8<--"):
+            continue  # one of the examples, which have a test of their own
+        code = compile("\n" * (block.line - 1) + docs.smaller(block.code), str(page), "exec")
+        if not any(
+            docs.name(page) == named and re.search(pattern, block.code)
+            for named, pattern, _ in docs.COMPILED_ONLY
+        ):
+            exec(code, namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=docs.name)
 def test_commands_are_as_the_parsers_take_them(page):
-    for words in commands_of(page):
+    for words in docs.commands(page):
         name, rest = _find_command(words)
         assert name in COMMANDS, words
         parsed = _parser(name, COMMANDS[name]).parse_args(normalise(rest), defaults=False)
         assert parsed is not None
+
+
+@pytest.mark.parametrize("command", docs.commands_that_run())
+@pytest.mark.filterwarnings("ignore")
+def test_a_command_runs(command, place, capsys):
+    code = main(shlex.split(command))
+    assert code == 0, capsys.readouterr().err
+
+
+def test_each_entry_of_the_lists_is_needed():
+    text = "\n".join(b.code for page in PAGES for b in docs.blocks(page, "python"))
+    words = [shlex.join(words) for page in PAGES for words in docs.commands(page)]
+    everything = "\n".join([text, *words])
+    for pattern, replacement, _ in docs.SMALLER:
+        assert re.search(pattern, everything, re.MULTILINE) or "detection" in pattern, replacement
+    for pattern, _ in docs.PARSED_ONLY:
+        assert any(re.search(pattern, each) for each in words), pattern
+
+
+@pytest.mark.parametrize("page", PAGES, ids=docs.name)
+def test_other_programs_are_known_and_their_files_are_there(page):
+    for line in docs.lines(page):
+        program, *words = shlex.split(line, comments=True) or ["#"]
+        if program in ("accuracy-booster", "#"):
+            continue
+        assert program in docs.OTHER_PROGRAMS, line
+        for word in words:
+            if re.fullmatch(r"(?:\w+/)+\w+\.py", word):
+                assert (ROOT / word).is_file(), line
+
+
+# --- pictures, lists, names and links
 
 
 def load(path: Path):
@@ -85,6 +157,15 @@ def test_files_that_the_architecture_names_are_there():
         assert (package / name).is_dir(), f"docs/architecture.md names {name}/"
 
 
+TESTS = "\n".join(file.read_text() for file in sorted((ROOT / "tests").rglob("test_*.py")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=docs.name)
+def test_tests_that_a_page_names_are_there(page):
+    for name in re.findall(r"`(test_\w+?)(?:_?\.\.\.)?`", page.read_text()):
+        assert f"def {name}" in TESTS, f"{docs.name(page)} names {name}"
+
+
 def test_links_between_pages():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -106,20 +187,9 @@ def test_every_example_is_tested():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
 
 
-@pytest.fixture
-def without_downloads(monkeypatch):
-    """Pretrained networks of timm get random weights instead of downloaded ones."""
-    build = timm.create_model
-    monkeypatch.setattr(
-        timm, "create_model", lambda name, pretrained=False, **given: build(name, **given)
-    )
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.filterwarnings("ignore:the batch norm of the gate")
-def test_an_example_runs(name, make_folder, tmp_path, monkeypatch, capsys, without_downloads):
-    make_folder({f"{s}/{c}": 8 for s in ("train", "val") for c in "ab"}, (64, 64), name="photos")
-    monkeypatch.chdir(tmp_path)
+def test_an_example_runs(name, place, monkeypatch, capsys, without_downloads):
     monkeypatch.setattr(sys, "argv", [name, *EXAMPLES[name]])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     out = capsys.readouterr().out

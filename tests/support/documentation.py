@@ -1,0 +1,110 @@
+"""The code blocks of README.md, CONTRIBUTING.md and docs/, and how they are made small enough to run.
+
+A block of Python, or a command, runs as it is printed, apart from the substitutions of `SMALLER`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGES = {"python", "bash", "text"}
+
+# (pattern, replacement, why). They are applied in this order, to Python and to commands.
+SMALLER = [
+    (r"\bresnet(20|56)\b", "resnet8", "the large networks take hours to train"),
+    (r"\btimm/resnet50\b", "timm/test_resnet", "it takes seconds to trace, and to evaluate"),
+    (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "bottlenecks, but fewer"),
+    (r"\bresnet50(?!v1)\b", "resnet18", "it takes seconds to fold and to compare"),
+    (r"\bcifar100?\b", "digits", "CIFAR would be downloaded"),
+    (r"(epochs[ =])200\b", r"\g<1>1", "hours"),
+    (r"(epochs[ =])300\b", r"\g<1>2", "hours"),
+    (r"output=\"RUN\"", 'output="NEW"', "RUN is there already, with the weights of one epoch"),
+    (r"--output RUN\b", "--output NEW", "the same"),
+    (r"\bruns/resnet\S+", "RUN", "the run of another example"),
+    (r"reproduce counts$", "reproduce counts --tables 15", "all eight tables take a minute"),
+    (
+        r'detection\.train\("resnet18", ',
+        'detection.train("timm/test_resnet", epochs=1, min_size=(64,), max_size=96, '
+        "batch_size=2, trainable_layers=5, ",
+        "a detector of this size takes hours to train",
+    ),
+]
+
+# (pattern, why): commands whose words are parsed, and which do not run here
+PARSED_ONLY = [
+    (r"^compare\b", "minutes; tests/analysis and tests/cli run comparisons"),
+    (r"^bench\b", "times; tests/cli/test_bench.py runs it on a small network"),
+    (r"^detect\b", "detectors take minutes; tests/detection runs each of these commands"),
+    (r"^reproduce run\b", "hours; tests/reproduction runs the queue on one epoch of the digits"),
+    (r"^reproduce report\b", "it writes into this repository; tests/reproduction runs it"),
+    (r"--pretrained\b", "it downloads weights; the page's Python runs with random ones"),
+]
+
+# what may stand at the start of a line of a block marked `bash`, and why it does not run here
+OTHER_PROGRAMS = {
+    "pip": "installs",
+    "git": "clones",
+    "python": "the examples have tests of their own, and benchmarks take minutes to hours",
+    "torchrun": "tests/training starts several processes",
+    "pytest": "it is what runs these tests",
+    ".ci/run": "it makes an environment and runs all tests",
+    "pre-commit": "installs",
+    "ulimit": "a limit of the shell",
+}
+
+# (page, pattern of a block, why it is compiled and does not run)
+COMPILED_ONLY = [("docs/gpu.md", r"\.cuda\(", "needs a GPU")]
+
+
+class Block(NamedTuple):
+    """A fenced block of a page: the language that it names, its text, and the line where it starts."""
+
+    language: str
+    code: str
+    line: int
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """The code blocks of a page in these languages, by default all."""
+    text = page.read_text()
+    found = [
+        Block(match[1], match[2], text.count("\n", 0, match.start()) + 2)
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+    return [block for block in found if not languages or block.language in languages]
+
+
+def lines(page: Path) -> list[str]:
+    """The lines of a page's shell blocks: continued ones joined, `a && b` as two."""
+    text = "\n".join(block.code for block in blocks(page, "bash")).replace("\\\n", " ")
+    parts = [part for line in text.splitlines() for part in line.split(" && ")]
+    return [part.strip() for part in parts if part.strip() and not part.startswith("#")]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each `accuracy-booster` command that a page shows, after the program's name."""
+    words = [shlex.split(line, comments=True) for line in lines(page)]
+    return [rest for program, *rest in words if program == "accuracy-booster"]
+
+
+def smaller(text: str) -> str:
+    """Code or a command with the substitutions of SMALLER."""
+    for pattern, replacement, _ in SMALLER:
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text
+
+
+def commands_that_run() -> list[str]:
+    """Each command of the pages that is not in PARSED_ONLY, made smaller, once."""
+    every = {shlex.join(words): None for page in PAGES for words in commands(page)}
+    kept = [text for text in every if not any(re.search(p, text) for p, _ in PARSED_ONLY)]
+    return list(dict.fromkeys(smaller(text) for text in kept))
