@@ -26,6 +26,16 @@ SMALLER = [
     (r"output=\"RUN\"", 'output="NEW"', "RUN is there already, with the weights of one epoch"),
     (r"--output RUN\b", "--output NEW", "the same"),
     (r"\bruns/resnet\S+", "RUN", "the run of another example"),
+    (
+        r"reproduction\.work\(specs, places\)",
+        "assert specs",
+        "hours; tests/reproduction makes runs of one epoch",
+    ),
+    (
+        r"^(train (?!.*(?:--epochs|--resume)).*)$",
+        r"\1 --epochs 1",
+        "the default is ten epochs and more",
+    ),
     (r"reproduce counts$", "reproduce counts --tables 15", "all eight tables take a minute"),
     (
         r'detection\.train\("resnet18", ',
