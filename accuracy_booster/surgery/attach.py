@@ -31,7 +31,6 @@ from accuracy_booster.surgery.gated import (
 )
 from accuracy_booster.surgery.sites import Site
 
-REPORT = "_fast_path"  # on a fused or folded model: what was done
 KEPT = "_kept_gates"  # on an owner: [KeptGate], not registered
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -8,9 +8,10 @@ from typing import cast
 
 from torch import nn
 
-from accuracy_booster.surgery.attach import REPORT, Model, attached, detach, repair
+from accuracy_booster.surgery.attach import Model, attached, detach, repair
 from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.state import state_of
 
 BASE = "base"
 
@@ -34,7 +35,7 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
     """
     if not attached(model):
         raise ValueError(f"{type(model).__name__} has no gates; boost it first")
-    report = model.__dict__.get(REPORT)
+    report = state_of(model).fast_path
     if report is not None:
         remedy = "call ab.unfuse(model) first" if report.kind == "fused" else "use the boosted one"
         raise ValueError(f"{type(model).__name__} is {report.kind}; {remedy}")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy as _is_uninitialised
 
-from accuracy_booster.surgery.attach import REPORT
+from accuracy_booster.surgery.state import state_of
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -24,7 +24,7 @@ def refuse_wrapped(model: nn.Module) -> None:
             f"the model is wrapped in {type(model).__name__}; give its model.module, and wrap that "
             "afterwards"
         )
-    report = model.__dict__.get(REPORT)
+    report = state_of(model).fast_path
     if report is not None and report.kind == "folded":
         raise ValueError(
             f"{type(model).__name__} is folded already, for inference; go back to the model that "

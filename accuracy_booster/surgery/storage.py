@@ -27,22 +27,21 @@ from accuracy_booster.surgery.attach import Model, attach, attached, detach
 from accuracy_booster.surgery.attention import Replaced, put_back_attention, replace_attention
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.state import state_of, update_state
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 
 INFO, TENSORS = "booster.json", "booster.safetensors"
 ORDERED = "crc32:"  # what fingerprints start with that depend on the order of filters
-RECORD = "_accuracy_booster"  # on a boosted model: its base's fingerprints when it was boosted
-PRUNED = "_pruning"  # on a pruned model: what was done
 
 
 def remember(model: nn.Module) -> None:
     """Note the base's tensors as they are now, so that `save` knows which have changed."""
-    if RECORD not in model.__dict__:
-        model.__dict__[RECORD] = _fingerprints(model)
+    if state_of(model).base_fingerprints is None:
+        update_state(model, base_fingerprints=_fingerprints(model))
 
 
 def forget(model: nn.Module) -> None:
-    model.__dict__.pop(RECORD, None)
+    update_state(model, base_fingerprints=None)
 
 
 def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
@@ -63,14 +62,14 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         CannotWrite: if the directory cannot be written, or the disk is full.
     """
     model = unwrapped(model)
-    if PRUNED in model.__dict__:
+    if state_of(model).pruning is not None:
         raise ValueError("the model is pruned, and no base has its shapes; use torch.save(model)")
     names = own_names(model)
     gates = {names[name]: gate for name, gate in attached(model).items()}
     if not gates:
         raise ValueError(f"{type(model).__name__} has no gates to save; boost it first")
     state = _base_state(model)
-    before = model.__dict__.get(RECORD) or {}
+    before = state_of(model).base_fingerprints or {}
     now = _fingerprints(model)
     changed = sorted(name for name, mark in now.items() if before.get(name) != mark)
     live = tensors(model, keep_vars=True)
