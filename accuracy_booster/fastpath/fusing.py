@@ -11,11 +11,13 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath import fused_modules
 from accuracy_booster.fastpath.neighbours import Flow, Flows
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
-from accuracy_booster.surgery.attach import Model, attached, repair
-from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
-from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.gated import is_gated, ungated_class
+from accuracy_booster.surgery.gating import gated_class
+from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.plans import aligned
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import Model, repair
 from accuracy_booster.surgery.state import state_of, update_state
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

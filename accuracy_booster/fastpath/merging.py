@@ -16,9 +16,10 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.fastpath import scalable_layers as layers
 from accuracy_booster.fastpath.fusing import unfuse
-from accuracy_booster.surgery.attach import attached, detach, repair
+from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import state_of, update_state
 
 Network = TypeVar("Network", bound=nn.Module)

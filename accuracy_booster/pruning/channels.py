@@ -33,10 +33,11 @@ from accuracy_booster.pruning.pruned_modules import (
     keep_inputs,
     keep_outputs,
 )
-from accuracy_booster.surgery.attach import attached, detach, repair
-from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.plans import aligned
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import state_of, update_state
 
 Network = TypeVar("Network", bound=nn.Module)

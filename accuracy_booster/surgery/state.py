@@ -1,6 +1,6 @@
 """What a network remembers of being boosted, fused, folded or pruned.
 
-All of it is one `BoostState` in the `__dict__` of the network. So it goes along with `copy.deepcopy`,
+All of it is one `BoostState` in the `__dict__` of the network. So it goes along with copies,
 pickle and moving averages, and is in no state dict. `surgery`, `fastpath` and `pruning` write it
 with `update_state`; everybody reads it with `state_of`.
 """

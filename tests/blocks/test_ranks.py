@@ -11,7 +11,7 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.analysis import complexity
-from accuracy_booster.surgery.attach import attach
+from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.sites import Site
 
 pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")

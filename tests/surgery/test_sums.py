@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.surgery.attach import attach, attached
+from accuracy_booster.surgery.attaching import attach, attached
 
 C = 4
 IMAGE = torch.zeros(1, 3, 12, 12)
