@@ -10,7 +10,7 @@ from torch import nn
 
 from accuracy_booster.surgery.gated import gate_of, is_gated
 
-# In the `__dict__` of a module while such a forward runs: whether the class's forward has run in it.
+# In the `__dict__` of a module while such a forward runs: whether the class's forward has run too.
 APPLIED = "_gate_applied"
 
 

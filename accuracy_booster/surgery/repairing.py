@@ -21,8 +21,8 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gated import applied_gate
 from accuracy_booster.surgery.gating import add_gate
 
-# In the `__dict__` of an owner: its list of `KeptGate`. It is no part of `BoostState`, which lies on
-# the network, because any module of a network may be an owner.
+# In the `__dict__` of an owner: its list of `KeptGate`. It is no part of `BoostState`: that lies on
+# the network, and any module of a network may be an owner.
 KEPT = "_kept_gates"
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -1,4 +1,4 @@
-"""Modules that wrap a network or a part of it (compiled, parallel, averaged); names without them."""
+"""Modules that wrap a network or a part of it (compiled, parallel, averaged)."""
 
 from __future__ import annotations
 
