@@ -73,7 +73,7 @@ def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
 
 
 def moved(example: Any, like: torch.Tensor) -> Any:
-    """A copy of an example on the device of `like`; its floats and uint8 take the dtype of `like`."""
+    """A copy of an example on the device of `like`; floats and uint8 take the dtype of `like`."""
 
     def move(x: torch.Tensor) -> torch.Tensor:
         number = x.is_floating_point() or x.dtype is torch.uint8

@@ -1,4 +1,4 @@
-"""One way to attach: names, checkpoints and outputs of the network under the gates stay."""
+"""Networks with named sites, and what attaching leaves on them."""
 
 # N batch, C channels, H W space
 

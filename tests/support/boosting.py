@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""A small residual network with every kind of part, boosted or not, and its whole state."""
 
 # N batch, C channels, H W space
 
@@ -24,7 +24,7 @@ MARK = f".{ATTRIBUTE}."
 
 
 class ResidualBlock(nn.Module):
-    """A pre-norm-free residual block with a layer scale and stochastic depth."""
+    """A residual block with a layer scale, stochastic depth and a projection where it is needed."""
 
     def __init__(self, inputs, outputs, stride=1):
         super().__init__()
@@ -73,11 +73,13 @@ def gated(recipe="ab", **options):
 
 
 def hook_count(model):
+    """The number of hooks on all modules."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds)
 
 
 def snapshot(model):
+    """Everything that a query must not change: of the network, of random states, of torch."""
     return {
         "training": {name: m.training for name, m in model.named_modules()},
         "tensors": {name: value.clone() for name, value in model.state_dict().items()},

@@ -1,4 +1,4 @@
-"""Every residual branch is found, whatever writes it, sums it and whatever its rank; or why not."""
+"""A network that does with its branches what a function says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Sites come from the flow of data: the right number in every family, and each is the right one.
+"""Residual blocks as people write them, each with the sites of its branches and its shortcut.
 
-A gate that is shut must leave the shortcut alone, whatever the network's code looks like.
+`sites` names the modules whose output a gate scales. `skip` is what is left of the block with its
+gates shut.
 """
 
 # N batch, C channels, H W space

@@ -1,4 +1,4 @@
-"""Where a gate stands, on maps of every rank, and what is said where it cannot."""
+"""The sites of a network, checked by gates at 0.5, and blocks on maps of any rank."""
 
 # Each network is checked with gates at p = 0.5 against its base with the sites' outputs halved.
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Gates go on named modules and off again; names, checkpoints and outputs of the base stay."""
 
 # N batch, C channels, H W space
 
@@ -314,3 +314,21 @@ def test_create_model_attaches_and_keeps_the_weights():
     x = torch.randn(2, 3, 32, 32)
     assert not torch.equal(gated.eval()(x), plain.eval()(x))
     assert torch.equal(detach(gated)(x), plain(x))
+
+
+def test_asking_for_the_gates_changes_nothing_also_where_one_was_dropped():
+    """A gate whose module was rebuilt behind torch's back is listed; only `repair` puts it back."""
+    model = gated()
+    norm = model.layers[0].bn2
+    rebuilt = torch.nn.BatchNorm2d(norm.num_features)
+    model.layers[0]._modules["bn2"] = rebuilt
+    before = [(name, type(m), dict(m.__dict__)) for name, m in model.named_modules()]
+    keys = list(model.state_dict())
+    gates = attached(model)
+    assert list(gates) == ["layers.0.bn2", "layers.1.bn2"]
+    assert [(name, type(m), dict(m.__dict__)) for name, m in model.named_modules()] == before
+    assert list(model.state_dict()) == keys
+    assert type(rebuilt) is torch.nn.BatchNorm2d
+    ab.repair(model)
+    assert attached(model) == gates
+    assert type(rebuilt) is not torch.nn.BatchNorm2d

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Attention modules are replaced by gates and put back as they were."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Boosting changes nothing but what was asked for, and everything can be undone."""
 
 # N batch, C channels, H W space
 

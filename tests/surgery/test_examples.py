@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""The input that a network is run on when nobody gives an example."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,7 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Residual branches are found from how data flow: the right number, and each is the right one.
+
+A gate that is shut must leave the shortcut alone, however the network is written.
+"""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""A gate never goes missing without a word, and acts once, whatever is done to a network."""
+"""The gate of a container is held by a layer inside it and acts exactly once."""
 
 # Gates are forced to p = 0.5, so a gate that is lost or applied twice changes the output.
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""A gate acts however its module is run: compiled, exported, traced, checkpointed, as a feature."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Only the classes of gated modules change, and copies, dtypes and parametrisations keep gates."""
 
 # N batch, C channels, H W space
 

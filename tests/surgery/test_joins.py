@@ -1,4 +1,4 @@
-"""Every residual branch is found, whatever writes it, sums it and whatever its rank; or why not."""
+"""A shortcut and a branch that meet in something other than a sum are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a gate stands, on maps of every rank, and what is said where it cannot."""
+"""The dimension that holds the channels of a map is found, or said to be unclear."""
 
 # Each network is checked with gates at p = 0.5 against its base with the sites' outputs halved.
 

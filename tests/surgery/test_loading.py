@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""What is saved is loaded; a damaged save is refused and changes nothing."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""A gate never goes missing without a word, and acts once, whatever is done to a network."""
+"""The copy with gates as ordinary modules computes the same, and other tools can rewrite it."""
 
 # Gates are forced to p = 0.5, so a gate that is lost or applied twice changes the output.
 

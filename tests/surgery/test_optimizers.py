@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""New parameters join the group of their kind and their layer in an optimizer that is in use."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Sites after convolutions and in place of attention modules."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""A gate never goes missing without a word, and acts once, whatever is done to a network."""
+"""A forward that a tool sets on one gated module keeps the gate, which acts once."""
 
 # Gates are forced to p = 0.5, so a gate that is lost or applied twice changes the output.
 

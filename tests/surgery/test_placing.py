@@ -1,4 +1,4 @@
-"""Where a gate stands, on maps of every rank, and what is said where it cannot."""
+"""The module at the end of a branch that gets the gate, and what is said where there is none."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""A plan changes nothing, and refuses and warns as boosting does."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""A plan says what boosting adds, as data and as a table."""
 
 # N batch, C channels, H W space
 

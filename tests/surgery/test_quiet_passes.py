@@ -1,4 +1,4 @@
-"""Where a gate stands, on maps of every rank, and what is said where it cannot."""
+"""A pass leaves the network and the random state as they were; a failed one says what to give."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Models that cannot be boosted are refused, with what to do instead, and stay as they are."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Gates go onto modules that other tools rebuild; a gate that cannot is never lost silently."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""Where a gate stands, on maps of every rank, and what is said where it cannot."""
+"""A sum that joins two resolutions is no residual sum; a residual block that upsamples is one."""
 
 # Each network is checked with gates at p = 0.5 against its base with the sites' outputs halved.
 

@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""Saves hold every kind of gate, say when the base was trained, and need a directory."""
 
 # N batch, C channels, H W space
 

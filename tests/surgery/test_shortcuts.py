@@ -1,7 +1,4 @@
-"""Sites come from the flow of data: the right number in every family, and each is the right one.
-
-A gate that is shut must leave the shortcut alone, whatever the network's code looks like.
-"""
+"""Sums and concatenations of other kinds have no shortcut, and so no branch."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""Ends and sums where a wrong site would be silent: constants, factors, masks, joins."""
+"""Branches of sums with constants, factors and masks, where a wrong site would be silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every residual branch is found, whatever writes it, sums it and whatever its rank; or why not."""
+"""The trace sees every write: through views, into parts, by out= and by in-place functions."""
 
 from __future__ import annotations
 

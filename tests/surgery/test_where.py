@@ -1,4 +1,4 @@
-"""What boosting promises: nothing changes but what was asked for, and everything can be undone."""
+"""`where=` takes names, patterns and predicates, and says why a named module is no site."""
 
 # N batch, C channels, H W space
 

@@ -1,4 +1,4 @@
-"""A gate never goes missing without a word, and acts once, whatever is done to a network."""
+"""A save through a wrapper around the network or a part of it is the save without it."""
 
 # Gates are forced to p = 0.5, so a gate that is lost or applied twice changes the output.
 
