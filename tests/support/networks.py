@@ -56,9 +56,10 @@ def randomise(
 
     for module in model.modules():
         is_norm = hasattr(module, "running_var")
-        held = module._parameters | (module._buffers if is_norm else {})
+        held = dict(module.named_parameters(recurse=False))  # of scripted modules too
+        held |= dict(module.named_buffers(recurse=False)) if is_norm else {}
         for name, tensor in held.items():
-            if tensor is None or not tensor.is_floating_point():
+            if not tensor.is_floating_point():
                 continue
             if name == "running_var":
                 tensor.uniform_(0.5, 2, generator=generator)
