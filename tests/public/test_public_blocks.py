@@ -1,7 +1,7 @@
 """Blocks that differ between public implementations.
 
-Each is compared with code that is not ours, given the same weights, or with the formula of its paper
-where no package has it.
+Each is compared with code that is not ours, given the same weights, or with the formula of its
+paper where no package has it.
 """
 
 from __future__ import annotations

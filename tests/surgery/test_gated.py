@@ -17,15 +17,12 @@ from support.attaching import (
     without_warnings,
 )
 from support.boosting import (
-    gated,
     images,
 )
 from support.gated_branches import (
-    Steps,
     assert_gated,
-    steps,
 )
-from support.gates import force, halved, stir
+from support.gates import stir
 from support.networks import randomise
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -33,19 +30,6 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import accuracy_booster as ab
 from accuracy_booster.blocks import TABLE
 from accuracy_booster.surgery import Site, attach, attached, detach
-
-
-def test_compile_and_export():
-    torch._dynamo.reset()
-    model, x = gated(), images()
-    expected = model(x)
-    fast = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(fast(x), expected)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x), expected)
-    trained_model = torch.compile(copy.deepcopy(model), backend="aot_eager").train()
-    trained_model(x).sum().backward()
-    assert all(p.grad is not None for p in ab.added_parameters(trained_model))
 
 
 def timm_resnet():
@@ -121,11 +105,6 @@ def test_torchvisions_feature_extractor_is_gated():
     assert not torch.allclose(plain(x)["layer3"], got["layer3"], rtol=1e-2)
 
 
-def test_symbolic_trace_keeps_the_gates(resnet):
-    model, x, expected = resnet
-    assert_gated(torch.fx.symbolic_trace(model), x, expected)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tool", ["optimization.fuse", "fuse_fx", "prepare_fx"])
 def test_fx_tools_keep_the_gates(resnet, tool):
@@ -156,18 +135,6 @@ def test_boosting_changes_no_setting_of_the_compiler():
         "assert _dynamo.config.get_config_copy() == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-@pytest.mark.parametrize("boosted_first", [False, True])
-def test_a_compiled_network_is_told_from_its_boosted_twin(boosted_first):
-    x = torch.randn(2, 4, 6, 6)
-    base = Steps(*steps()).eval()
-    model = force(ab.boost(copy.deepcopy(base), "ab", example=x[:1], where=["b.3"])).eval()
-    expected = halved(copy.deepcopy(base), ["b.3"])(x).detach()
-    pairs = [(base, base(x).detach()), (model, expected)]
-    for network, y in pairs[::-1] if boosted_first else pairs:
-        assert_gated(torch.compile(network, backend="eager", fullgraph=True), x, y)
-    torch._dynamo.reset()
 
 
 @without_warnings

@@ -45,22 +45,6 @@ def test_copies_are_gated_and_can_be_unboosted(recipe):
     assert torch.equal(model(x), y)
 
 
-def test_moving_averages():
-    model, x = gated(), images()
-    ema = timm.utils.ModelEmaV3(model, decay=0.5)
-    assert torch.equal(ema.module(x), model(x))
-    start = [p.detach().clone() for p in ab.added_parameters(model)]
-    with torch.no_grad():
-        for p in ab.added_parameters(model):
-            p.add_(1)
-    ema.update(model)
-    ema.update(model)
-    for p, old in zip(ab.added_parameters(ema.module), start, strict=True):
-        assert (p > old).all()
-    average = torch.optim.swa_utils.AveragedModel(model)
-    assert torch.equal(average(x), model(x))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes_before_and_after(dtype):
     base, x = net().eval(), images()
@@ -106,15 +90,6 @@ def test_parametrised_convolutions_keep_their_gates(first, removed):
     assert_gated(model, x, base(x).detach())
     if removed:
         assert type(model.b[3]) is nn.Conv2d
-
-
-def test_pruning_keeps_the_gates(resnet):
-    from torch.nn.utils import prune
-
-    model, x, expected = resnet
-    prune.identity(model.layer1[0].conv2, "weight")
-    prune.identity(model.layer1[0].bn2, "weight")
-    assert_gated(model, x, expected)
 
 
 COPIES = {

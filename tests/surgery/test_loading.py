@@ -17,6 +17,8 @@ from support.boosting import (
     snapshot,
     trained,
 )
+from support.files import edit_json
+from support.saves import loaded, network
 from torch import nn
 
 import accuracy_booster as ab
@@ -142,3 +144,12 @@ def test_damaged_files_are_refused_and_change_nothing(tmp_path, damage):
         ab.load(base, tmp_path)
     assert str(tmp_path) in str(caught.value) or "layers.9.bn2" in str(caught.value)
     assert_same_state(snapshot(base), before)
+
+
+@pytest.mark.parametrize("channels", [10**18, 10**9, 15, 0, -1, 2.5, "16", None, True])
+def test_channels_that_the_tensors_do_not_have_are_refused(channels, tmp_path):
+    """Before any gate of so many channels is made."""
+    ab.save(network(1), tmp_path)
+    edit_json(tmp_path / "booster.json", lambda info: info["sites"][0].update(channels=channels))
+    with pytest.raises(ValueError, match=r"cannot be read: .*channels"):
+        loaded(tmp_path)

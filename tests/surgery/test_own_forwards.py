@@ -10,7 +10,6 @@ import torch
 from support.gated_branches import (
     Steps,
     assert_gated,
-    steps,
 )
 from support.gates import force, halved
 from torch import nn
@@ -49,25 +48,5 @@ def test_a_forward_put_on_a_gated_module_keeps_the_gate(fast):
     assert_gated(model, x, expected)
     assert_gated(copy.deepcopy(model), x, expected)
     assert_gated(pickle.loads(pickle.dumps(model)), x, expected)
-    ab.unboost(model)
-    assert_gated(model, x, base(x).detach())
-
-
-@pytest.mark.parametrize("first", ["hooked", "boosted"])
-def test_accelerates_hooks_keep_the_gate(first):
-    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-
-    x = torch.randn(2, 4, 6, 6)
-    base = Steps(*steps()).eval()
-    expected = halved(copy.deepcopy(base), ["b.3"])(x).detach()
-    model = copy.deepcopy(base)
-    if first == "hooked":
-        add_hook_to_module(model.b[3], ModelHook())
-    force(ab.boost(model, "ab", example=x[:1], where=["b.3"])).eval()
-    if first == "boosted":
-        add_hook_to_module(model.b[3], ModelHook())
-    assert_gated(model, x, expected)
-    remove_hook_from_module(model.b[3])
-    assert_gated(model, x, expected)
     ab.unboost(model)
     assert_gated(model, x, base(x).detach())
