@@ -35,7 +35,7 @@ from PIL import Image
 
 import accuracy_booster as ab
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, engine, trainer
+from accuracy_booster.training import checkpoint, opening_data as engine, trainer
 
 PLACES = ("checkpoint", "evaluation", "loader", "anywhere")
 TIMES = ("seconds", "images_per_second")  # what may differ

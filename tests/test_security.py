@@ -27,7 +27,7 @@ from accuracy_booster.models.weights import read_weights
 from accuracy_booster.ops.precision import bf16_works
 from accuracy_booster.progress import printable
 from accuracy_booster.training import checkpoint
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 PACKAGE = str(Path(ab.__file__).parents[1])
 SITE = str(Path(torch.__file__).parents[1])

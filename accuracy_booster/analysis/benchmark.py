@@ -33,7 +33,7 @@ from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import infer_examples
-from accuracy_booster.training.engine import device_named
+from accuracy_booster.training.accelerator import device_named
 
 BLOCKS = ("none", "se", "eca", "cbam", "ab", "ab_plus")
 MODES = {

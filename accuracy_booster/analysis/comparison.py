@@ -30,7 +30,6 @@ from accuracy_booster.progress import bars, note
 from accuracy_booster.training import (
     TrainConfig,
     TrainResult,
-    engine,
     new_dir,
     resolve,
     run_training,
@@ -38,9 +37,13 @@ from accuracy_booster.training import (
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences, new_id
 from accuracy_booster.training.initial_weights import start_from_weights
-from accuracy_booster.training.reopen_data import check_place, check_same
-from accuracy_booster.training.run_directory import BLOCKS, CONFIG, Run
-from accuracy_booster.training.train_and_resume import result_of
+from accuracy_booster.training.network_building import build_network, check_network_and_block
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.reopening_data import check_place, check_same
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import BLOCKS, CONFIG
+from accuracy_booster.training.train_result import result_of
 
 DEFAULT_MODEL = "resnet14"
 # what may differ between a comparison's settings and those of its run that is there
@@ -146,7 +149,7 @@ def compare(
     base = resolve(model, **options)
     variants = [base.change({"block": block}) for block in blocks]
     for variant in variants:
-        engine.check_names(variant)
+        check_network_and_block(variant)
     where = (
         Path(output)
         if output
@@ -157,10 +160,10 @@ def compare(
     go_on = f"accuracy-booster compare --resume {shlex.quote(str(where))}"
     if resume is not None and "data" not in moved:
         check_place(where, base.data)
-    data = engine.open_data_anew(base) if now else engine.open_data(base, hold_out="rows")
-    variants = [engine.fill_in(variant, data) for variant in variants]
+    data = open_data_of_new_run(base) if now else open_data(base, hold_out="rows")
+    variants = [fill_in(variant, data) for variant in variants]
     for variant in variants:  # a block or weights that do not fit are told before the first run
-        network = engine.build_network(variant)
+        network = build_network(variant)
         if variant.weights is not None:
             start_from_weights(network, variant)
     # absolute paths, so that it can go on from everywhere
@@ -247,7 +250,7 @@ def _run(
         if state != "stopped":
             note(f"the run in {run.path} is damaged: {state}")
     task = Classification(config, data)
-    return run_training(task, progress, label, lines=False, run=run, go_on=go_on)
+    return run_training(task, progress, label, lines=False, run=run, resume_command=go_on)
 
 
 def _rows(
@@ -257,9 +260,9 @@ def _rows(
 ) -> list[Row]:
     of = {v.block: [run for run in runs if run.config.block == v.block] for v in variants}
     networks = {
-        v.block: engine.load_network(*Run.open(of[v.block][0].output))
+        v.block: load_network(*Run.open(of[v.block][0].output))
         if of[v.block]
-        else engine.build_network(v)  # what it costs does not depend on its weights
+        else build_network(v)  # what it costs does not depend on its weights
         for v in variants
     }
     size = variants[0].input_size

@@ -15,7 +15,7 @@ from typing import Any
 
 from accuracy_booster.files import check_folder, check_no_others, partial_name, read_json
 from accuracy_booster.training.lock import LOCK, locked
-from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import is_run, remove_run
 
 BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
 
@@ -65,9 +65,9 @@ def remove(where: Path, keep: Sequence[str]) -> None:
     named = [f"{f}-s{first + i}" for f in run_names(begun["blocks"]) for i in range(begun["seeds"])]
     for name in begun.get("runs", named):
         folder = where / Path(str(name)).name
-        if folder.name not in keep and Run.is_run(folder):
+        if folder.name not in keep and is_run(folder):
             with locked(folder):  # a training that goes on there is not disturbed
-                Run.remove(folder)
+                remove_run(folder)
             (folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty: somebody else's files stay
                 folder.rmdir()

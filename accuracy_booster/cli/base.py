@@ -17,8 +17,8 @@ from yaml import YAMLError
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
 from accuracy_booster.progress import console, printable
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.settings import (
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.yaml_settings import (
     MANY_DIGITS,
     check_nesting,
     read_settings,

@@ -11,7 +11,7 @@ from accuracy_booster.cli.inspection import add_measured
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.open_to_measure import Opened
+    from accuracy_booster.training.opening_to_measure import Opened
 
 MERGED = "merged.safetensors"
 
@@ -39,7 +39,7 @@ def _arguments(parser: Parser) -> None:
 def _merge(given: dict[str, Any]):
     from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.open_to_measure import open_measured
+    from accuracy_booster.training.opening_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / MERGED)

@@ -7,8 +7,8 @@ from typing import Any
 
 from accuracy_booster.cli.base import Command, Parser, print_table, say, split
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import MAX_CHANNELS
 from accuracy_booster.training.setting_types import MAX_SIDE
+from accuracy_booster.training.train_config import MAX_CHANNELS
 
 
 def _models_arguments(parser: Parser) -> None:

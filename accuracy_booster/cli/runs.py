@@ -16,7 +16,7 @@ from accuracy_booster.cli.base import (
 )
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 MAX_SEEDS = 1000
 
@@ -90,7 +90,7 @@ def _compare(given: dict[str, Any]):
 
 
 def _eval_arguments(parser: Parser) -> None:
-    from accuracy_booster.training.open_to_measure import OPTIONS
+    from accuracy_booster.training.opening_to_measure import OPTIONS
 
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from accuracy_booster.files import read_json
 from accuracy_booster.training.checkpoint import FOLDER
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run_config import RunConfig
-from accuracy_booster.training.run_directory import CONFIG, INFO, Run, in_todays_words
+from accuracy_booster.training.run_directory import Run, with_current_block
+from accuracy_booster.training.run_files import CONFIG, INFO
+from accuracy_booster.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _listed(path: Path) -> Listed:
             name = config.network
         else:
             config, name = RunConfig.of_any_task(text)
-        state, config = run.state(config.epochs), in_todays_words(config, run.info)
+        state, config = run.state(config.epochs), with_current_block(config, run.info)
         last = rows[-1] if rows else {}
         found = dict[str, float | None]()
         for measure in ("top1", "ap"):

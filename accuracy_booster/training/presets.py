@@ -1,4 +1,4 @@
-"""The presets that fill a configuration, and where its run goes.
+"""The presets: named settings from which a configuration starts.
 
 Sources: He et al. 2015 (section 4.2) and 2016 for the CIFAR ResNets, Zagoruyko and Komodakis 2016
 for the wide ones; the paper itself states no CIFAR schedule. ImageNet: "the same settings as CBAM"
@@ -11,14 +11,12 @@ plateau, so here it falls at fixed epochs, which is our choice.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.data.choices import SMALL
 from accuracy_booster.errors import unknown
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 # What a preset says; the rest is TrainConfig's own default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -76,29 +74,3 @@ def default_preset(model: str, data: str) -> str:
         return "cifar_wrn"
     depth = re.match(r"resnet(\d{1,9})", name)
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
-
-
-def base_dir(config: RunConfig) -> Path:
-    """Where a run that names no output goes, unless something is there: named after the run."""
-    block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return Path("runs") / name
-
-
-def begun_dir(config: RunConfig, place: Path) -> Path:
-    """Where torchrun's earlier attempt at the same command put its run."""
-    path = Path(config.output) if config.output else place
-    number, last = 1, path
-    while not config.output and path.exists():
-        last, number = path, number + 1
-        path = path.with_name(f"{place.name}-{number}")
-    return last
-
-
-def new_dir(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if it exists already."""
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

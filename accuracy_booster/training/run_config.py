@@ -12,7 +12,7 @@ import yaml
 
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.training.setting_types import check_types, is_finite, is_utf8
-from accuracy_booster.training.settings import read_settings
+from accuracy_booster.training.yaml_settings import read_settings
 
 # What a training may ask for. More is a slip or an attack, and would end in a machine that swaps.
 MAX_WORKERS = 256
@@ -110,7 +110,7 @@ class RunConfig:
     workers: int = 0
     eval_batch_size: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Path):

@@ -12,7 +12,7 @@ import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.cli.gates import MERGED
 from accuracy_booster.inspection.norms import in_random_order
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.opening_to_measure import open_measured
 
 
 def run(capsys, *words):

@@ -30,8 +30,8 @@ from accuracy_booster.inspection.sentences import summary
 from accuracy_booster.inspection.trials import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
 from accuracy_booster.surgery.attach import attached
-from accuracy_booster.training.engine import load_network
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.opening_to_measure import open_measured
 from accuracy_booster.training.run_directory import Run
 
 SITES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]

@@ -24,9 +24,9 @@ from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.synchronise import merged
-from accuracy_booster.training import checkpoint, engine, trainer
+from accuracy_booster.training import checkpoint, opening_data as engine, trainer
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.synchronise import synchronised
+from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
 OPTIONS = {
@@ -259,8 +259,8 @@ def test_metrics_count_each_image_once(world, tmp_path):
     """360 test images over 3 processes, and a data set smaller than the processes."""
     from accuracy_booster.data.batches import Loader, as_is
     from accuracy_booster.data.images import TensorImages
-    from accuracy_booster.training import engine, resolve
-    from accuracy_booster.training.evaluation import measure
+    from accuracy_booster.training import opening_data as engine, resolve
+    from accuracy_booster.training.measuring import measure
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))

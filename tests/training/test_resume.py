@@ -58,7 +58,7 @@ from accuracy_booster.training import (
     checkpoint,
     classification,
     compiling,
-    engine,
+    opening_data as engine,
     list_runs,
     resolve,
     trainer,

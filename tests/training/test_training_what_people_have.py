@@ -18,10 +18,7 @@ import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.weights import load_weights, read_weights
-from accuracy_booster.training import (
-    engine,
-    resolve,
-)
+from accuracy_booster.training import opening_data as engine, resolve
 from accuracy_booster.training import (
     initial_weights as start,
 )
@@ -390,7 +387,7 @@ class Begun(Exception):
 
 def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
     """The configuration of a run and its network as the first step sees it."""
-    from accuracy_booster.training import train_and_resume
+    from accuracy_booster.training import starting_and_resuming as train_and_resume
 
     found = {}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from accuracy_booster.data import BUILT_IN, Data, sources
 from accuracy_booster.progress import note
-from accuracy_booster.training import engine
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import TrainingData
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def reopen(run: Run, config: TrainConfig) -> Data:
@@ -21,7 +21,7 @@ def reopen(run: Run, config: TrainConfig) -> Data:
         ValueError: if they are not where the configuration says, or are other data.
     """
     check_place(run.path, config.data)
-    data = engine.open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
+    data = open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
     check_same(run, config, data)
     return data
 
