@@ -24,7 +24,9 @@ from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.synchronise import merged
-from accuracy_booster.training import checkpoint, opening_data as engine, trainer
+from accuracy_booster.training import checkpoint, opening_data, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.processes import synchronised
 
@@ -38,16 +40,16 @@ OPTIONS = {
 LAUNCHED = """
 import os, signal, sys, torch
 from accuracy_booster.cli import main
-from accuracy_booster.training import engine, trainer
+from accuracy_booster.training import trainer
 
 torch.set_num_threads(1)
 real = trainer.Trainer.train_step
 
-def train_step(self, batch):
+def train_step(self, *given):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if first and self.rank == 1 and (self.epoch, self.step) == (1, 3):
+    if first and self.rank == 1 and (self.state.epoch, self.state.step) == (1, 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, batch)
+    return real(self, *given)
 
 if "--kill" in sys.argv:
     sys.argv.remove("--kill")
@@ -135,11 +137,11 @@ def stopped(tmp_path):
     def work(rank):
         real = trainer.Trainer.train_step
 
-        def train_step(self, batch):
-            if (self.epoch, self.step) == (1, 5) and rank == 1:
+        def train_step(self, *given):
+            if (self.state.epoch, self.state.step) == (1, 5) and rank == 1:
                 ready.touch()
                 time.sleep(0.3)
-            return real(self, batch)
+            return real(self, *given)
 
         trainer.Trainer.train_step = train_step
         return main(words(run))
@@ -265,12 +267,12 @@ def test_metrics_count_each_image_once(world, tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     config = resolve("resnet8", device="cpu")
-    data = engine.open_data(config)
+    data = open_data(config)
     few = TensorImages(data.loaders["test"].dataset.images.images[:1], torch.tensor([3]))
     small = Loader(few, lambda x: x, 4, shuffled=False, whole=as_is)
 
     def both():
-        accelerator = engine.make_accelerator(config)
+        accelerator = make_accelerator(config)
         loaders = data.loaders["test"], small
         return [measure(model, made, data, accelerator).to_dict() for made in loaders]
 
@@ -338,8 +340,8 @@ def test_processes_with_other_data_are_told_before_the_first_step(damage, tmp_pa
         given = {"data": tmp_path / "data", "batch_size": 8, "lr": lr}
         # as on two machines: the same path, other contents
         os.chdir(tmp_path)
-        real = engine.load_data
-        engine.load_data = lambda data, **more: real(f"{data}{rank}", **more)
+        real = opening_data.load_data
+        opening_data.load_data = lambda data, **more: real(f"{data}{rank}", **more)
         return main(words(tmp_path / "run", **given))
 
     assert [wait(pid) for pid in ranks(work, tmp_path)] == [2, 2], said(tmp_path)

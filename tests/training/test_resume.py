@@ -69,15 +69,6 @@ from accuracy_booster.training.lock import is_locked, locked
 pytestmark = [pytest.mark.forks, cannot_fork]
 
 
-# processes
-
-
-# plants: each changes this process, which is a child
-
-
-# data, runs, and whether they are equal
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _imported() -> None:
     """What every child would import anew."""
@@ -158,10 +149,7 @@ def test_killed_after_the_last_epoch_before_the_weights(data, reference, tmp_pat
     """All steps are done; only the end of the run is missing."""
     run = tmp_path / "run"
 
-    def plant():
-        engine.save_network = die
-
-    kill(data, run, tmp_path, plant)
+    kill(data, run, tmp_path, before_the_result)
     finish(data, run, tmp_path)
     assert_equal_ends(reference(), run)
 
@@ -312,21 +300,11 @@ def test_a_signal_in_the_evaluation(data, reference, tmp_path):
     run = tmp_path / "run"
 
     def plant(ready):
-        real, calls = classification.measure, [0]
+        def pause():
+            ready.touch()
+            time.sleep(0.4)  # so that the signal comes within it
 
-        def measure(*given):
-            *given, on_batch = given
-
-            def then(batch):
-                calls[0] += 1
-                if calls[0] == 2:
-                    ready.touch()
-                    time.sleep(0.4)
-                on_batch(batch)
-
-            return real(*given, then)
-
-        classification.measure = measure
+        in_evaluation(2, pause)
 
     code, said, _ = signalled(data, run, tmp_path, plant, [signal.SIGTERM])
     assert code == 143, said
@@ -384,33 +362,18 @@ def test_signals_are_as_before_after_a_run(reference):
 # what is not finite
 
 
-def poison(monkeypatch, number, kind):
-    real, calls = trainer.Trainer._loss, [0]
-
-    def loss(self, *given):
-        calls[0] += 1
-        value, logits = real(self, *given)
-        if calls[0] == number and kind == "loss":
-            value = value * math.nan
-        elif calls[0] == number:  # of a finite loss: the slope of the root of 0
-            value = value + 0 * (0 * next(self.plain.parameters()).sum()).sqrt()
-        return value, logits
-
-    monkeypatch.setattr(trainer.Trainer, "_loss", loss)
-
-
 @pytest.mark.parametrize("kind", ["loss", "norm of the gradient"])
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_what_is_not_finite_stops_before_the_step(data, tmp_path, monkeypatch, kind, clip):
     run = tmp_path / "run"
-    poison(monkeypatch, 11, kind)  # the first half of step 6: step 2 of epoch 2
+    poisoned(monkeypatch, 11, kind)  # the first half of step 6: step 2 of epoch 2
     given = options(data, run, **({"clip_grad": clip} if clip else {}))
     with pytest.raises(TrainingStopped, match=f"the {kind} is not finite") as caught:
         ab.train(**given)
     says = str(caught.value)
     assert "\n" not in says
     assert "at step 2 of 4 in epoch 2, lr=0.005, batch of images" in says
-    order = engine.open_data(resolve(**given)).loaders["train"].order(1)[6:12].tolist()
+    order = open_data(resolve(**given)).loaders["train"].order(1)[6:12].tolist()
     assert f"images {', '.join(map(str, order))}, ..." in says
     saved, problems = checkpoint.load(run)
     assert not problems
@@ -420,7 +383,7 @@ def test_what_is_not_finite_stops_before_the_step(data, tmp_path, monkeypatch, k
 
 
 def test_a_loss_that_was_not_finite_is_exit_code_1(data, tmp_path, monkeypatch, capsys):
-    poison(monkeypatch, 3, "loss")
+    poisoned(monkeypatch, 3)
     words = [f"--{k}={v}" for k, v in options(data, tmp_path / "run").items()]
     assert main(["train", *words]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -551,10 +514,7 @@ def test_a_refusal_within_the_process_does_not_open_the_lock_to_others(tmp_path)
             pass
 
         def other():
-            from accuracy_booster.training import lock
-
-            lock._held.clear()  # a process of its own holds nothing
-            return 7 if lock.is_locked(run) else 0
+            return 7 if is_locked(run) else 0
 
         assert wait(in_child(other, tmp_path / "log")) == 7
 
@@ -587,13 +547,15 @@ def test_a_full_disk_stops_and_the_run_goes_on(data, reference, tmp_path, number
 def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     given = {"compile": "on", "block": "none", "accumulate": 1, "mixup": 0.0, "cutmix": 0.0}
 
-    def aot(one):
-        print("compiled", flush=True)
-        return torch.compile(one.network, backend="aot_eager", dynamic=False)
-
     def work(run, plant=lambda: None):
         def inside():
-            compiling.compiled = aot
+            real = torch.compile
+
+            def compile(network, **options):
+                print("compiled", flush=True)
+                return real(network, backend="aot_eager", **options)
+
+            torch.compile = compile
             plant()
             run_or_resume(data, run, **given)
 
@@ -670,20 +632,20 @@ def new_trainer(tmp_path, **more):
     """A trainer of digits on the network above, whose steps are called one by one."""
     given = {"block": "none", "batch_size": 32, "device": "cpu", "output": str(tmp_path / "run")}
     config = resolve("resnet8", **{**given, **more})
-    data = engine.open_data(config)
-    made = trainer.Trainer(Classification(engine.fill_in(config, data), data))
-    made.stop = signals.StopRequest("")
+    data = open_data(config)
+    made = trainer.Trainer(Classification(fill_in(config, data), data))
+    made.initialise()
     return made
 
 
 def test_accumulating_is_the_whole_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "build_network", lambda *_, **__: Plain())
+    monkeypatch.setattr(classification, "build_network", lambda *_, **__: Plain())
     ends = []
     for parts in (1, 2, 8):
         made = new_trainer(tmp_path, accumulate=parts)
         for batch in list(made.loaders["train"].batches(0))[:10]:
             made.train_step(batch)
-        ends.append((made.plain.state_dict(), made.sums))
+        ends.append((made.network.state_dict(), made.state.sums))
     for state, sums in ends[1:]:
         for name, tensor in state.items():
             assert torch.allclose(tensor, ends[0][0][name], rtol=0, atol=1e-6), name
@@ -694,13 +656,13 @@ def test_accumulating_is_the_whole_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize("clip", [0.01, 0.5, 1e6])
 def test_clipping_limits_the_step(tmp_path, monkeypatch, clip):
     """Without momentum and decay a step's length is the rate times the gradient's norm."""
-    monkeypatch.setattr(engine, "build_network", lambda *_, **__: Plain())
+    monkeypatch.setattr(classification, "build_network", lambda *_, **__: Plain())
     moved = {}
     for limit in (None, clip):
         made = new_trainer(tmp_path, clip_grad=limit, momentum=0.0, weight_decay=0.0, lr=0.1)
-        before = nn.utils.parameters_to_vector(made.plain.parameters()).detach().clone()
+        before = nn.utils.parameters_to_vector(made.network.parameters()).detach().clone()
         made.train_step(next(iter(made.loaders["train"].batches(0))))
-        moved[limit] = nn.utils.parameters_to_vector(made.plain.parameters()).detach() - before
+        moved[limit] = nn.utils.parameters_to_vector(made.network.parameters()).detach() - before
     free = float(moved[None].norm()) / 0.1
     assert float(moved[clip].norm()) / 0.1 == pytest.approx(min(clip, free), rel=1e-4)
     cosine = F.cosine_similarity(moved[None], moved[clip], dim=0)
@@ -712,7 +674,7 @@ def test_label_smoothing_is_torchs(tmp_path, smoothing):
     made = new_trainer(tmp_path, label_smoothing=smoothing)
     batch = next(iter(made.loaders["train"].batches(0)))
     made.network.eval()
-    loss, _ = made._loss(batch)
+    loss, _ = made.task.loss(made.network, batch)
     with torch.no_grad():
         logits = made.network(normalise(batch.images, made.data.mean, made.data.std))
     smooth = torch.full((32, 10), smoothing / 10)
@@ -730,7 +692,7 @@ def test_weight_decay_and_rates_of_gates_and_norms():
         **{"norm_weight_decay": 0.0, "gate_weight_decay": 5e-4},
     )
     network = ab.create_model("resnet8", recipe="ab", num_classes=10)
-    optimizer = engine.make_optimizer(network, config)
+    optimizer = make_optimizer(network, config)
     found = {
         id(p): (g["lr0"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]
     }
@@ -746,9 +708,9 @@ def test_weight_decay_and_rates_of_gates_and_norms():
         assert found.pop(id(parameter)) == expected, name
     assert not found
     assert len(kinds) == 3
-    engine.set_rates(optimizer, 0.5)
+    set_rates(optimizer, 0.5)
     assert {g["lr"] for g in optimizer.param_groups} == {0.1, 0.15}
-    alike = engine.make_optimizer(network, resolve("resnet8"))
+    alike = make_optimizer(network, resolve("resnet8"))
     assert len(alike.param_groups) == 1
 
 
@@ -761,10 +723,10 @@ def test_linear_warm_up_goes_up_step_by_step():
     for epoch in range(4):
         for done in (0.0, 0.25, 0.9):
             expected = 0.1 + 0.3 * (epoch + done) / 4
-            assert 0.4 * engine.rate_factor(config, epoch, done) == pytest.approx(expected)
-    assert engine.rate_factor(config, 4, 0.0) == 1
-    assert engine.rate_factor(config, 3, 1.0) == pytest.approx(1)
-    assert engine.rate_factor(config, 7, 0.9) == pytest.approx(0.5)
+            assert 0.4 * rate_factor(config, epoch, done) == pytest.approx(expected)
+    assert rate_factor(config, 4, 0.0) == 1
+    assert rate_factor(config, 3, 1.0) == pytest.approx(1)
+    assert rate_factor(config, 7, 0.9) == pytest.approx(0.5)
 
 
 def test_the_moving_average_is_what_is_measured_and_kept(data, reference):
@@ -782,13 +744,13 @@ def test_the_moving_average_is_what_is_measured_and_kept(data, reference):
 
 def test_the_moving_average_is_by_hand(tmp_path):
     made = new_trainer(tmp_path, ema=0.7)
-    average = {k: v.clone() for k, v in made.plain.state_dict().items()}
+    average = {k: v.clone() for k, v in made.network.state_dict().items()}
     for batch in list(made.loaders["train"].batches(0))[:5]:
         made.train_step(batch)
-        for name, value in made.plain.state_dict().items():
+        for name, value in made.network.state_dict().items():
             if value.is_floating_point():
                 average[name] = 0.7 * average[name] + 0.3 * value
             else:
                 average[name] = value
-    for name, value in made.average.module.state_dict().items():
+    for name, value in made.state.kept_network.state_dict().items():
         assert torch.allclose(value, average[name], atol=1e-5), name

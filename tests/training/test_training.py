@@ -64,10 +64,10 @@ def test_presets(model, data, expected):
 
 def rates(**options):
     c = resolve(options.pop("model", "resnet56"), data="cifar100", **options)
-    optimizer = engine.make_optimizer(nn.Linear(1, 1), c)
+    optimizer = make_optimizer(nn.Linear(1, 1), c)
     found = []
     for epoch in range(c.epochs):  # the rule: a rate is a function of the epoch, without a state
-        engine.set_rates(optimizer, engine.rate_factor(c, epoch))
+        set_rates(optimizer, rate_factor(c, epoch))
         found.append(optimizer.param_groups[0]["lr"])
     return found
 
@@ -101,7 +101,7 @@ def test_schedule(options, expected):
 
 def test_config_round_trip_and_refusals():
     c = resolve("wrn16_4", data="cifar10", image_size=40, mean=[0.1, 0.2, 0.3])
-    assert configs.TrainConfig.from_yaml(c.to_yaml()) == c
+    assert TrainConfig.from_yaml(c.to_yaml()) == c
     for wrong in (
         {"epochs": 0},
         {"batch_size": 1},
@@ -140,7 +140,7 @@ def test_run_directory_and_reported_accuracy(folder, tmp_path):
     model = ab.create_model("resnet8", recipe="ab", num_classes=3)
     model.load_state_dict(load_file(run / "model.safetensors"))
     # `train --config RUN/config.yaml` repeats it to the bit
-    again = configs.TrainConfig.from_yaml((run / "config.yaml").read_text())
+    again = TrainConfig.from_yaml((run / "config.yaml").read_text())
     twin = ab.train(again, output=str(tmp_path / "twin"))
     first, second = (load_file(r / "model.safetensors") for r in (run, twin.output))
     assert first.keys() == second.keys()
@@ -167,9 +167,9 @@ def test_validation_split_keeps_the_test_set_out(folder, tmp_path, monkeypatch):
     measured = []
     real = trainer.Trainer.measure
 
-    def spy(self, split):
+    def spy(self, split, *rest):
         measured.append(split)
-        return real(self, split)
+        return real(self, split, *rest)
 
     monkeypatch.setattr(trainer.Trainer, "measure", spy)
     options = short(tmp_path, epochs=2, validation=0.4)
@@ -184,8 +184,8 @@ def test_same_start_and_same_images_for_every_block(folder, tmp_path):
     first = {}
     for block in ("none", "ab_plus"):
         config = resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
-        data = engine.open_data(config)
-        one = trainer.Trainer(classification.Classification(engine.fill_in(config, data), data))
+        data = open_data(config)
+        one = trainer.Trainer(classification.Classification(fill_in(config, data), data))
         weights = one.network.conv1.weight.detach().clone()
         images, labels = next(iter(one.loaders["train"]))
         first[block] = (weights, images, labels)

@@ -88,7 +88,7 @@ OUTPUTS = {
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_logits_and_auxiliary_logits_of_every_kind_of_output(kind):
     given, expected = OUTPUTS[kind]
-    logits, others = outputs.split_outputs(given)
+    logits, others = split_outputs(given)
     assert logits is MAIN
     assert [weight for weight, _ in others] == [weight for weight, _ in expected]
     assert all(a is b for (_, a), (_, b) in zip(others, expected, strict=True))
@@ -97,8 +97,8 @@ def test_logits_and_auxiliary_logits_of_every_kind_of_output(kind):
 def test_a_hugging_face_output():
     modeling = pytest.importorskip("transformers.modeling_outputs")
     output = modeling.ImageClassifierOutput(logits=MAIN, hidden_states=(ONE,))
-    assert outputs.split_outputs(output)[0] is MAIN
-    assert outputs.split_outputs(output)[1] == []
+    assert split_outputs(output)[0] is MAIN
+    assert split_outputs(output)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_hugging_face_output():
 )
 def test_an_output_without_logits_is_told(output, told):
     with pytest.raises(ValueError, match=told):
-        outputs.split_outputs(output)
+        split_outputs(output)
 
 
 class Small(nn.Module):
@@ -135,7 +135,7 @@ class Small(nn.Module):
 
 def make(monkeypatch, network):
     """Let runs train this network, whatever they name."""
-    monkeypatch.setattr(engine, "create_model", lambda name, **given: network())
+    monkeypatch.setattr(network_building, "create_model", lambda name, **given: network())
 
 
 @pytest.mark.parametrize(("kind", "weights"), [(GoogLeNet, (0.3, 0.3)), (Inception, (0.4,))])
@@ -197,15 +197,13 @@ def test_a_network_that_does_not_fit_is_told_before_the_run(
 
 def test_trying_a_network_leaves_it_as_it_was(folder, tmp_path):
     config = resolve("resnet8", data=str(folder), **SHORT)
-    data = engine.open_data_anew(config)
-    from accuracy_booster.training.trainer import Trainer
-
-    trainer = Trainer(Classification(engine.fill_in(config, data), data))
-    before = {name: tensor.clone() for name, tensor in trainer.plain.state_dict().items()}
+    data = open_data_of_new_run(config)
+    trainer = Trainer(Classification(fill_in(config, data), data))
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     state = torch.get_rng_state()
     trainer.check_network()
     assert torch.equal(state, torch.get_rng_state())
-    for name, tensor in trainer.plain.state_dict().items():
+    for name, tensor in trainer.network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
@@ -295,7 +293,7 @@ def test_freeze_base_trains_the_gates_and_a_new_head(name, expected, keeps):
         network = ab.create_model(name, num_classes=3)
     ab.boost(network, "ab", example=torch.zeros(1, 3, 64, 64, device="meta"))
     config = resolve(name, data="cifar10", freeze="base")
-    engine.freeze(network, config, keeps_head=keeps)
+    freeze(network, config, keeps_head=keeps)
     trained = {n for n, p in network.named_parameters() if p.requires_grad}
     assert sorted(n for n in trained if ".recalibrate." not in n) == ([] if keeps else expected)
     gates = {n for n, _ in network.named_parameters() if ".recalibrate." in n}
@@ -307,7 +305,7 @@ def test_a_frozen_network_with_a_convolution_for_a_head_trains(folder, tmp_path)
     options = {**SHORT, "data": str(folder), "freeze": "base", "output": str(tmp_path / "run")}
     result = ab.train("timm/resnetv2_18", **options)
     torch.manual_seed(0)
-    fresh = engine.build_network(result.config).state_dict()
+    fresh = build_network(result.config).state_dict()
     final = load_file(tmp_path / "run" / "model.safetensors")
     changed = {n for n in final if not torch.equal(final[n], fresh[n])}
     assert {n for n in changed if ".recalibrate." not in n} == {"head.fc.weight", "head.fc.bias"}
@@ -336,11 +334,9 @@ def test_each_part_of_a_batch_has_two_images(given, fits):
 
 def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
     config = resolve("resnet8", data=str(folder), **SHORT).change({"accumulate": 4})
-    data = engine.open_data_anew(config)
-    config = engine.fill_in(config, data)
-    from accuracy_booster.training.trainer import Trainer
-
-    real = engine.make_accelerator
+    data = open_data_of_new_run(config)
+    config = fill_in(config, data)
+    real = trainer.make_accelerator
 
     class Two:
         """The accelerator of the first of two processes."""
@@ -353,9 +349,9 @@ def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.own, name)
 
-    monkeypatch.setattr(engine, "make_accelerator", lambda config: Two(real(config)))
+    monkeypatch.setattr(trainer, "make_accelerator", lambda config: Two(real(config)))
     with pytest.raises(ValueError, match=r"batch_size=8 must be .* 2 processes .*at least 16"):
-        Trainer(Classification(config, data))
+        trainer.Trainer(Classification(config, data))
 
 
 def test_a_batch_larger_than_the_data_is_the_data_in_one_part(folder, tmp_path):
@@ -397,7 +393,7 @@ def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
 
     given = {**SHORT, "data": str(folder), "output": str(tmp_path / "run"), "overwrite": True}
     with monkeypatch.context() as patch:
-        patch.setattr(train_and_resume.Trainer, "fit", fit)
+        patch.setattr(run_to_end, "fit", fit)
         with pytest.raises(Begun):
             ab.train(model, **{**given, **options})
     return found["config"], found["network"]
@@ -462,7 +458,7 @@ def test_gates_in_the_weights_go_on_as_they_were(folder, tmp_path, monkeypatch):
     options = {**SHORT, "lr": 0.01, "data": str(folder)}
     for init in ("identity", "paper"):
         ab.train("resnet8", init=init, output=first, overwrite=True, **options)
-        expected = logits_of(engine.load_network(*Run.open(tmp_path / "first")))
+        expected = logits_of(load_network(*Run.open(tmp_path / "first")))
         for weights in (first, f"{first}/model.safetensors"):
             config, network = begun(folder, tmp_path, monkeypatch, weights=weights)
             assert config.init == init
@@ -671,7 +667,7 @@ def test_a_public_checkpoint_of_cifar10(shared):
         pytest.skip(f"needs {file.name} of akamaster/pytorch_resnet_cifar10")
     config = resolve("resnet20", data="cifar10", weights=str(file))
     model, expected = ab.create_model("resnet20"), ab.create_model("resnet20")
-    line = start.start_from_weights(model, config)
+    line = start_from_weights(model, config)
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     expected.load_state_dict(from_akamaster(checkpoint["state_dict"]))
     assert torch.equal(logits_of(model), logits_of(expected))
