@@ -35,7 +35,8 @@ from PIL import Image
 
 import accuracy_booster as ab
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, opening_data as engine, trainer
+from accuracy_booster.training import checkpoint, trainer
+from accuracy_booster.training import opening_data as engine
 
 PLACES = ("checkpoint", "evaluation", "loader", "anywhere")
 TIMES = ("seconds", "images_per_second")  # what may differ

@@ -22,7 +22,8 @@ from PIL import Image
 import accuracy_booster as ab
 from accuracy_booster.cli import main as command
 from accuracy_booster.data import workers
-from accuracy_booster.training import opening_data as engine, trainer
+from accuracy_booster.training import opening_data as engine
+from accuracy_booster.training import trainer
 
 LIMIT = 90.0  # seconds after which a child hangs
 SHORT = {

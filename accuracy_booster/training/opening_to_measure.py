@@ -25,18 +25,11 @@ from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.processes import check_processes_agree
 from accuracy_booster.training.reopening_data import check_place, what_changed
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.train_config import MEASURED, SPLITS, TrainConfig
 from accuracy_booster.training.unreadable_images import check_readable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-OPTIONS = (
-    *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
-    *("data_dir", "image_column", "label_column", "bad_images"),
-    *("interpolation", "crop_pct", "crop_mode", "validation"),
-)
-SPLITS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -118,8 +111,8 @@ def open_measured(
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
     for name in options:
-        if name not in OPTIONS:
-            raise unknown("option", name, OPTIONS)
+        if name not in MEASURED:
+            raise unknown("option", name, MEASURED)
     if isinstance(model, nn.Module):
         given = _given_module(model, data, classes, options)
     elif not isinstance(model, (str, Path)):

@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from accuracy_booster.surgery import attached
 from accuracy_booster.training.network_building import build_network
 from accuracy_booster.training.network_files import load_network
-from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def test_a_run_with_gates_after_the_activation_is_measured_as_it_was(tmp_path):

@@ -26,8 +26,8 @@ from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.training import checkpoint, opening_data, trainer
 from accuracy_booster.training.accelerator import make_accelerator
-from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.lock import is_locked
+from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
@@ -261,7 +261,7 @@ def test_metrics_count_each_image_once(world, tmp_path):
     """360 test images over 3 processes, and a data set smaller than the processes."""
     from accuracy_booster.data.batches import Loader, as_is
     from accuracy_booster.data.images import TensorImages
-    from accuracy_booster.training import opening_data as engine, resolve
+    from accuracy_booster.training import resolve
     from accuracy_booster.training.measuring import measure
 
     torch.manual_seed(0)

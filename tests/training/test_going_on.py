@@ -13,8 +13,7 @@ from support.files import make_run_old
 import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.cli import main
-from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import opening_data as engine, list_runs, resolve, run_directory
+from accuracy_booster.training import list_runs, resolve, run_directory
 
 SHORT = {"batch_size": 8, "device": "cpu", "image_size": 16}
 SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}

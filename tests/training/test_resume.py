@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import re
 import shutil
@@ -28,7 +27,6 @@ from support.interruptions import (
     after_the_step,
     announce,
     around_a_rename,
-    die,
     endless,
     full_disk,
     in_evaluation,
@@ -57,8 +55,6 @@ from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import (
     checkpoint,
     classification,
-    compiling,
-    opening_data as engine,
     list_runs,
     resolve,
     trainer,

@@ -15,8 +15,7 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster import ops
 from accuracy_booster.ops import precision
-from accuracy_booster.training import classification, opening_data as engine, trainer
-from accuracy_booster.training import train_config as configs
+from accuracy_booster.training import classification, trainer
 from accuracy_booster.training.presets import resolve
 
 

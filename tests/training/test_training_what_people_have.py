@@ -18,13 +18,7 @@ import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
 from accuracy_booster.models.weights import load_weights, read_weights
-from accuracy_booster.training import opening_data as engine, resolve
-from accuracy_booster.training import (
-    initial_weights as start,
-)
-from accuracy_booster.training import (
-    network_outputs as outputs,
-)
+from accuracy_booster.training import resolve
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.run_directory import Run
 
@@ -383,7 +377,6 @@ class Begun(Exception):
 
 def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
     """The configuration of a run and its network as the first step sees it."""
-    from accuracy_booster.training import starting_and_resuming as train_and_resume
 
     found = {}
 
