@@ -10,26 +10,41 @@ import yaml
 from safetensors.torch import load_file
 from support.files import make_run_old
 
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
 import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.cli import main
 from accuracy_booster.training import list_runs, resolve, run_directory
 
-SHORT = {"batch_size": 8, "device": "cpu", "image_size": 16}
+SMALL = {"batch_size": 8, "device": "cpu", "image_size": 16}
 SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}
 
 
 def small(folder, **options):
     """A run of seconds of the folder `folder`."""
-    return ab.train("resnet8", data=str(folder), **{"epochs": 1, **SHORT, **options})
+    return ab.train("resnet8", data=str(folder), **{"epochs": 1, **SMALL, **options})
 
 
 def weights(path):
     return load_file(path / "model.safetensors")
 
 
-def equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def equal_tensors(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal_tensors(a[name], b[name]) for name in a)
 
 
 @pytest.fixture
@@ -55,8 +70,6 @@ def make_old(path):
     change(path, data="images")
     make_run_old(path, "data", "keeps_head")
 
-
-# where the data are
 
 
 def test_a_run_keeps_absolute_paths_and_marks_of_its_data(here):
@@ -143,7 +156,7 @@ def test_runs_of_an_older_version_go_on(here, capsys, monkeypatch):
 
 
 def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
-    options = {"blocks": ["none", "ab"], "seeds": 1, "epochs": 1, **SHORT}
+    options = {"blocks": ["none", "ab"], "seeds": 1, "epochs": 1, **SMALL}
     ab.compare("resnet8", data="images", output="out", **options)
     shutil.rmtree(here / "out" / "ab-s0")  # as if it had been killed before it began
     monkeypatch.chdir(here / "elsewhere")
@@ -162,8 +175,6 @@ def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
         ab.compare(resume="../out", epochs=3)
 
 
-# longer
-
 
 OPTIONS = {
     "constant": {"schedule": "step", "milestones": (), "lr": 0.01},
@@ -177,7 +188,7 @@ def test_a_run_that_ended_is_trained_longer_to_the_same_end(kind, here):
     small("images", output="run", epochs=2, **OPTIONS[kind])
     result = ab.train(resume="run", epochs=4)
     small("images", output="whole", epochs=4, **OPTIONS[kind])
-    assert equal(weights(here / "run"), weights(here / "whole"))
+    assert equal_tensors(weights(here / "run"), weights(here / "whole"))
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
     info = json.loads((here / "run" / "run.json").read_text())
     assert info["lengthened"] == [{"from": 2, "to": 4, "at": 2}]
@@ -211,7 +222,7 @@ def test_without_a_checkpoint_a_run_cannot_be_longer(here):
     before = weights(here / "run")
     with pytest.raises(ValueError, match=r"no good checkpoint any more; .* by --weights run"):
         ab.train(resume="run", epochs=2)
-    assert equal(before, weights(here / "run"))
+    assert equal_tensors(before, weights(here / "run"))
     assert ab.train(resume="run").output.name == "run"
 
 
@@ -259,10 +270,10 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
             ab.evaluate("run")
         ab.train(resume="run")
     else:
-        assert equal(weights(here / "run"), first)
+        assert equal_tensors(weights(here / "run"), first)
         assert ab.evaluate("run").images == 8
         ab.train(resume="run", epochs=3)
-    assert equal(weights(here / "run"), weights(here / "whole"))
+    assert equal_tensors(weights(here / "run"), weights(here / "whole"))
     info = json.loads((here / "run" / "run.json").read_text())
     assert info["lengthened"] == [{"from": 1, "to": 3, "at": 1}]
 

@@ -47,6 +47,21 @@ from support.trainings import (
 )
 from torch import nn
 
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
 import accuracy_booster as ab
 from accuracy_booster import signals
 from accuracy_booster.cli import main
@@ -63,36 +78,6 @@ from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.lock import is_locked, locked
 
 pytestmark = [pytest.mark.forks, cannot_fork]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _imported() -> None:
-    """What every child would import anew."""
-    for name in ("accelerate", "timm.utils", "torchvision.transforms.v2", "torch._dynamo"):
-        importlib.import_module(name)
-    if importlib.util.find_spec("tensorboard"):
-        importlib.import_module("torch.utils.tensorboard")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "images")
-
-
-@pytest.fixture(scope="module")
-def reference(data, tmp_path_factory):
-    """`reference(setup)`: the run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("reference")
-
-    def make(setup="files"):
-        if not (folder / setup).exists():
-            finish(data, folder / setup, folder, setup)
-        return folder / setup
-
-    return make
-
-
-# kill -9
 
 
 @pytest.mark.parametrize(
@@ -185,8 +170,6 @@ def test_all_checkpoints_damaged_starts_anew(data, reference, tmp_path):
     assert_equal_ends(reference(), run)
 
 
-# going on
-
 
 def hashes(folder):
     return {
@@ -242,8 +225,6 @@ def test_a_checkpoint_of_another_network_is_refused(data, reference, tmp_path):
         ab.train(resume=run)
     assert "\n" not in str(caught.value)
 
-
-# signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -355,8 +336,6 @@ def test_signals_are_as_before_after_a_run(reference):
         signal.signal(signal.SIGTERM, before)
 
 
-# what is not finite
-
 
 @pytest.mark.parametrize("kind", ["loss", "norm of the gradient"])
 @pytest.mark.parametrize("clip", [None, 1.0])
@@ -385,8 +364,6 @@ def test_a_loss_that_was_not_finite_is_exit_code_1(data, tmp_path, monkeypatch, 
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("accuracy-booster: error: the loss is not finite at step 2 of 4")
 
-
-# unreadable images
 
 
 @pytest.fixture
@@ -458,8 +435,6 @@ def test_unreadable_small_images_are_counted_once_by_a_run_that_goes_on(tmp_path
     assert len(json.loads((run / "run.json").read_text())["unreadable"]) == 2
 
 
-# the lock
-
 
 def test_a_second_process_is_refused_and_the_lock_dies_with_the_first(data, reference, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
@@ -515,8 +490,6 @@ def test_a_refusal_within_the_process_does_not_open_the_lock_to_others(tmp_path)
         assert wait(in_child(other, tmp_path / "log")) == 7
 
 
-# a full disk
-
 
 @pytest.mark.parametrize("number", [9, 14])
 def test_a_full_disk_stops_and_the_run_goes_on(data, reference, tmp_path, number):
@@ -536,8 +509,6 @@ def test_a_full_disk_stops_and_the_run_goes_on(data, reference, tmp_path, number
     finish(data, run, tmp_path)
     assert_equal_ends(reference(), run)
 
-
-# compiling
 
 
 def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
@@ -576,8 +547,6 @@ def test_the_decision_not_to_compile_is_kept(data, reference):
     assert info["decided"] == {"compile": False, "fuse": False}
 
 
-# the list of runs
-
 
 def test_runs(data, reference, tmp_path, capsys):
     done = reference()
@@ -611,8 +580,6 @@ def test_runs(data, reference, tmp_path, capsys):
     assert main(["runs", str(tmp_path / "none")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
-
-# the pieces of a step
 
 
 class Plain(nn.Sequential):

@@ -12,6 +12,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
 import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.analysis import comparison
@@ -21,7 +36,7 @@ from accuracy_booster.training import checkpoint, list_runs, trainer
 from accuracy_booster.training.lock import LOCK, locked
 from accuracy_booster.training.run_directory import Run
 
-SHORT = {
+DIGITS = {
     **{"model": "resnet8", "block": "ab", "device": "cpu", "epochs": 1, "batch_size": 512},
     **{"compile": "off", "seed": 1},
 }
@@ -35,34 +50,32 @@ def quiet():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def two_runs(tmp_path_factory):
     """Two finished runs, which differ in their seed."""
     folder = tmp_path_factory.mktemp("runs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for seed in (1, 2):
-            ab.train(**{**SHORT, "seed": seed}, output=str(folder / f"s{seed}"))
+            ab.train(**{**DIGITS, "seed": seed}, output=str(folder / f"s{seed}"))
     return folder
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    return shutil.copytree(trained / "s1", tmp_path / "run")
+def run(two_runs, tmp_path):
+    return shutil.copytree(two_runs / "s1", tmp_path / "run")
 
 
-def train(output, **more):
-    return ab.train(**{**SHORT, **more}, output=str(output))
+def train_digits(output, **more):
+    return ab.train(**{**DIGITS, **more}, output=str(output))
 
 
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def words(command, output, **more):
-    return [command, *(f"--{k}={v}" for k, v in {**SHORT, "output": output, **more}.items())]
+def digit_words(command, output, **more):
+    return [command, *(f"--{k}={v}" for k, v in {**DIGITS, "output": output, **more}.items())]
 
-
-# --- a file that is not ours is never deleted
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -85,19 +98,19 @@ def test_a_directory_that_is_no_run_is_refused(files, overwrite, tmp_path, capsy
         (folder / name).write_text(text)
     before = contents(folder)
     for command in ("train", "compare"):
-        given = words(command, folder, overwrite=overwrite)
+        given = digit_words(command, folder, overwrite=overwrite)
         given = [w for w in given if command == "train" or not w.startswith("--block=")]
         assert main(given) == 2
         assert "holds other files" in capsys.readouterr().err
         assert contents(folder) == before
     monkeypatch.chdir(folder)
-    assert main(words("train", ".", overwrite=overwrite)) == 2
+    assert main(digit_words("train", ".", overwrite=overwrite)) == 2
     assert contents(folder) == before
 
 
-def test_overwriting_removes_what_the_run_wrote_and_nothing_else(trained, run):
+def test_overwriting_removes_what_the_run_wrote_and_nothing_else(two_runs, run):
     pytest.importorskip("tensorboard")
-    other = next((trained / "s2" / "checkpoints").glob("*.safetensors"))
+    other = next((two_runs / "s2" / "checkpoints").glob("*.safetensors"))
     mine = {
         **{"notes.txt": b"x", "checkpoints/mine.pt": b"x", "checkpoints/deep/best.pt": b"x"},
         **{"checkpoints/half.partial": b"x", "tensorboard/mine.log": b"x"},
@@ -108,7 +121,7 @@ def test_overwriting_removes_what_the_run_wrote_and_nothing_else(trained, run):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(content)
     first = contents(run)
-    train(run, overwrite=True, lr=0.05)
+    train_digits(run, overwrite=True, lr=0.05)
     after = contents(run)
     assert {name: after.get(name) for name in mine} == mine
     replaced = set(first) - set(mine) - {LOCK}
@@ -124,33 +137,33 @@ def test_names_in_run_json_do_not_lead_out_of_the_run(run, tmp_path):
     info = files.read_json(run / "run.json")
     names = ["../events.out.tfevents.mine", "tensorboard/../../events.out.tfevents.mine"]
     files.write_json(run / "run.json", {**info, "files": [*names, str(outside), 3]})
-    train(run, overwrite=True)
+    train_digits(run, overwrite=True)
     assert outside.exists()
 
 
 @pytest.mark.parametrize("last", ["lock", "half of run.json", "run.json", "half of config.yaml"])
-def test_a_run_that_was_killed_as_it_began_is_begun_again(last, trained, tmp_path):
+def test_a_run_that_was_killed_as_it_began_is_begun_again(last, two_runs, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / LOCK).touch()
     if last == "half of run.json":
         (run / ".run.json.partial").write_text("{")
     if last in ("run.json", "half of config.yaml"):
-        shutil.copy(trained / "s1" / "run.json", run)
+        shutil.copy(two_runs / "s1" / "run.json", run)
     if last == "half of config.yaml":
         (run / ".config.yaml.partial").write_text("mod")
-    train(run)
-    assert equal(run, trained / "s1")
+    train_digits(run)
+    assert equal_weights(run, two_runs / "s1")
 
 
-def equal(first, second):
+def equal_weights(first, second):
     a, b = (load_file(p / "model.safetensors") for p in (first, second))
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_comparison_is_overwritten_as_a_whole(tmp_path):
     where = tmp_path / "c"
-    options = {n: v for n, v in SHORT.items() if n not in ("model", "block")}
+    options = {n: v for n, v in DIGITS.items() if n not in ("model", "block")}
     ab.compare("resnet8", blocks=["none", "ab"], seeds=1, output=str(where), **options)
     (where / "none-s1" / "notes.txt").write_text("mine")
     (where / "mine").mkdir()
@@ -166,7 +179,7 @@ def test_a_comparison_is_overwritten_as_a_whole(tmp_path):
 
 @pytest.mark.parametrize("more", [{"accumulate": 64, "batch_size": 64}, {"block": "nothing"}])
 def test_settings_that_are_refused_leave_nothing_behind(more, tmp_path):
-    assert main(words("train", tmp_path / "run", **more)) == 2
+    assert main(digit_words("train", tmp_path / "run", **more)) == 2
     assert not (tmp_path / "run").exists()
 
 
@@ -193,25 +206,23 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
     assert names == {"compare.json", "results.json", "report.html", "se-s1", "notes.txt"}
 
 
-# --- one identity
 
-
-def test_a_run_has_an_id_and_repeats_to_the_same_bytes(trained, tmp_path):
-    train(tmp_path / "again")
-    first, second = (files.read_json(p / "run.json") for p in (trained / "s1", tmp_path / "again"))
+def test_a_run_has_an_id_and_repeats_to_the_same_bytes(two_runs, tmp_path):
+    train_digits(tmp_path / "again")
+    first, second = (files.read_json(p / "run.json") for p in (two_runs / "s1", tmp_path / "again"))
     assert first["id"] != second["id"]
     assert first["fingerprint"] == second["fingerprint"]
     assert first["data"] == second["data"]
     weights = "model.safetensors"
-    assert (trained / "s1" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
-    third = files.read_json(trained / "s2" / "run.json")
+    assert (two_runs / "s1" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
+    third = files.read_json(two_runs / "s2" / "run.json")
     assert third["fingerprint"] != first["fingerprint"]
 
 
-def test_another_runs_checkpoint_is_not_gone_on_from(trained, tmp_path, capsys):
+def test_another_runs_checkpoint_is_not_gone_on_from(two_runs, tmp_path, capsys):
     """It is further than the run itself, and would win."""
-    longer = train(tmp_path / "longer", epochs=3)
-    run = shutil.copytree(trained / "s1", tmp_path / "run")
+    longer = train_digits(tmp_path / "longer", epochs=3)
+    run = shutil.copytree(two_runs / "s1", tmp_path / "run")
     for file in (longer.output / "checkpoints").glob("*.safetensors"):
         shutil.copy(file, run / "checkpoints")
     kept = contents(run / "checkpoints")
@@ -220,18 +231,18 @@ def test_another_runs_checkpoint_is_not_gone_on_from(trained, tmp_path, capsys):
     assert "is of another run and is left alone" in told
     assert "going on from" in told
     assert "epoch0001" in told.partition("going on from")[2]
-    train(tmp_path / "two", epochs=2)
+    train_digits(tmp_path / "two", epochs=2)
     assert {n for n in kept if n != "manifest.json"} <= set(contents(run / "checkpoints"))
     saved, _ = checkpoint.load(run, files.read_json(run / "run.json")["id"])
     assert saved.values["epoch"] == 2
 
 
-def test_another_runs_whole_checkpoint_folder_is_not_gone_on_from(trained, run):
+def test_another_runs_whole_checkpoint_folder_is_not_gone_on_from(two_runs, run):
     (run / "model.safetensors").unlink()
     shutil.rmtree(run / "checkpoints")
-    shutil.copytree(trained / "s2" / "checkpoints", run / "checkpoints")
+    shutil.copytree(two_runs / "s2" / "checkpoints", run / "checkpoints")
     ab.train(resume=run)
-    assert equal(run, trained / "s1")
+    assert equal_weights(run, two_runs / "s1")
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -252,7 +263,7 @@ def test_a_run_that_is_removed_as_it_trains_stops(anew, tmp_path, monkeypatch, c
         return agreed
 
     monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
-    assert main(words("train", run)) == 1
+    assert main(digit_words("train", run)) == 1
     told = capsys.readouterr().err
     assert "was removed or replaced while this training ran" in " ".join(told.split())
     assert run.exists() == anew
@@ -269,7 +280,7 @@ def test_a_run_that_is_removed_before_its_end_is_written_stops(tmp_path, monkeyp
 
     monkeypatch.setattr(trainer.Trainer, "measure", measure)
     with pytest.raises(TrainingStopped, match="removed or replaced"):
-        train(tmp_path / "run")
+        train_digits(tmp_path / "run")
 
 
 def flip(path):
@@ -295,14 +306,14 @@ def empty(path):
 
 
 @pytest.mark.parametrize("damage", [flip, of_another_run, of_another_program, cut, empty])
-def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, trained, run, capsys):
-    shutil.copy(trained / "s2" / "model.safetensors", run.parent / "other.safetensors")
+def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, two_runs, run, capsys):
+    shutil.copy(two_runs / "s2" / "model.safetensors", run.parent / "other.safetensors")
     damage(run / "model.safetensors")
     with pytest.raises(ValueError, match=r"damaged|of another run"):
         ab.evaluate(run)
     result = ab.train(resume=run)
     assert "is damaged" in capsys.readouterr().err
-    assert equal(run, trained / "s1")
+    assert equal_weights(run, two_runs / "s1")
     assert ab.evaluate(run, device="cpu") == result.test
     before = contents(run)
     ab.train(resume=run)
@@ -310,12 +321,12 @@ def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, trained, 
 
 
 @pytest.mark.parametrize("damage", [flip, of_another_run])
-def test_damaged_weights_are_no_start(damage, trained, run, tmp_path):
-    shutil.copy(trained / "s2" / "model.safetensors", run.parent / "other.safetensors")
+def test_damaged_weights_are_no_start(damage, two_runs, run, tmp_path):
+    shutil.copy(two_runs / "s2" / "model.safetensors", run.parent / "other.safetensors")
     damage(run / "model.safetensors")
     for weights in (run, run / "model.safetensors"):
         with pytest.raises(ValueError, match=r"is damaged|is of another run"):
-            train(tmp_path / "x", weights=str(weights))
+            train_digits(tmp_path / "x", weights=str(weights))
     assert not (tmp_path / "x").exists()
 
 
@@ -355,7 +366,7 @@ def test_damaged_files_of_a_run_are_one_line(name, content, run, capsys):
 @pytest.mark.parametrize(
     "content", [b"", b"epoch\n1\nx\n", b'epoch,a\n"1\n', b"epoch,a\n7,1\n", b"\xff", b"a,b\n1\n"]
 )
-def test_damaged_metrics_are_told_and_made_again(content, trained, run, capsys):
+def test_damaged_metrics_are_told_and_made_again(content, two_runs, run, capsys):
     whole = (run / "metrics.csv").read_bytes()
     (run / "metrics.csv").write_bytes(content)
     assert ab.evaluate(run, device="cpu").images == 360  # which needs the weights alone
@@ -405,8 +416,6 @@ def test_another_number_of_threads_is_told(run, capsys):
     assert "will not be bit for bit what it would have been: threads 64 then and" in told
 
 
-# --- data
-
 
 @pytest.fixture
 def images(tmp_path):
@@ -424,7 +433,7 @@ def images(tmp_path):
 
 def test_data_of_the_same_names_sizes_and_labels_are_told_apart(images, tmp_path):
     run = tmp_path / "run"
-    train(run, data=str(images), batch_size=8)
+    train_digits(run, data=str(images), batch_size=8)
     with pytest.raises(ValueError, match=r"train split has other contents .* test split has other"):
         ab.train(resume=run, epochs=2, data=str(images.parent / "others"))
     ab.train(resume=run, epochs=2)
@@ -453,7 +462,7 @@ def test_marks_of_parquet_and_of_images_in_memory(images, tmp_path):
     (tmp_path / "parquet").mkdir()
     write()
     run = tmp_path / "run"
-    train(run, data=str(tmp_path / "parquet"), batch_size=8)
+    train_digits(run, data=str(tmp_path / "parquet"), batch_size=8)
     write(change=1)
     with pytest.raises(ValueError, match="other contents"):
         ab.train(resume=run, epochs=2)
@@ -461,11 +470,9 @@ def test_marks_of_parquet_and_of_images_in_memory(images, tmp_path):
     assert digits["train"]["pixels"] != digits["test"]["pixels"]
 
 
-# --- comparisons
-
 
 def compare(where, **more):
-    options = {n: v for n, v in SHORT.items() if n not in ("model", "block")}
+    options = {n: v for n, v in DIGITS.items() if n not in ("model", "block")}
     return ab.compare("resnet8", seeds=1, output=str(where), **{**options, **more})
 
 
@@ -479,7 +486,7 @@ def test_runs_of_other_settings_are_not_mixed_into_a_comparison(tmp_path):
     with pytest.raises(ValueError, match="already holds a comparison"):
         compare(where, blocks=["none", "ab"], epochs=3)
     assert {run.config.epochs for run in ab.compare(resume=where).runs} == {1}
-    train(where / "none-s1", block="none", epochs=3, overwrite=True)
+    train_digits(where / "none-s1", block="none", epochs=3, overwrite=True)
     with pytest.raises(ValueError, match=r"none-s1 is not of this comparison: .*epochs=3 and not"):
         ab.compare(resume=where)
 
@@ -548,7 +555,7 @@ def test_the_lock_is_that_of_the_directory(tmp_path):
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml", "epoch"])
 def test_a_run_that_was_killed_as_it_was_overwritten_is_overwritten_again(
-    name, trained, run, monkeypatch
+    name, two_runs, run, monkeypatch
 ):
     """Before the new run's run.json, its configuration, its first checkpoint."""
     (run / "notes.txt").write_text("mine")
@@ -562,7 +569,7 @@ def test_a_run_that_was_killed_as_it_was_overwritten_is_overwritten_again(
     with monkeypatch.context() as patch:
         patch.setattr(type(run), "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            train(run, seed=2, overwrite=True)
-    train(run, seed=2, overwrite=True)
-    assert equal(run, trained / "s2")
+            train_digits(run, seed=2, overwrite=True)
+    train_digits(run, seed=2, overwrite=True)
+    assert equal_weights(run, two_runs / "s2")
     assert (run / "notes.txt").read_text() == "mine"

@@ -12,6 +12,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
 import accuracy_booster as ab
 from accuracy_booster import ops
 from accuracy_booster.ops import precision
@@ -20,7 +35,7 @@ from accuracy_booster.training.presets import resolve
 
 
 @pytest.fixture
-def folder(tmp_path):
+def grey(tmp_path):
     """3 classes, 5 + 3 images of 16x16 that differ in brightness."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("test", 3)):
@@ -119,8 +134,8 @@ def test_config_round_trip_and_refusals():
         ab.train("resnet20", preset="cifar_wnr")
 
 
-def test_run_directory_and_reported_accuracy(folder, tmp_path):
-    result = ab.train("resnet8", block="ab", data=str(folder), **short(tmp_path, epochs=3))
+def test_run_directory_and_reported_accuracy(grey, tmp_path):
+    result = ab.train("resnet8", block="ab", data=str(grey), **short(tmp_path, epochs=3))
     run = result.output
     assert {p.name for p in run.iterdir()} >= {
         *("config.yaml", "run.json", "metrics.csv", "model.safetensors"),
@@ -149,7 +164,7 @@ def test_run_directory_and_reported_accuracy(folder, tmp_path):
     assert not torch.equal(first["conv1.weight"], third["conv1.weight"])
 
 
-def test_the_last_epoch_is_reported_not_the_best(folder, tmp_path, monkeypatch):
+def test_the_last_epoch_is_reported_not_the_best(grey, tmp_path, monkeypatch):
     reported = iter([90.0, 50.0, 70.0])
     real = classification.measure
     monkeypatch.setattr(
@@ -157,12 +172,12 @@ def test_the_last_epoch_is_reported_not_the_best(folder, tmp_path, monkeypatch):
         "measure",
         lambda *a: type(real(*a))(top1=next(reported), top5=100.0, loss=1.0, images=9),
     )
-    result = ab.train("resnet8", data=str(folder), **short(tmp_path, epochs=3))
+    result = ab.train("resnet8", data=str(grey), **short(tmp_path, epochs=3))
     assert [r["test_top1"] for r in result.history] == [90.0, 50.0, 70.0]
     assert result.test.top1 == 70.0
 
 
-def test_validation_split_keeps_the_test_set_out(folder, tmp_path, monkeypatch):
+def test_validation_split_keeps_the_test_set_out(grey, tmp_path, monkeypatch):
     measured = []
     real = trainer.Trainer.measure
 
@@ -172,17 +187,17 @@ def test_validation_split_keeps_the_test_set_out(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer.Trainer, "measure", spy)
     options = short(tmp_path, epochs=2, validation=0.4)
-    result = ab.train("resnet8", data=str(folder), **options)
+    result = ab.train("resnet8", data=str(grey), **options)
     assert measured == ["validation", "validation", "test"]
     assert "validation_top1" in result.history[0]
     assert "test_top1" not in result.history[0]
     assert result.test.images == 9
 
 
-def test_same_start_and_same_images_for_every_block(folder, tmp_path):
+def test_same_start_and_same_images_for_every_block(grey, tmp_path):
     first = {}
     for block in ("none", "ab_plus"):
-        config = resolve("resnet8", block=block, data=str(folder), **short(tmp_path))
+        config = resolve("resnet8", block=block, data=str(grey), **short(tmp_path))
         data = open_data(config)
         one = trainer.Trainer(classification.Classification(fill_in(config, data), data))
         weights = one.network.conv1.weight.detach().clone()
@@ -192,14 +207,14 @@ def test_same_start_and_same_images_for_every_block(folder, tmp_path):
         assert torch.equal(a, b)
 
 
-def test_evaluate_counts_every_image_once(folder):
+def test_evaluate_counts_every_image_once(grey):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
     mean, std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
     names = ["dark", "grey", "white", "a", "b", "c", "d"]
     hits1 = hits5 = 0
     for label, name in enumerate(("dark", "grey", "white")):
-        for file in sorted((folder / "test" / name).iterdir()):
+        for file in sorted((grey / "test" / name).iterdir()):
             x = torch.tensor(np.array(Image.open(file))).permute(2, 0, 1).double() / 255
             x = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
             order = model.double()(x[None])[0].argsort(descending=True).tolist()
@@ -208,7 +223,7 @@ def test_evaluate_counts_every_image_once(folder):
     model.float()
     for batch in (2, 4, 256):  # 9 images: ragged last batches
         options = {"mean": mean, "std": std, "eval_batch_size": batch, "classes": names}
-        got = ab.evaluate(model, str(folder), **options)
+        got = ab.evaluate(model, str(grey), **options)
         assert (got.top1, got.top5) == (
             pytest.approx(100 * hits1 / 9),
             pytest.approx(100 * hits5 / 9),
@@ -218,8 +233,8 @@ def test_evaluate_counts_every_image_once(folder):
     assert model.training, "evaluate left the module in another mode"
 
 
-def test_evaluate_refusals(folder, tmp_path):
-    result = ab.train("resnet8", data=str(folder), **short(tmp_path))
+def test_evaluate_refusals(grey, tmp_path):
+    result = ab.train("resnet8", data=str(grey), **short(tmp_path))
     with pytest.raises(ValueError, match="3"):
         ab.evaluate(result.output, "digits")
     with pytest.raises(ValueError, match="holds no run"):
@@ -227,7 +242,7 @@ def test_evaluate_refusals(folder, tmp_path):
     with pytest.raises(ValueError, match="nearest: eval_batch_size"):
         ab.evaluate(result.output, batch_size=3)
     with pytest.raises(ValueError, match="more than the head's 2"):
-        ab.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), str(folder))
+        ab.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), str(grey))
     weights = result.output / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is damaged"):
@@ -239,36 +254,36 @@ def test_evaluate_refusals(folder, tmp_path):
         ab.evaluate(result.output)
 
 
-def test_train_refusals(folder, tmp_path):
+def test_train_refusals(grey, tmp_path):
     options = short(tmp_path)
     with pytest.raises(ValueError, match="more than num_classes=2"):
-        ab.train("resnet8", data=str(folder), num_classes=2, **options)
+        ab.train("resnet8", data=str(grey), num_classes=2, **options)
     with pytest.raises(ValueError, match=r"groups=5 must divide channels=16; try 4 or 8"):
-        ab.train("resnet8", data=str(folder), block="ab_g5", **options)
+        ab.train("resnet8", data=str(grey), block="ab_g5", **options)
     assert not (tmp_path / "run").exists(), "a refused run left something behind"
-    ab.train("resnet8", data=str(folder), **options)
+    ab.train("resnet8", data=str(grey), **options)
     with pytest.raises(ValueError, match="already holds a run; choose another --output, or --over"):
-        ab.train("resnet8", data=str(folder), **options)
+        ab.train("resnet8", data=str(grey), **options)
     weights = tmp_path / "run" / "model.safetensors"
     weights.rename(tmp_path / "weights")  # now it has not ended
     with pytest.raises(ValueError, match=r"has not ended.*--overwrite; go on .*--resume"):
-        ab.train("resnet8", data=str(folder), **options)
+        ab.train("resnet8", data=str(grey), **options)
     (tmp_path / "weights").rename(weights)
-    ab.train("resnet8", data=str(folder), overwrite=True, **options)
+    ab.train("resnet8", data=str(grey), overwrite=True, **options)
     with pytest.raises(ValueError, match="needs a GPU"):
-        ab.train("resnet8", data=str(folder), precision="fp16", **short(tmp_path, "half"))
+        ab.train("resnet8", data=str(grey), precision="fp16", **short(tmp_path, "half"))
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
-            ab.train("resnet8", data=str(folder), **short(tmp_path, "cuda", device="cuda"))
+            ab.train("resnet8", data=str(grey), **short(tmp_path, "cuda", device="cuda"))
 
 
-def test_a_ragged_last_image_does_not_break_training(folder, tmp_path):
+def test_a_ragged_last_image_does_not_break_training(grey, tmp_path):
     """15 images in batches of 7: the image left over alone would give a gate's norm no spread."""
-    result = ab.train("resnet8", block="ab", data=str(folder), **short(tmp_path, batch_size=7))
+    result = ab.train("resnet8", block="ab", data=str(grey), **short(tmp_path, batch_size=7))
     assert result.history[0]["train_loss"] > 0
 
 
-def test_bf16_is_probed_in_a_child_process(folder, tmp_path, monkeypatch):
+def test_bf16_is_probed_in_a_child_process(grey, tmp_path, monkeypatch):
     """A CPU that ends the child with SIGILL is told in a line, and the parent lives."""
     die = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
     for code, works in ((die, False), ("pass", True)):
@@ -277,15 +292,15 @@ def test_bf16_is_probed_in_a_child_process(folder, tmp_path, monkeypatch):
         assert ops.bf16_works("cpu") is works
         if not works:
             with pytest.raises(ValueError, match=r"bf16.*use precision='fp32'"):
-                ab.train("resnet8", data=str(folder), precision="bf16", **short(tmp_path))
+                ab.train("resnet8", data=str(grey), precision="bf16", **short(tmp_path))
     ops.bf16_works.cache_clear()
 
 
-def test_bf16_trains_where_it_works(folder, tmp_path):
+def test_bf16_trains_where_it_works(grey, tmp_path):
     ops.bf16_works.cache_clear()
     if not ops.bf16_works("cpu"):
         pytest.skip("this CPU refuses bfloat16 (probed in a child process)")
-    result = ab.train("resnet8", data=str(folder), precision="bf16", **short(tmp_path))
+    result = ab.train("resnet8", data=str(grey), precision="bf16", **short(tmp_path))
     assert math.isfinite(result.history[0]["train_loss"])
 
 

@@ -14,6 +14,21 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
 import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
@@ -22,7 +37,7 @@ from accuracy_booster.training import resolve
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.run_directory import Run
 
-SHORT = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
+SIZE_32 = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
 
 
 @pytest.fixture
@@ -50,7 +65,6 @@ def logits_of(model: nn.Module, side: int = 32) -> torch.Tensor:
         return model.eval()(x)
 
 
-# outputs
 
 GoogLeNet = torchvision.models.GoogLeNetOutputs
 Inception = torchvision.models.inception.InceptionOutputs
@@ -127,15 +141,15 @@ class Small(nn.Module):
         return self.kind(self.fc(y), self.aux1(y))
 
 
-def make(monkeypatch, network):
+def replace_network(monkeypatch, network):
     """Let runs train this network, whatever they name."""
     monkeypatch.setattr(network_building, "create_model", lambda name, **given: network())
 
 
 @pytest.mark.parametrize(("kind", "weights"), [(GoogLeNet, (0.3, 0.3)), (Inception, (0.4,))])
 def test_the_loss_adds_auxiliary_heads(kind, weights, folder, tmp_path, monkeypatch):
-    make(monkeypatch, lambda: Small(kind))
-    options = {**SHORT, "batch_size": 24, "augment": "none", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    replace_network(monkeypatch, lambda: Small(kind))
+    options = {**SIZE_32, "batch_size": 24, "augment": "none", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     result = ab.train(
         "resnet8", block="none", data=str(folder), output=str(tmp_path / "run"), **options
     )
@@ -160,7 +174,7 @@ def test_googlenet_trains_and_is_measured(make_folder, tmp_path):
     data = make_folder({f"{s}/{c}": 4 for s in ("train", "test") for c in "ab"}, size=(32, 32))
     result = ab.train(
         *("torchvision/googlenet",),
-        **{**SHORT, "block": "none", "data": str(data), "output": str(tmp_path / "run")},
+        **{**SIZE_32, "block": "none", "data": str(data), "output": str(tmp_path / "run")},
     )
     final = load_file(tmp_path / "run" / "model.safetensors")
     assert final["aux1.fc2.weight"].shape == final["aux2.fc2.weight"].shape == (2, 1024)
@@ -169,7 +183,6 @@ def test_googlenet_trains_and_is_measured(make_folder, tmp_path):
     assert ab.evaluate(tmp_path / "run").top1 == result.test.top1
 
 
-# what a network cannot take is told before a run is there
 
 
 @pytest.mark.parametrize(
@@ -183,14 +196,14 @@ def test_googlenet_trains_and_is_measured(make_folder, tmp_path):
 def test_a_network_that_does_not_fit_is_told_before_the_run(
     network, told, folder, tmp_path, monkeypatch
 ):
-    make(monkeypatch, network)
+    replace_network(monkeypatch, network)
     with pytest.raises(ValueError, match=told):
-        ab.train("resnet8", block="none", data=str(folder), output=str(tmp_path / "run"), **SHORT)
+        ab.train("resnet8", block="none", data=str(folder), output=str(tmp_path / "run"), **SIZE_32)
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_trying_a_network_leaves_it_as_it_was(folder, tmp_path):
-    config = resolve("resnet8", data=str(folder), **SHORT)
+    config = resolve("resnet8", data=str(folder), **SIZE_32)
     data = open_data_of_new_run(config)
     trainer = Trainer(Classification(fill_in(config, data), data))
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
@@ -207,7 +220,7 @@ def test_trying_a_network_leaves_the_warning_of_small_batches_for_training(
     from accuracy_booster.blocks import layers
 
     monkeypatch.setattr(layers, "_warned", False)
-    options = {**SHORT, "data": str(folder), "output": str(tmp_path / "run")}
+    options = {**SIZE_32, "data": str(folder), "output": str(tmp_path / "run")}
     with pytest.warns(UserWarning, match="sees 8 values per channel, fewer than 16"):
         ab.train("resnet8", **options)
 
@@ -223,16 +236,15 @@ def test_inception_is_refused_for_small_images(folder, tmp_path):
 
 def test_a_network_of_one_size_is_refused_for_others(folder, tmp_path, monkeypatch):
     """As timm's ViTs, which assert their size."""
-    options = {**SHORT, "block": "none", "data": str(folder), "output": str(tmp_path / "run")}
+    options = {**SIZE_32, "block": "none", "data": str(folder), "output": str(tmp_path / "run")}
     with pytest.raises(ValueError, match=r"vit.* cannot take images of 3 x 32 x 32 \(.*224"):
         ab.train("timm/vit_tiny_patch16_224", **options)
-    make(monkeypatch, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)))
+    replace_network(monkeypatch, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)))
     ab.train("resnet8", **options)
     with pytest.raises(ValueError, match=r"cannot take images of 3 x 16 x 16 .*image_size"):
         ab.evaluate(tmp_path / "run", image_size=16)
 
 
-# heads
 
 HEADS = [
     ("squeezenet1_1", ["classifier.1"], (10, 512, 1, 1)),
@@ -296,7 +308,7 @@ def test_freeze_base_trains_the_gates_and_a_new_head(name, expected, keeps):
 
 
 def test_a_frozen_network_with_a_convolution_for_a_head_trains(folder, tmp_path):
-    options = {**SHORT, "data": str(folder), "freeze": "base", "output": str(tmp_path / "run")}
+    options = {**SIZE_32, "data": str(folder), "freeze": "base", "output": str(tmp_path / "run")}
     result = ab.train("timm/resnetv2_18", **options)
     torch.manual_seed(0)
     fresh = build_network(result.config).state_dict()
@@ -305,7 +317,6 @@ def test_a_frozen_network_with_a_convolution_for_a_head_trains(folder, tmp_path)
     assert {n for n in changed if ".recalibrate." not in n} == {"head.fc.weight", "head.fc.bias"}
 
 
-# accumulate
 
 
 @pytest.mark.parametrize(
@@ -327,7 +338,7 @@ def test_each_part_of_a_batch_has_two_images(given, fits):
 
 
 def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
-    config = resolve("resnet8", data=str(folder), **SHORT).change({"accumulate": 4})
+    config = resolve("resnet8", data=str(folder), **SIZE_32).change({"accumulate": 4})
     data = open_data_of_new_run(config)
     config = fill_in(config, data)
     real = trainer.make_accelerator
@@ -349,22 +360,21 @@ def test_each_part_of_each_process_has_two_images(folder, monkeypatch):
 
 
 def test_a_batch_larger_than_the_data_is_the_data_in_one_part(folder, tmp_path):
-    options = {**SHORT, "batch_size": 64, "accumulate": 4, "output": str(tmp_path / "run")}
+    options = {**SIZE_32, "batch_size": 64, "accumulate": 4, "output": str(tmp_path / "run")}
     result = ab.train("resnet8", data=str(folder), **options)
     assert (result.config.batch_size, result.config.accumulate) == (24, 1)
 
 
 def test_an_image_left_over_is_no_batch_of_one(folder, tmp_path):
     """24 images in batches of 23: batch norms would refuse, or learn from, a batch of one."""
-    options = {**SHORT, "batch_size": 23, "output": str(tmp_path / "run")}
+    options = {**SIZE_32, "batch_size": 23, "output": str(tmp_path / "run")}
     assert math.isfinite(ab.train("resnet8", data=str(folder), **options).history[0]["train_loss"])
 
 
-# start: trained weights stay what they are
 
 
 @pytest.fixture
-def trained(tmp_path):
+def weights_file(tmp_path):
     """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
     model = randomise(ab.create_model("resnet8", num_classes=3))
     torch.save(model.state_dict(), tmp_path / "own.pth")
@@ -384,7 +394,7 @@ def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
         found["network"], found["config"] = trainer.plain, trainer.config
         raise Begun
 
-    given = {**SHORT, "data": str(folder), "output": str(tmp_path / "run"), "overwrite": True}
+    given = {**SIZE_32, "data": str(folder), "output": str(tmp_path / "run"), "overwrite": True}
     with monkeypatch.context() as patch:
         patch.setattr(run_to_end, "fit", fit)
         with pytest.raises(Begun):
@@ -404,12 +414,12 @@ def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
     ],
 )
 def test_trained_weights_start_as_what_they_are(
-    init, block, becomes, same, trained, folder, tmp_path, monkeypatch, capfd
+    init, block, becomes, same, weights_file, folder, tmp_path, monkeypatch, capfd
 ):
-    options = {"weights": str(trained[1]), "init": init, "block": block}
+    options = {"weights": str(weights_file[1]), "init": init, "block": block}
     config, network = begun(folder, tmp_path, monkeypatch, **options)
     assert config.init == becomes
-    assert torch.equal(logits_of(network), logits_of(trained[0])) == same
+    assert torch.equal(logits_of(network), logits_of(weights_file[0])) == same
     told = " ".join(capfd.readouterr().err.split())
     assert ("init=identity: the gates start by changing nothing" in told) == (
         init == "auto" and same and block != "none"
@@ -448,7 +458,7 @@ def test_random_weights_start_as_in_the_paper(folder, tmp_path, monkeypatch):
 def test_gates_in_the_weights_go_on_as_they_were(folder, tmp_path, monkeypatch):
     """An identity gate's p is 2 * sigmoid, a gate of the paper's 1 * sigmoid: a file must say."""
     first = str(tmp_path / "first")
-    options = {**SHORT, "lr": 0.01, "data": str(folder)}
+    options = {**SIZE_32, "lr": 0.01, "data": str(folder)}
     for init in ("identity", "paper"):
         ab.train("resnet8", init=init, output=first, overwrite=True, **options)
         expected = logits_of(load_network(*Run.open(tmp_path / "first")))
@@ -460,18 +470,18 @@ def test_gates_in_the_weights_go_on_as_they_were(folder, tmp_path, monkeypatch):
         ab.train("resnet8", weights=first, init="identity", output=str(tmp_path / "x"), **options)
 
 
-def test_a_run_of_weights_keeps_their_mean_and_std(trained, folder, tmp_path, monkeypatch):
+def test_a_run_of_weights_keeps_their_mean_and_std(weights_file, folder, tmp_path, monkeypatch):
     first = str(tmp_path / "first")
     given = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    ab.train("resnet8", output=first, data=str(folder), **SHORT, **given)
+    ab.train("resnet8", output=first, data=str(folder), **SIZE_32, **given)
     config, _ = begun(folder, tmp_path, monkeypatch, weights=first)
     assert (config.mean, config.std) == (given["mean"], given["std"])
     config, _ = begun(folder, tmp_path, monkeypatch, weights=first, mean=(0.7,) * 3)
     assert (config.mean, config.std) == ((0.7,) * 3, given["std"])
 
 
-def test_what_ab_save_wrote_is_a_start(trained, folder, tmp_path, monkeypatch):
-    boosted = ab.boost(trained[0], "ab", init="identity", example=torch.zeros(1, 3, 32, 32))
+def test_what_ab_save_wrote_is_a_start(weights_file, folder, tmp_path, monkeypatch):
+    boosted = ab.boost(weights_file[0], "ab", init="identity", example=torch.zeros(1, 3, 32, 32))
     for name, parameter in boosted.named_parameters():
         if ".recalibrate." in name:
             parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)))
@@ -481,7 +491,6 @@ def test_what_ab_save_wrote_is_a_start(trained, folder, tmp_path, monkeypatch):
     assert torch.equal(logits_of(network), logits_of(boosted))
 
 
-# files of weights
 
 
 def other_prefixes(prefix):
@@ -506,12 +515,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_of_weights_gives_its_network(kind, trained, tmp_path):
-    state = FILES[kind](trained[0].state_dict())
+def test_a_file_of_weights_gives_its_network(kind, weights_file, tmp_path):
+    state = FILES[kind](weights_file[0].state_dict())
     torch.save(state, tmp_path / "file.pth")
     model = ab.create_model("resnet8", num_classes=3)
     loaded = load_weights(model, read_weights(tmp_path / "file.pth"), "file.pth")
-    expected = logits_of(trained[0])
+    expected = logits_of(weights_file[0])
     if kind == "half":
         torch.testing.assert_close(logits_of(model), expected, rtol=0.02, atol=0.02)
     else:
@@ -520,17 +529,17 @@ def test_a_file_of_weights_gives_its_network(kind, trained, tmp_path):
     assert loaded.unused == (kind in ("lightning", "backbone"))
 
 
-def test_a_safetensors_file_and_the_old_format(trained, tmp_path):
-    state = trained[0].state_dict()
+def test_a_safetensors_file_and_the_old_format(weights_file, tmp_path):
+    state = weights_file[0].state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "b.pth"):
         model = ab.create_model("resnet8", num_classes=3)
         load_weights(model, read_weights(tmp_path / name), name)
-        assert torch.equal(logits_of(model), logits_of(trained[0]))
+        assert torch.equal(logits_of(model), logits_of(weights_file[0]))
 
 
-def test_a_head_for_other_classes_starts_anew(trained, folder, tmp_path, monkeypatch, capfd):
+def test_a_head_for_other_classes_starts_anew(weights_file, folder, tmp_path, monkeypatch, capfd):
     other = randomise(ab.create_model("resnet8", num_classes=7))
     torch.save(other.state_dict(), tmp_path / "seven.pth")
     options = {"weights": str(tmp_path / "seven.pth"), "freeze": "base"}
@@ -541,7 +550,7 @@ def test_a_head_for_other_classes_starts_anew(trained, folder, tmp_path, monkeyp
     assert not network.conv1.weight.requires_grad
     assert "a new head (fc.weight, fc.bias)" in " ".join(capfd.readouterr().err.split())
     _, network = begun(
-        folder, tmp_path, monkeypatch, weights=str(trained[1]), freeze="base"
+        folder, tmp_path, monkeypatch, weights=str(weights_file[1]), freeze="base"
     )  # its head fits as it is
     assert not network.fc.weight.requires_grad
 
@@ -551,7 +560,7 @@ def test_a_head_for_classes_of_other_names_is_trained(
     names, trains, folder, make_folder, tmp_path, monkeypatch
 ):
     first = str(tmp_path / "first")
-    ab.train("resnet8", output=first, data=str(folder), **SHORT)
+    ab.train("resnet8", output=first, data=str(folder), **SIZE_32)
     splits = {f"{split}/{name}": 8 for split in ("train", "test") for name in names}
     data = make_folder(splits, size=(32, 32), name="others")
     _, network = begun(data, tmp_path, monkeypatch, weights=first, freeze="base")
@@ -563,11 +572,11 @@ class Code:
         return os.mkdir, ("the code has run",)
 
 
-def broken(tmp_path, trained):
+def broken(tmp_path, weights_file):
     """Files that give no weights, and what is told."""
-    state = trained[0].state_dict()
+    state = weights_file[0].state_dict()
     whole = tmp_path / "whole.pth"
-    torch.save(trained[0], whole)
+    torch.save(weights_file[0], whole)
     torch.save({"state_dict": state, "x": Code()}, tmp_path / "code.pth")
     torch.save(state, tmp_path / "cut.pth")
     content = (tmp_path / "cut.pth").read_bytes()
@@ -590,17 +599,17 @@ def broken(tmp_path, trained):
     }
 
 
-def test_files_that_are_no_weights_are_told_and_run_no_code(trained, tmp_path, monkeypatch):
+def test_files_that_are_no_weights_are_told_and_run_no_code(weights_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, told in broken(tmp_path, trained).items():
+    for name, told in broken(tmp_path, weights_file).items():
         with pytest.raises(ValueError, match=told) as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "the code has run").exists()
 
 
-def test_weights_of_another_network_are_told(trained, tmp_path, folder):
-    state = trained[0].state_dict()
+def test_weights_of_another_network_are_told(weights_file, tmp_path, folder):
+    state = weights_file[0].state_dict()
     boosted = ab.create_model("resnet8", recipe="ab", num_classes=3)
     cases = [
         ("resnet8", {n: t for n, t in state.items() if n != "conv1.weight"}, "1 are missing"),
@@ -617,33 +626,33 @@ def test_weights_of_another_network_are_told(trained, tmp_path, folder):
     with pytest.raises(ValueError, match=r"are missing .*layer2.0.bn2.recalibrate"):
         load_weights(boosted, part, "file.pth")
     with pytest.raises(ValueError, match=r"do not fit|other shapes|holds gates"):  # no run is left
-        ab.train("resnet14", data=str(folder), weights=str(trained[1]), output=str(tmp_path / "r"))
+        ab.train("resnet14", data=str(folder), weights=str(weights_file[1]), output=str(tmp_path / "r"))
     assert not (tmp_path / "r" / "config.yaml").exists()
 
 
-def test_one_start_or_the_other(trained, tmp_path, folder):
+def test_one_start_or_the_other(weights_file, tmp_path, folder):
     with pytest.raises(ValueError, match=r"weights=.*without pretrained"):
-        ab.train("resnet18", pretrained=True, weights=str(trained[1]))
+        ab.train("resnet18", pretrained=True, weights=str(weights_file[1]))
     with pytest.raises(ValueError, match="leave out weights"):
-        ab.train(resume=tmp_path / "run", weights=str(trained[1]))
+        ab.train(resume=tmp_path / "run", weights=str(weights_file[1]))
 
 
-def test_a_run_does_not_need_its_file_of_weights_once_it_has_begun(trained, folder, tmp_path):
-    options = {**SHORT, "data": str(folder), "weights": str(trained[1]), "freeze": "base"}
+def test_a_run_does_not_need_its_file_of_weights_once_it_has_begun(weights_file, folder, tmp_path):
+    options = {**SIZE_32, "data": str(folder), "weights": str(weights_file[1]), "freeze": "base"}
     ab.train("resnet8", output=str(tmp_path / "run"), **options)
-    trained[1].unlink()
+    weights_file[1].unlink()
     result = ab.train(resume=tmp_path / "run", epochs=2)
     assert [row["epoch"] for row in result.history] == [1, 2]
 
 
-def test_compare_starts_all_blocks_from_the_weights(trained, folder, tmp_path):
-    options = {**SHORT, "data": str(folder), "weights": str(trained[1]), "lr": 1e-9}
+def test_compare_starts_all_blocks_from_the_weights(weights_file, folder, tmp_path):
+    options = {**SIZE_32, "data": str(folder), "weights": str(weights_file[1]), "lr": 1e-9}
     result = ab.compare(
         "resnet8", blocks=["none", "ab"], seeds=1, output=str(tmp_path / "out"), **options
     )
     assert [run.config.init for run in result.runs] == ["paper", "identity"]
     final = load_file(tmp_path / "out" / "ab-s0" / "model.safetensors")
-    for name, parameter in trained[0].named_parameters():
+    for name, parameter in weights_file[0].named_parameters():
         torch.testing.assert_close(final[name], parameter, rtol=1e-4, atol=1e-6)
     wrong = {**options, "weights": str(tmp_path / "w.pth")}
     torch.save(ab.create_model("resnet14").state_dict(), tmp_path / "w.pth")
