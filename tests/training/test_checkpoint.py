@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.trainings import flip
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import checkpoint
 
@@ -29,10 +30,6 @@ def loaded_epoch(run):
     return None if saved is None else saved.values["epoch"], problems
 
 
-def flip(path, place=-1):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path):

@@ -25,39 +25,22 @@ from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.trainer import Trainer
 from support.interruptions import before_the_result, poisoned
 import itertools
+from support.trainings import DIGITS, SIZE_32, SMALL, Plain, assert_equal_ends, contents, digit_words, end_state, equal_tensors, equal_weights, finish, flip, kill, logits_of, make_data, new_trainer, options, randomise, replace_network, run_or_resume, short, signalled, small, stored, train_digits, weights
 import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.cli import main
 from accuracy_booster.training import list_runs, resolve, run_directory
 
-SMALL = {"batch_size": 8, "device": "cpu", "image_size": 16}
-SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}
 
 
-def small(folder, **options):
-    """A run of seconds of the folder `folder`."""
-    return ab.train("resnet8", data=str(folder), **{"epochs": 1, **SMALL, **options})
 
 
-def weights(path):
-    return load_file(path / "model.safetensors")
 
 
-def equal_tensors(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal_tensors(a[name], b[name]) for name in a)
 
 
-@pytest.fixture
-def here(tmp_path, make_folder, monkeypatch):
-    """A working directory with a data set in `images`, and another of the same name elsewhere."""
-    make_folder(SPLITS)
-    make_folder(SPLITS | {"train/a": 9, "test/b": 5}, name="elsewhere/images")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
-def stored(path):
-    return yaml.safe_load((path / "config.yaml").read_text())
 
 
 def change(path, **values):

@@ -35,16 +35,6 @@ from support.interruptions import (
     in_the_step,
 )
 from support.processes import cannot_fork, in_child, until, wait
-from support.trainings import (
-    assert_equal_ends,
-    end_state,
-    finish,
-    kill,
-    make_data,
-    options,
-    run_or_resume,
-    signalled,
-)
 from torch import nn
 
 from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
@@ -62,6 +52,7 @@ from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.trainer import Trainer
 from support.interruptions import before_the_result, poisoned
 import itertools
+from support.trainings import DIGITS, SIZE_32, SMALL, Plain, assert_equal_ends, contents, digit_words, end_state, equal_tensors, equal_weights, finish, flip, kill, logits_of, make_data, new_trainer, options, randomise, replace_network, run_or_resume, short, signalled, small, stored, train_digits, weights
 import accuracy_booster as ab
 from accuracy_booster import signals
 from accuracy_booster.cli import main
@@ -582,23 +573,8 @@ def test_runs(data, reference, tmp_path, capsys):
 
 
 
-class Plain(nn.Sequential):
-    """Without batch norm: a sum over images is what it is."""
-
-    def __init__(self, classes=10, chans=1):
-        super().__init__(
-            nn.Conv2d(chans, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(256, classes)
-        )
 
 
-def new_trainer(tmp_path, **more):
-    """A trainer of digits on the network above, whose steps are called one by one."""
-    given = {"block": "none", "batch_size": 32, "device": "cpu", "output": str(tmp_path / "run")}
-    config = resolve("resnet8", **{**given, **more})
-    data = open_data(config)
-    made = trainer.Trainer(Classification(fill_in(config, data), data))
-    made.initialise()
-    return made
 
 
 def test_accumulating_is_the_whole_batch(tmp_path, monkeypatch):

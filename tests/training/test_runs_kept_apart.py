@@ -27,6 +27,7 @@ from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.trainer import Trainer
 from support.interruptions import before_the_result, poisoned
 import itertools
+from support.trainings import DIGITS, SIZE_32, SMALL, Plain, assert_equal_ends, contents, digit_words, end_state, equal_tensors, equal_weights, finish, flip, kill, logits_of, make_data, new_trainer, options, randomise, replace_network, run_or_resume, short, signalled, small, stored, train_digits, weights
 import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.analysis import comparison
@@ -36,45 +37,20 @@ from accuracy_booster.training import checkpoint, list_runs, trainer
 from accuracy_booster.training.lock import LOCK, locked
 from accuracy_booster.training.run_directory import Run
 
-DIGITS = {
-    **{"model": "resnet8", "block": "ab", "device": "cpu", "epochs": 1, "batch_size": 512},
-    **{"compile": "off", "seed": 1},
-}
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory):
-    """Two finished runs, which differ in their seed."""
-    folder = tmp_path_factory.mktemp("runs")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for seed in (1, 2):
-            ab.train(**{**DIGITS, "seed": seed}, output=str(folder / f"s{seed}"))
-    return folder
 
 
-@pytest.fixture
-def run(two_runs, tmp_path):
-    return shutil.copytree(two_runs / "s1", tmp_path / "run")
 
 
-def train_digits(output, **more):
-    return ab.train(**{**DIGITS, **more}, output=str(output))
 
 
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def digit_words(command, output, **more):
-    return [command, *(f"--{k}={v}" for k, v in {**DIGITS, "output": output, **more}.items())]
+
 
 
 
@@ -156,9 +132,6 @@ def test_a_run_that_was_killed_as_it_began_is_begun_again(last, two_runs, tmp_pa
     assert equal_weights(run, two_runs / "s1")
 
 
-def equal_weights(first, second):
-    a, b = (load_file(p / "model.safetensors") for p in (first, second))
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_comparison_is_overwritten_as_a_whole(tmp_path):
@@ -283,10 +256,6 @@ def test_a_run_that_is_removed_before_its_end_is_written_stops(tmp_path, monkeyp
         train_digits(tmp_path / "run")
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def of_another_run(path):

@@ -27,6 +27,7 @@ from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.trainer import Trainer
 from support.interruptions import before_the_result, poisoned
 import itertools
+from support.trainings import DIGITS, SIZE_32, SMALL, Plain, assert_equal_ends, contents, digit_words, end_state, equal_tensors, equal_weights, finish, flip, kill, logits_of, make_data, new_trainer, options, randomise, replace_network, run_or_resume, short, signalled, small, stored, train_digits, weights
 import accuracy_booster as ab
 from accuracy_booster import ops
 from accuracy_booster.ops import precision
@@ -34,24 +35,8 @@ from accuracy_booster.training import classification, trainer
 from accuracy_booster.training.presets import resolve
 
 
-@pytest.fixture
-def grey(tmp_path):
-    """3 classes, 5 + 3 images of 16x16 that differ in brightness."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 5), ("test", 3)):
-        for label, name in enumerate(("dark", "grey", "white")):
-            place = tmp_path / "images" / split / name
-            place.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (16, 16, 3)) + 90 * label
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
-    return tmp_path / "images"
 
 
-def short(tmp_path, name="run", **options):
-    """Arguments of a run of seconds."""
-    given = {"epochs": 1, "batch_size": 8, "device": "cpu", "output": str(tmp_path / name)}
-    return {**given, **options}
 
 
 @pytest.mark.parametrize(

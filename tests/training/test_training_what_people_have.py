@@ -29,6 +29,7 @@ from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.trainer import Trainer
 from support.interruptions import before_the_result, poisoned
 import itertools
+from support.trainings import DIGITS, SIZE_32, SMALL, Plain, assert_equal_ends, contents, digit_words, end_state, equal_tensors, equal_weights, finish, flip, kill, logits_of, make_data, new_trainer, options, randomise, replace_network, run_or_resume, short, signalled, small, stored, train_digits, weights
 import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
@@ -37,32 +38,12 @@ from accuracy_booster.training import resolve
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.run_directory import Run
 
-SIZE_32 = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
 
 
-@pytest.fixture
-def folder(make_folder):
-    """3 classes, 8 + 4 images of 32x32."""
-    names = [f"{split}/{name}" for split in ("train", "test") for name in "abc"]
-    return make_folder({n: 8 if n.startswith("train") else 4 for n in names}, size=(32, 32))
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    """Trained, as it were: no two tensors of it are those that another start gives."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator)
-                tensor.copy_(noise + 0.5 if "var" in name else tensor + 0.1 * (noise - 0.5))
-    return model
 
 
-def logits_of(model: nn.Module, side: int = 32) -> torch.Tensor:
-    x = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
-    model = model.to(memory_format=torch.contiguous_format)  # another one rounds differently
-    with torch.no_grad():
-        return model.eval()(x)
 
 
 
@@ -141,9 +122,6 @@ class Small(nn.Module):
         return self.kind(self.fc(y), self.aux1(y))
 
 
-def replace_network(monkeypatch, network):
-    """Let runs train this network, whatever they name."""
-    monkeypatch.setattr(network_building, "create_model", lambda name, **given: network())
 
 
 @pytest.mark.parametrize(("kind", "weights"), [(GoogLeNet, (0.3, 0.3)), (Inception, (0.4,))])

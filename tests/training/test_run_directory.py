@@ -1,0 +1,293 @@
+"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+
+import json
+import os
+import shutil
+import warnings
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
+import accuracy_booster as ab
+from accuracy_booster import files
+from accuracy_booster.analysis import comparison
+from accuracy_booster.cli import main
+from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.training import checkpoint, list_runs, trainer
+from accuracy_booster.training.lock import LOCK, locked
+from accuracy_booster.training.run_directory import Run
+
+import json
+import shutil
+import warnings
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from support.files import make_run_old
+from accuracy_booster.training import classification, network_building, opening_data, run_to_end, trainer
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.learning_rate import rate_factor, set_rates
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import make_optimizer
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.trainer import Trainer
+from support.interruptions import before_the_result, poisoned
+import itertools
+import accuracy_booster as ab
+from accuracy_booster import files
+from accuracy_booster.cli import main
+from accuracy_booster.training import list_runs, resolve, run_directory
+
+
+SMALL = {"batch_size": 8, "device": "cpu", "image_size": 16}
+SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}
+
+
+def small(folder, **options):
+    """A run of seconds of the folder `folder`."""
+    return ab.train("resnet8", data=str(folder), **{"epochs": 1, **SMALL, **options})
+
+
+def weights(path):
+    return load_file(path / "model.safetensors")
+
+
+def equal_tensors(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal_tensors(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def here(tmp_path, make_folder, monkeypatch):
+    """A working directory with a data set in `images`, and another of the same name elsewhere."""
+    make_folder(SPLITS)
+    make_folder(SPLITS | {"train/a": 9, "test/b": 5}, name="elsewhere/images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Killed(BaseException):
+    pass
+INSTANTS = ["run.json", "config.yaml", "model.safetensors", "first step"]
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
+    """Killed before each of the three changes of its files, and after them."""
+    options = {"schedule": "cosine", "lr": 0.05}
+    small("images", output="run", epochs=1, **options)
+    shutil.copytree(here / "run", here / "whole")
+    first = weights(here / "run")
+    ab.train(resume="whole", epochs=3)
+    real_write, real_unlink = files.write, type(here).unlink
+
+    def write(path, content, **how):
+        if path.name == instant:
+            raise Killed
+        real_write(path, content, **how)
+
+    def unlink(path, missing_ok=False):
+        if path.name == instant:
+            raise Killed
+        real_unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write", write)
+        patch.setattr(files, "write", write)
+        patch.setattr(type(here), "unlink", unlink)
+        if instant == "first step":
+            patch.setattr("accuracy_booster.training.trainer.Trainer.train_step", kill)
+        with pytest.raises(Killed):
+            ab.train(resume="run", epochs=3)
+    longer = instant in ("model.safetensors", "first step")  # config.yaml has the new length
+    listed = next(found for found in list_runs(".") if found.path.name == "run")
+    state = "stopped" if longer else "finished"
+    assert (listed.epoch, listed.epochs, listed.state) == (1, 3 if longer else 1, state)
+    if longer:
+        with pytest.raises(ValueError, match="has not ended"):
+            ab.evaluate("run")
+        ab.train(resume="run")
+    else:
+        assert equal_tensors(weights(here / "run"), first)
+        assert ab.evaluate("run").images == 8
+        ab.train(resume="run", epochs=3)
+    assert equal_tensors(weights(here / "run"), weights(here / "whole"))
+    info = json.loads((here / "run" / "run.json").read_text())
+    assert info["lengthened"] == [{"from": 1, "to": 3, "at": 1}]
+
+
+def kill(*_):
+    raise Killed
+
+
+def test_a_length_that_never_came_to_be_is_not_told(here):
+    """Killed between run.json and config.yaml, and then trained for another length."""
+    small("images", output="run")
+    opened, _config = run_directory.Run.open(here / "run")
+    opened.write_info({"lengthened": [{"from": 1, "to": 9, "at": 1}]})
+    ab.train(resume="run", epochs=2)
+    info = json.loads((here / "run" / "run.json").read_text())
+    assert info["lengthened"] == [{"from": 1, "to": 2, "at": 1}]
+
+
+def test_a_published_run_without_metrics_is_measured(here):
+    result = small("images", output="run")
+    (here / "run" / "metrics.csv").unlink()
+    assert ab.evaluate("run") == result.test
+
+DIGITS = {
+    **{"model": "resnet8", "block": "ab", "device": "cpu", "epochs": 1, "batch_size": 512},
+    **{"compile": "off", "seed": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Two finished runs, which differ in their seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in (1, 2):
+            ab.train(**{**DIGITS, "seed": seed}, output=str(folder / f"s{seed}"))
+    return folder
+
+
+@pytest.fixture
+def run(two_runs, tmp_path):
+    return shutil.copytree(two_runs / "s1", tmp_path / "run")
+
+
+def train_digits(output, **more):
+    return ab.train(**{**DIGITS, **more}, output=str(output))
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def equal_weights(first, second):
+    a, b = (load_file(p / "model.safetensors") for p in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_run(path):
+    shutil.copy(path.parent.parent / "other.safetensors", path)
+
+
+def of_another_program(path):
+    save_file(load_file(path), path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, of_another_run, of_another_program, cut, empty])
+def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, two_runs, run, capsys):
+    shutil.copy(two_runs / "s2" / "model.safetensors", run.parent / "other.safetensors")
+    damage(run / "model.safetensors")
+    with pytest.raises(ValueError, match=r"damaged|of another run"):
+        ab.evaluate(run)
+    result = ab.train(resume=run)
+    assert "is damaged" in capsys.readouterr().err
+    assert equal_weights(run, two_runs / "s1")
+    assert ab.evaluate(run, device="cpu") == result.test
+    before = contents(run)
+    ab.train(resume=run)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("damage", [flip, of_another_run])
+def test_damaged_weights_are_no_start(damage, two_runs, run, tmp_path):
+    shutil.copy(two_runs / "s2" / "model.safetensors", run.parent / "other.safetensors")
+    damage(run / "model.safetensors")
+    for weights in (run, run / "model.safetensors"):
+        with pytest.raises(ValueError, match=r"is damaged|is of another run"):
+            train_digits(tmp_path / "x", weights=str(weights))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b""),
+        ("run.json", b"{}"),
+        ("run.json", b"[" * 100_000),
+        ("run.json", b"null"),
+        ("config.yaml", b"[" * 100_000),
+        ("config.yaml", b"\xff\xfe"),
+        ("config.yaml", b""),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_line(name, content, run, capsys):
+    (run / name).write_bytes(content)
+    for given in (["eval", str(run)], ["train", "--resume", str(run)]):
+        assert main(given) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert str(run) in told
+        assert len(told) < 1000
+    (listed,) = list_runs(run)
+    assert listed.state.startswith("damaged")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_in_place_of_run_json_is_not_waited_for(run):
+    (run / "run.json").unlink()
+    os.mkfifo(run / "run.json")
+    with pytest.raises(ValueError, match="no regular file"):
+        ab.evaluate(run)
+    assert list_runs(run)[0].state.startswith("damaged")
+
+
+def test_a_changed_result_is_told(run):
+    text = (run / "run.json").read_text()
+    (run / "run.json").write_text(text.replace('"top1"', '"top1": 99.9, "top0"'))
+    with pytest.raises(ValueError, match="was changed since it was written"):
+        ab.evaluate(run)
+
+
+def test_changed_settings_are_told(run):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("lr: 0.1", "lr: 0.2"))
+    for work in (ab.evaluate, lambda run: ab.train(resume=run, epochs=2)):
+        with pytest.raises(ValueError, match=r"other settings than those"):
+            work(run)
