@@ -89,10 +89,7 @@ def assert_equal_ends(first, second):
         assert torch.equal(a[0][name], b[0][name]), name
     assert a[1:] == b[1:]
     rows = [
-        [
-            {k: v for k, v in r.items() if k not in TIMES}
-            for r in Run(p).history()
-        ]
+        [{k: v for k, v in r.items() if k not in TIMES} for r in Run(p).history()]
         for p in (first, second)
     ]
     assert rows[0] == rows[1]

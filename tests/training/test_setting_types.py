@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from accuracy_booster.training.train_config import TrainConfig
 from support.hostile import (
     nested,
 )
+
+from accuracy_booster.training.train_config import TrainConfig
 
 HUGE = {
     "epochs": [10**400, 10**12, float("inf"), nested(9000)],

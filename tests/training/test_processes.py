@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +24,7 @@ from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.training import checkpoint, opening_data, trainer
-from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
@@ -35,7 +32,6 @@ OPTIONS = {
     **{"model": "resnet8", "block": "ab", "epochs": 2, "batch_size": 64, "device": "cpu"},
     **{"sync_bn": True, "compile": "off", "lr": 0.01},
 }
-
 # a worker of torchrun, of which the one of rank 1 kills itself once, in its second epoch
 LAUNCHED = """
 import os, signal, sys, torch
@@ -180,9 +176,6 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# batch norm over processes
-
-
 @pytest.mark.parametrize("counts", [(3, 5), (4, 4), (1, 6)])
 def test_synchronised_batch_norm_is_that_of_the_whole_batch(counts, tmp_path):
     """Forward, gradients and running statistics, in float64, with unequal shares."""
@@ -251,46 +244,6 @@ def test_synchronised_batch_norm_leaves_measuring_alone_and_is_stable(tmp_path):
 
     pids = ranks(work, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
-
-
-# what a batch of two processes is measured on
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_metrics_count_each_image_once(world, tmp_path):
-    """360 test images over 3 processes, and a data set smaller than the processes."""
-    from accuracy_booster.data.batches import Loader, as_is
-    from accuracy_booster.data.images import TensorImages
-    from accuracy_booster.training import resolve
-    from accuracy_booster.training.measuring import measure
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    config = resolve("resnet8", device="cpu")
-    data = open_data(config)
-    few = TensorImages(data.loaders["test"].dataset.images.images[:1], torch.tensor([3]))
-    small = Loader(few, lambda x: x, 4, shuffled=False, whole=as_is)
-
-    def both():
-        accelerator = make_accelerator(config)
-        loaders = data.loaders["test"], small
-        return [measure(model, made, data, accelerator).to_dict() for made in loaders]
-
-    alone = both()
-    assert [m["images"] for m in alone] == [360, 1]
-
-    def work(rank):
-        got = both()
-        for mine, whole in zip(got, alone, strict=True):
-            assert mine == pytest.approx(whole, rel=1e-12)
-        Path(tmp_path / f"done{rank}").touch()
-
-    pids = ranks(work, tmp_path, world)
-    assert [wait(pid) for pid in pids] == [0] * world, said(tmp_path)
-    assert len(list(tmp_path.glob("done*"))) == world
-
-
-# --- what is reported is of the network that is saved
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
