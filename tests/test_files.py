@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, that no code runs, and that a write is whole or not there."""
+"""Writing a file: the old or the new one after any interruption, and hashed."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.files import edit_json, without_hash
-from support.processes import cannot_fork
+from support.processes import forks
 from torch import nn
 
 import accuracy_booster as ab
@@ -100,8 +100,7 @@ def in_a_small_process(work, limit=4096):
     return said
 
 
-@pytest.mark.forks
-@cannot_fork
+@forks
 def test_files_that_find_no_room_stay_as_they_were(tmp_path):
     """`ulimit -f`: a report, a save, and any file that is written."""
     page.write_page(tmp_path / "report.html", "old", "lead", [])

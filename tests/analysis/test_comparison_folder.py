@@ -1,4 +1,4 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""A comparison's folder: resumed, overwritten as a whole, and kept apart from other runs."""
 
 import json
 import shutil
@@ -36,9 +36,6 @@ def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
     assert result.runs[1].config.data == str(here / "moved")
     with pytest.raises(ValueError, match="leave out epochs"):
         ab.compare(resume="../out", epochs=3)
-
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_a_comparison_is_overwritten_as_a_whole(tmp_path):

@@ -1,4 +1,4 @@
-"""Training the networks, heads and weights that people have: other outputs, heads and files."""
+"""The heads of networks: which layers they are, and how they get other classes."""
 
 import pytest
 import torch

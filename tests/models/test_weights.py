@@ -1,4 +1,4 @@
-"""Files of weights run no code."""
+"""Files of weights: every usual kind is read, hostile and foreign ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written: the old or the new one after any interruption, and hashed."""
+"""A save is the old or the new one after any interruption; changes of it are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""The precision and the device of a training, tried on this machine."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, that no code runs, and that a write is whole or not there."""
+"""Checkpoints: what comes back, that no code runs, and that a damaged one costs no other one."""
 
 import errno
 import hashlib

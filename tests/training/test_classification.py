@@ -1,9 +1,4 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""The loss of classification: auxiliary heads and label smoothing."""
 
 from __future__ import annotations
 
@@ -14,7 +9,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file
-from support.processes import cannot_fork
 from support.trainings import (
     SIZE_32,
     new_trainer,
@@ -24,8 +18,6 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.data import normalise
-
-pytestmark = [pytest.mark.forks, cannot_fork]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])

@@ -1,29 +1,22 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""Whether a run's steps are compiled is decided once, and kept."""
 
 from __future__ import annotations
 
 import json
 import signal
 
-import pytest
 import torch
 from support.interruptions import (
     in_the_step,
 )
-from support.processes import cannot_fork, in_child, wait
+from support.processes import forks, in_child, wait
 from support.trainings import (
     assert_equal_ends,
     run_or_resume,
 )
 
-pytestmark = [pytest.mark.forks, cannot_fork]
 
-
+@forks
 def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     given = {"compile": "on", "block": "none", "accumulate": 1, "mixup": 0.0, "cutmix": 0.0}
 
@@ -55,6 +48,7 @@ def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
     assert_equal_ends(tmp_path / "whole", run)
 
 
+@forks
 def test_the_decision_not_to_compile_is_kept(data, reference):
     info = json.loads((reference() / "run.json").read_text())
     assert info["decided"] == {"compile": False, "fuse": False}

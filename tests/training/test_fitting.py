@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""What a training reports of its epochs, and what it measures on."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training the networks, heads and weights that people have: other outputs, heads and files."""
+"""A frozen base network: the gates are trained, and a new head."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run removes nothing that is not its own, and takes nothing that is another's."""
+"""A run's id, the fingerprint of its settings, and how its machine rounds."""
 
 from __future__ import annotations
 

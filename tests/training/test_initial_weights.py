@@ -1,4 +1,4 @@
-"""Training the networks, heads and weights that people have: other outputs, heads and files."""
+"""How a new run starts: from random or trained weights, a file or a run; and its gates."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run removes nothing that is not its own, and takes nothing that is another's."""
+"""metrics.csv: a damaged one is told and written anew."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""The rate of every epoch and step, against the rule written out."""
 
 import math
 
 import pytest
-from support.processes import cannot_fork
 from torch import nn
 
 from accuracy_booster.training import (
@@ -11,7 +10,6 @@ from accuracy_booster.training import (
 )
 from accuracy_booster.training.learning_rate import rate_factor, set_rates
 from accuracy_booster.training.optimizer import make_optimizer
-from accuracy_booster.training.presets import resolve
 
 
 def rates(**options):
@@ -49,9 +47,6 @@ def steps(changes, epochs=200):
 )
 def test_schedule(options, expected):
     assert rates(**options) == pytest.approx(expected)
-
-
-pytestmark = [pytest.mark.forks, cannot_fork]
 
 
 def test_linear_warm_up_goes_up_step_by_step():

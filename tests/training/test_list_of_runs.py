@@ -1,9 +1,4 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""The list of runs: how far each one is, and what is damaged."""
 
 from __future__ import annotations
 
@@ -11,11 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 from support.interruptions import (
     in_the_step,
 )
-from support.processes import cannot_fork
+from support.processes import forks
 from support.trainings import (
     kill,
 )
@@ -25,9 +19,8 @@ from accuracy_booster.training import (
     list_runs,
 )
 
-pytestmark = [pytest.mark.forks, cannot_fork]
 
-
+@forks
 def test_runs(data, reference, tmp_path, capsys):
     done = reference()
     root = tmp_path / "runs"

@@ -1,9 +1,4 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""One process trains in a directory, and stops if the directory is no longer its own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Two processes over gloo: the same training as one process, and what happens when one stops."""
-
-# N batch, C channels, H W space
+"""Metrics count each image once, over any number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training the networks, heads and weights that people have: other outputs, heads and files."""
+"""Outputs of every kind give logits, and a network that gives none is told before a run."""
 
 import collections
 import dataclasses

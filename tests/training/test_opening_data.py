@@ -1,4 +1,4 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""What the data decide of a configuration."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""What cannot be measured is told: runs, data, options and modules."""
 
 import re
 

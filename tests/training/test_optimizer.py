@@ -1,14 +1,6 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""Learning rates and weight decays of gates, norms and the other parameters."""
 
 from __future__ import annotations
-
-import pytest
-from support.processes import cannot_fork
 
 import accuracy_booster as ab
 from accuracy_booster.training import (
@@ -16,8 +8,6 @@ from accuracy_booster.training import (
 )
 from accuracy_booster.training.learning_rate import set_rates
 from accuracy_booster.training.optimizer import make_optimizer
-
-pytestmark = [pytest.mark.forks, cannot_fork]
 
 
 def test_weight_decay_and_rates_of_gates_and_norms():

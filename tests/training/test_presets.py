@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""The preset that fits a network, and what is given over it."""
 
 import pytest
 

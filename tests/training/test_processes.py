@@ -1,7 +1,5 @@
 """Two processes over gloo: the same training as one process, and what happens when one stops."""
 
-# N batch, C channels, H W space
-
 from __future__ import annotations
 
 import json
@@ -28,6 +26,7 @@ from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
+
 OPTIONS = {
     **{"model": "resnet8", "block": "ab", "epochs": 2, "batch_size": 64, "device": "cpu"},
     **{"sync_bn": True, "compile": "off", "lr": 0.01},

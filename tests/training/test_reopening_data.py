@@ -1,4 +1,4 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""A run finds its data from everywhere, and other data are told apart from them."""
 
 import shutil
 import warnings
@@ -12,6 +12,8 @@ from support.trainings import small, stored, train_digits
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def change(path, **values):
@@ -93,9 +95,6 @@ def test_runs_of_an_older_version_go_on(here, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"'images', a path relative to .* give their place"):
         ab.train(resume=here / "run", epochs=3)
     assert len(ab.train(resume=here / "run", epochs=3, data=here / "images").history) == 3
-
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture

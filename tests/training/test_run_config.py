@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""Settings: read back from YAML, and refused where they do not fit."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from support.trainings import randomise
 
 import accuracy_booster as ab
 from accuracy_booster.training import resolve
-from accuracy_booster.training.presets import resolve
 from accuracy_booster.training.train_config import TrainConfig
 
 

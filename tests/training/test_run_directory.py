@@ -1,4 +1,4 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""A run's files: damaged or changed ones are told, and a longer run survives a kill."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from support.trainings import (
     equal_tensors,
     equal_weights,
     flip,
-    kill,
     small,
     train_digits,
     weights,
@@ -24,6 +23,8 @@ from accuracy_booster.training import (
     list_runs,
     run_directory,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Killed(BaseException):
@@ -58,7 +59,7 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
         patch.setattr(files, "write", write)
         patch.setattr(type(here), "unlink", unlink)
         if instant == "first step":
-            patch.setattr("accuracy_booster.training.trainer.Trainer.train_step", kill)
+            patch.setattr("accuracy_booster.training.trainer.Trainer.train_step", killed)
         with pytest.raises(Killed):
             ab.train(resume="run", epochs=3)
     longer = instant in ("model.safetensors", "first step")  # config.yaml has the new length
@@ -78,7 +79,7 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
     assert info["lengthened"] == [{"from": 1, "to": 3, "at": 1}]
 
 
-def kill(*_):
+def killed(*_):
     raise Killed
 
 
@@ -96,9 +97,6 @@ def test_a_published_run_without_metrics_is_measured(here):
     result = small("images", output="run")
     (here / "run" / "metrics.csv").unlink()
     assert ab.evaluate("run") == result.test
-
-
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def of_another_run(path):
@@ -136,9 +134,9 @@ def test_weights_that_are_not_the_runs_are_told_and_made_again(damage, two_runs,
 def test_damaged_weights_are_no_start(damage, two_runs, run, tmp_path):
     shutil.copy(two_runs / "s2" / "model.safetensors", run.parent / "other.safetensors")
     damage(run / "model.safetensors")
-    for weights in (run, run / "model.safetensors"):
+    for start in (run, run / "model.safetensors"):
         with pytest.raises(ValueError, match=r"is damaged|is of another run"):
-            train_digits(tmp_path / "x", weights=str(weights))
+            train_digits(tmp_path / "x", weights=str(start))
     assert not (tmp_path / "x").exists()
 
 

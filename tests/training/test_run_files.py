@@ -1,4 +1,4 @@
-"""A run removes nothing that is not its own, and takes nothing that is another's."""
+"""A run removes nothing that is not its own, whenever it is killed."""
 
 from __future__ import annotations
 

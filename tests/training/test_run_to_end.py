@@ -1,4 +1,4 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""A run from its beginning, or from its last good checkpoint, to its result."""
 
 import csv
 import itertools
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from support.interruptions import (
     in_the_step,
 )
-from support.processes import cannot_fork
+from support.processes import forks
 from support.trainings import (
     assert_equal_ends,
     contents,
@@ -33,6 +33,8 @@ from accuracy_booster.training import (
     checkpoint,
 )
 from accuracy_booster.training.train_config import TrainConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_fewer_epochs_than_it_has_are_refused(here):
@@ -105,9 +107,7 @@ def test_run_directory_and_reported_accuracy(grey, tmp_path):
     assert not torch.equal(first["conv1.weight"], third["conv1.weight"])
 
 
-pytestmark = [pytest.mark.forks, cannot_fork]
-
-
+@forks
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
     data, reference, tmp_path
 ):
@@ -122,6 +122,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
     assert_equal_ends(reference(), run)
 
 
+@forks
 def test_all_checkpoints_damaged_starts_anew(data, reference, tmp_path):
     run = tmp_path / "run"
     kill(data, run, tmp_path, lambda: in_the_step(4))
@@ -132,6 +133,7 @@ def test_all_checkpoints_damaged_starts_anew(data, reference, tmp_path):
     assert_equal_ends(reference(), run)
 
 
+@forks
 def test_a_run_that_was_moved_goes_on(data, reference, tmp_path):
     run = tmp_path / "run"
     kill(data, run, tmp_path, lambda: in_the_step(6))

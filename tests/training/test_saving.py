@@ -1,9 +1,4 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""Signals and a full disk: a training stops with a checkpoint and says how to resume it."""
 
 from __future__ import annotations
 

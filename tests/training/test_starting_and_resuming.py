@@ -1,11 +1,11 @@
-"""A run goes on from everywhere, with data that have moved, and for more epochs."""
+"""What can be trained and resumed, with which options, and what is refused."""
 
 import hashlib
 import json
 
 import pytest
 import torch
-from support.processes import cannot_fork
+from support.processes import forks
 from support.trainings import (
     digit_words,
     equal_tensors,
@@ -17,6 +17,8 @@ from support.trainings import (
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 OPTIONS = {
     "constant": {"schedule": "step", "milestones": (), "lr": 0.01},
@@ -73,9 +75,6 @@ def test_train_refusals(grey, tmp_path):
             ab.train("resnet8", data=str(grey), **short(tmp_path, "cuda", device="cuda"))
 
 
-pytestmark = [pytest.mark.forks, cannot_fork]
-
-
 def hashes(folder):
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -84,6 +83,7 @@ def hashes(folder):
     }
 
 
+@forks
 def test_resuming_a_finished_run_changes_nothing(reference):
     run = reference()
     before = hashes(run)
@@ -96,6 +96,7 @@ def test_resuming_a_finished_run_changes_nothing(reference):
     assert len(first.history) == 2
 
 
+@forks
 def test_resume_goes_with_nothing_else(reference, capsys):
     run = reference()
     with pytest.raises(ValueError, match="the run's own settings; leave out lr"):

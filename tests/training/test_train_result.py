@@ -1,4 +1,4 @@
-"""A run removes nothing that is not its own, and takes nothing that is another's."""
+"""The result of a run that has ended, read from its files."""
 
 from __future__ import annotations
 

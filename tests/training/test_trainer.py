@@ -1,4 +1,4 @@
-"""Presets, schedules, runs, and what is reported: on digits and on tiny made-up data."""
+"""The network before its first step: the same for every block, tried, and left as it was."""
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ import accuracy_booster as ab
 from accuracy_booster.training import classification, resolve, trainer
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
-from accuracy_booster.training.presets import resolve
 from accuracy_booster.training.trainer import Trainer
 
 

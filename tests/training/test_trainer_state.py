@@ -1,9 +1,7 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
+"""Trainings that are killed are resumed to the same end, bit for bit.
 
 Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
 """
-
-# N batch, C channels, H W space
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Trainings that are killed, stopped, starved and damaged: they go on to the same end, bit for bit.
-
-Processes are forked, as in benchmarks/faults.py, which does the same at random instants.
-"""
-
-# N batch, C channels, H W space
+"""A step: what is not finite stops it; parts of a batch add up to it; its gradient is clipped."""
 
 from __future__ import annotations
 
@@ -13,7 +8,6 @@ import torch.nn.functional as F
 from support.interruptions import (
     poisoned,
 )
-from support.processes import cannot_fork
 from support.trainings import (
     Plain,
     new_trainer,
@@ -31,8 +25,6 @@ from accuracy_booster.training import (
 )
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.opening_data import open_data
-
-pytestmark = [pytest.mark.forks, cannot_fork]
 
 
 @pytest.mark.parametrize("kind", ["loss", "norm of the gradient"])
