@@ -29,11 +29,10 @@ class Begun(Exception):
 
 def begun(folder, tmp_path, monkeypatch, model="resnet8", **options):
     """The configuration of a run and its network as the first step sees it."""
-
     found = {}
 
-    def fit(trainer, run, *args, **kwargs):
-        found["network"], found["config"] = trainer.plain, trainer.config
+    def fit(trainer, *_, **__):
+        found["network"], found["config"] = trainer.network, trainer.config
         raise Begun
 
     given = {**SIZE_32, "data": str(folder), "output": str(tmp_path / "run"), "overwrite": True}
