@@ -1,4 +1,8 @@
-"""Train and measure: one configuration, one trainer, one run directory."""
+"""Train networks and measure them.
+
+`starting_and_resuming` is where a training begins: it opens the data (`opening_data`), and has
+`run_to_end` make a `Trainer` and train it (`fitting`) into a directory (`run_directory`).
+"""
 
 from typing import TYPE_CHECKING
 

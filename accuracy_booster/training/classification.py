@@ -1,4 +1,4 @@
-"""The task of classification: cross-entropy, top-1 and top-5."""
+"""`Classification`: the task that is trained with cross-entropy and measured by top-1 and top-5."""
 
 # N images of a batch, C channels, H W space
 

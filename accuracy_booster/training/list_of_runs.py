@@ -1,4 +1,4 @@
-"""The runs under a folder, with how far they are."""
+"""`list_runs`: the runs under a folder, and how far each one is."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from accuracy_booster.training.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class Listed:
-    """A run.
+    """A run in the list.
 
-    `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1`
-    (of classification) and `ap` (of detection, COCO's), in %, are the test set's of a finished run,
-    or the last epoch's of one that has not ended.
+    Attributes:
+        state: finished, training, stopped (it can be resumed), diverged, or damaged and why.
+        epoch: how many epochs are over, of `epochs`.
+        top1: of classification, in %: the test set's for a finished run, otherwise the one that
+            was measured after the last epoch.
+        ap: of detection, COCO's average precision in %, as `top1`.
     """
 
     path: Path

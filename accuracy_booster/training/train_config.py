@@ -1,4 +1,4 @@
-"""What a training of a classification network is told."""
+"""`TrainConfig`: the settings of a training for classification."""
 
 from __future__ import annotations
 
