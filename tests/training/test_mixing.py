@@ -21,9 +21,10 @@ def test_without_either_there_is_no_mixing():
     assert make_mixing(resolve("resnet8")) is None
 
 
-@pytest.mark.parametrize(
-    "options", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}]
-)
+BOTH = {"mixup": 1.0, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}, BOTH])
 def test_targets_are_the_shares_of_the_images(options):
     torch.manual_seed(0)
     some = False

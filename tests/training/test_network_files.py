@@ -24,7 +24,6 @@ def test_damaged_weights_do_not_load(run):
 
 def test_weights_of_another_network_do_not_load(run):
     opened, config = Run.open(run)
-    state = torch.get_rng_state()
     with pytest.raises(
         ValueError, match=r"model\.safetensors does not load: .*layer1\.1"
     ) as caught:
