@@ -11,14 +11,18 @@ from support.trainings import DIGITS, SIZE_32, SMALL, contents, randomise, train
 
 import accuracy_booster as ab
 from accuracy_booster import files
-from accuracy_booster.analysis import comparison
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import list_runs
 from accuracy_booster.training.classification import Classification
 
 
-def test_a_comparison_goes_on_from_another_directory(here, monkeypatch):
+def test_a_comparison_goes_on_from_another_directory(tmp_path, make_folder, monkeypatch):
+    here = tmp_path
+    splits = {f"{s}/{name}": n for s, n in (("train", 8), ("test", 4)) for name in "ab"}
+    make_folder(splits)
+    make_folder(splits | {"train/a": 9}, name="elsewhere/images")
+    monkeypatch.chdir(here)
     options = {"blocks": ["none", "ab"], "seeds": 1, "epochs": 1, **SMALL}
     ab.compare("resnet8", data="images", output="out", **options)
     shutil.rmtree(here / "out" / "ab-s0")  # as if it had been killed before it began
@@ -65,11 +69,15 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
     assert (where / "none-s1" / "notes.txt").read_text() == "mine"
     (where / "none-s1" / "notes.txt").unlink()
 
-    def die(*args, **more):
-        raise KeyboardInterrupt
+    real = type(where).replace
+
+    def replace(self, target):
+        if target.name == "compare.json":
+            raise KeyboardInterrupt
+        return real(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "write_json", die)
+        patch.setattr(type(where), "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             compare(where, blocks=["se"], overwrite=True)
     compare(where, blocks=["se"], overwrite=True)
@@ -169,7 +177,8 @@ def weights_file(tmp_path):
     return model, tmp_path / "own.pth"
 
 
-def test_compare_starts_all_blocks_from_the_weights(weights_file, folder, tmp_path):
+def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, tmp_path):
+    folder = make_folder({f"{s}/{c}": 8 for s in ("train", "test") for c in "abc"}, size=(32, 32))
     options = {**SIZE_32, "data": str(folder), "weights": str(weights_file[1]), "lr": 1e-9}
     result = ab.compare(
         "resnet8", blocks=["none", "ab"], seeds=1, output=str(tmp_path / "out"), **options

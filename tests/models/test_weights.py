@@ -160,7 +160,7 @@ def test_files_that_are_no_weights_are_told_and_run_no_code(weights_file, tmp_pa
     assert not (tmp_path / "the code has run").exists()
 
 
-def test_weights_of_another_network_are_told(weights_file, tmp_path, folder):
+def test_weights_of_another_network_are_told(weights_file, tmp_path, make_folder):
     state = weights_file[0].state_dict()
     boosted = ab.create_model("resnet8", recipe="ab", num_classes=3)
     cases = [
@@ -177,8 +177,9 @@ def test_weights_of_another_network_are_told(weights_file, tmp_path, folder):
     part = {n: t for n, t in boosted.state_dict().items() if "layer2.0.bn2.rec" not in n}
     with pytest.raises(ValueError, match=r"are missing .*layer2.0.bn2.recalibrate"):
         load_weights(boosted, part, "file.pth")
-    with pytest.raises(ValueError, match=r"do not fit|other shapes|holds gates"):  # no run is left
-        ab.train(
-            "resnet14", data=str(folder), weights=str(weights_file[1]), output=str(tmp_path / "r")
-        )
-    assert not (tmp_path / "r" / "config.yaml").exists()
+    folder = make_folder({f"{s}/{c}": 2 for s in ("train", "test") for c in "abc"})
+    output = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"do not fit|other shapes|holds gates"):
+        ab.train("resnet14", data=str(folder), weights=str(weights_file[1]), output=str(output))
+    # no run is left
+    assert not (output / "config.yaml").exists()
