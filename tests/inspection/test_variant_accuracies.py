@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from accuracy_booster.surgery.attaching import attached
 from torch import nn
 
 import accuracy_booster as ab
@@ -18,6 +17,7 @@ from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.inspection.batches import inputs_from
 from accuracy_booster.inspection.variant_accuracies import measure_variants, paired_outcome
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
+from accuracy_booster.surgery.attaching import attached
 
 
 class Net(nn.Module):

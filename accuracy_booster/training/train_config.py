@@ -1,4 +1,4 @@
-"""What a training of a classification network is told."""
+"""`TrainConfig`: the settings of a training for classification."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TrainConfig(RunConfig):
     crop_pct: float | None = None
     crop_mode: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.image_size) is int:
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
         super().__post_init__()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from accuracy_booster.cli import main
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def bomb(last="mean"):

@@ -1,4 +1,4 @@
-"""YAML texts of plain settings: read without running code, in little time and memory."""
+"""Read YAML texts of plain settings, without running code, in little time and memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from accuracy_booster.errors import SHOWN, shortened, shown
 
 MAX_FILE = 100_000  # characters of a YAML file; ours have about 1,200
 MANY_DIGITS = "a number has thousands of digits"
-MAX_DEPTH = 8  # of brackets and indents in it; ours have 1
+MAX_DEPTH = 8  # levels of brackets and indents in it; ours have 1
 
 
 def read_settings(text: str) -> dict[str, Any]:
-    """A YAML text of names with plain values or flat lists of them, as configurations have.
+    """The settings in a YAML text: names with plain values, or with flat lists of plain values.
 
-    It runs no code and takes neither long nor much memory, whatever the text holds.
+    Whatever the text holds, no code is run, and neither much time nor much memory is taken.
 
     Raises:
         ValueError: for any other text.
@@ -63,7 +63,7 @@ def read_settings_file(path: str | Path) -> dict[str, Any]:
 
 
 def check_nesting(text: str) -> None:
-    """Raise ValueError where loading a YAML text would recurse deeply or multiply its content."""
+    """Raise ValueError for a YAML text whose loading would recurse deeply, or copy parts of it."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)

@@ -1,14 +1,11 @@
 """Two processes over gloo: the same training as one process, and what happens when one stops."""
 
-# N batch, C channels, H W space
-
 from __future__ import annotations
 
 import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,30 +21,30 @@ from accuracy_booster.cli import main
 from accuracy_booster.ops.batch_norm import batch_norm
 from accuracy_booster.ops.moments import merging
 from accuracy_booster.ops.synchronise import merged
-from accuracy_booster.training import checkpoint, engine, trainer
+from accuracy_booster.training import checkpoint, opening_data, trainer
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.synchronise import synchronised
+from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
+
 OPTIONS = {
     **{"model": "resnet8", "block": "ab", "epochs": 2, "batch_size": 64, "device": "cpu"},
     **{"sync_bn": True, "compile": "off", "lr": 0.01},
 }
-
 # a worker of torchrun, of which the one of rank 1 kills itself once, in its second epoch
 LAUNCHED = """
 import os, signal, sys, torch
 from accuracy_booster.cli import main
-from accuracy_booster.training import engine, trainer
+from accuracy_booster.training import trainer
 
 torch.set_num_threads(1)
 real = trainer.Trainer.train_step
 
-def train_step(self, batch):
+def train_step(self, *given):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if first and self.rank == 1 and (self.epoch, self.step) == (1, 3):
+    if first and self.rank == 1 and (self.state.epoch, self.state.step) == (1, 3):
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, batch)
+    return real(self, *given)
 
 if "--kill" in sys.argv:
     sys.argv.remove("--kill")
@@ -135,11 +132,11 @@ def stopped(tmp_path):
     def work(rank):
         real = trainer.Trainer.train_step
 
-        def train_step(self, batch):
-            if (self.epoch, self.step) == (1, 5) and rank == 1:
+        def train_step(self, *given):
+            if (self.state.epoch, self.state.step) == (1, 5) and rank == 1:
                 ready.touch()
                 time.sleep(0.3)
-            return real(self, batch)
+            return real(self, *given)
 
         trainer.Trainer.train_step = train_step
         return main(words(run))
@@ -176,9 +173,6 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
         assert "batch_size=63 must be a multiple of the 2 processes" in errors[0]
         assert "Traceback" not in text
     assert not (tmp_path / "run").exists()
-
-
-# batch norm over processes
 
 
 @pytest.mark.parametrize("counts", [(3, 5), (4, 4), (1, 6)])
@@ -251,46 +245,6 @@ def test_synchronised_batch_norm_leaves_measuring_alone_and_is_stable(tmp_path):
     assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
 
 
-# what a batch of two processes is measured on
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_metrics_count_each_image_once(world, tmp_path):
-    """360 test images over 3 processes, and a data set smaller than the processes."""
-    from accuracy_booster.data.batches import Loader, as_is
-    from accuracy_booster.data.images import TensorImages
-    from accuracy_booster.training import engine, resolve
-    from accuracy_booster.training.evaluation import measure
-
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    config = resolve("resnet8", device="cpu")
-    data = engine.open_data(config)
-    few = TensorImages(data.loaders["test"].dataset.images.images[:1], torch.tensor([3]))
-    small = Loader(few, lambda x: x, 4, shuffled=False, whole=as_is)
-
-    def both():
-        accelerator = engine.make_accelerator(config)
-        loaders = data.loaders["test"], small
-        return [measure(model, made, data, accelerator).to_dict() for made in loaders]
-
-    alone = both()
-    assert [m["images"] for m in alone] == [360, 1]
-
-    def work(rank):
-        got = both()
-        for mine, whole in zip(got, alone, strict=True):
-            assert mine == pytest.approx(whole, rel=1e-12)
-        Path(tmp_path / f"done{rank}").touch()
-
-    pids = ranks(work, tmp_path, world)
-    assert [wait(pid) for pid in pids] == [0] * world, said(tmp_path)
-    assert len(list(tmp_path.glob("done*"))) == world
-
-
-# --- what is reported is of the network that is saved
-
-
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_what_is_reported_is_of_the_saved_network(ema, tmp_path):
     """Without synchronised norms each process has running statistics of its own images."""
@@ -338,8 +292,8 @@ def test_processes_with_other_data_are_told_before_the_first_step(damage, tmp_pa
         given = {"data": tmp_path / "data", "batch_size": 8, "lr": lr}
         # as on two machines: the same path, other contents
         os.chdir(tmp_path)
-        real = engine.load_data
-        engine.load_data = lambda data, **more: real(f"{data}{rank}", **more)
+        real = opening_data.load_data
+        opening_data.load_data = lambda data, **more: real(f"{data}{rank}", **more)
         return main(words(tmp_path / "run", **given))
 
     assert [wait(pid) for pid in ranks(work, tmp_path)] == [2, 2], said(tmp_path)
