@@ -43,8 +43,9 @@ from accuracy_booster.progress import note
 from accuracy_booster.pruning.channels import OF, pruned_channels
 from accuracy_booster.pruning.criteria import CRITERIA
 from accuracy_booster.tables import Table
-from accuracy_booster.training.engine import make_optimizer, open_data
-from accuracy_booster.training.open_to_measure import Opened, open_measured
+from accuracy_booster.training.opening_data import open_data
+from accuracy_booster.training.opening_to_measure import Opened, open_measured
+from accuracy_booster.training.optimizer import make_optimizer
 
 KEY = ("of", "by", "keep", "seed")
 WHOLE = ("none", "none", 1.0, 0)

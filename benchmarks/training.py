@@ -33,7 +33,6 @@ from accuracy_booster.analysis.measuring import peak_memory
 from accuracy_booster.data import Data
 from accuracy_booster.data.batches import Loader, as_is, crop
 from accuracy_booster.data.images import TensorImages
-from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.presets import resolve
@@ -106,8 +105,11 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
         *({"train": loader}, lambda seed: {}),
     )
     one = trainer.Trainer(Classification(config, data))
-    one.stop = StopRequest("")
-    one.forward = compiling.prepared(one, compile, compiling.fuses(one, compile))
+    one.initialise()
+    step_to_compile = one.step_to_compile()
+    assert step_to_compile is not None
+    fused = compiling.fuses(step_to_compile, compile)
+    one.step.forward = compiling.prepare_forward(step_to_compile, compile, fused)
     epochs = iter(range(10**9))
     batches = forever(lambda: loader.batches(next(epochs)))
 

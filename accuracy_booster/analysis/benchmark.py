@@ -27,7 +27,7 @@ from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import infer_examples
-from accuracy_booster.training.engine import device_named
+from accuracy_booster.training.accelerator import device_named
 
 MODES = {
     "infer": "inference in eval mode without gradients; ours is ab.fold",

@@ -23,7 +23,6 @@ from accuracy_booster.progress import bars, note
 from accuracy_booster.training import (
     TrainConfig,
     TrainResult,
-    engine,
     new_dir,
     resolve,
     run_training,
@@ -31,9 +30,13 @@ from accuracy_booster.training import (
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences
 from accuracy_booster.training.initial_weights import start_from_weights
-from accuracy_booster.training.reopen_data import check_place, check_same
-from accuracy_booster.training.run_directory import CONFIG, Run
-from accuracy_booster.training.train_and_resume import result_of
+from accuracy_booster.training.network_building import build_network, check_network_and_block
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.reopening_data import check_place, check_same
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import CONFIG
+from accuracy_booster.training.train_result import result_of
 
 DEFAULT_MODEL = "resnet14"
 # settings that may differ between a resumed comparison and a run of it that exists
@@ -78,7 +81,7 @@ def compare(
     base = resolve(request.model, **request.options)
     variants = [base.change({"block": block}) for block in request.current_blocks()]
     for variant in variants:
-        engine.check_names(variant)
+        check_network_and_block(variant)
     folder = (
         Path(output)
         if output
@@ -89,8 +92,8 @@ def compare(
     elif not request.data_moved:
         check_place(folder, base.data)
     by_names = request.holds_out_by_names
-    data = engine.open_data_anew(base) if by_names else engine.open_data(base, hold_out="rows")
-    variants = [engine.fill_in(variant, data) for variant in variants]
+    data = open_data_of_new_run(base) if by_names else open_data(base, hold_out="rows")
+    variants = [fill_in(variant, data) for variant in variants]
     for variant in variants:
         _check_can_start(variant)
     configs = _configs(request, variants, base.seed, folder)
@@ -126,7 +129,7 @@ def compare(
 
 def _check_can_start(config: TrainConfig) -> None:
     """Raise ValueError for a block that does not fit the network, or weights that do not."""
-    network = engine.build_network(config)
+    network = build_network(config)
     if config.weights is not None:
         start_from_weights(network, config)
 
@@ -174,7 +177,7 @@ def _train(
         if state != "stopped":
             note(f"the run in {run.path} is damaged: {state}")
     task = Classification(config, data)
-    return run_training(task, progress, label, lines=False, run=run, go_on=resume_command)
+    return run_training(task, progress, label, lines=False, run=run, resume_command=resume_command)
 
 
 def _rows(
@@ -185,9 +188,9 @@ def _rows(
     """The results by block: accuracies, and what the network costs."""
     runs_of = {v.block: [run for run in runs if run.config.block == v.block] for v in variants}
     networks = {
-        v.block: engine.load_network(*Run.open(runs_of[v.block][0].output))
+        v.block: load_network(*Run.open(runs_of[v.block][0].output))
         if runs_of[v.block]
-        else engine.build_network(v)  # its cost does not depend on its weights
+        else build_network(v)  # its cost does not depend on its weights
         for v in variants
     }
     size = variants[0].input_size

@@ -15,7 +15,7 @@ from typing import Any
 
 from accuracy_booster.files import check_folder, check_no_others, partial_name, read_json
 from accuracy_booster.training.lock import LOCK, locked
-from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import is_run, remove_run
 
 BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
 
@@ -72,9 +72,9 @@ def remove_comparison(folder: Path, keep: Sequence[str]) -> None:
     named = [f"{f}-s{first + i}" for f in run_names(begun["blocks"]) for i in range(begun["seeds"])]
     for name in begun.get("runs", named):
         run = folder / Path(str(name)).name
-        if run.name not in keep and Run.is_run(run):
+        if run.name not in keep and is_run(run):
             with locked(run):  # raises if a training is writing to it
-                Run.remove(run)
+                remove_run(run)
             (run / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty: it holds files of somebody else
                 run.rmdir()

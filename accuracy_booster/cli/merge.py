@@ -13,7 +13,7 @@ from accuracy_booster.cli.shared_options import add_measured, count_of_images
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.open_to_measure import Opened
+    from accuracy_booster.training.opening_to_measure import Opened
 
 MERGED = "merged.safetensors"
 
@@ -41,7 +41,7 @@ def _arguments(parser: Parser) -> None:
 def _merge(given: dict[str, Any]) -> Result:
     from accuracy_booster.inspection.batch_norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.open_to_measure import open_measured
+    from accuracy_booster.training.opening_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / MERGED)

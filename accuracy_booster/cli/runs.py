@@ -13,7 +13,7 @@ from accuracy_booster.cli.shared_options import add_training, trained_value
 from accuracy_booster.cli.words import split
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import MEASURED, TrainConfig
+from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 MAX_SEEDS = 1000
 

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import update_bn
 
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.inspection.opened_networks import inputs_of
-from accuracy_booster.training.open_to_measure import Opened
+from accuracy_booster.training.opening_to_measure import Opened
 
 
 def reestimate_norms(opened: Opened, network: nn.Module) -> None:

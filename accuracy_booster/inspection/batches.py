@@ -18,7 +18,7 @@ from torch.utils.data import DistributedSampler
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.errors import shown
-from accuracy_booster.surgery.passes import Example, described, map_tensors
+from accuracy_booster.surgery.inputs import Example, described, map_tensors
 
 # names in the batches of loaders that yield dicts
 LABELS = ("labels", "label", "targets", "target", "cls")

@@ -36,7 +36,7 @@ from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.initial_weights import run_of
 from accuracy_booster.training.network_outputs import try_network
-from accuracy_booster.training.open_to_measure import Opened, open_measured
+from accuracy_booster.training.opening_to_measure import Opened, open_measured
 from accuracy_booster.training.run_directory import Run
 
 PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16

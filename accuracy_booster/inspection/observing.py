@@ -22,9 +22,9 @@ from accuracy_booster.inspection.gate_weights import (
 )
 from accuracy_booster.inspection.processes import gathered
 from accuracy_booster.progress import bars
-from accuracy_booster.surgery.examples import FAILURES
+from accuracy_booster.surgery.inputs import Example, described
 from accuracy_booster.surgery.modes import in_eval_mode
-from accuracy_booster.surgery.passes import Example, described
+from accuracy_booster.surgery.quiet_passes import FAILURES
 from accuracy_booster.surgery.wrappers import unwrapped
 
 

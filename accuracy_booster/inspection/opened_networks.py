@@ -16,7 +16,7 @@ from accuracy_booster.inspection.gate_statistics import Gates
 from accuracy_booster.inspection.gate_weights import repair_and_find
 from accuracy_booster.inspection.observing import observe
 from accuracy_booster.surgery.wrappers import unwrapped
-from accuracy_booster.training.open_to_measure import Opened
+from accuracy_booster.training.opening_to_measure import Opened
 
 
 def inputs_of(opened: Opened, images: int | None = None) -> Iterator[Inputs]:

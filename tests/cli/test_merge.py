@@ -12,7 +12,7 @@ from support.commands import run
 import accuracy_booster as ab
 from accuracy_booster.cli.merge import MERGED
 from accuracy_booster.inspection.batch_norms import in_random_order
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.opening_to_measure import open_measured
 
 
 def train(folder, block):

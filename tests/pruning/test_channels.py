@@ -23,7 +23,7 @@ from accuracy_booster.pruning import pruned_channels, pruning_of
 from accuracy_booster.pruning.channels import CRITERIA, choose
 from accuracy_booster.pruning.pruned_modules import Expand
 from accuracy_booster.surgery import Site, attach, attached
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.opening_to_measure import open_measured
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
