@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from accuracy_booster.fastpath.layer_classes import computes_as
 from accuracy_booster.surgery.gated import ungated_class
-
-METHODS = ("__call__", "forward", "_conv_forward")  # what must be the known class's own
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,6 @@ KNOWN: dict[str, Row] = {
 }
 # f(p y) = p f(y) for every p >= 0
 HOMOGENEOUS = (nn.Identity, nn.ReLU, nn.LeakyReLU)
-
-
-def computes_as(own: type, known: type) -> bool:
-    """Whether a class runs by the methods of a known one."""
-    return all(getattr(own, m, None) is getattr(known, m, None) for m in METHODS)
 
 
 def row_of(module: nn.Module) -> Row | None:

@@ -1066,7 +1066,7 @@ def test_a_branch_that_is_used_twice(when):
     plain, other, x = pair(Net(TwoUses(when)), where=["blocks.0.bn2"])
     assert ab.fast_path(other).taken == 1
     if when == "always":
-        assert other.blocks[0].bn2.then == ""
+        assert other.blocks[0].bn2.epilogue.followed_by == ""
     for training in (True, False):
         assert_same_pass(plain.train(training), other.train(training), x)
 
@@ -1126,7 +1126,7 @@ def test_every_way_to_write_the_sum(way):
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU(inplace=True), nn.SiLU(), nn.ReLU6()])
 def test_every_activation(act):
     plain, other, x = pair(Net(Block(act=act), Block(act=act)))
-    assert other.blocks[0].bn2.then == ("relu" if isinstance(act, nn.ReLU) else "sum")
+    assert other.blocks[0].bn2.epilogue.followed_by == ("relu" if isinstance(act, nn.ReLU) else "sum")
     assert_same_pass(plain, other, x)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.fastpath.folding import choose_form
+from accuracy_booster.fastpath.folded_forms import choose_form
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 
 

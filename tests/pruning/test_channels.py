@@ -325,7 +325,7 @@ def test_seeds_decide_what_chance_keeps():
 def test_choose_keeps_whole_channels_and_as_many_in_each_group():
     scores = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.2, 0.3, 0.3, 0.3])
     assert choose(scores, 0.5).tolist() == [1, 2, 3, 5]
-    assert choose(scores, 0.5, blocks=2).tolist() == [1, 2, 5, 6]
+    assert choose(scores, 0.5, groups=2).tolist() == [1, 2, 5, 6]
     assert choose(scores, 0.01).tolist() == [1]
     assert choose(scores, 1).tolist() == [*range(8)]
     assert [len(choose(torch.rand(10), keep)) for keep in (0.24, 0.25, 0.26)] == [2, 3, 3]
