@@ -14,6 +14,8 @@ import pytest
 import timm
 import torch
 import torchvision
+from support.networks import randomise
+from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 from torch.nn.utils import prune, weight_norm
 from torch.nn.utils.parametrizations import spectral_norm
@@ -23,13 +25,7 @@ from accuracy_booster.fastpath import merging
 from accuracy_booster.fastpath import scalable_layers as layers
 from accuracy_booster.surgery import attached
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:the network has .* attention modules already"),
-]
+pytestmark = WARNINGS_ARE_ERRORS
 
 NETWORKS = {  # the side of its images, the places of its gates
     "resnet8": (12, 3),
@@ -47,37 +43,12 @@ NETWORKS = {  # the side of its images, the places of its gates
 IN_FLOAT64 = 1e-12
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def randomise(model):
-    """Weights and statistics far from where they start, so that no mistake hides."""
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name.endswith(("gamma", "layer_scale", "gain")):
-                value.uniform_(0.5, 1.5)  # they start near 0, where a branch gives nothing
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                if module.weight is not None:
-                    module.weight.uniform_(0.5, 1.5).mul_(torch.randn_like(module.weight).sign())
-                    module.bias.normal_(std=0.5)
-                if module.running_mean is not None:
-                    module.running_mean.normal_(std=0.5)
-                    module.running_var.uniform_(0.3, 3)
-        for gate in attached(model).values():
-            for value in gate.parameters():
-                value.normal_()
-    return model.eval()
-
-
 def network(name="resnet8", recipe="ab", **options):
     side = NETWORKS.get(name, (32,))[0]
     model = ab.create_model(
         name, recipe=recipe, num_classes=5, input_size=(3, side, side), **options
     )
-    return randomise(model).double()
+    return randomise(model, signs=True).double().eval()
 
 
 def images(name="resnet8", n=2):
@@ -580,7 +551,10 @@ def test_an_attention_module_that_was_replaced():
     model = ab.create_model(
         "timm/seresnet18", recipe="ab", where="attention", num_classes=5, input_size=(3, 32, 32)
     )
-    model, x = randomise(model).double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model, x = (
+        randomise(model, signs=True).double().eval(),
+        torch.randn(2, 3, 32, 32, dtype=torch.float64),
+    )
     with pytest.warns(UserWarning, match=r"and \d more \(no weight of a Replaced"):
         new = ab.merge(model, constants(model))
     assert difference(model, new, x) == 0

@@ -12,6 +12,8 @@ import pickle
 
 import pytest
 import torch
+from support.networks import randomise
+from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,12 +27,7 @@ from accuracy_booster.pruning.pruned_modules import Expand
 from accuracy_booster.surgery import Site, attach, attached
 from accuracy_booster.training.open_to_measure import open_measured
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:the network has .* attention modules already"),
-]
+pytestmark = WARNINGS_ARE_ERRORS
 
 SIDES = {
     "resnet8": 12,
@@ -66,20 +63,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-def randomise(model):
-    """Norms and gates far from where they start, so that no mistake hides."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(std=0.5)
-                module.running_mean.normal_(std=0.5)
-                module.running_var.uniform_(0.3, 3)
-        for gate in attached(model).values():
-            for name, value in gate.named_parameters():
-                if ".bn." not in f".{name}":
-                    value.normal_()
-    return model.eval().double()
+def in_float64(model):
+    """Norms and gates far from the identity, in eval mode and float64."""
+    return randomise(model).eval().double()
 
 
 def network(name="resnet8", recipe="ab"):
@@ -90,7 +76,7 @@ def network(name="resnet8", recipe="ab"):
             ab.boost(model, recipe, example=torch.zeros(1, *size))
     else:
         model = ab.create_model(name, recipe=recipe, num_classes=5, input_size=size)
-    return randomise(model)
+    return in_float64(model)
 
 
 def images(name="resnet8", count=3):
@@ -440,7 +426,7 @@ def test_networks_without_gates_are_pruned_by_magnitude(of):
 
 def test_gates_everywhere_go_along_inside():
     model = ab.create_model("resnet8", num_classes=5)
-    model = randomise(ab.boost(model, "ab", where="conv", example=torch.zeros(1, 3, 12, 12)))
+    model = in_float64(ab.boost(model, "ab", where="conv", example=torch.zeros(1, 3, 12, 12)))
     x = images()
     small = ab.prune(model, 0.5, by="magnitude", of="inner", example=x)
     kept = pruned_channels(small)
@@ -464,7 +450,7 @@ def test_vectors_and_their_gates():
     model, x = Mlp(), torch.randn(5, 6, dtype=torch.float64)
     with torch.no_grad():
         model.act.weight.uniform_(0.1, 0.9)
-    randomise(attach(model, "ab", [Site("m", 8, ())]))
+    in_float64(attach(model, "ab", [Site("m", 8, ())]))
     small = ab.prune(model, 0.5, by="magnitude", example=x)
     check_same(small(x), with_outputs_zeroed(model, pruned_channels(small))(x))
     inner = ab.prune(model, 0.5, by="magnitude", of="inner", example=x)
@@ -511,7 +497,7 @@ def test_a_map_that_is_read_twice_stays_whole():
             h = self.n(self.a(x)).relu()
             return x + self.m(self.b(h * h.mean((2, 3), keepdim=True)))
 
-    model, x = randomise(Attended()), images()
+    model, x = in_float64(Attended()), images()
     with pytest.raises(ValueError, match=r"nothing of Attended .*b .*mul joins the map with ano"):
         ab.prune(model, 0.5, by="magnitude", of="inner", example=x)
     assert pruned_channels(ab.prune(model, 0.5, by="magnitude", example=x))["m"]

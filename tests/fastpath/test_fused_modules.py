@@ -1,0 +1,176 @@
+"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support.fused_networks import (
+    CLOSE,
+    ResidualBlock,
+    ResidualNet,
+    assert_same_pass,
+    pair,
+)
+from support.networks import randomise
+from support.strictness import WARNINGS_ARE_ERRORS
+from torch import nn
+
+import accuracy_booster as ab
+from accuracy_booster.fastpath.class_swapping import to_fused_class
+from accuracy_booster.fastpath.epilogue import Epilogue
+from accuracy_booster.ops import backend
+from accuracy_booster.ops.pooled_conv import has_pooled_form
+
+pytestmark = WARNINGS_ARE_ERRORS
+
+
+NORMS = {
+    "momentum_none": lambda: nn.BatchNorm2d(6, momentum=None),
+    "momentum_1": lambda: nn.BatchNorm2d(6, momentum=1.0, eps=0.1),
+    "no_running_statistics": lambda: nn.BatchNorm2d(6, track_running_stats=False),
+    "no_affine": lambda: nn.BatchNorm2d(6, affine=False),
+    "neither": lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False),
+    "sync": lambda: nn.SyncBatchNorm(6),
+    "sync_momentum_none": lambda: nn.SyncBatchNorm(6, momentum=None),
+}
+
+
+@pytest.mark.parametrize("recipe", ["ab", "se", None])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_kind_of_batch_norm(norm, recipe):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(norm=NORMS[norm]())), recipe)
+    assert ab.fast_path(other).taken == 1
+    for training in (True, True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+def test_statistics_that_are_no_longer_tracked_stay():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    for model in (unfused, other):
+        model.blocks[0].bn2.track_running_stats = False
+    for training in (True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+@pytest.mark.parametrize("gate_too", [True, False])
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_frozen_norm_in_a_network_that_trains(gate_too, learns):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused.train(), other.train()):
+        norm = model.blocks[1].bn2
+        norm.eval()
+        norm.recalibrate.train(not gate_too)
+        norm.requires_grad_(learns)
+    assert_same_pass(unfused, other, x)
+    assert unfused.blocks[1].bn2.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("frozen", ["stem", "blocks.0.conv2", "blocks.0.bn2", "blocks.1.bn2"])
+def test_parts_without_gradients(frozen):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused, other):
+        model.get_submodule(frozen).requires_grad_(False)
+        model(x).sum().backward()  # no gradient for the images
+    for a, b in zip(unfused.parameters(), other.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, **CLOSE)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_small_and_odd_maps(side):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()), side=side, n=3)
+    for training in (True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+def test_a_single_value_per_channel_is_an_error_as_before():
+    for recipe in ("se", None):
+        unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()), recipe, side=1, n=1)
+        for model in (unfused, other):
+            with pytest.raises(ValueError, match=r"[Ee]xpected more than 1 value per channel"):
+                model.train()(x)
+            assert model.eval()(x).isfinite().all()
+
+
+def test_an_empty_batch():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()), None)
+    for model in (unfused.eval(), other.eval()):
+        assert model(x[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_norm_of_16_bits_keeps_its_statistics_in_float32(dtype):
+    """Output and gradient against batch norm in float64 on the same rounded map."""
+    other = randomise(nn.BatchNorm2d(5))
+    exact = copy.deepcopy(other).double()
+    to_fused_class(other, Epilogue())
+    z = (3 + torch.randn(4, 5, 6, 6)).to(dtype)
+    mine, truth = z.clone().requires_grad_(), z.double().requires_grad_()
+    y, expected = other(mine), exact(truth)
+    assert y.dtype == dtype
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected, rtol=rounding, atol=rounding)
+    grad = torch.randn(z.shape).to(dtype)
+    y.backward(grad)
+    expected.backward(grad.double())
+    torch.testing.assert_close(mine.grad.double(), truth.grad, rtol=2 * rounding, atol=2 * rounding)
+    torch.testing.assert_close(other.running_var.double(), exact.running_var, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(other.weight.grad.double(), exact.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_mean_far_from_zero_loses_nothing():
+    """mean 1000, spread 1 in float32: as near to float64 as torch's own batch norm, or nearer."""
+    z = 1000 + torch.randn(4, 6, 9, 9)
+    weight, bias, grad = torch.randn(6), torch.randn(6), torch.randn(4, 6, 9, 9)
+    found = {}
+    for name, dtype in (("truth", torch.float64), ("torch", torch.float32), ("fused", None)):
+        kind = dtype or torch.float32
+        norm = nn.BatchNorm2d(6).to(kind)
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+            norm.bias.copy_(bias)
+        if dtype is None:
+            to_fused_class(norm, Epilogue())
+        leaf = z.to(kind).requires_grad_()
+        y = norm(leaf)
+        y.backward(grad.to(kind))
+        found[name] = [y.detach(), leaf.grad, norm.weight.grad, norm.bias.grad, norm.running_var]
+    for truth, theirs, ours in zip(*found.values(), strict=True):
+        error = float((ours.double() - truth).abs().max())
+        other = float((theirs.double() - truth).abs().max())
+        assert error <= max(3 * other, 1e-4 * float(truth.abs().max())), (error, other)
+
+
+def test_the_backend_unfused_is_layer_by_layer():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    with backend.using("unfused"):
+        assert torch.equal(other.eval()(x), unfused.eval()(x))
+    with pytest.raises(ValueError, match="backend"), backend.using("fast"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 1, "padding": 1, "stride": 2},
+        {"kernel_size": (1, 3), "stride": (2, 1)},
+    ],
+)
+def test_convolutions_without_a_pooled_form(options):
+    """They are not claimed, and a gate after one is right."""
+    conv = nn.Conv2d(6, 6, **options)
+    assert not has_pooled_form(conv)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), conv, nn.ReLU())
+    unfused, other, x = pair(model, where=["1"])
+    assert ab.fast_path(other).taken == 1
+    assert_same_pass(unfused, other, x)
