@@ -1,5 +1,6 @@
 """What blocks cost: the variants, the ratios, the words and errors of `bench`; never a time."""
 
+import contextlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import accuracy_booster as ab
 from accuracy_booster import cli
 from accuracy_booster.analysis import benchmark
 from accuracy_booster.analysis.memory import peak
+from accuracy_booster.fastpath import compiled
 
 SMALL = {"input_size": (3, 8, 8), "rounds": 3, "device": "cpu"}
 
@@ -157,3 +159,39 @@ def test_a_fused_run_that_was_interrupted_stays_fused(tmp_path, monkeypatch):
     assert again.test == whole.test
     a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert a == b
+
+
+BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"
+BENCH += " --input_size 3,16,16 --device cpu --json"
+
+
+def test_bench_freezes_the_network_without_a_block_and_with_one_alike(capsys):
+    torch._dynamo.reset()
+    assert cli.main([*BENCH.split(), "--paths", "ours"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    frozen = {r["block"]: r["frozen"] for r in rows}
+    # 7 convolutions; between the branch's last one and the sum there is a gate
+    assert frozen == {
+        "none": {"packed": 7, "plain": 0, "sums": 3},
+        "se": {"packed": 7, "plain": 0, "sums": 0},
+    }
+
+
+def test_bench_prints_no_ratio_to_an_unfrozen_network(capsys, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "_freezing", contextlib.nullcontext)
+    assert cli.main(BENCH.split()) == 2
+    out, err = capsys.readouterr()
+    assert "ratio" not in out
+    assert "not frozen: none of 7 convolutions" in err
+    assert "--compile off" in err
+    assert err.count("\n") == 1
+
+
+def test_the_time_for_rounds_is_bounded():
+    given = {"modes": ["infer"], "batch_sizes": [1], "compile": [False], "blocks": ["none"]}
+    given |= {"input_size": (3, 8, 8), "device": "cpu"}
+    assert {r.rounds for r in ab.bench("resnet8", rounds=50, seconds=1e-9, **given).rows} == {3}
+    assert {r.rounds for r in ab.bench("resnet8", rounds=2, seconds=60, **given).rows} == {2}
+    with pytest.raises(ValueError, match="seconds=0 must be > 0"):
+        ab.bench("resnet8", seconds=0, **given)

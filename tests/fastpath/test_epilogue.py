@@ -1,4 +1,4 @@
-"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+"""Whatever a forward does with the output of a fused module, it sees what it saw before."""
 
 # N batch, C channels, H W space
 

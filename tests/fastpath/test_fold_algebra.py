@@ -1,4 +1,4 @@
-"""`ab.fold` computes what the network computes: in float64, against other forms and libraries."""
+"""The formulas of folding, against torch and in 16 bits."""
 
 # N batch, C channels, H W space
 
@@ -8,10 +8,7 @@ import copy
 
 import pytest
 import torch
-from support.folded_networks import (
-    images,
-    network,
-)
+from support.gated_networks import images, network
 from support.networks import randomise
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn

@@ -1,4 +1,4 @@
-"""`ab.fold` computes what the network computes: in float64, against other forms and libraries."""
+"""Both forms of a folded gate compute the gate, whatever the layer and whoever reads the map."""
 
 # N batch, C channels, H W space
 
@@ -12,15 +12,12 @@ import torch
 import torch.nn.functional as F
 from support.folded_networks import (
     IN_FLOAT64,
-    NETWORKS,
     OneBranch,
     boosted,
-    difference,
-    images,
-    network,
     norms_left,
 )
 from support.fused_networks import BranchModule, ResidualNet
+from support.gated_networks import NETWORKS, difference, images, network
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 

@@ -1,21 +1,27 @@
-"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+"""Fused norms and convolutions: statistics, precision, gradients and memory, as before fusing."""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from support.fused_networks import (
     CLOSE,
+    MODES,
     ResidualBlock,
     ResidualNet,
+    assert_same_buffers,
     assert_same_pass,
+    fused_copy,
     pair,
+    run,
 )
 from support.networks import randomise
+from support.processes import cannot_fork, ranks, said, wait
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 
@@ -24,6 +30,7 @@ from accuracy_booster.fastpath.class_swapping import to_fused_class
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.ops import backend
 from accuracy_booster.ops.pooled_conv import has_pooled_form
+from accuracy_booster.training.synchronise import synchronised
 
 pytestmark = WARNINGS_ARE_ERRORS
 
@@ -173,4 +180,155 @@ def test_convolutions_without_a_pooled_form(options):
     model = nn.Sequential(nn.Conv2d(3, 6, 1), conv, nn.ReLU())
     unfused, other, x = pair(model, where=["1"])
     assert ab.fast_path(other).taken == 1
+    assert_same_pass(unfused, other, x)
+
+
+@pytest.mark.forks
+@cannot_fork
+@pytest.mark.parametrize("how", ["scope", "sync"])
+def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):
+    """The norms' statistics and running statistics, gates' norms included, and the gradients."""
+    unfused, other, x = pair(
+        ResidualNet(ResidualBlock(), ResidualBlock()), None if how == "sync" else "ab", n=5
+    )
+    if how == "sync":  # torch's refuses CPU tensors, so the norm inside stays unfused: only sites
+        for model in (unfused, other):
+            model.blocks[0].bn1.eval()
+            model.blocks[1].bn1.eval()
+        other = ab.unfuse(other)
+        for block in other.blocks:
+            block.bn2 = nn.SyncBatchNorm.convert_sync_batchnorm(block.bn2)
+        other = fused_copy(other.double(), x)
+        other.blocks[0].bn1.eval()
+        other.blocks[1].bn1.eval()
+        assert ab.fast_path(other).taken == 2
+    else:
+        unfused.train()
+        other.train()
+    for block in (*unfused.blocks, *other.blocks):
+        block.bn2.train()
+    y, grads = run(unfused, x, torch.ones(5, 4, dtype=torch.float64))
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        share = x[:3] if rank == 0 else x[3:]
+        with synchronised() if how == "scope" else nullcontext():
+            out, mine = run(other, share, torch.ones(len(share), 4, dtype=torch.float64))
+        torch.testing.assert_close(out, y[:3] if rank == 0 else y[3:], **CLOSE)
+        for name, grad in mine.items():
+            if name == "input":
+                grad, expected = grad, grads[name][:3] if rank == 0 else grads[name][3:]
+            else:
+                expected = grads[name]
+                torch.distributed.all_reduce(grad)
+            torch.testing.assert_close(grad, expected, rtol=1e-8, atol=1e-9, msg=name)
+        assert_same_buffers(unfused, other)
+        torch.distributed.destroy_process_group()
+
+    codes = [wait(pid) for pid in ranks(work, tmp_path)]
+    assert codes == [0, 0], said(tmp_path)
+
+
+def saved_maps(model, x):
+    """How many distinct maps as large as x a pass keeps for the gradient."""
+    kept = {}
+
+    def pack(tensor):
+        if tensor.numel() >= x.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = model(x)
+    assert y.requires_grad
+    return len(kept)
+
+
+def test_a_gate_keeps_no_further_map():
+    x = torch.randn(4, 6, 8, 8, requires_grad=True)
+    bare = ResidualBlock(act=nn.ReLU(inplace=True))
+    boosted = ab.boost(copy.deepcopy(bare), "ab", example=x[:1], where=["bn2"])
+    counts = {
+        "bare": saved_maps(bare, x),
+        "boosted": saved_maps(boosted, x),
+        "fused": saved_maps(fused_copy(boosted, x), x),
+        "fused bare": saved_maps(fused_copy(bare, x), x),
+    }
+    assert counts["fused"] <= counts["bare"] < counts["boosted"], counts
+    assert counts["fused bare"] <= counts["bare"], counts
+
+
+def test_a_graph_that_is_kept():
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    grads = []
+    for model in (unfused, other):
+        loss = model(x).square().sum()
+        weight = model.blocks[0].bn2.weight
+        (first,) = torch.autograd.grad(loss, [weight], retain_graph=True)
+        (bias,) = torch.autograd.grad(loss, [model.blocks[1].bn2.bias], retain_graph=True)
+        loss.backward(retain_graph=True)
+        loss.backward()
+        torch.testing.assert_close(weight.grad, 2 * first)
+        grads.append([first, bias, *(p.grad for p in model.parameters())])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_two_losses_and_of_a_map():
+    """Passes that reach the network in part leave nothing behind for the next."""
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    grads = []
+    for model in (unfused, other):
+        y = model(x)
+        kept = [
+            torch.autograd.grad(y[:, i].sum(), x_, retain_graph=True)
+            for i in (0, 1)
+            for x_ in [
+                list(model.head.parameters()),
+                [model.blocks[1].bn2.bias],
+                [model.blocks[0].conv1.weight],
+                list(model.parameters()),
+            ]
+        ]
+        grads.append([g for group in kept for g in group])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+def test_the_second_derivative_is_the_same_or_refused():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(unfused(x).square().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    (grad,) = torch.autograd.grad(other(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|twice"):
+        grad.square().sum().backward()
+
+
+def test_functional_calls_and_function_transforms():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    unfused.eval()
+    other.eval()
+    found = []
+    for model in (unfused, other):
+        values = {k: v.detach() for k, v in model.named_parameters()}
+
+        def loss(values, x, model=model):
+            return torch.func.functional_call(model, values, (x,)).square().sum()
+
+        grads = torch.func.grad(loss)(values, x)
+        every = torch.func.grad(loss, argnums=1)
+        each = torch.func.vmap(every, in_dims=(None, 0))(values, x[:, None])
+        found.append([*grads.values(), each])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@MODES
+def test_without_gradients(mode, training):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    with mode():
+        torch.testing.assert_close(other.train(training)(x), unfused.train(training)(x), **CLOSE)
+    assert_same_buffers(unfused, other)
     assert_same_pass(unfused, other, x)

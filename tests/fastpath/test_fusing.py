@@ -14,19 +14,16 @@ import torch.nn.functional as F
 from support.fused_networks import (
     CLOSE,
     MODES,
-    NETWORKS,
     ResidualBlock,
     ResidualNet,
     assert_close,
     assert_same_buffers,
     assert_same_pass,
     fused_copy,
-    images,
-    network,
     pair,
     run,
 )
-from support.processes import cannot_fork, ranks, said, wait
+from support.gated_networks import NETWORKS, images, network
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 from torchvision.ops import StochasticDepth
@@ -35,23 +32,22 @@ import accuracy_booster as ab
 from accuracy_booster.fastpath.fused_modules import Fused
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.surgery import attached
-from accuracy_booster.training.synchronise import synchronised
 
 pytestmark = WARNINGS_ARE_ERRORS
 RECIPES = ["ab", "ab_plus", "ab_g2", "se", "eca", "ge_theta_minus", "design_f", None]
-
-
+FUSED = ["resnet8", "wrn10_1", "torchvision/resnet18", "timm/resnet26", "timm/regnetx_002"]
 LARGE = ["ab", "eca", None]  # recipes for networks of millions of parameters
 PAIRS = [
-    (n, r) for n in NETWORKS for r in (LARGE if n.startswith(("torchv", "timm/res")) else RECIPES)
+    (n, r) for n in FUSED for r in (LARGE if n.startswith(("torchv", "timm/res")) else RECIPES)
 ]
 
 
 @pytest.mark.parametrize(("name", "recipe"), PAIRS)
 def test_outputs_gradients_and_buffers_are_the_same(name, recipe):
-    unfused, x = network(name, recipe), images(name)
+    unfused, x = network(name, recipe), images(name, 4)
     other = fused_copy(unfused, x)
-    assert ab.fast_path(other).taken == NETWORKS[name][1 if recipe else 2]
+    sites = 0 if recipe is None and name == "wrn10_1" else NETWORKS[name][1]
+    assert ab.fast_path(other).taken == sites
     for training in (True, False):
         assert_same_pass(unfused.train(training), other.train(training), x)
 
@@ -59,7 +55,7 @@ def test_outputs_gradients_and_buffers_are_the_same(name, recipe):
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1", "timm/regnetx_002"])
 @MODES
 def test_channels_last_is_the_same_and_stays_channels_last(name, training):
-    unfused, x = network(name), images(name).contiguous(memory_format=torch.channels_last)
+    unfused, x = network(name), images(name, 4).contiguous(memory_format=torch.channels_last)
     unfused.to(memory_format=torch.channels_last)
     other = fused_copy(unfused, x)
     assert_same_pass(unfused.train(training), other.train(training), x)
@@ -75,7 +71,7 @@ def test_channels_last_is_the_same_and_stays_channels_last(name, training):
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
 @pytest.mark.parametrize("recipe", ["ab", None])
 def test_training_goes_the_same_way(name, recipe):
-    unfused, x = network(name, recipe), images(name)
+    unfused, x = network(name, recipe), images(name, 4)
     other = fused_copy(unfused, x)
     for model in (unfused, other):
         torch.manual_seed(1)
@@ -90,55 +86,9 @@ def test_training_goes_the_same_way(name, recipe):
         torch.testing.assert_close(again, value, rtol=1e-7, atol=1e-8, msg=key)
 
 
-@pytest.mark.forks
-@cannot_fork
-@pytest.mark.parametrize("how", ["scope", "sync"])
-def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):
-    """The norms' statistics and running statistics, gates' norms included, and the gradients."""
-    unfused, other, x = pair(
-        ResidualNet(ResidualBlock(), ResidualBlock()), None if how == "sync" else "ab", n=5
-    )
-    if how == "sync":  # torch's refuses CPU tensors, so the norm inside stays unfused: only sites
-        for model in (unfused, other):
-            model.blocks[0].bn1.eval()
-            model.blocks[1].bn1.eval()
-        other = ab.unfuse(other)
-        for block in other.blocks:
-            block.bn2 = nn.SyncBatchNorm.convert_sync_batchnorm(block.bn2)
-        other = fused_copy(other.double(), x)
-        other.blocks[0].bn1.eval()
-        other.blocks[1].bn1.eval()
-        assert ab.fast_path(other).taken == 2
-    else:
-        unfused.train()
-        other.train()
-    for block in (*unfused.blocks, *other.blocks):
-        block.bn2.train()
-    y, grads = run(unfused, x, torch.ones(5, 4, dtype=torch.float64))
-
-    def work(rank):
-        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-        share = x[:3] if rank == 0 else x[3:]
-        with synchronised() if how == "scope" else nullcontext():
-            out, mine = run(other, share, torch.ones(len(share), 4, dtype=torch.float64))
-        torch.testing.assert_close(out, y[:3] if rank == 0 else y[3:], **CLOSE)
-        for name, grad in mine.items():
-            if name == "input":
-                grad, expected = grad, grads[name][:3] if rank == 0 else grads[name][3:]
-            else:
-                expected = grads[name]
-                torch.distributed.all_reduce(grad)
-            torch.testing.assert_close(grad, expected, rtol=1e-8, atol=1e-9, msg=name)
-        assert_same_buffers(unfused, other)
-        torch.distributed.destroy_process_group()
-
-    codes = [wait(pid) for pid in ranks(work, tmp_path)]
-    assert codes == [0, 0], said(tmp_path)
-
-
 @pytest.mark.parametrize(("name", "norms"), [("resnet8", nullcontext), ("wrn10_1", BatchNorms)])
 def test_a_compiled_fused_network_is_the_same(name, norms):
-    unfused, x = network(name), images(name)
+    unfused, x = network(name), images(name, 4)
     other = fused_copy(unfused, x)
     compiled = torch.compile(other, backend="aot_eager", dynamic=False)
     for training in (True, False):
@@ -155,14 +105,14 @@ def test_a_compiled_fused_network_is_the_same(name, norms):
 
 
 def test_a_fused_network_is_one_graph():
-    other = fused_copy(network(), images()).train()
-    y = torch.compile(other, backend="aot_eager", fullgraph=True)(images())
+    other = fused_copy(network(), images(n=4)).train()
+    y = torch.compile(other, backend="aot_eager", fullgraph=True)(images(n=4))
     assert y.isfinite().all()
 
 
 @pytest.mark.parametrize("fused_first", [False, True])
 def test_compiling_plain_boosted_and_fused_ones_keeps_them_apart(fused_first):
-    x = images()
+    x = images(n=4)
     boosted = network().eval()
     bare = ab.unboost(copy.deepcopy(boosted))
     models = [bare, fused_copy(bare, x), boosted, fused_copy(boosted, x)]
@@ -179,7 +129,7 @@ def test_compiling_plain_boosted_and_fused_ones_keeps_them_apart(fused_first):
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
 @pytest.mark.parametrize("recipe", ["ab", None])
 def test_export_and_trace(name, recipe):
-    unfused, x = network(name, recipe).eval(), images(name)
+    unfused, x = network(name, recipe).eval(), images(name, 4)
     other = fused_copy(unfused, x)
     expected = unfused(x).detach()
     program = torch.export.export(other, (x,))
@@ -191,38 +141,9 @@ def test_export_and_trace(name, recipe):
     torch.testing.assert_close(traced(x[:2]).detach(), expected[:2], **CLOSE)
 
 
-def saved_maps(model, x):
-    """How many distinct maps as large as x a pass keeps for the gradient."""
-    kept = {}
-
-    def pack(tensor):
-        if tensor.numel() >= x.numel():
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = model(x)
-    assert y.requires_grad
-    return len(kept)
-
-
-def test_a_gate_keeps_no_further_map():
-    x = torch.randn(4, 6, 8, 8, requires_grad=True)
-    bare = ResidualBlock(act=nn.ReLU(inplace=True))
-    boosted = ab.boost(copy.deepcopy(bare), "ab", example=x[:1], where=["bn2"])
-    counts = {
-        "bare": saved_maps(bare, x),
-        "boosted": saved_maps(boosted, x),
-        "fused": saved_maps(fused_copy(boosted, x), x),
-        "fused bare": saved_maps(fused_copy(bare, x), x),
-    }
-    assert counts["fused"] <= counts["bare"] < counts["boosted"], counts
-    assert counts["fused bare"] <= counts["bare"], counts
-
-
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
 def test_gates_come_off_and_go_on_again(name):
-    model, x = network(name).eval(), images(name)
+    model, x = network(name).eval(), images(name, 4)
     bare = ab.unboost(copy.deepcopy(model))
     other = fused_copy(model, x)
     with ab.disabled(other):
@@ -239,7 +160,7 @@ def test_gates_come_off_and_go_on_again(name):
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
 def test_a_fused_network_can_be_boosted(name):
-    bare, x = network(name, None), images(name)
+    bare, x = network(name, None), images(name, 4)
     other = fused_copy(bare, x)
     ab.boost(other, "ab", example=x[:1])
     ab.boost(bare, "ab", example=x[:1])
@@ -250,7 +171,7 @@ def test_a_fused_network_can_be_boosted(name):
 def test_saved_gates_are_those_of_the_plain_network(tmp_path):
     torch.manual_seed(1)
     base = network(recipe=None)
-    x = images()
+    x = images(n=4)
     unfused = ab.boost(copy.deepcopy(base), "ab", example=x[:1]).eval()
     other = fused_copy(unfused, x).eval()
     ab.save(other, tmp_path / "fused")
@@ -289,13 +210,13 @@ def test_plan_and_complexity_see_the_same(name):
     ],
 )
 def test_what_cannot_be_fused_is_refused(wrap, words):
-    x = images()
+    x = images(n=4)
     with pytest.raises(ValueError, match=words):
         ab.fuse(wrap(network(), x), example=x[:1])
 
 
 def test_what_is_not_fused_cannot_be_unfused():
-    x = images()
+    x = images(n=4)
     model = network().eval()
     for other in (model, ab.fold(model, example=x)):
         with pytest.raises(ValueError, match="not fused"):
@@ -338,79 +259,3 @@ def test_drop_path_of_timm():
     x = images("timm/resnet26", 8)
     other = fused_copy(unfused, x)
     assert_same_pass(seeded(unfused.train()), seeded(other.train()), x)
-
-
-def test_a_graph_that_is_kept():
-    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
-    grads = []
-    for model in (unfused, other):
-        loss = model(x).square().sum()
-        weight = model.blocks[0].bn2.weight
-        (first,) = torch.autograd.grad(loss, [weight], retain_graph=True)
-        (bias,) = torch.autograd.grad(loss, [model.blocks[1].bn2.bias], retain_graph=True)
-        loss.backward(retain_graph=True)
-        loss.backward()
-        torch.testing.assert_close(weight.grad, 2 * first)
-        grads.append([first, bias, *(p.grad for p in model.parameters())])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-
-
-def test_gradients_of_two_losses_and_of_a_map():
-    """Passes that reach the network in part leave nothing behind for the next."""
-    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
-    grads = []
-    for model in (unfused, other):
-        y = model(x)
-        kept = [
-            torch.autograd.grad(y[:, i].sum(), x_, retain_graph=True)
-            for i in (0, 1)
-            for x_ in [
-                list(model.head.parameters()),
-                [model.blocks[1].bn2.bias],
-                [model.blocks[0].conv1.weight],
-                list(model.parameters()),
-            ]
-        ]
-        grads.append([g for group in kept for g in group])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-
-
-def test_the_second_derivative_is_the_same_or_refused():
-    unfused, other, x = pair(ResidualNet(ResidualBlock()))
-    x.requires_grad_()
-    (grad,) = torch.autograd.grad(unfused(x).square().sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    (grad,) = torch.autograd.grad(other(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|twice"):
-        grad.square().sum().backward()
-
-
-def test_functional_calls_and_function_transforms():
-    unfused, other, x = pair(ResidualNet(ResidualBlock()))
-    unfused.eval()
-    other.eval()
-    found = []
-    for model in (unfused, other):
-        values = {k: v.detach() for k, v in model.named_parameters()}
-
-        def loss(values, x, model=model):
-            return torch.func.functional_call(model, values, (x,)).square().sum()
-
-        grads = torch.func.grad(loss)(values, x)
-        every = torch.func.grad(loss, argnums=1)
-        each = torch.func.vmap(every, in_dims=(None, 0))(values, x[:, None])
-        found.append([*grads.values(), each])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@MODES
-def test_without_gradients(mode, training):
-    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
-    with mode():
-        torch.testing.assert_close(other.train(training)(x), unfused.train(training)(x), **CLOSE)
-    assert_same_buffers(unfused, other)
-    assert_same_pass(unfused, other, x)

@@ -1,4 +1,4 @@
-"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+"""What cannot be fused or folded is reported with the reason, and computes what it did."""
 
 # N batch, C channels, H W space
 
@@ -14,7 +14,6 @@ from support.folded_networks import (
     IN_FLOAT64,
     OneBranch,
     boosted,
-    difference,
     norms_left,
     tied,
 )
@@ -24,6 +23,7 @@ from support.fused_networks import (
     assert_same_pass,
     pair,
 )
+from support.gated_networks import difference
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm

@@ -1,4 +1,4 @@
-"""`ab.fold` computes what the network computes: in float64, against other forms and libraries."""
+"""`ab.fold(..., verify=True)` finds a wrong fold."""
 
 # N batch, C channels, H W space
 
@@ -6,11 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.folded_networks import (
-    difference,
-    images,
-    network,
-)
+from support.gated_networks import difference, images, network
 from support.strictness import WARNINGS_ARE_ERRORS
 
 import accuracy_booster as ab

@@ -1,4 +1,4 @@
-"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+"""The reduction and the pointwise pass in plain torch, against float64."""
 
 # N batch, C channels, H W space
 

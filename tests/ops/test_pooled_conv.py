@@ -1,4 +1,4 @@
-"""`ab.fuse` changes no number: fused networks against the same ones layer by layer, in float64."""
+"""The mean of a convolution's output from its input, against the convolution itself."""
 
 # N batch, C channels, H W space
 

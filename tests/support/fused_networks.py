@@ -14,30 +14,8 @@ from torch import nn
 import accuracy_booster as ab
 from support.networks import randomise
 
-# {name: the side of its images, how many sites are fused with a gate, and without}
-NETWORKS = {
-    "resnet8": (12, 3, 3),
-    "wrn10_1": (12, 3, 0),  # pre-activation: a branch ends in a convolution
-    "torchvision/resnet18": (32, 8, 8),
-    "timm/resnet26": (32, 8, 8),
-    "timm/regnetx_002": (32, 13, 13),
-}
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 CLOSE = {"rtol": 1e-10, "atol": 1e-11}
-
-
-def network(name="resnet8", recipe="ab", **options):
-    """One of NETWORKS with 5 classes, far from the identity, in float64."""
-    side = NETWORKS[name][0]
-    size = (3, side, side)
-    model = ab.create_model(name, recipe=recipe, num_classes=5, input_size=size, **options)
-    return randomise(model, signs=True).double()
-
-
-def images(model_name="resnet8", n=4):
-    """n random images for one of NETWORKS, in float64."""
-    side = NETWORKS[model_name][0]
-    return torch.randn(n, 3, side, side, dtype=torch.float64)
 
 
 def fused_copy(model, x):
