@@ -156,7 +156,7 @@ def _check(model: nn.Module, keep: float, by: str, of: str, gates: Any) -> Crite
 
 
 def _nothing(model: nn.Module, of: str, keep: float, reports: list[CutReport]) -> str:
-    """Why nothing was pruned, in one line."""
+    """The message for a network of which nothing can be pruned."""
     name = type(model).__name__
     if not reports:
         return f"{name} has no gates and no residual branches to prune"
@@ -169,7 +169,7 @@ def _nothing(model: nn.Module, of: str, keep: float, reports: list[CutReport]) -
 
 
 def _apply(new: nn.Module, cut: Cut, kept: torch.Tensor) -> None:
-    """Make the modules of a cut smaller, in place."""
+    """Remove the other channels of a cut from its modules, in place."""
     modules, gates = dict(new.named_modules()), attached(new)
     detach(new, cut.gates)
     keep_outputs(modules[cut.producer], kept)
