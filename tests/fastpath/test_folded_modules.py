@@ -18,6 +18,8 @@ from support.folded_networks import (
 )
 from support.fused_networks import BranchModule, ResidualNet
 from support.gated_networks import NETWORKS, difference, images, network
+from support.ranks import Block, Last
+from support.ranks import boosted as boosted_on_ranks
 from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 
@@ -136,3 +138,30 @@ def test_a_branch_that_is_a_module_copies(form):
             assert isinstance(seen[0], torch.Tensor)
             assert list(again.state_dict()) == list(other.state_dict())
             assert len(list(again.modules())) == len(list(other.modules()))
+
+
+@pytest.mark.parametrize("recipe", ["ab", "se", "eca", "ab_g2"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("kind", [Block, Last])
+@pytest.mark.parametrize("dims", [0, 1, 3])
+def test_folded_networks_compute_the_same(dims, kind, kernel, recipe):
+    net, x = boosted_on_ranks(dims, kernel, recipe, kind, bias=True)
+    net.eval()
+    folded = ab.fold(net, example=x, verify=True)
+    assert ab.fast_path(folded).taken == 2, str(ab.fast_path(folded))
+    assert not [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+    grads = []
+    for model in (net, folded):  # of the input, for saliency maps
+        given = x.clone().requires_grad_()
+        model(given).square().sum().backward()
+        grads.append(given.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_both_forms_of_a_folded_gate(dims, form):
+    net, x = boosted_on_ranks(dims, 3, "ab_plus", bias=True)
+    folded = ab.fold(net.eval(), example=x)
+    assert f"form={form}" in str(folded)
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)

@@ -85,3 +85,10 @@ def test_the_pooled_mean_of_16_bits_is_float32(dtype):
     found = pooled_conv(h, conv)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, conv(h.float()).mean((2, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_tap_sums_of_three_dimensions_are_those_of_the_convolution():
+    for options in ({"padding": 2, "dilation": 2}, {"padding": (0, 1, 3), "groups": 2}, {}):
+        conv = nn.Conv3d(4, 6, (3, 2, 5), **options).double()
+        h = torch.randn(2, 4, 7, 6, 9, dtype=torch.float64)
+        torch.testing.assert_close(pooled_conv(h, conv), conv(h).mean((2, 3, 4)), **CLOSE)
