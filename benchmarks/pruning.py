@@ -43,7 +43,7 @@ from accuracy_booster.progress import note
 from accuracy_booster.pruning import pruned_channels
 from accuracy_booster.pruning.channels import OF
 from accuracy_booster.pruning.criteria import CRITERIA
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.plans import aligned
 from accuracy_booster.training.engine import make_optimizer, open_data
 from accuracy_booster.training.open_to_measure import Opened, open_measured
 

@@ -15,10 +15,10 @@ from accuracy_booster.analysis import conventions
 from accuracy_booster.analysis.counter import Count, OperationCounter
 from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
-from accuracy_booster.surgery.examples import default_size, quiet_pass
-from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
+from accuracy_booster.surgery.examples import default_size
+from accuracy_booster.surgery.inputs import Example, as_inputs, map_tensors, tensors_of
+from accuracy_booster.surgery.quiet_passes import quiet_pass
 from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy
-from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
 

@@ -11,7 +11,8 @@ from torch import nn
 from accuracy_booster.fastpath import fused_modules
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.timm_norms import norm_act_classes
-from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
+from accuracy_booster.surgery.gated import is_gated, ungated_class
+from accuracy_booster.surgery.gating import gated_class
 
 
 def has_fused_class(module: nn.Module) -> bool:

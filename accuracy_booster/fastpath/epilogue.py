@@ -18,7 +18,7 @@ from torch import nn
 
 from accuracy_booster.ops import affine, backend
 from accuracy_booster.ops.deferred import Pending
-from accuracy_booster.surgery.attach import is_read
+from accuracy_booster.surgery.hooks import is_read
 
 FollowedBy = Literal["", "sum", "relu"]
 

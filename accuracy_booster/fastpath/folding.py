@@ -24,12 +24,15 @@ from accuracy_booster.fastpath.merging import (
 )
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
 from accuracy_booster.fastpath.reasons import why_not_folded
-from accuracy_booster.fastpath.report import FastPath, SiteReport, set_report
+from accuracy_booster.fastpath.report import FastPath, SiteReport
 from accuracy_booster.fastpath.timm_norms import after_norm
 from accuracy_booster.fastpath.verifying import verify as verify_fold
-from accuracy_booster.surgery.attach import attached, detach, is_hooked, repair
-from accuracy_booster.surgery.passes import Example
+from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.hooks import is_hooked
+from accuracy_booster.surgery.inputs import Example
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import update_state
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -88,7 +91,7 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
-    set_report(new, FastPath("folded", reports))
+    update_state(new, fast_path=FastPath("folded", reports))
     if verify:
         reference = with_constant_gates(model, merged) if merged else model
         verify_fold(reference, new, neighbours.example)

@@ -7,16 +7,12 @@ from accuracy_booster.fastpath.class_swapping import to_fused_class, to_original
 from accuracy_booster.fastpath.fused_modules import Fused
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
 from accuracy_booster.fastpath.reasons import why_not_fused
-from accuracy_booster.fastpath.report import (
-    FastPath,
-    SiteReport,
-    remove_report,
-    report_of,
-    set_report,
-)
-from accuracy_booster.surgery.attach import Model, attached, repair
-from accuracy_booster.surgery.passes import Example
+from accuracy_booster.fastpath.report import FastPath, SiteReport, report_of
+from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.inputs import Example
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import Model, repair
+from accuracy_booster.surgery.state import update_state
 
 
 def fuse(model: Model, *, example: Example | None = None) -> Model:
@@ -58,7 +54,7 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
         assert context is not None
         to_fused_class(module, context.epilogue(modules))
         reports.append(SiteReport(name, True, _steps(context, gate)))
-    set_report(model, FastPath("fused", reports))
+    update_state(model, fast_path=FastPath("fused", reports))
     return model
 
 
@@ -74,7 +70,7 @@ def unfuse(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, Fused):
             to_original_class(module)
-    remove_report(model)
+    update_state(model, fast_path=None)
     return model
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from accuracy_booster.fastpath.timm_norms import norm_act_classes
-from accuracy_booster.surgery.attach import is_hooked
 from accuracy_booster.surgery.gated import ungated_class
+from accuracy_booster.surgery.hooks import is_hooked
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (*CONVOLUTIONS, nn.Linear)

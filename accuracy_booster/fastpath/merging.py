@@ -24,10 +24,11 @@ from accuracy_booster.fastpath.gate_constants import (
     site_names,
 )
 from accuracy_booster.fastpath.report import report_of
-from accuracy_booster.surgery import storage
-from accuracy_booster.surgery.attach import attached, detach, repair
+from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import update_state
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST_NAMED = 4  # sites that a message names for each reason
@@ -109,7 +110,7 @@ def merge_gates(
     for name, p in merged.items():
         scalable_layers.scale(modules[name], p)
     if not attached(new):
-        storage.forget(new)
+        update_state(new, base_fingerprints=None)
     return new, merged, kept
 
 

@@ -22,8 +22,8 @@ from accuracy_booster.fastpath.layer_classes import (
 )
 from accuracy_booster.fastpath.neighbours import SiteContext
 from accuracy_booster.fastpath.timm_norms import after_norm
-from accuracy_booster.surgery.attach import is_hooked
 from accuracy_booster.surgery.gated import ungated_class
+from accuracy_booster.surgery.hooks import is_hooked
 
 NO_MAP = "it did not run in the pass, or gave no feature map"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.surgery.attach import REPORT
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.plans import aligned
+from accuracy_booster.surgery.state import state_of
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,4 @@ def report_of(model: nn.Module) -> FastPath | None:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
-    return model.__dict__.get(REPORT)
-
-
-def set_report(model: nn.Module, report: FastPath) -> None:
-    """Note on a network what was done to it."""
-    model.__dict__[REPORT] = report
-
-
-def remove_report(model: nn.Module) -> None:
-    """Note that a network is fused no more."""
-    del model.__dict__[REPORT]
+    return state_of(model).fast_path

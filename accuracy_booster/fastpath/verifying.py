@@ -8,8 +8,7 @@ import math
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
-from accuracy_booster.surgery.trace import tensors_of
+from accuracy_booster.surgery.inputs import Example, as_inputs, map_tensors, moved, tensors_of
 
 TOLERANCE = 1e-5  # of the largest |output|, in float32
 

@@ -18,7 +18,7 @@ from torch.utils.data import DistributedSampler
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.errors import shown
-from accuracy_booster.surgery.passes import Example, described, map_tensors
+from accuracy_booster.surgery.inputs import Example, described, map_tensors
 
 LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
 IMAGES = ("pixel_values", "image", "images", "img", "x", "inputs", "input")

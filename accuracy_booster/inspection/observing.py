@@ -18,8 +18,8 @@ from accuracy_booster.inspection.processes import gathered
 from accuracy_booster.inspection.statistics import Gates
 from accuracy_booster.inspection.weights import Place, by_channel, changed, places
 from accuracy_booster.progress import bars
-from accuracy_booster.surgery.examples import FAILURES
-from accuracy_booster.surgery.passes import Example, described
+from accuracy_booster.surgery.inputs import Example, described
+from accuracy_booster.surgery.quiet_passes import FAILURES
 from accuracy_booster.surgery.wrappers import unwrapped
 
 

@@ -14,8 +14,10 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.ops import backend
-from accuracy_booster.surgery.attach import REPORT, attached, repair
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import state_of
 from accuracy_booster.surgery.wrappers import unwrapped
 
 # (site, weights p) -> the weights to use: p is [N, C], or [N, 1, H, W], or [N, C, h, w]
@@ -42,7 +44,7 @@ def places(model: nn.Module) -> list[Place]:
         ValueError: if there is none.
     """
     model = unwrapped(model)
-    report = model.__dict__.get(REPORT)
+    report = state_of(model).fast_path
     if report is not None and report.kind == "folded":
         raise ValueError(
             f"{type(model).__name__} is folded for inference, and its gates with it; give the "

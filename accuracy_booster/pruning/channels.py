@@ -33,10 +33,12 @@ from accuracy_booster.pruning.pruned_modules import (
     keep_inputs,
     keep_outputs,
 )
-from accuracy_booster.pruning.report import CutReport, Pruning, set_pruning
-from accuracy_booster.surgery.attach import attached, detach, repair
-from accuracy_booster.surgery.passes import Example
+from accuracy_booster.pruning.report import CutReport, Pruning
+from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.inputs import Example
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import update_state
 
 Network = TypeVar("Network", bound=nn.Module)
 OF = ("outputs", "inner")
@@ -116,7 +118,7 @@ def prune(
     for cut, kept in chosen:
         if len(kept) < cut.channels:
             _apply(new, cut, kept)
-    set_pruning(new, report)
+    update_state(new, pruning=report)
     return new
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from accuracy_booster.fastpath.layer_classes import CONVOLUTIONS, is_batch_norm, layer_class
 from accuracy_booster.fastpath.neighbours import LAYER_CALLS
 from accuracy_booster.fastpath.timm_norms import after_norm
-from accuracy_booster.surgery.attach import is_hooked
 from accuracy_booster.surgery.gated import ungated_class
-from accuracy_booster.surgery.rules import ACTIVATIONS, POOLS
+from accuracy_booster.surgery.hooks import is_hooked
+from accuracy_booster.surgery.torch_functions import ACTIVATIONS, POOLS
 from accuracy_booster.surgery.trace import Call, Trace, Value
 
 # functions that act on each channel alone, beside activations, norms and depthwise convolutions

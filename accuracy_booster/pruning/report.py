@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.surgery.planning import aligned
-from accuracy_booster.surgery.storage import PRUNED
+from accuracy_booster.surgery.plans import aligned
+from accuracy_booster.surgery.state import state_of
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,10 @@ def pruning_of(model: nn.Module) -> Pruning:
     Raises:
         ValueError: for a network that was not pruned.
     """
-    report = model.__dict__.get(PRUNED) if isinstance(model, nn.Module) else None
+    report = state_of(model).pruning if isinstance(model, nn.Module) else None
     if report is None:
         raise ValueError(f"{type(model).__name__} was not made by ab.prune")
     return report
-
-
-def set_pruning(model: nn.Module, report: Pruning) -> None:
-    """Note on a network how it was pruned."""
-    model.__dict__[PRUNED] = report
 
 
 def pruned_channels(model: nn.Module) -> dict[str, list[int]]:

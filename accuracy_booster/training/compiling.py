@@ -15,7 +15,7 @@ import torch
 from accuracy_booster import fastpath
 from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.surgery.attach import REPORT
+from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fuses(trainer: Trainer, compile: bool) -> bool:
 def prepared(trainer: Trainer, compile: bool, fuse: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward pass, compiled or not, of a network that is fused or not."""
     plain = trainer.plain
-    if fuse != (REPORT in plain.__dict__):
+    if fuse != (state_of(plain).fast_path is not None):
         if fuse:
             fastpath.fuse(plain, example=torch.zeros(1, *trainer.config.input_size))
         else:

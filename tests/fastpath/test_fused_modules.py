@@ -32,7 +32,7 @@ from accuracy_booster.fastpath.class_swapping import to_fused_class
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.ops import backend
 from accuracy_booster.ops.pooled_conv import has_pooled_form
-from accuracy_booster.surgery.attach import attach
+from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.training.synchronise import synchronised
 

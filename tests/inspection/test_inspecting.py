@@ -29,7 +29,7 @@ from accuracy_booster.inspection.opening import inputs_of
 from accuracy_booster.inspection.sentences import summary
 from accuracy_booster.inspection.trials import paired, trials
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
-from accuracy_booster.surgery.attach import attached
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.training.engine import load_network
 from accuracy_booster.training.open_to_measure import open_measured
 from accuracy_booster.training.run_directory import Run

@@ -22,7 +22,7 @@ import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.errors import CannotWrite, TrainingStopped
 from accuracy_booster.report import page
-from accuracy_booster.surgery import attached, storage
+from accuracy_booster.surgery import attached, fingerprints
 
 
 class Interrupted(BaseException):
@@ -151,9 +151,7 @@ def test_the_order_of_filters_is_a_change(tmp_path):
 def test_the_fingerprint_of_an_older_version_is_understood(tmp_path):
     model = network(1)
     ab.save(model, tmp_path)
-    state = storage._base_state(model).items()
-    marks = {name: storage._former_mark(tensor) for name, tensor in state}
-    former = storage._combined(marks).removeprefix(storage.ORDERED)
+    former = fingerprints.former_combined(model)
     edit_json(tmp_path / "booster.json", lambda info: info["base"].update(fingerprint=former))
     loaded(tmp_path)  # no warning
     edit_json(tmp_path / "booster.json", lambda info: info["base"].update(fingerprint="0"))

@@ -1,10 +1,10 @@
-"""What a network is run on: one tensor, or several by position or by name."""
+"""What a network is run on: one tensor, or several by position or by name; and trees of tensors."""
 
 # N batch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ Example = torch.Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 def as_inputs(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of one pass: (args, kwargs) for `model(*args, **kwargs)`.
 
-    A tensor is the only argument, a tuple or list holds the positional ones, a dict the named ones.
-    For a network that takes one dict or one tuple give `(that,)`.
+    A tensor is the only argument. A tuple or list holds the positional arguments, a dict the named
+    ones. For a network that takes one dict or one tuple give `(that,)`.
 
     Raises:
         ValueError: for anything else, or where there is no tensor with values in it.
@@ -46,7 +46,7 @@ def as_inputs(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def map_tensors(change: Callable[[torch.Tensor], Any], tree: Any) -> Any:
-    """`tree` with each tensor in its tuples, lists and dicts changed."""
+    """A copy of `tree` in which each tensor in its tuples, lists and dicts is `change(tensor)`."""
     if isinstance(tree, torch.Tensor):
         return change(tree)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -58,8 +58,22 @@ def map_tensors(change: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     return tree
 
 
+def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tuples, lists, dicts and dataclasses (Hugging Face's), in order."""
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from tensors_of(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from tensors_of(item)
+    elif hasattr(tree, "__dataclass_fields__"):
+        yield from tensors_of(vars(tree))
+
+
 def moved(example: Any, like: torch.Tensor) -> Any:
-    """A copy on the device of `like`; floating-point numbers and uint8 images take its type too."""
+    """A copy of an example on the device of `like`; floats and uint8 take the dtype of `like`."""
 
     def move(x: torch.Tensor) -> torch.Tensor:
         number = x.is_floating_point() or x.dtype is torch.uint8
@@ -70,7 +84,7 @@ def moved(example: Any, like: torch.Tensor) -> Any:
 
 
 def described(example: Any) -> str:
-    """The shapes of an example, for errors."""
+    """The shapes of an example, as errors show them."""
     if isinstance(example, torch.Tensor):
         return str(list(example.shape))
     if isinstance(example, (tuple, list)):

@@ -1,25 +1,27 @@
-"""Find where gates go, from how data flow in one pass and not from the names of classes.
+"""Find the ends of residual branches, from how data flow in one pass and not from class names.
 
 Which branches count. A residual site is the end of the branch of a sum `shortcut + branch` of two
-equally shaped maps that come from one value, where the shortcut is that value itself, something
-without weights (pooling, padding, striding), or a projection without a nonlinearity, and the
-branch has layers and a nonlinearity. So these are no sites: the parallel branches of RepVGG and
-MobileOne (no nonlinearity in a branch), the sums of resolutions in HRNet and feature pyramids
-(neither side is a projection), gates and attention inside a branch.
+equally shaped maps that come from one value. The shortcut is that value itself, or something
+without weights (pooling, padding, striding), or a projection without a nonlinearity. The branch has
+layers and a nonlinearity. So these are no sites: the parallel branches of RepVGG and MobileOne (no
+nonlinearity in a branch), the sums of resolutions in HRNet and feature pyramids (neither side is a
+projection), gates and attention inside a branch.
 
 - The maps may have any number of dimensions of space: [N, C], [N, C, L], [N, C, H, W],
   [N, C, D, H, W]. Branches on token maps [N, L, C], and branches that mix positions without any
-  convolution, are a transformer's: a gate weighs the channels of a map by their mean over space.
-- A branch whose last layer that sees more than one position upsamples is none, whether by
-  interpolate, pixel_shuffle, a transposed convolution or by hand: the sum joins two resolutions (a
-  long sum of U-Net or Linknet), and a gate would scale the whole decoder below it. Where the
-  shortcut is upsampled too, it is a residual block.
+  convolution, are those of a transformer and get no gate, since a gate weighs the channels of a
+  feature map by their mean over space.
+- A branch that upsamples after its last layer that sees more than one position is not residual,
+  whether it upsamples by interpolate, pixel_shuffle, a transposed convolution or by hand: the sum
+  joins two resolutions (a long sum of U-Net or Linknet), and a gate would scale the whole decoder
+  below it. Where the shortcut is upsampled too, it is a residual block.
 - A concatenation of two counts where one is an identity half or a pooled shortcut that the other
-  does not read (ShuffleNet). DenseNet's do not: it hands its input on unscaled, the new features
-  are read by every later layer, and there is no sum that a gate could keep small; use where="conv"
-  there.
+  does not read (ShuffleNet). DenseNet's do not count: there the input is handed on unscaled, every
+  later layer reads the new features, and there is no sum in which a gate could keep them small. Use
+  where="conv" there.
 
-Which sums are residual: `surgery.sums`. Where on a branch the gate stands: `surgery.placing`.
+Which sums are residual is in `sums` and `shortcuts`, other joins are in `joins`, and where on a
+branch the gate stands is in `placing`.
 """
 
 # N batch, C channels, H W space
@@ -28,33 +30,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accuracy_booster.surgery.placing import layout_of, place
-from accuracy_booster.surgery.rules import CONVOLUTIONS
+from accuracy_booster.surgery.joins import concatenated_branch, joined_otherwise
+from accuracy_booster.surgery.layouts import layout_of
+from accuracy_booster.surgery.placing import place
+from accuracy_booster.surgery.shortcuts import between
 from accuracy_booster.surgery.sites import Site
-from accuracy_booster.surgery.sums import (
-    between,
-    concatenated_branch,
-    is_inner,
-    joined_otherwise,
-    summed_branches,
-)
+from accuracy_booster.surgery.sums import is_inner, summed_branches
+from accuracy_booster.surgery.torch_functions import CONVOLUTIONS
 from accuracy_booster.surgery.trace import Call, Trace, Value
 
 
 @dataclass(frozen=True)
 class Found:
-    """A site, or residual branches that have no place for a gate (then `site` is None)."""
+    """A site and why it is one, or why residual branches have no site (then `site` is None)."""
 
     site: Site | None
     reason: str
-    on_tokens: bool = False  # they are no branches of feature maps
+    on_tokens: bool = False  # they are a transformer's, not branches of feature maps
 
 
 def residual_sites(trace: Trace) -> list[Found]:
     """Every residual branch of the pass, in the order of execution."""
     found: list[Found] = []
     taken: set[str] = set()
-    handled: set[int] = set()  # a branch of `x + b(x) + c(x)` is one of both sums
+    handled: set[int] = set()  # in `x + b(x) + c(x)` the branch b belongs to both sums
     tokens: list[str] = []
     for value in trace.values:
         call = value.call
@@ -94,8 +93,9 @@ def residual_sites(trace: Trace) -> list[Found]:
 def _is_on_tokens(end: Value, call: Call, trace: Trace) -> bool:
     """Whether a branch is a transformer's, and not one of feature maps.
 
-    Its map has one dimension of positions and its channels last, or it has several dimensions of
-    positions and no convolution looks at them, or positions were put into the batch.
+    That is so if its map has one dimension of positions and its channels last; or if it has several
+    dimensions of positions and no convolution looks at them; or if positions were put into the
+    batch.
     """
     if len(end.shape) == 2:
         return end.shape[0] != trace.values[0].shape[0]

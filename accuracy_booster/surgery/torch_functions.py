@@ -1,4 +1,4 @@
-"""Which functions of torch are layers, norms, sums, and which keep a map what it is."""
+"""Which functions of torch are layers, norms, sums and so on, by the names under which they run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ CONVOLUTIONS = {"conv2d", "conv_transpose2d", "conv3d", "conv1d"}
 LAYERS = CONVOLUTIONS | {"linear", "addmm", "module"}
 NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm"}
 SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-# a gate shuts a branch in these too: what is left is the shortcut, with another sign or factor
+# In these a gate shuts a branch too. What is left is the shortcut, with another sign or factor.
 WEIGHTED_SUMS = {"sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub", "subtract"}
 WEIGHTED_SUMS |= {"lerp", "lerp_", "addcmul", "addcmul_"}
-# two maps become one in another way: these are reported where a shortcut and a branch meet in them
+# Other functions that make one map of several. A shortcut and a branch that meet in one of them are
+# reported.
 JOINS = {"einsum", "stack", "maximum", "minimum", "fmax", "fmin", "where", "hypot", "logaddexp"}
 JOINS |= {"complex", "addcdiv", "addcdiv_", "max", "min"}
 JOINS |= WEIGHTED_SUMS | {"index_add", "index_add_", "scatter_add", "scatter_add_"}
@@ -43,6 +44,6 @@ ACTIVATIONS |= {f"{name}_" for name in ACTIVATIONS if not name.endswith("_")}
 GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "softmax", "tanh"}
 SLICES = {"__getitem__", "chunk", "split", "narrow", "unbind", "tensor_split"}
 SLICES |= {"narrow_copy", "index_select"}
-# where the input is 0 the output is: a gate may as well stand before
+# Their output is 0 where their input is 0, so a gate may as well stand before them.
 KEEPS_ZERO = SHAPES | POOLS | SLICES | ACTIVATIONS | PRODUCTS | {"abs", "abs_", "__abs__"}
 MAP_RANKS = range(2, 6)  # [N, C], [N, C, L], [N, C, H, W], [N, C, D, H, W]
