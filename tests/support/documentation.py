@@ -1,4 +1,4 @@
-"""The code blocks of README.md, CONTRIBUTING.md and docs/, and how they are made small enough to run.
+"""The code blocks of README.md, CONTRIBUTING.md and docs/, and how they become small enough to run.
 
 A block of Python, or a command, runs as it is printed, apart from the substitutions of `SMALLER`.
 """
@@ -16,33 +16,34 @@ LANGUAGES = {"python", "bash", "text"}
 
 # (pattern, replacement, why). They are applied in this order, to Python and to commands.
 SMALLER = [
-    (r"\bresnet(20|56)\b", "resnet8", "the large networks take hours to train"),
-    (r"\btimm/resnet50\b", "timm/test_resnet", "it takes seconds to trace, and to evaluate"),
-    (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "bottlenecks, but fewer"),
-    (r"\bresnet50(?!v1)\b", "resnet18", "it takes seconds to fold and to compare"),
+    (r"\btimm/resnet50\b", "timm/test_resnet", "a network of this size is traced for seconds"),
+    (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "fewer bottlenecks"),
+    (
+        r'detection\.train\("resnet50", ',
+        'detection.train("timm/test_resnet", epochs=1, min_size=(64,), max_size=96, '
+        "batch_size=2, trainable_layers=5, ",
+        "a detector of this size takes hours to train",
+    ),
+    (r'faster_rcnn\("resnet50"', 'faster_rcnn("resnet18"', "it is built in seconds"),
+    (r"\bresnet(20|50|56)\b", "resnet8", "networks of this size take hours to train"),
+    (r"\b224, 224\b", "32, 32", "large images take seconds"),
     (r"\bcifar100?\b", "digits", "CIFAR would be downloaded"),
     (r"(epochs[ =])200\b", r"\g<1>1", "hours"),
     (r"(epochs[ =])300\b", r"\g<1>2", "hours"),
-    (r"output=\"RUN\"", 'output="NEW"', "RUN is there already, with the weights of one epoch"),
-    (r"--output RUN\b", "--output NEW", "the same"),
-    (r"\bruns/resnet\S+", "RUN", "the run of another example"),
-    (
-        r"reproduction\.work\(specs, places\)",
-        "assert specs",
-        "hours; tests/reproduction makes runs of one epoch",
-    ),
     (
         r"^(train (?!.*(?:--epochs|--resume)).*)$",
         r"\1 --epochs 1",
         "the default is ten epochs and more",
     ),
-    (r"reproduce counts$", "reproduce counts --tables 15", "all eight tables take a minute"),
+    (r"output=\"RUN\"", 'output="NEW"', "RUN is there already, and has ended"),
+    (r"--output RUN\b", "--output NEW", "RUN is there already, and has ended"),
+    (r"\bruns/resnet\S+", "RUN", "the name of a run of one's own"),
     (
-        r'detection\.train\("resnet18", ',
-        'detection.train("timm/test_resnet", epochs=1, min_size=(64,), max_size=96, '
-        "batch_size=2, trainable_layers=5, ",
-        "a detector of this size takes hours to train",
+        r"reproduction\.work\(specs, places\)",
+        "assert specs",
+        "hours; tests/reproduction makes runs of one epoch",
     ),
+    (r"reproduce counts.*$", "reproduce counts --tables 15", "all eight tables take a minute"),
 ]
 
 # (pattern, why): commands whose words are parsed, and which do not run here
@@ -59,6 +60,7 @@ PARSED_ONLY = [
 OTHER_PROGRAMS = {
     "pip": "installs",
     "git": "clones",
+    "cd": "enters a directory",
     "python": "the examples have tests of their own, and benchmarks take minutes to hours",
     "torchrun": "tests/training starts several processes",
     "pytest": "it is what runs these tests",
@@ -72,7 +74,7 @@ COMPILED_ONLY = [("docs/gpu.md", r"\.cuda\(", "needs a GPU")]
 
 
 class Block(NamedTuple):
-    """A fenced block of a page: the language that it names, its text, and the line where it starts."""
+    """A fenced block of a page: the language that it names, its text and its first line."""
 
     language: str
     code: str
