@@ -42,6 +42,9 @@ from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
 from accuracy_booster.training.reopening_data import check_place, check_same
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.network_building import build_network, check_network_and_block
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
 from accuracy_booster.training.run_files import BLOCKS, CONFIG
 from accuracy_booster.training.train_result import result_of
 
