@@ -352,14 +352,14 @@ def test_new_gates_on_trained_weights(data, start, tmp_path, capsys):
     plain = start(data, **{**given, "block": "none"})
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        maps = [net.plain.eval().backbone(x) for net in (boosted, plain)]
+        maps = [net.network.eval().backbone(x) for net in (boosted, plain)]
     for name in maps[0]:
         torch.testing.assert_close(maps[0][name], maps[1][name])
-    buffers = dict(boosted.plain.named_buffers())
+    buffers = dict(boosted.network.named_buffers())
     means = [v for k, v in buffers.items() if "recalibrate" in k and k.endswith("running_mean")]
     assert len(means) == 4
     assert all(mean.abs().min() > 0 for mean in means)
-    measured = dict(boosted.measured().named_buffers())
+    measured = dict(boosted.state.kept_network.named_buffers())
     assert all(torch.equal(measured[name], buffers[name]) for name in buffers)
 
 
@@ -409,7 +409,7 @@ def test_weights_of_a_detector_of_other_classes(trained, data, start, tmp_path):
     weights = load_file(trained.output / "model.safetensors")
     for where, kept in ((data, True), (renamed, False)):
         given = {"weights": str(trained.output), "backbone": None, "block": "ab"}
-        own = start(where, **given).plain.state_dict()
+        own = start(where, **given).network.state_dict()
         same = {name: torch.equal(own[name], weights[name]) for name in own}
         predictor = {n for n in same if n.startswith("roi_heads.box_predictor") and "weight" in n}
         assert {same[name] for name in predictor} == {kept}
