@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from accuracy_booster.detection.bodies import FeatureMaps, give_maps, take_away
+from accuracy_booster.detection.feature_maps import FeatureMaps, give_maps, take_away
 from accuracy_booster.detection.norms import HoldsNorms
 from accuracy_booster.detection.stages import Stage, Stages
 

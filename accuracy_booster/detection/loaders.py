@@ -14,7 +14,7 @@ from accuracy_booster.data.image_files import same_name
 from accuracy_booster.data.images import LARGEST
 from accuracy_booster.data.marks import difference, marks_of
 from accuracy_booster.data.transforms import unchanged
-from accuracy_booster.detection import deciding
+from accuracy_booster.detection import selecting
 from accuracy_booster.detection.augmenting import Augmentation
 from accuracy_booster.detection.batches import pack
 from accuracy_booster.detection.choices import EMPTY_IMAGES
@@ -52,7 +52,7 @@ class DetectionData:
         Category ids are `category_ids`. Images that cannot be read are in it.
         """
         used = self.images[NAMES[split]].split
-        return deciding.truth(used, self.category_ids, self.classes)
+        return selecting.truth(used, self.category_ids, self.classes)
 
     def difference(self, split: str, known: Any) -> str:
         """How a split differs from the one whose marks are known, in one line, or ""."""
@@ -161,11 +161,11 @@ def _images(
     """The images of a split, a line for each kind of thing that is left out or changed, and the
     paths of the images that are not there.
     """
-    used, notes = deciding.decide(coco, place.images, labels, split, bad)
+    used, notes = selecting.decide(coco, place.images, labels, split, bad)
     if drop:
-        used, dropped = deciding.drop_empty(used, split)
+        used, dropped = selecting.drop_empty(used, split)
         notes += dropped
-    paths, missing, lines = deciding.locate(used, split)
+    paths, missing, lines = selecting.locate(used, split)
     return DetectionImages(used, paths, printable(place.annotations)), notes + lines, missing
 
 

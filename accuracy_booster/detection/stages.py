@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from accuracy_booster.detection.bodies import run_to
+from accuracy_booster.detection.feature_maps import run_to
 from accuracy_booster.models.heads import classifier
 from accuracy_booster.surgery.examples import default_size, quiet_pass, traced
 from accuracy_booster.surgery.gated import ATTRIBUTE

@@ -20,16 +20,17 @@ from accuracy_booster.reproduction import (
     Row,
     Table,
     Worked,
-    cluster,
-    job,
-    jobs,
     plan,
     read_records,
+    slurm_job,
+    slurm_jobs,
+    slurm_queue,
     work,
 )
-from accuracy_booster.reproduction.cluster import parse_options, submit
 from accuracy_booster.reproduction.performing import perform
-from accuracy_booster.reproduction.records import Record
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.slurm_options import parse_options
+from accuracy_booster.reproduction.slurm_queue import submit
 from accuracy_booster.reproduction.specs import Spec
 
 pytest.importorskip("submitit")
@@ -54,7 +55,7 @@ def _quick() -> Iterator[None]:
     """Jobs with one thread, as this process has: sums round differently with more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setattr(cluster, "LONGEST", 1.0)
+        patch.setattr(slurm_queue, "LONGEST", 1.0)
         yield
 
 
@@ -93,7 +94,7 @@ def made(node: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Wo
     """Three runs, one of which fails, through one array: the folder, what came of it, the lines."""
     folder, lines = tmp_path_factory.mktemp("made"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "note", lambda line: (lines.append(line), print(line)))
+        patch.setattr(slurm_queue, "note", lambda line: (lines.append(line), print(line)))
         worked = submit(specs(TINY), places(folder), options=parse_options(OPTIONS), at_once=2)
     return folder, worked, "\n".join(lines)
 
@@ -127,8 +128,8 @@ def test_a_job_that_fails_is_named_with_the_last_line_of_its_log(made):
 
 def test_results_that_are_there_are_not_made_again(made, monkeypatch):
     folder, _, _ = made
-    monkeypatch.setattr(cluster, "_submit", refuse)
-    assert jobs.read(folder / "work") == {}
+    monkeypatch.setattr(slurm_queue, "_submit", refuse)
+    assert slurm_jobs.read(folder / "work") == {}
     worked = submit(specs(replace(TINY, rows=ROWS)), places(folder), options={})
     assert (worked.there, worked.done, worked.failed) == (2, [], {})
 
@@ -184,18 +185,18 @@ def test_interrupted_jobs_go_on_and_nothing_is_made_twice(
 
     process = follower(tmp_path, told_first)
     wait_for(lambda: epochs() >= 1)
-    number = jobs.read(here.work)[spec.name]
+    number = slurm_jobs.read(here.work)[spec.name]
     process.send_signal(signal.SIGINT)
     assert process.wait(30) != 0
     assert "the jobs go on, and the same command follows them again" in told_first.read_text()
-    assert jobs.under_way(here.work) == {spec.name: number}, "the job did not outlive Ctrl-C"
+    assert slurm_jobs.under_way(here.work) == {spec.name: number}, "the job did not outlive Ctrl-C"
 
     with monkeypatch.context() as patch:  # this machine's queue leaves it alone
-        patch.setattr("accuracy_booster.reproduction.child.start", refuse)
+        patch.setattr("accuracy_booster.reproduction.run_process.start", refuse)
         assert work([spec], here).missing == {spec.name: f"job {number} of Slurm makes it"}
 
     lines, came = list[str](), list[Worked]()
-    monkeypatch.setattr(cluster, "note", lambda line: (lines.append(line), print(line)))
+    monkeypatch.setattr(slurm_queue, "note", lambda line: (lines.append(line), print(line)))
     again = threading.Thread(
         target=lambda: came.append(submit([spec], here, options=parse_options(OPTIONS))),
         daemon=True,
@@ -210,7 +211,7 @@ def test_interrupted_jobs_go_on_and_nothing_is_made_twice(
             time.sleep(place)  # the run hears of the first one before the second comes
             subprocess.run(command.format(number).split(), check=True)
         wait_for(lambda times=times: log.read_text().count("going on from") == times)
-    assert jobs.read(here.work) == {spec.name: number}
+    assert slurm_jobs.read(here.work) == {spec.name: number}
     again.join(90)
     assert lines[0] == "1 run given to Slurm before: following"
     assert not any("as job" in line for line in lines)
@@ -223,13 +224,13 @@ def test_interrupted_jobs_go_on_and_nothing_is_made_twice(
     (record,) = worked.done
     assert record.values == uninterrupted.values
     assert curve(record) == curve(uninterrupted)
-    assert jobs.read(here.work) == {}
+    assert slurm_jobs.read(here.work) == {}
 
 
 def test_the_signal_of_a_job_does_not_reach_its_run():
     """Slurm sends it to all processes; the trainer, which does not know it, would die."""
     words = [sys.executable, "-c", "import sys; print(1, flush=True); sys.stdin.read()"]
-    with job._not_for_the_child():
+    with slurm_job._not_for_the_child():
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     process.stdout.readline()
@@ -239,13 +240,13 @@ def test_the_signal_of_a_job_does_not_reach_its_run():
 
 
 def test_a_job_that_was_not_given_its_run_does_not_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "PATIENCE", 0.0)
-    monkeypatch.setattr(job, "_own_id", lambda: "7_0")
-    monkeypatch.setattr("accuracy_booster.reproduction.child.start", refuse)
+    monkeypatch.setattr(slurm_job, "PATIENCE", 0.0)
+    monkeypatch.setattr(slurm_job, "_own_id", lambda: "7_0")
+    monkeypatch.setattr("accuracy_booster.reproduction.run_process.start", refuse)
     here, (spec,) = places(tmp_path), specs(LONG)
-    jobs.write(here.work, {spec.name: "8_0"})
+    slurm_jobs.write(here.work, {spec.name: "8_0"})
     with pytest.raises(TrainingStopped, match=r"job 7_0 does not make .*given to job 8_0"):
-        job.Job(spec.to_json(), here.to_json())()
+        slurm_job.Job(spec.to_json(), here.to_json())()
 
 
 # --- errors
@@ -286,7 +287,7 @@ def test_what_slurm_refuses_is_told_in_one_line(node, tmp_path, capsys):
     assert "Slurm refuses 1 run: " in str(error.value)
     assert "invalid partition specified: gpu" in str(error.value)
     assert "\n" not in str(error.value)
-    assert jobs.read(tmp_path / "work") == {}
+    assert slurm_jobs.read(tmp_path / "work") == {}
     assert capsys.readouterr().err == ""
 
 
@@ -308,7 +309,7 @@ def test_without_slurm(tmp_path, monkeypatch):
     assert not (tmp_path / "work").exists()
     # the local queue must not make what a job may be making
     (spec,) = specs(LONG)
-    jobs.write(tmp_path / "work", {spec.name: "5_0"})
+    slurm_jobs.write(tmp_path / "work", {spec.name: "5_0"})
     with pytest.raises(ValueError, match=r"Slurm makes runs of this folder.*squeue was not"):
         work([spec], places(tmp_path))
 

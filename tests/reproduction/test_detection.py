@@ -12,18 +12,19 @@ from PIL import Image
 from accuracy_booster.cli import main
 from accuracy_booster.detection import DetectConfig
 from accuracy_booster.files import unpack
-from accuracy_booster.reproduction import TABLES, Places, Spec, Table, datasets, plan
+from accuracy_booster.reproduction import TABLES, Places, Spec, Table, known_data, plan
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD
 from accuracy_booster.reproduction.comparing import compare_table
-from accuracy_booster.reproduction.hours import seconds_of
 from accuracy_booster.reproduction.paper_tables import DETECTORS, detectors
 from accuracy_booster.reproduction.performing import perform
 from accuracy_booster.reproduction.places import LAYOUTS
-from accuracy_booster.reproduction.records import Record, in_words, read_records, write_record
+from accuracy_booster.reproduction.record import Record, in_words
+from accuracy_booster.reproduction.result_files import read_records, write_record
 from accuracy_booster.reproduction.report import write_report
 from accuracy_booster.reproduction.specs import CODE_VERSION, spec_of
-from accuracy_booster.reproduction.status import status
+from accuracy_booster.reproduction.status_report import status
 from accuracy_booster.reproduction.table import AP, AP50, TOP1
+from accuracy_booster.reproduction.time_left import seconds_of
 from accuracy_booster.reproduction.verdicts import CONFIRMED
 from accuracy_booster.training.run_directory import Run
 
@@ -219,7 +220,7 @@ def test_a_finished_detector_is_not_trained_again(made, tmp_path):
 
 def test_status_tells_the_epochs_of_a_detector_under_way(made, monkeypatch):
     monkeypatch.setattr(
-        "accuracy_booster.reproduction.status.running", lambda places: made.run(of("AB, AP"))
+        "accuracy_booster.reproduction.status_report.running", lambda places: made.run(of("AB, AP"))
     )
     found = status([TINY], made)
     assert (found.epoch, found.epochs) == (3, 3)
@@ -287,8 +288,8 @@ def test_a_folder_of_other_images_is_no_coco(tmp_path):
 
 
 def test_of_several_years_the_papers_is_taken(tmp_path, monkeypatch):
-    known = datasets.Known(2, 4, 3)
-    monkeypatch.setattr(datasets, "COCO", {"2014": known, "2017": known})
+    known = known_data.Known(2, 4, 3)
+    monkeypatch.setattr(known_data, "COCO", {"2014": known, "2017": known})
     folder = coco(tmp_path / "coco", ("2017", "2014"))
     found = Places(data=tmp_path).data_of("coco")
     assert found == {

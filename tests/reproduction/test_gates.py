@@ -13,11 +13,12 @@ import accuracy_booster as ab
 from accuracy_booster.files import unpack
 from accuracy_booster.reproduction import TABLES, Places, Row, Table, plan
 from accuracy_booster.reproduction.comparing import compare_table
-from accuracy_booster.reproduction.constants import constant_weights
+from accuracy_booster.reproduction.merged_gates import constant_weights
 from accuracy_booster.reproduction.own_tables import OWN
 from accuracy_booster.reproduction.paper_tables import zeroing
 from accuracy_booster.reproduction.performing import perform
-from accuracy_booster.reproduction.records import Record, read_records, write_record
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import read_records, write_record
 from accuracy_booster.reproduction.report import write_report
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec, spec_of
 from accuracy_booster.reproduction.table import GATES, MERGED, TOP1, After

@@ -19,8 +19,9 @@ from scipy.stats import nct, t, ttest_1samp
 from accuracy_booster.reproduction import TABLES, Record, Row, Table, figures, read_records
 from accuracy_booster.reproduction.comparing import Pair, TableResult, compare_table
 from accuracy_booster.reproduction.findings import compare
-from accuracy_booster.reproduction.records import Records, write_record
-from accuracy_booster.reproduction.report import BEGIN, END, write_report
+from accuracy_booster.reproduction.result_files import Records, write_record
+from accuracy_booster.reproduction.readme import BEGIN, END
+from accuracy_booster.reproduction.report import write_report
 from accuracy_booster.reproduction.specs import CODE_VERSION, spec_of
 from accuracy_booster.reproduction.verdicts import Difference, judge, rule
 

@@ -26,21 +26,23 @@ from accuracy_booster.reproduction import (
     Places,
     Row,
     Table,
-    child,
     go_on,
+    local_queue,
     performing,
     plan,
-    queue,
     read_records,
+    run_process,
     tables,
     work,
 )
-from accuracy_booster.reproduction.hours import hours_left, seconds_of
-from accuracy_booster.reproduction.pausing import PAUSED, is_paused, pause, running
-from accuracy_booster.reproduction.records import Record, Records, write_record
+from accuracy_booster.reproduction.pausing import PAUSED, is_paused, pause
+from accuracy_booster.reproduction.work_folder import running
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import Records, write_record
 from accuracy_booster.reproduction.specs import spec_of
-from accuracy_booster.reproduction.status import status
+from accuracy_booster.reproduction.status_report import status
 from accuracy_booster.reproduction.table import TIME
+from accuracy_booster.reproduction.time_left import hours_left, seconds_of
 
 ROWS = tuple(Row(block, "resnet8", block) for block in ("none", "ab"))
 TINY = Table("tiny", "a tiny network on the digits", "cifar10", ROWS, seeds=1)
@@ -72,7 +74,7 @@ class Here:
 
     def __init__(self, spec, places, *, log):
         with redirect_stderr(log):
-            self.returncode = child.make(spec, places)
+            self.returncode = run_process.make(spec, places)
 
     def poll(self) -> int:
         return self.returncode
@@ -81,7 +83,7 @@ class Here:
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Runs are made in this process, which takes a tenth of the time."""
-    monkeypatch.setattr(child, "start", Here)
+    monkeypatch.setattr(run_process, "start", Here)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def made(tmp_path_factory):
     """The tiny table, made."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "start", Here)
+        patch.setattr(run_process, "start", Here)
         assert len(work(specs(), places(folder)).done) == 2
     return folder
 
@@ -101,7 +103,7 @@ def no_child(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("a run was started")
 
-    monkeypatch.setattr(child, "start", refuse)
+    monkeypatch.setattr(run_process, "start", refuse)
 
 
 def copied(made: Path, folder: Path) -> Places:
@@ -274,7 +276,7 @@ def test_folders_that_cannot_be_written_are_told_before_a_run(tmp_path, monkeypa
     def refuse(*_, dir, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(queue.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(local_queue.tempfile, "TemporaryFile", refuse)
     with pytest.raises(ValueError, match=r"cannot write to .*results: Read-only file system"):
         work(specs(), places(tmp_path))
 
@@ -309,7 +311,7 @@ def epochs_of(folder: Path) -> int:
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "start", Here)
+        patch.setattr(run_process, "start", Here)
         (record,) = work(specs(LONG), places(folder)).done
     assert len(record.epochs) == 12
     return record
@@ -375,8 +377,8 @@ def test_a_work_folder_that_is_removed_is_told(made, tmp_path, monkeypatch):
             shutil.rmtree(places.work)
             self.returncode = 1
 
-    monkeypatch.setattr(child, "start", Removing)
-    monkeypatch.setattr(child, "last_line", lambda log: "gone")
+    monkeypatch.setattr(run_process, "start", Removing)
+    monkeypatch.setattr(run_process, "last_line", lambda log: "gone")
     with pytest.raises(CannotWrite, match=r"cannot write .*\.log: No such file"):
         work(specs(), places(tmp_path))
 
@@ -434,7 +436,7 @@ def test_a_full_disk_stops_the_queue_which_says_how_to_go_on(tmp_path, monkeypat
     monkeypatch.setattr(performing, "perform", full)
     spec = specs()[0]
     with (tmp_path / "log").open("w") as log:
-        assert Here(spec, places(tmp_path), log=log).poll() == child.NO_ROOM
+        assert Here(spec, places(tmp_path), log=log).poll() == run_process.NO_ROOM
 
     def while_training(*_):
         try:
@@ -444,17 +446,17 @@ def test_a_full_disk_stops_the_queue_which_says_how_to_go_on(tmp_path, monkeypat
 
     monkeypatch.setattr(performing, "perform", while_training)
     with (tmp_path / "log").open("w") as log:
-        assert Here(spec, places(tmp_path), log=log).poll() == child.NO_ROOM
+        assert Here(spec, places(tmp_path), log=log).poll() == run_process.NO_ROOM
     assert (tmp_path / "log").read_text() == "cannot write x: No space left on device\n"
 
     code = (
-        f"import sys; print('No space left on device', file=sys.stderr); sys.exit({child.NO_ROOM})"
+        f"import sys; print('No space left on device', file=sys.stderr); sys.exit({run_process.NO_ROOM})"
     )
 
     def start(spec, places, *, log):
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=log)
 
-    monkeypatch.setattr(child, "start", start)
+    monkeypatch.setattr(run_process, "start", start)
     with pytest.raises(CannotWrite, match=r"No space left.*the same command goes on"):
         work(specs(), places(tmp_path))
 
@@ -476,11 +478,11 @@ def test_a_damaged_run_is_kept_and_made_anew(made, tmp_path, capsys):
 
 def test_a_run_has_the_lowest_priority(tmp_path):
     spec = specs(LONG)[0]
-    process = child.start(spec, places(tmp_path))
+    process = run_process.start(spec, places(tmp_path))
     try:
-        wait_for(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == child.LOWEST)
+        wait_for(lambda: os.getpriority(os.PRIO_PROCESS, process.pid) == run_process.LOWEST)
     finally:
-        child.stop(process)
+        run_process.stop(process)
     assert process.returncode
 
 
@@ -616,6 +618,6 @@ def test_a_run_imports_nothing_from_the_working_directory(made, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     spec = specs()[0]
-    process = child.start(spec, replace(places(made), results=tmp_path / "results"))
+    process = run_process.start(spec, replace(places(made), results=tmp_path / "results"))
     assert process.wait(60) == 0
     assert (tmp_path / "results" / f"{spec.name}.json").exists()

@@ -14,7 +14,7 @@ import accuracy_booster as ab
 from accuracy_booster.data.images import TensorImages
 from accuracy_booster.reproduction import TABLES, Places, Row, Spec, Table, find_tables, plan
 from accuracy_booster.reproduction.budgets import BUDGETS
-from accuracy_booster.reproduction.datasets import digest
+from accuracy_booster.reproduction.known_data import digest
 from accuracy_booster.reproduction.own_tables import OWN
 from accuracy_booster.reproduction.paper_tables import PAPER
 from accuracy_booster.reproduction.specs import spec_of

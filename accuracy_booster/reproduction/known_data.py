@@ -1,4 +1,4 @@
-"""What tells that a folder called cifar100 holds CIFAR-100."""
+"""Checks that a folder holds the public data set whose name it has: CIFAR, ImageNet or COCO."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 
 from accuracy_booster.data import sources
 from accuracy_booster.data.images import Images
-from accuracy_booster.detection.coco import read
-from accuracy_booster.detection.layouts import find
+from accuracy_booster.detection.coco import read_coco
+from accuracy_booster.detection.layouts import find_split
 from accuracy_booster.files import hash_of
 
 
 @dataclass(frozen=True)
 class Known:
-    """A public data set: its numbers, and the `digest` of its test images ("" if not known)."""
+    """A public data set.
+
+    Attributes:
+        classes, train, test: the numbers of classes, training images and test images.
+        digest: of the test images (`digest`); "" if they are not checked.
+    """
 
     classes: int
     train: int
@@ -31,12 +36,12 @@ KNOWN = {
     "cifar100": Known(100, 50_000, 10_000, "e5a46baf5fa6fa62"),
     "imagenet": Known(1000, 1_281_167, 50_000),
 }
-# COCO by its years: that of the paper first
+# COCO by year; the year of the paper comes first and is preferred
 COCO = {"2014": Known(80, 82_783, 40_504), "2017": Known(80, 118_287, 5_000)}
 
 
 def digest(images: Images) -> str:
-    """A hash of images and their labels, whatever their order and the format of their files."""
+    """A hash of images and their labels. Their order and file formats do not change it."""
     total = 0
     for image, label in (images[i] for i in range(len(images))):
         content = hashlib.sha256(image.contiguous().numpy().tobytes() + label.to_bytes(4, "big"))
@@ -46,10 +51,14 @@ def digest(images: Images) -> str:
 
 @cache
 def fault(name: str, data: str, data_dir: str | None) -> str:
-    """Why the images of a place are not the data set of this name, or "".
+    """Why a place does not hold the data set of this name; "" if it does.
 
-    What is looked at are the numbers of classes and images, and every test image of CIFAR. CIFAR
-    by its name alone is downloaded where it is not there yet.
+    The numbers of classes and images are checked, and of CIFAR every test image. Where `data` is
+    CIFAR's name and it is not there yet, it is downloaded.
+
+    Args:
+        name: of the data set, a key of `KNOWN`.
+        data, data_dir: the place, as `ab.train` takes it.
     """
     try:
         source = sources.find(data, data_dir=data_dir)
@@ -70,7 +79,7 @@ def fault(name: str, data: str, data_dir: str | None) -> str:
 
 
 def coco_files(folder: Path) -> dict[str, str]:
-    """The arguments of `ab.detection.train` that choose one year where a folder has several."""
+    """The arguments of `ab.detection.train` that choose one of the years that a folder may have."""
     for year in COCO:
         found = {
             f"{split}_annotations": folder / "annotations" / f"instances_{split}{year}.json"
@@ -83,11 +92,11 @@ def coco_files(folder: Path) -> dict[str, str]:
 
 @cache
 def coco_fault(folder: Path) -> str:
-    """Why the files of a folder are not COCO's, or "": the numbers of images and categories."""
+    """Why a folder does not hold COCO, by the numbers of images and categories; "" if it does."""
     given = coco_files(folder)
     try:
         train, val = (
-            read(find(folder, split, given.get(f"{split}_annotations")).annotations)
+            read_coco(find_split(folder, split, given.get(f"{split}_annotations")).annotations)
             for split in ("train", "val")
         )
     except (OSError, ValueError) as e:
@@ -107,7 +116,14 @@ def _numbers(classes: int, train: int, test: int) -> str:
 
 
 def summary(name: str, marks: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a result keeps of its data: the name, a hash of the run's marks, and the digest."""
+    """What a result keeps of its data, to tell it from other data.
+
+    Args:
+        marks: what the run noted of its images (`data.marks`), by split.
+
+    Returns:
+        The name, the numbers of images, a hash of the marks, and the digest of a known data set.
+    """
     known = KNOWN.get(name)
     images = {split: found.get("images") for split, found in (marks or {}).items()}
     return {

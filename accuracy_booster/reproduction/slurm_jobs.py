@@ -1,7 +1,8 @@
-"""Which runs were given to Slurm, and what has become of their jobs.
+"""Which runs were given to Slurm (`jobs.json`), and the states of their jobs (`squeue`).
 
-`jobs.json` in the work folder says which job makes a run. It is what keeps two machines from
-training in one directory: a run's own lock need not work on a disk that several machines share.
+`jobs.json` in the work folder says which job makes a run. It keeps two machines from training in
+one directory. The lock of a run cannot do that, because locks may not work on a disk that several
+machines share.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from accuracy_booster.files import read_json, write_json
 
 JOBS = "jobs.json"
-# Slurm keeps an ended job in its queue for some minutes (MinJobAge), and then forgets it
+# our word for a job that Slurm no longer lists: it forgets a job minutes after its end (MinJobAge)
 FORGOTTEN = "FORGOTTEN"
 ENDED_WELL = (FORGOTTEN, "COMPLETED")
 ENDED = (
@@ -26,7 +27,7 @@ ENDED = (
 
 
 def read(work: Path) -> dict[str, str]:
-    """The job of each run by name, such as "12_0"; jobs that have ended may be among them.
+    """The job of each run, such as "12_0", by the run's name. Jobs that have ended may be included.
 
     Raises:
         ValueError: if the file is damaged.
@@ -39,16 +40,16 @@ def read(work: Path) -> dict[str, str]:
 
 
 def write(work: Path, known: Mapping[str, str]) -> None:
-    """Note the job of each run by name, in place of what was noted before.
+    """Replace `jobs.json` by the job of each run.
 
     Raises:
-        CannotWrite: if there is no room.
+        CannotWrite: if there is no room on the disk.
     """
     write_json(work / JOBS, {"jobs": dict(known)})
 
 
 def forget(work: Path, names: Collection[str]) -> None:
-    """Leave out runs whose jobs have ended."""
+    """Remove runs, whose jobs have ended, from `jobs.json`."""
     known = read(work)
     if any(name in known for name in names):
         write(work, {name: job for name, job in known.items() if name not in names})
@@ -58,7 +59,7 @@ def under_way(work: Path) -> dict[str, str]:
     """The jobs that wait or run, by the names of their runs.
 
     Raises:
-        ValueError: if Slurm cannot be asked.
+        ValueError: if `jobs.json` names jobs and Slurm cannot be asked for their states.
     """
     known = read(work)
     if not known:
@@ -75,22 +76,22 @@ def under_way(work: Path) -> dict[str, str]:
 
 
 def states() -> dict[str, str]:
-    """The state of each job of this user that Slurm knows, such as {"12_0": "RUNNING"}.
+    """The state of each job of this user that Slurm lists, such as {"12_0": "RUNNING"}.
 
-    `squeue` is asked: `sacct` needs an accounting database, which not every cluster has.
+    `squeue` is asked, because `sacct` needs an accounting database, which not every cluster has.
 
     Raises:
-        ValueError: if it does not answer.
+        ValueError: if `squeue` is not installed, or fails.
     """
     program = shutil.which("squeue")
     if program is None:
         raise ValueError("squeue was not found on this machine")
     words = ["--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T"]
     try:
-        told = subprocess.run([program, *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise ValueError(f"squeue failed: {e}") from e
-    if told.returncode != 0:
-        raise ValueError(f"squeue failed: {' '.join(told.stderr.split())[:300]}")
-    rows = (line.strip().split("|") for line in told.stdout.splitlines())
+    if done.returncode != 0:
+        raise ValueError(f"squeue failed: {' '.join(done.stderr.split())[:300]}")
+    rows = (line.strip().split("|") for line in done.stdout.splitlines())
     return {row[0]: row[1] for row in rows if len(row) == 2}

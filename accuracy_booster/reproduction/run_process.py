@@ -1,8 +1,8 @@
-"""A process that makes one run.
+"""The process that makes one run: starting it, stopping it, and what it does.
 
-A process for each run leaves no memory or compiled code behind, and one that crashes takes nothing
-with it. It reads its run from its arguments and stops when its standard input is closed: that is
-when the process that started it has ended, however that was.
+Each run has a process of its own. So it leaves no memory or compiled code behind, and a crash ends
+nothing else. The process reads its run from its arguments. It stops when its standard input is
+closed, which happens as soon as the process that started it has ended in any way.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from accuracy_booster.errors import CannotWrite, TrainingInterrupted, TrainingSt
 from accuracy_booster.reproduction.places import Places
 from accuracy_booster.reproduction.specs import Spec
 
-# without -m, which would load this module twice; nothing is imported from the working directory
+# `python -m` would load this module twice, and would import from the working directory.
 CODE = (
-    "import sys; sys.path[:] = {path!r}\nfrom accuracy_booster.reproduction import child\n"
-    "sys.exit(child.main())"
+    "import sys; sys.path[:] = {path!r}\nfrom accuracy_booster.reproduction import run_process\n"
+    "sys.exit(run_process.main())"
 )
-LOWEST = 19  # priority (nice)
-NO_ROOM = 74  # exit code, EX_IOERR of sysexits.h
+LOWEST = 19  # the lowest priority of a process (nice)
+NO_ROOM = 74  # the exit code for a full disk: EX_IOERR of sysexits.h
 WHEN_THERE_IS_ROOM = "when there is room again, the same command goes on"
 
 
 def start(
     spec: Spec, places: Places, *, log: IO[str] | None = None, nice: bool = True
 ) -> subprocess.Popen[bytes]:
-    """Start the process; it ends when the `stdin` of what is returned is closed.
+    """Start the process; it ends when the `stdin` of the returned object is closed.
 
     Args:
-        nice: give it the lowest priority.
+        log: the file that receives what the process prints.
+        nice: whether it gets the lowest priority.
     """
     words = [json.dumps(spec.to_json()), json.dumps(places.absolute().to_json())]
     words.append(str(LOWEST if nice else 0))
@@ -46,21 +47,21 @@ def start(
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        # threads that wait for one another sleep: spinning, they keep those from the processor
-        # that they wait for, since everything else on the machine goes before this process
+        # Threads that wait for one another must sleep. At the lowest priority, threads that spin
+        # keep the very threads that they wait for off the processor.
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
-        # a Ctrl-C on the terminal is the parent's, which then stops this one
+        # Ctrl-C on the terminal reaches only the parent, which then stops this process
         start_new_session=True,
     )
 
 
 def _search_path() -> list[str]:
-    """Where this process imports from, but for the working directory."""
+    """The places that this process imports from, without the working directory."""
     return [os.path.abspath(place) for place in sys.path if place]
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
-    """Let a process save where it is and end; kill it if it takes too long."""
+    """Ask a process to save a checkpoint and end; kill it after `patience` seconds."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -74,13 +75,13 @@ def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
 
 
 def last_line(log: Path) -> str:
-    """What a process that failed said last."""
+    """The last line that a failed process printed."""
     lines = log.read_text(errors="replace").splitlines()
     return (lines[-1].strip()[:500] if lines else "") or "no message"
 
 
 def _stop_with_the_parent() -> None:
-    """End as after SIGTERM when the parent ends."""
+    """Send SIGTERM to this process when its standard input is closed: the parent has ended then."""
 
     def listen() -> None:
         with contextlib.suppress(OSError):
@@ -92,7 +93,7 @@ def _stop_with_the_parent() -> None:
 
 
 def main() -> int:
-    """What the process does; its exit code."""
+    """Make the run that the arguments name; returns the exit code."""
     spec, places = Spec.from_json(json.loads(sys.argv[1])), json.loads(sys.argv[2])
     with contextlib.suppress(OSError, AttributeError):  # Windows has no such priorities
         os.nice(int(sys.argv[3]))
@@ -101,7 +102,7 @@ def main() -> int:
 
 
 def make(spec: Spec, places: Places) -> int:
-    """Make a run; an exit code, and on stderr why it is not 0."""
+    """Make a run; returns an exit code. On stderr stands why it is not 0."""
     from accuracy_booster.reproduction.performing import perform
 
     try:
@@ -116,7 +117,7 @@ def make(spec: Spec, places: Places) -> int:
 
 
 def _cannot_write(error: BaseException | None) -> CannotWrite | None:
-    """That a file could not be written, where an error was raised from that."""
+    """The `CannotWrite` that caused an error, or None."""
     while error is not None and not isinstance(error, CannotWrite):
         error = error.__cause__
     return error

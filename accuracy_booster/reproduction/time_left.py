@@ -1,4 +1,4 @@
-"""How long the missing runs will take, from those that have ended."""
+"""An estimate of how long the missing runs will take, from the runs that have ended."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from statistics import median
 
 import torch
 
-from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.phrases import count, duration
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TRAINED
-from accuracy_booster.reproduction.words import count
 from accuracy_booster.training.config import TrainConfig
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:
-    """ "about 3.2 h left", from the runs that have ended on any machine."""
+    """How long runs will take, such as "about 3.2 h left", whichever machine made the results."""
     known = [seconds_of(spec, records) for spec in specs]
     hours = sum(seconds for seconds in known if seconds is not None) / 3600
     unknown = sum(seconds is None for seconds in known)
@@ -26,18 +27,14 @@ def hours_left(specs: Sequence[Spec], records: Records) -> str:
     return f"about {duration(hours)} left{more}"
 
 
-def duration(hours: float) -> str:
-    """ "3.2 h", "1,240 h", or minutes where there are few."""
-    if hours < 0.1:
-        return f"{60 * hours:.0f} min"
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
-
-
 def seconds_of(spec: Spec, records: Records) -> float | None:
-    """How long a run will take; None if no run like it has ended.
+    """An estimate of how long a run takes, in seconds; None if no similar run has ended.
 
-    As long as the runs of the same configuration; else as those of the same network on the same
-    data, per epoch; else as those on the same data, per epoch and multiply-add.
+    It is the median time of the ended runs that are most like this one:
+
+    1. runs of the same configuration;
+    2. else runs of the same network on the same data, by their time per epoch;
+    3. else runs of any network on the same data, by their time per epoch and multiply-add.
     """
     ended = [record for record in records.found.values() if not record.diverged]
     same = [record.seconds for record in ended if record.spec.hash == spec.hash]
@@ -50,19 +47,20 @@ def seconds_of(spec: Spec, records: Records) -> float | None:
         for record in ended
         if record.spec.measures == spec.measures
         and record.spec.options["data"] == spec.options["data"]
-        and _frozen(record.spec) == _frozen(spec)
+        and _frozen_part(record.spec) == _frozen_part(spec)
     ]
-    like = [record for record in trained if record.spec.model == spec.model]
+    of_network = [record for record in trained if record.spec.model == spec.model]
     epochs = spec.config.epochs
-    if like:
-        return epochs * median(map(_per_epoch, like))
+    if of_network:
+        return epochs * median(map(_per_epoch, of_network))
     if not trained:
         return None
     rate = median(_per_epoch(record) / _macs(record.spec.model) for record in trained)
     return epochs * rate * _macs(spec.model)
 
 
-def _frozen(spec: Spec) -> str:
+def _frozen_part(spec: Spec) -> str:
+    """What of the network is frozen: frozen layers make an epoch shorter."""
     return spec.config.freeze if isinstance(spec.config, TrainConfig) else ""
 
 
@@ -72,7 +70,7 @@ def _per_epoch(record: Record) -> float:
 
 @cache
 def _macs(model: str) -> int:
-    """Multiply-adds of a network for an image of 32 x 32, enough to compare networks."""
+    """Multiply-adds of a network for an image of 32 x 32, which is enough to compare networks."""
     from accuracy_booster.analysis import complexity
     from accuracy_booster.models import create_model
 

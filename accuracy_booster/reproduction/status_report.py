@@ -1,4 +1,4 @@
-"""How far the tables are: results, the run under way, what is left."""
+"""How far the tables are, for `reproduce status`: results, the run under way, and what is left."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.files import check_folder
-from accuracy_booster.reproduction.hours import duration, hours_left
-from accuracy_booster.reproduction.pausing import is_paused, running
+from accuracy_booster.reproduction.pausing import is_paused
+from accuracy_booster.reproduction.phrases import count, duration
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.queue import epochs_ended, missing_runs
-from accuracy_booster.reproduction.records import Records, read_records
+from accuracy_booster.reproduction.result_files import Records, read_records
 from accuracy_booster.reproduction.specs import plan
 from accuracy_booster.reproduction.table import Table
-from accuracy_booster.reproduction.words import count
+from accuracy_booster.reproduction.time_left import hours_left
+from accuracy_booster.reproduction.work_folder import epochs_ended, running
+from accuracy_booster.reproduction.work_list import missing_runs
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import CONFIG
@@ -23,7 +24,7 @@ from accuracy_booster.training.run_directory import CONFIG
 
 @dataclass(frozen=True)
 class Progress:
-    """A table: how many of its runs have a result, and what is left."""
+    """How many of a table's runs have a result, and how long the others will take."""
 
     table: str
     title: str
@@ -37,14 +38,15 @@ class Status:
     """What `status` found.
 
     Attributes:
-        budget: of the tables' runs.
-        tables: one entry a table; runs that tables share count in each.
-        working: whether a `reproduce run` is at work here.
+        budget: the budget that was asked for.
+        tables: one entry for each table; a run that tables share counts in each of them.
+        working: whether a `reproduce run` is at work in the work folder.
         paused: whether it waits for `reproduce continue`.
-        run, epoch, epochs: the run under way, "" if there is none.
-        results: how many result files there are, of all budgets.
-        hours: of compute that they took.
-        left_out: files that are no results that count, and why.
+        run: the name of the run under way; "" if there is none.
+        epoch, epochs: how many epochs of it have ended, of how many.
+        results: the number of results, of all budgets.
+        hours: the compute that they took.
+        left_out: files that do not count as results, and why.
     """
 
     budget: str
@@ -59,10 +61,11 @@ class Status:
     left_out: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What is said beside the table."""
+        """The lines that stand below the table on the terminal."""
         lines = [f"{count(self.results, 'result')}, {duration(self.hours)} of compute"]
         if self.run:
             lines.append(f"under way: {self.run}, epoch {self.epoch} of {self.epochs} has ended")
@@ -78,13 +81,13 @@ class Status:
 def status(
     tables: Sequence[Table], places: Places, *, budget: str = "short", seeds: int | None = None
 ) -> Status:
-    """How far tables are; nothing is changed.
+    """How far tables are. No file is changed.
 
     Args:
-        seeds: how many are wanted; by default what each table declares.
+        seeds: the number of seeds wanted; by default the number that each table declares.
 
     Raises:
-        ValueError: for a budget that there is not, or a number of seeds out of range.
+        ValueError: for an unknown budget, or a number of seeds out of range.
     """
     for folder in (places.results, places.work):
         check_folder(folder)
@@ -114,7 +117,7 @@ def _progress(table: Table, records: Records, budget: str, seeds: int | None) ->
 
 
 def _epochs(folder: Path) -> tuple[int, int]:
-    """How many epochs of a run have ended, and how many it is to have."""
+    """How many epochs of a run have ended, of how many; (0, 0) while its files cannot be read."""
     if not (folder / CONFIG).is_file():
         return 0, 0
     try:

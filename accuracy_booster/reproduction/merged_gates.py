@@ -1,4 +1,8 @@
-"""The gates of a trained network made constants: the weights that a plain network starts from."""
+"""Weights of a network whose trained gates were made constants, for the tables that train it on.
+
+`fastpath.merge` replaces each gate by its mean weights over the training images, and multiplies
+them into the batch norm before it. What is left is the network without gates.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +18,27 @@ from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import MERGED
 
 
-def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]]:
-    """The file of the plain network's weights, and its accuracies before it is trained.
+def weights_of_merged(spec: Spec, places: Places) -> tuple[Path, dict[str, float]]:
+    """The file of the weights, and the network's accuracies in % before it is trained further.
 
-    The mean weights are those over the training images without augmentation. The accuracies are
-    that of the network as it comes, and that after its norms' statistics were re-estimated.
+    The mean weights are taken over the training images without augmentation. The accuracies
+    (`table.MERGED`) are that of the network as it is, and that after the running statistics of its
+    norms were re-estimated. The file holds the re-estimated network, and is made once.
     """
     path = places.work / f"{spec.name}.start.safetensors"
-    with suppress(OSError, ValueError):  # not made yet, or cut off: it is made anew
+    with suppress(OSError, ValueError):  # not made yet, or cut off: it is made again
         values = unpack(path).values
         if set(values) == set(MERGED):
             return path, values
     assert spec.parent is not None
-    network, values = _constants(places.run(spec.parent), places.data_of(str(spec.options["data"])))
+    network, values = _merged(places.run(spec.parent), places.data_of(str(spec.options["data"])))
     content, _ = pack(network.state_dict(), values)
     write(path, content)
     return path, values
 
 
-def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
-    """The plain network of a run with gates, and its accuracies."""
+def _merged(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
+    """The network of a run with its gates made constants, and its two accuracies."""
     from accuracy_booster.fastpath import merge
     from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.inspection.opening import gates_of
