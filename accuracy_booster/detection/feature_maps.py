@@ -1,4 +1,4 @@
-"""A classification network without its head that gives its feature maps, in place."""
+"""Makes a classification network give its feature maps, in place and without its head."""
 
 # N batch, H W space
 
@@ -16,15 +16,23 @@ from accuracy_booster.surgery.attach import KEPT
 
 
 class _Reached(Exception):
-    """The last map is there; nothing after it is computed."""
+    """Raised as soon as the last map is computed, so that nothing after it is."""
 
 
 def run_to(
     owner: nn.Module, network: Any, x: torch.Tensor, names: Iterable[str]
 ) -> dict[str, torch.Tensor]:
-    """x[N, 3, H, W] -> {module: its output}, of named modules inside `owner`, in order.
+    """x[N, 3, H, W] -> {module: its output} for modules inside `owner`, in the given order.
 
-    `network` is what is called. The pass ends with the last of the modules.
+    The pass ends when the last of the modules has run.
+
+    Args:
+        owner: the module that the names are relative to.
+        network: what is called with x.
+        names: of the modules.
+
+    Raises:
+        RuntimeError: if one of the modules does not run.
     """
     maps: dict[str, torch.Tensor] = {}
     wanted = list(names)
@@ -52,11 +60,14 @@ def run_to(
 class FeatureMaps(HoldsNorms):
     """A network that gives its feature maps: x[N, 3, H, W] -> {"0": map, "1": map, ...}.
 
-    It is the network itself with its class changed and its head taken away, so that its modules,
-    their names and their gates are what they were.
+    It is the classification network itself: `give_maps` changes its class and takes its head away.
+    So its modules, their names and their gates stay as they were.
+
+    Attributes:
+        map_keys: {module: key of its map}.
     """
 
-    map_keys: dict[str, str]  # {module: key}
+    map_keys: dict[str, str]
 
     def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         with self.norms_held():
@@ -64,56 +75,64 @@ class FeatureMaps(HoldsNorms):
         return OrderedDict((key, found[name]) for name, key in self.map_keys.items())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle as the network's own class: the class made by `_class_for` cannot be imported."""
         reduced: Any = super().__reduce_ex__(protocol)
         make, args, *rest = reduced
         base = type(self).__bases__[-1]
         return (_rebuild, (make, *(base if a is type(self) else a for a in args)), *rest)
 
 
-_made: dict[type, type] = {}
+# {class of a network: the class that gives its maps}. A cache and nothing more: the class for `base`
+# is always the same, and copies of a network share it.
+_CLASSES: dict[type, type] = {}
 
 
 def _class_for(base: type) -> type:
-    if base not in _made:
+    """The class of a network of class `base` that gives its maps."""
+    if base not in _CLASSES:
         name = f"{base.__name__}Features"
-        _made[base] = type(name, (FeatureMaps, base), {"__module__": __name__})
-    return _made[base]
+        _CLASSES[base] = type(name, (FeatureMaps, base), {"__module__": __name__})
+    return _CLASSES[base]
 
 
 def _rebuild(make: Any, *args: Any) -> Any:
-    """What a pickle calls: an object of the network's own class, made to give its maps."""
+    """Called by pickle: makes an object of the network's own class, and changes its class."""
     module = make(*args)
     setattr(module, "__class__", _class_for(type(module)))  # noqa: B010 - for mypy
     return module
 
 
 def give_maps(network: nn.Module, head: Iterable[str], names: Iterable[str]) -> Any:
-    """Take the head away and change the class, in place: the network gives the maps of `names`.
+    """Make a network give the outputs of modules as its feature maps, in place; returns it.
 
     Args:
-        head: the modules that no pass to the last map needs.
+        head: the modules that are taken away, which no pass to the last map needs.
+        names: of the modules whose outputs are the maps.
     """
     for name in head:
         take_away(network, name)
     setattr(network, "__class__", _class_for(type(network)))  # noqa: B010 - for mypy
-    network.__dict__["map_keys"] = {name: str(k) for k, name in enumerate(names)}
-    return network
+    maps: Any = network
+    maps.map_keys = {name: str(k) for k, name in enumerate(names)}
+    return maps
 
 
 def take_away(network: nn.Module, name: str) -> nn.Module:
-    """Take a module that no pass needs any more out of a network; returns it.
+    """Take a module that no pass needs out of a network; returns the module.
 
-    In its place stays None, or in a container that runs its children a module that does nothing.
+    It is replaced by None. In a container, which may run its children, it is replaced by an
+    identity.
     """
     parent, _, child = name.rpartition(".")
-    around = network.get_submodule(parent)
-    module = around._modules[child]
+    owner = network.get_submodule(parent)
+    module = owner._modules[child]
     assert module is not None
-    container = isinstance(around, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-    around._modules[child] = nn.Identity() if container else None
-    for owner_name, owner in network.named_modules():  # what they remember of gates in it
-        if KEPT in owner.__dict__:
-            inside = name if not owner_name else name.removeprefix(f"{owner_name}.")
-            kept = owner.__dict__[KEPT]
-            owner.__dict__[KEPT] = [k for k in kept if not f"{k.path}.".startswith(f"{inside}.")]
+    container = isinstance(owner, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    owner._modules[child] = nn.Identity() if container else None
+    # modules around it may have a list of the gates inside them, which then must not be in it
+    for around_name, around in network.named_modules():
+        if KEPT in around.__dict__:
+            inside = name if not around_name else name.removeprefix(f"{around_name}.")
+            kept = around.__dict__[KEPT]
+            around.__dict__[KEPT] = [k for k in kept if not f"{k.path}.".startswith(f"{inside}.")]
     return module

@@ -1,80 +1,45 @@
-"""Which images and annotations of a split are used, and what is said about the others."""
+"""Selects the images and annotations of a split that are used, and tells what is left out.
 
-# N images, M annotations that are used
+Used by `loaders.load_coco`, on a file that `coco.read_coco` has checked.
+"""
+
+# N images, M annotations
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from accuracy_booster.data.image_files import same_name
 from accuracy_booster.detection.coco import Coco
+from accuracy_booster.detection.split import Split
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import printable
 
-# Pixels. A thinner box has no width left in float32 once a detector has scaled it, and
-# torchvision's detectors refuse to train then.
+# Pixels. A box that is thinner than this has a width of 0 in float32 after a detector has scaled
+# it. torchvision's detectors then refuse to train.
 THINNEST = 0.01
 
 
-@dataclass(frozen=True)
-class Split:
-    """What is used of a split. Crowd boxes are among the annotations: they count in measuring.
-
-    `boxes` are as in the file, (x, y, width, height); `corners` are (x1, y1, x2, y2), clipped to
-    the image.
-    """
-
-    folder: Path
-    image_ids: np.ndarray  # int64 [N]
-    sizes: np.ndarray  # int64 [N, 2]: height, width
-    names: list[str]  # N, below the folder
-    images: np.ndarray  # int64 [M]: numbers of images
-    labels: np.ndarray  # int64 [M], from 1
-    boxes: np.ndarray  # float64 [M, 4]
-    corners: np.ndarray  # float32 [M, 4]
-    areas: np.ndarray  # float64 [M]
-    crowd: np.ndarray  # bool [M]
-
-    def of_images(self, kept: np.ndarray) -> Split:
-        """The split with some of its images only: kept bool [N]."""
-        number = np.cumsum(kept) - 1
-        rows = kept[self.images]
-        columns = ("labels", "boxes", "corners", "areas", "crowd")
-        return replace(
-            self,
-            image_ids=self.image_ids[kept],
-            sizes=self.sizes[kept],
-            names=[name for name, keep in zip(self.names, kept.tolist(), strict=True) if keep],
-            images=number[self.images[rows]],
-            **{name: getattr(self, name)[rows] for name in columns},
-        )
-
-    def with_targets(self) -> np.ndarray:
-        """bool [N]: which images have a box that is no crowd's."""
-        return np.bincount(self.images[~self.crowd], minlength=len(self.image_ids)) > 0
-
-
-def decide(
+def select(
     coco: Coco, folder: Path, labels: Mapping[int, int], name: str, most_bad: int
 ) -> tuple[Split, list[str]]:
-    """What is used of a file, and a line for each kind of thing that is left out or changed.
+    """The used part of a file, and a line for each kind of annotation that is left out or changed.
 
     Args:
         folder: of the images.
-        labels: {category id: label} of all categories of the file.
+        labels: {category id: label}, for all categories of the file.
         name: of the split, for messages.
-        most_bad: annotations of no image, no category or no area that are left out at most.
+        most_bad: how many annotations may be left out because they have no image, no category or
+            no area.
 
     Raises:
-        ValueError: if there are more of them, with the kinds, counts and first cases.
+        ValueError: if there are more of them. The message has the kinds, counts and first cases.
     """
-    images, known = _numbers(coco)
+    images, known = _image_indices(coco)
     labelled = np.isin(coco.annotation_categories, np.array([*labels], np.int64))
     corners, over = _clipped(coco, images, known)
     wide = (corners[:, 2:] - corners[:, :2] >= THINNEST).all(1) & (coco.areas >= 0)
@@ -115,8 +80,8 @@ def decide(
     return split, notes
 
 
-def _numbers(coco: Coco) -> tuple[np.ndarray, np.ndarray]:
-    """Of each annotation: the number of its image, 0 where there is none; whether there is one."""
+def _image_indices(coco: Coco) -> tuple[np.ndarray, np.ndarray]:
+    """The index of each annotation's image (0 if there is none), and whether there is one."""
     order = np.argsort(coco.image_ids)
     places = np.searchsorted(coco.image_ids[order], coco.annotation_images)
     numbers = order[places.clip(max=len(order) - 1)]
@@ -125,7 +90,11 @@ def _numbers(coco: Coco) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _clipped(coco: Coco, images: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners float32 [M, 4] within the image, and by how many pixels [M] they were outside."""
+    """The corners, clipped to the image (float32 [M, 4]), and how far outside they were [M].
+
+    Args:
+        images, known: as `_image_indices` gives them.
+    """
     edges = np.tile(coco.sizes[images][:, ::-1], 2).astype(np.float64)  # width, height, twice
     corners = np.concatenate([coco.boxes[:, :2], coco.boxes[:, :2] + coco.boxes[:, 2:]], axis=1)
     within = corners.clip(0, edges)
@@ -134,7 +103,7 @@ def _clipped(coco: Coco, images: np.ndarray, known: np.ndarray) -> tuple[np.ndar
 
 
 def _case(coco: Coco, chosen: np.ndarray) -> str:
-    """The first of some annotations, in words."""
+    """The first of the chosen annotations, in words."""
     row = int(chosen.argmax())
     box = ", ".join(f"{value:g}" for value in coco.boxes[row])
     return (
@@ -145,10 +114,10 @@ def _case(coco: Coco, chosen: np.ndarray) -> str:
 
 
 def drop_empty(split: Split, name: str) -> tuple[Split, list[str]]:
-    """A training split without the images that have no box to learn from, and a line that says so.
+    """A training split without the images that have no box to learn from, and a line on them.
 
     Raises:
-        ValueError: if no image has a box.
+        ValueError: if no image has such a box.
     """
     kept = split.with_targets()
     if kept.all():
@@ -204,39 +173,3 @@ def _listing(folder: Path) -> dict[str, str]:
         return {same_name(name): name for name in os.listdir(folder)}
     except OSError:  # its files are then not there
         return {}
-
-
-def truth(split: Split, category_ids: list[int], classes: tuple[str, ...]) -> dict[str, Any]:
-    """A split as a COCO dict, for the evaluator: boxes and areas as in the file.
-
-    Annotations are numbered from 1: pycocotools takes one whose id is 0 for one that is not there.
-    """
-    rows = zip(
-        *(split.images.tolist(), split.labels.tolist(), split.boxes.tolist()),
-        *(split.areas.tolist(), split.crowd.tolist()),
-        strict=True,
-    )
-    ids = split.image_ids.tolist()
-    return {
-        "info": {},
-        "images": [
-            {"id": id, "file_name": name, "height": height, "width": width}
-            for id, name, (height, width) in zip(
-                ids, split.names, split.sizes.tolist(), strict=True
-            )
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": ids[image],
-                "category_id": category_ids[label - 1],
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for number, (image, label, box, area, crowd) in enumerate(rows, 1)
-        ],
-        "categories": [
-            {"id": id, "name": name} for id, name in zip(category_ids, classes, strict=True)
-        ],
-    }
