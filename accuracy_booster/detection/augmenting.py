@@ -113,7 +113,7 @@ class Augmentation:
         return pixels, {**target, **changed, "iscrowd": sample["iscrowd"]}
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) of an image that has at least as many pixels as one of this size once augmented."""
+        """(H, W) of an image with at least the pixels of any image of this size, once augmented."""
         if self.name == "multiscale":
             return max(SHORTEST), LONGEST
         if self.name == "lsj":
@@ -147,7 +147,7 @@ class _ZoomOut:
 
 
 class _Crop:
-    """Crops the image so that some boxes remain. Tiny images stay: torchvision divides by 0 there."""
+    """Crops the image so that some boxes remain. In tiny images torchvision would divide by 0."""
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         from torchvision.transforms import v2

@@ -82,8 +82,8 @@ class FeatureMaps(HoldsNorms):
         return (_rebuild, (make, *(base if a is type(self) else a for a in args)), *rest)
 
 
-# {class of a network: the class that gives its maps}. A cache and nothing more: the class for `base`
-# is always the same, and copies of a network share it.
+# {class of a network: the class that gives its maps}. This is only a cache: each class is made
+# once, so that copies of a network share it.
 _CLASSES: dict[type, type] = {}
 
 

@@ -20,7 +20,7 @@ from accuracy_booster.data.images import (
     UnreadableImage,
 )
 from accuracy_booster.data.pixels import to_rgb
-from accuracy_booster.detection.selecting import Split
+from accuracy_booster.detection.split import Split
 
 Target = dict[str, torch.Tensor]
 

@@ -1,4 +1,4 @@
-"""Finds the files of a data set in COCO's format, as COCO lays them out or Roboflow exports them."""
+"""Finds the files of a data set in COCO's format, laid out as by COCO or by Roboflow."""
 
 from __future__ import annotations
 

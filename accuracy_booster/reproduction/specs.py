@@ -22,8 +22,8 @@ from accuracy_booster.training.presets import resolve
 # accuracy. Results of other versions are left out of the report, and their runs are made again.
 CODE_VERSION = 1
 MAX_SEEDS = 1000
-# Fields that are not hashed: places of files, the seed, the name of a preset, and others that do not
-# change the result. The block is hashed as text (`Spec.settings`).
+# Fields that are not hashed: places of files, the seed, the name of a preset, and others that do
+# not change the result. The block is hashed as text (`Spec.settings`).
 _NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epochs", "data"}
 
 
