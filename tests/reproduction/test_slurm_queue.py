@@ -151,7 +151,7 @@ def test_interrupted_jobs_continue_and_nothing_is_made_twice(
         assert work([spec], here).missing == {spec.name: f"job {number} of Slurm makes it"}
 
     lines, came = list[str](), list[Worked]()
-    monkeykeep_lines(patch, lines)
+    keep_lines(monkeypatch, lines)
     again = threading.Thread(
         target=lambda: came.append(submit([spec], here, options=parse_options(OPTIONS))),
         daemon=True,

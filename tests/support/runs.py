@@ -69,7 +69,7 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def queue_process(folder: Path, table: Table) -> subprocess.Popen[bytes]:
-    """A process that makes the runs of a table, as `reproduce run` does. It writes FOLDER/stderr."""
+    """A process that makes the runs of a table, as `reproduce run`. It writes FOLDER/stderr."""
     code = (
         "import json, sys; from pathlib import Path\n"
         "from accuracy_booster.reproduction import Places, Spec, work\n"
