@@ -151,7 +151,7 @@ def locate(split: Split, name: str) -> tuple[list[str], list[str], list[str]]:
             listings[below] = _listing(split.folder / below)
         actual = listings[below].get(same_name(last))
         paths.append(str(split.folder / below / (actual or last)))
-        if actual is None and not os.path.exists(paths[-1]):  # capitals may be all the same
+        if actual is None and not os.path.exists(paths[-1]):  # some file systems ignore case
             missing.append(paths[-1])
     if not missing:
         return paths, [], []

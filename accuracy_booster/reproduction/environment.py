@@ -19,7 +19,7 @@ from accuracy_booster.version import __version__
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
 
-def environment(*, begun: float, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def this_environment(*, begun: float, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The `about` entry of a result that this process made.
 
     Args:

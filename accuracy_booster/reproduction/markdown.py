@@ -12,7 +12,7 @@ from accuracy_booster.reproduction.sections import TITLE
 PICTURE = "gain.svg"  # the file with the picture of the shown table
 
 
-def markdown(parts: Sequence[Section], shown: TableResult | None) -> str:
+def markdown_page(parts: Sequence[Section], shown: TableResult | None) -> str:
     """The whole page.
 
     Args:

@@ -14,7 +14,7 @@ from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.detection.training import train as train_detector
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import note
-from accuracy_booster.reproduction.environment import environment
+from accuracy_booster.reproduction.environment import this_environment
 from accuracy_booster.reproduction.known_data import summary
 from accuracy_booster.reproduction.merged_gates import weights_of_merged
 from accuracy_booster.reproduction.places import Places
@@ -62,7 +62,7 @@ def _trained(spec: Spec, places: Places) -> Record:
             "device": run.info.get("device"),
         }
     data = summary(str(spec.options["data"]), run.info.get("data"))
-    own = environment(begun=begun, more={"run": run.id, **more})
+    own = this_environment(begun=begun, more={"run": run.id, **more})
     return Record(spec, values, epochs, seconds, diverged, data, own)
 
 
@@ -106,7 +106,9 @@ def _inspected(spec: Spec, places: Places) -> Record:
     try:
         where = _parent(spec, places)
     except Diverged as e:
-        return Record(spec, {}, [], time.time() - begun, str(e), None, environment(begun=begun))
+        return Record(
+            spec, {}, [], time.time() - begun, str(e), None, this_environment(begun=begun)
+        )
     found = inspect(where, place["data"], percents=spec.options["percents"])
     run, _ = Run.open(where)
     values = {"top1": found.top1, "frozen": found.all_frozen.top1}
@@ -115,7 +117,7 @@ def _inspected(spec: Spec, places: Places) -> Record:
     figure = {"layer": found.layer, "mean_weights": [round(float(w), 4) for w in layer.mean]}
     more = {"run": run.id, "images": found.images, "figure_3": figure}
     data = summary(str(spec.options["data"]), run.info.get("data"))
-    own = environment(begun=begun, more=more)
+    own = this_environment(begun=begun, more=more)
     return Record(spec, values, [], time.time() - begun, "", data, own)
 
 
@@ -163,5 +165,5 @@ def _timed(spec: Spec, _: Places) -> Record:
     values = {row.block: row.milliseconds / 1000 for row in found.rows}
     more = {"input_size": list(found.input_size)}
     return Record(
-        spec, values, seconds=time.time() - begun, about=environment(begun=begun, more=more)
+        spec, values, seconds=time.time() - begun, about=this_environment(begun=begun, more=more)
     )

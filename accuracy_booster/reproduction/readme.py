@@ -15,7 +15,7 @@ from accuracy_booster.reproduction.markdown import (
     markdown_table,
 )
 from accuracy_booster.reproduction.phrases import of_declared
-from accuracy_booster.reproduction.schedules import schedules
+from accuracy_booster.reproduction.schedules import schedule_sentences
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import NOT_RUN
 
@@ -47,9 +47,10 @@ def readme_block(shown: TableResult | None, findings: Findings, readme: Path, ou
     if min(ended) < max(ended):
         number = f"{min(ended)} to {number}"
     what = "repetitions" if shown.has_times else "seeds"
+    trained = " ".join(schedule_sentences(shown))
     measured = (
-        f"Measured: {shown.table.title}. {' '.join(schedules(shown))} {number} {what}; mean "
-        "± standard deviation, and differences within each of them."
+        f"Measured: {shown.table.title}. {trained} {number} {what}; mean ± standard deviation, and "
+        "differences within each of them."
     )
     run = {result.table.name for result in findings.tables}
     missing = [table.heading for table in TABLES.values() if table.name not in run]

@@ -14,12 +14,12 @@ from accuracy_booster.reproduction.comparing import TableResult
 from accuracy_booster.reproduction.figures import differences, histogram
 from accuracy_booster.reproduction.findings import Findings, compare
 from accuracy_booster.reproduction.html_page import write_html
-from accuracy_booster.reproduction.markdown import PICTURE, markdown, picture_of
+from accuracy_booster.reproduction.markdown import PICTURE, markdown_page, picture_of
 from accuracy_booster.reproduction.phrases import count
 from accuracy_booster.reproduction.plain_values import table_dict
 from accuracy_booster.reproduction.readme import readme_block, with_block
 from accuracy_booster.reproduction.result_files import Records
-from accuracy_booster.reproduction.sections import sections
+from accuracy_booster.reproduction.sections import all_sections
 
 FIRST = ("small", "short")  # the table and budget that the README shows, if it has differences
 
@@ -78,7 +78,7 @@ def write_report(
     """
     findings = compare(records)
     shown = _shown(findings)
-    parts = sections(findings, records)
+    parts = all_sections(findings, records)
     for path in filter(None, (output, html)):
         check_folder(path.parent)
     picture = output.with_name(PICTURE)
@@ -88,7 +88,7 @@ def write_report(
         else with_block(readme, readme_block(shown, findings, readme, output))
     )
     write(picture, differences(shown).encode() + b"\n")
-    write(output, markdown(parts, shown).encode("utf-8", "backslashreplace"))
+    write(output, markdown_page(parts, shown).encode("utf-8", "backslashreplace"))
     written = [output, picture]
     for part in parts:
         if part.weights is not None:

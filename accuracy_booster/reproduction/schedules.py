@@ -8,7 +8,7 @@ from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import GATES, MERGED, Row
 
 
-def schedules(result: TableResult) -> list[str]:
+def schedule_sentences(result: TableResult) -> list[str]:
     """One sentence for each schedule of the table, and one on rows with settings of their own."""
     if result.has_times:
         options = result.rows[0].spec.options

@@ -20,7 +20,7 @@ from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.specs import plan, spec_of
 from accuracy_booster.reproduction.table import Table
-from accuracy_booster.reproduction.table_section import table_section
+from accuracy_booster.reproduction.table_section import section_of
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.time_left import hours_left
 from accuracy_booster.reproduction.verdicts import rule
@@ -32,13 +32,13 @@ AT_HAND = (*BUILT_IN, None)  # data sets that are built in or downloaded; None: 
 NO_LAYOUT = (*BUILT_IN, "coco_tiny")  # data sets whose layout no reader of the page needs
 
 
-def sections(findings: Findings, records: Records) -> list[Section]:
+def all_sections(findings: Findings, records: Records) -> list[Section]:
     """All sections in their order. The first has no title."""
     return [
         _head(findings, records),
         *([_in_short(findings)] if findings.tables else []),
         Section("The rule", rule=rule().strip()),
-        *(table_section(result, findings) for result in findings.tables),
+        *(section_of(result, findings) for result in findings.tables),
         _not_run(records),
     ]
 

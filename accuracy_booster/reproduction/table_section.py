@@ -13,11 +13,11 @@ from accuracy_booster.reproduction.phrases import (
     one_line,
     ranges,
 )
-from accuracy_booster.reproduction.schedules import schedules
+from accuracy_booster.reproduction.schedules import schedule_sentences
 from accuracy_booster.reproduction.section import LayerWeights, Section
 
 
-def table_section(result: TableResult, findings: Findings) -> Section:
+def section_of(result: TableResult, findings: Findings) -> Section:
     """The section on a table at a budget."""
     table, weights = result.table, _weights(result, findings)
     header, rows = _without_empty_columns(*_table(result))
@@ -88,7 +88,7 @@ def _notes(result: TableResult) -> list[str]:
     number = " to ".join(map(str, dict.fromkeys((ended[0], ended[-1]))))
     what = count(table.seeds, "repetition" if result.has_times else "seed")
     notes = [
-        *schedules(result),
+        *schedule_sentences(result),
         f"Declared: {what} a row; ended: {number}, in {duration(result.hours)} of compute.",
     ]
     if len(result.machines) > 1:

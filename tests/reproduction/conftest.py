@@ -16,7 +16,7 @@ from accuracy_booster.reproduction.performing import perform
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread_in_processes() -> Iterator[None]:
-    """Processes that tests start have one thread, as this one, so that sums are rounded the same."""
+    """Processes that tests start have one thread, as this one: so sums are rounded the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield

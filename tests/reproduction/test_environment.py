@@ -19,7 +19,7 @@ def git(folder: Path, *words: str) -> None:
 def commit_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """The commit that a result would hold if the package were at this place."""
     monkeypatch.setattr(environment, "__file__", str(file))
-    return environment.environment(begun=0.0)["code"]["commit"]
+    return environment.this_environment(begun=0.0)["code"]["commit"]
 
 
 def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, monkeypatch):

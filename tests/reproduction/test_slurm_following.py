@@ -65,7 +65,8 @@ def test_a_signal_ends_the_following_and_not_the_job(made, tmp_path, monkeypatch
     here.work.mkdir()
     fake_squeue(tmp_path / "bin", {"7_0": "RUNNING"}, monkeypatch)
     slurm_jobs.write(here.work, {name: "7_0"})
-    with StopRequest("") as asked, pytest.raises(TrainingInterrupted, match="the jobs go on"):
-        asked.signal = 15
+    asked = StopRequest("")
+    asked.signal = 15
+    with pytest.raises(TrainingInterrupted, match="the jobs go on"):
         slurm_following.follow({name: "7_0"}, here, Worked(), asked)
     assert slurm_jobs.under_way(here.work) == {name: "7_0"}
