@@ -111,15 +111,6 @@ def test_import_is_cheap_and_needs_nothing_but_torch():
     assert out.stdout == "\n\n", "import accuracy_booster, or a block, imports more than torch"
 
 
-def test_help_imports_no_torch():
-    code = (
-        "import sys; from accuracy_booster.cli import main; main(['--help']);"
-        "print(*[m for m in ('torch', 'torchvision', 'matplotlib') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.splitlines()[-1] == ""
-
-
 def test_public_names_resolve_and_are_documented():
     for name in ab.__all__:
         value = getattr(ab, name)
