@@ -21,7 +21,7 @@ from accuracy_booster.models.create import is_model
 from accuracy_booster.models.pretrained import preprocessing_of, pretrained_preprocessing
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
-from accuracy_booster.training.engine import load_network
+from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
 
 IMAGENET = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]

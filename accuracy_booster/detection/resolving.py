@@ -16,9 +16,9 @@ from accuracy_booster.detection.loaders import DetectionData
 from accuracy_booster.models.create import is_model
 from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.progress import note
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import TrainConfig
 
 RUN_KINDS = (TrainConfig, DetectConfig)  # the configurations of runs that a detector may start from
 

@@ -12,8 +12,8 @@ from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
 from accuracy_booster.models import create_model
 from accuracy_booster.models.weights import GATES, Loaded, load_weights, read_weights
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.initial_weights import run_of, told
+from accuracy_booster.training.train_config import TrainConfig
 
 Tensors = Mapping[str, torch.Tensor]
 # the prefixes that a detector puts before the names of its classification network

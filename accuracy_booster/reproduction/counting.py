@@ -12,8 +12,7 @@ from itertools import combinations
 
 import torch
 
-from accuracy_booster.analysis import conventions
-from accuracy_booster.analysis.cost import Complexity, complexity
+from accuracy_booster.analysis import Complexity, complexity, conventions
 from accuracy_booster.models import create_model
 from accuracy_booster.progress import bars
 from accuracy_booster.reproduction.count_checks import (

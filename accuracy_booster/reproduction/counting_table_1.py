@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from accuracy_booster.analysis.cost import Complexity, complexity
+from accuracy_booster.analysis import Complexity, complexity
 from accuracy_booster.models import create_model
 from accuracy_booster.reproduction.count_checks import DIFFERENT, EQUAL, FAILS, HOLDS, Check
 from accuracy_booster.reproduction.printed_counts import TABLE_1, WEIGHTS, FormulaRow

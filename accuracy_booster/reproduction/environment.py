@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.analysis.measuring import processor
 from accuracy_booster.reproduction.specs import CODE_VERSION
 from accuracy_booster.version import __version__
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from accuracy_booster.reproduction.comparing import TableResult
 from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.sections import TITLE
+from accuracy_booster.tables import Table
 
 PICTURE = "gain.svg"  # the file with the picture of the shown table
 
@@ -27,7 +28,7 @@ def markdown_page(parts: Sequence[Section], shown: TableResult | None) -> str:
             blocks.append(f"![{alternative_text(shown)}]({PICTURE})")
         if part.weights is not None:
             blocks.append(f"![{escaped(str(part.weights))}]({picture_of(part)})")
-        blocks += [markdown_table(*part.table)] if part.table else []
+        blocks += [Table(*part.table).markdown(escaped)] if part.table else []
         blocks += [escaped(part.items_title)] if part.items_title else []
         blocks += ["\n".join(f"- {escaped(item)}" for item in part.items)] if part.items else []
     return "\n\n".join(blocks) + "\n"
@@ -37,13 +38,6 @@ def picture_of(part: Section) -> str:
     """The name of the file with the picture of a layer's weights."""
     assert part.picture is not None
     return f"weights-{part.picture.table.name}-{part.picture.budgets[0]}.svg"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; bars in cells are escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    cells = [[escaped(cell).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def escaped(text: str) -> str:

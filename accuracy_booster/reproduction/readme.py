@@ -12,12 +12,12 @@ from accuracy_booster.reproduction.markdown import (
     PICTURE,
     alternative_text,
     escaped,
-    markdown_table,
 )
 from accuracy_booster.reproduction.phrases import of_declared
 from accuracy_booster.reproduction.schedules import schedule_sentences
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import NOT_RUN
+from accuracy_booster.tables import Table
 
 BEGIN, END = "<!-- reproduction -->", "<!-- /reproduction -->"  # the marks around the block
 
@@ -57,7 +57,7 @@ def readme_block(shown: TableResult | None, findings: Findings, readme: Path, ou
     rest = f" Not run: {', '.join(missing)}." if missing else ""
     if not any("paper" in result.budgets for result in findings.tables):
         rest = f" No table was run with the budget paper, the standard schedule.{rest}"
-    lines = [f"![{alternative_text(shown)}]({picture})", markdown_table(header, rows)]
+    lines = [f"![{alternative_text(shown)}]({picture})", Table(header, rows).markdown(escaped)]
     return "\n\n".join([*lines, f"{escaped(measured + rest)} More: {link}."])
 
 

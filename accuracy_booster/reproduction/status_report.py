@@ -19,7 +19,7 @@ from accuracy_booster.reproduction.work_folder import epochs_ended, running
 from accuracy_booster.reproduction.work_list import missing_runs
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run_config import RunConfig
-from accuracy_booster.training.run_directory import CONFIG
+from accuracy_booster.training.run_files import CONFIG
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from accuracy_booster.reproduction.record import Record
 from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TRAINED
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:

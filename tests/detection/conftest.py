@@ -15,7 +15,7 @@ from support.trainings import make_data
 
 import accuracy_booster as ab
 from accuracy_booster import detection
-from accuracy_booster.training import TrainResult, trainer
+from accuracy_booster.training import TrainResult, run_to_end
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ class _Captured(Exception):
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """`start(data, **options)`: the trainer as it is before the first step."""
 
-    def fit(self: Any, *given: Any, **more: Any) -> None:
-        raise _Captured(self)
+    def fit(trainer: Any, *given: Any, **more: Any) -> None:
+        raise _Captured(trainer)
 
     def begin(data: Path, **more: Any) -> Any:
         number = len(list(tmp_path.glob("start*")))
         with monkeypatch.context() as patch:
-            patch.setattr(trainer.Trainer, "fit", fit)
+            patch.setattr(run_to_end, "fit", fit)
             with pytest.raises(_Captured) as caught:
                 detection.train(**options(data, tmp_path / f"start{number}", **more))
         return caught.value.args[0]

@@ -33,11 +33,11 @@ def test_two_processes(data, tmp_path, norms, batch_size):
     def work(rank):
         real = trainer.Trainer.measure
 
-        def measure(self, split):
-            if self.epoch + 1 == self.config.epochs and split == "test":
-                buffers = {k: v for k, v in self.plain.named_buffers() if "recalibrate" in k}
+        def measure(self, split, *rest):
+            if self.state.epoch + 1 == self.config.epochs and split == "test":
+                buffers = {k: v for k, v in self.network.named_buffers() if "recalibrate" in k}
                 torch.save(buffers, tmp_path / f"buffers{rank}")
-            return real(self, split)
+            return real(self, split, *rest)
 
         trainer.Trainer.measure = measure
         given = options(data, tmp_path / "run", norms=norms, batch_size=batch_size, epochs=1)
@@ -94,10 +94,10 @@ def test_new_gates_on_trained_weights(data, start, tmp_path, capsys):
     plain = start(data, **{**given, "block": "none"})
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        maps = [net.plain.eval().backbone(x) for net in (boosted, plain)]
+        maps = [net.network.eval().backbone(x) for net in (boosted, plain)]
     for name in maps[0]:
         torch.testing.assert_close(maps[0][name], maps[1][name])
-    buffers = dict(boosted.plain.named_buffers())
+    buffers = dict(boosted.network.named_buffers())
     means = [v for k, v in buffers.items() if "recalibrate" in k and k.endswith("running_mean")]
     assert len(means) == 4
     assert all(mean.abs().min() > 0 for mean in means)

@@ -23,7 +23,7 @@ def test_weights_of_torchvision(data, start, tmp_path, capsys):
     torch.save({f"module.{k}": v for k, v in other.state_dict().items()}, tmp_path / "w.pth")
     given = {**PYRAMID, "backbone": "torchvision/resnet18", "weights": str(tmp_path / "w.pth")}
     trainer = start(data, **given)
-    own, known = trainer.plain.state_dict(), other.state_dict()
+    own, known = trainer.network.state_dict(), other.state_dict()
     for name, tensor in own.items():
         if "recalibrate" in name or name.endswith("num_batches_tracked"):
             continue
@@ -42,7 +42,7 @@ def test_weights_of_a_detector_of_other_classes(trained, data, start, tmp_path):
     weights = load_file(trained.output / "model.safetensors")
     for where, kept in ((data, True), (renamed, False)):
         given = {"weights": str(trained.output), "backbone": None, "block": "ab"}
-        own = start(where, **given).plain.state_dict()
+        own = start(where, **given).network.state_dict()
         same = {name: torch.equal(own[name], weights[name]) for name in own}
         predictor = {n for n in same if n.startswith("roi_heads.box_predictor") and "weight" in n}
         assert {same[name] for name in predictor} == {kept}
