@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import accuracy_booster as ab
-from accuracy_booster.analysis.memory import peak
+from accuracy_booster.analysis.measuring import peak_memory
 from accuracy_booster.data import Data
 from accuracy_booster.data.batches import Loader, as_is, crop
 from accuracy_booster.data.images import TensorImages
@@ -146,7 +146,7 @@ def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     connection.send(first)
     while name := connection.recv():
         if name.startswith("peak "):
-            connection.send(peak(steps[name.removeprefix("peak ")], torch.device("cpu")))
+            connection.send(peak_memory(steps[name.removeprefix("peak ")], torch.device("cpu")))
             continue
         times = []
         for _ in range(given.steps):

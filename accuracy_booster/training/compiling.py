@@ -19,7 +19,7 @@ from torch import nn
 from accuracy_booster.fastpath import fuse, unfuse
 from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.surgery.attach import REPORT
+from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward
 
@@ -81,7 +81,7 @@ def fuses(step: StepToCompile, compile: bool) -> bool:
 
 def prepare_forward(step: StepToCompile, compile: bool, fused: bool) -> Forward:
     """The forward pass, compiled or not; the network is fused or unfused in place."""
-    if fused != (REPORT in step.network.__dict__):
+    if fused != (state_of(step.network).fast_path is not None):
         if fused:
             fuse(step.network, example=torch.zeros(1, *step.input_size))
         else:

@@ -15,7 +15,7 @@ from accuracy_booster.models import builder, classifier
 from accuracy_booster.models.heads import heads, outputs_of
 from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights, read_weights
 from accuracy_booster.progress import note
-from accuracy_booster.surgery.storage import read_save
+from accuracy_booster.surgery.saved_files import read_save
 from accuracy_booster.training.run_config import Config, RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import WEIGHTS

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import accuracy_booster as ab
 from accuracy_booster.blocks import TABLE
-from accuracy_booster.inspection.opening import inputs_of
+from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.models.preact_cifar import PreActResNet
 from accuracy_booster.pruning import pruned_channels, pruning_of
 from accuracy_booster.pruning.channels import CRITERIA, choose
