@@ -23,7 +23,7 @@ from accuracy_booster.cli import base, main
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
-from accuracy_booster.models.weights import read_weights
+from accuracy_booster.models.weight_files import read_weights
 from accuracy_booster.ops.precision import bf16_works
 from accuracy_booster.progress import printable
 from accuracy_booster.training import checkpoint

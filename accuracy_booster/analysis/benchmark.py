@@ -140,9 +140,7 @@ def _checked(
 
 def _create(model: str, block: str, size: tuple[int, ...]) -> nn.Module:
     channels, height, width = size
-    return create_model(
-        model, recipe=block, in_chans=channels, input_size=(channels, height, width)
-    )
+    return create_model(model, block=block, in_chans=channels, input_size=(channels, height, width))
 
 
 def _case(

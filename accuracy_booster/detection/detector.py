@@ -17,7 +17,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.blocks import recipe as as_recipe
-from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.anchors import anchor_generator
 from accuracy_booster.detection.choices import GATES, HEADS, NORMS
 from accuracy_booster.detection.freezing import LAYERS, Part, freeze, trained_parts
@@ -26,8 +26,8 @@ from accuracy_booster.detection.norms import Norms, batch_norms
 from accuracy_booster.detection.stages import Stages, find_stages
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models import builder, create_model
-from accuracy_booster.models.create import is_model
-from accuracy_booster.models.pretrained import preprocessing_of, pretrained_preprocessing
+from accuracy_booster.models.preprocessing import preprocessing_of, pretrained_preprocessing
+from accuracy_booster.models.registry import is_model
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.training.engine import load_network

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks.layers import small_batches_allowed
-from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.detection.config import LR_PER_IMAGE, PLACES, DetectConfig
 from accuracy_booster.detection.detector import faster_rcnn
@@ -25,7 +25,7 @@ from accuracy_booster.detection.measuring import measure
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.detection.norms import estimate_gate_norms
 from accuracy_booster.detection.weights import start_from_weights
-from accuracy_booster.models.pretrained import pretrained_preprocessing
+from accuracy_booster.models.preprocessing import pretrained_preprocessing
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
 from accuracy_booster.training import engine

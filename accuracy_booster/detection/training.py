@@ -10,7 +10,7 @@ from torch import nn
 
 from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.task import KINDS, Detection, build
-from accuracy_booster.models.create import is_model
+from accuracy_booster.models.registry import is_model
 from accuracy_booster.training.initial_weights import run_of
 from accuracy_booster.training.run_directory import WEIGHTS, Run
 from accuracy_booster.training.train_and_resume import TrainResult, begin, go_on

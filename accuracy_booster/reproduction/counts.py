@@ -162,7 +162,7 @@ def _parse(printed: str) -> tuple[Decimal, Decimal]:
 @cache
 def _cost(model: str, block: str, size: tuple[int, int, int], classes: int) -> Complexity:
     with torch.device("meta"):
-        network = create_model(model, recipe=block, num_classes=classes, input_size=size)
+        network = create_model(model, block=block, num_classes=classes, input_size=size)
         return complexity(network, size)
 
 
@@ -270,7 +270,7 @@ def _lowest_rtm() -> Iterator[Check]:
             totals = {}
             for row in TABLE_1:
                 with torch.device("meta"):
-                    network = create_model("resnet50v1", recipe=row.block)
+                    network = create_model("resnet50v1", block=row.block)
                     blocks = complexity(network, size, batch_size=batch).blocks
                 totals[row.label] = sum(getattr(block, attribute) for block in blocks)
             lowest = min(totals, key=lambda label: totals[label])

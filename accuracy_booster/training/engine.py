@@ -18,7 +18,7 @@ from accuracy_booster.data import Data, load_data, sources
 from accuracy_booster.files import pack
 from accuracy_booster.models import builder, create_model
 from accuracy_booster.models.heads import heads
-from accuracy_booster.models.pretrained import pretrained_preprocessing
+from accuracy_booster.models.preprocessing import pretrained_preprocessing
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import ATTRIBUTE, added_parameters, attached
@@ -137,7 +137,7 @@ def open_data_anew(config: TrainConfig) -> Data:
 def place_data(config: TrainConfig) -> TrainConfig:
     """The configuration with absolute paths of its data, which name them from everywhere."""
     root = config.data_dir and os.path.abspath(Path(config.data_dir).expanduser())
-    return config.change({"data": sources.place(config.data), "data_dir": root})
+    return config.change({"data": sources.full_name(config.data), "data_dir": root})
 
 
 def check_names(config: RunConfig) -> None:
@@ -188,7 +188,7 @@ def build_network(
     """The network of a resolved configuration, in its memory format, fresh or pretrained."""
     network = create_model(
         config.model,
-        recipe=config.block,
+        block=config.block,
         init="identity" if config.block != "none" and config.init == "identity" else "paper",
         where=where,
         pretrained=pretrained,

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.data.batches import Batch, Loader, worker_faults
+from accuracy_booster.data.batches import Batch, Loader
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.training.network_outputs import split_outputs

@@ -13,7 +13,7 @@ from torch import nn
 from accuracy_booster.data import Data, class_names, sources
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.errors import TrainingStopped, unknown
-from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
+from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
 from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
@@ -70,7 +70,7 @@ class Opened:
             )
         if self.knows_classes:
             return None
-        return class_names.places(self.data.classes, outputs, self.data.name)
+        return class_names.outputs_of(self.data.classes, outputs, self.data.name)
 
 
 def check_readable(unreadable: Sequence[str], bad_images: int) -> None:
@@ -119,7 +119,7 @@ def open_measured(
         run, config = Run.open(Path(model))
         network, classes = load_network(run, config), run.info["classes"]
         more["hold_out"] = run.hold_out
-        own_data = data is None or sources.place(str(data)) == sources.place(config.data)
+        own_data = data is None or sources.full_name(str(data)) == sources.full_name(config.data)
         if data is None:
             check_place(run.path, config.data)
         elif not own_data:  # other data: their columns have other names

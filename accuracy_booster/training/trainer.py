@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.random_streams import mix
-from accuracy_booster.data.workers import worker_faults
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.signals import StopRequest

@@ -119,7 +119,7 @@ def test_compare_refuses_before_it_trains(tmp_path):
     ],
 )
 def test_complexity(model, recipe, macs):
-    network = ab.create_model(model, recipe=recipe, num_classes=100)
+    network = ab.create_model(model, block=recipe, num_classes=100)
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     cost = ab.complexity(network, (3, 32, 32))

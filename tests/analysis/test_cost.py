@@ -28,7 +28,7 @@ R = 16  # SE's reduction
 
 def on_meta(name: str, recipe: str | None = None, **options) -> nn.Module:
     with torch.device("meta"):
-        return ab.create_model(name, recipe=recipe, **options)
+        return ab.create_model(name, block=recipe, **options)
 
 
 def one_block(recipe: str, channels: int, batch: int = 1) -> ab.Complexity:
@@ -382,7 +382,7 @@ def state(model: nn.Module) -> tuple:
 
 @pytest.mark.parametrize("size", [(3, 16, 16), (1, 16, 16)], ids=["counted", "refused"])
 def test_nothing_of_the_model_changes(size):
-    model = ab.create_model("resnet8", recipe="cbam").train()
+    model = ab.create_model("resnet8", block="cbam").train()
     model.fc = nn.Sequential(nn.Dropout(0.5), model.fc)
     model.layer2.eval()
     before = state(model)
@@ -417,7 +417,7 @@ def test_a_network_with_real_weights_costs_what_it_does_on_meta(name, recipe, op
     for device in ("cpu", "meta"):
         with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # networks that have attention modules
-            model = ab.create_model(name, recipe=recipe, **options)
+            model = ab.create_model(name, block=recipe, **options)
             costs.append(ab.complexity(model, size, batch_size=3).to_dict())
     assert costs[0] == costs[1]
 
@@ -453,7 +453,7 @@ def test_attention_counts_the_same_whatever_kernel_the_device_takes(name):
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_mode_makes_no_difference(around):
-    model = ab.create_model("resnet8", recipe="se")
+    model = ab.create_model("resnet8", block="se")
     with around():
         cost = ab.complexity(model)
     assert cost.to_dict() == ab.complexity(model).to_dict()

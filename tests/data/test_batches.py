@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from accuracy_booster.data import load_data
-from accuracy_booster.data.batches import IMAGE, LEFT, MIRROR, ORDER, TOP, TRIES, Crop, Loader
+from accuracy_booster.data.augmentation import Crop
+from accuracy_booster.data.batches import TRIES, Loader
+from accuracy_booster.data.random_streams import IMAGE, LEFT, MIRROR, ORDER, TOP
 from accuracy_booster.data.images import Images, TensorImages, UnreadableImage
 from accuracy_booster.data.random_streams import integers, mix
 

@@ -24,10 +24,12 @@ from PIL import Image
 
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, transforms, workers
-from accuracy_booster.data.batches import Loader, worker_faults
+from accuracy_booster.data.batches import Loader
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.data.choices import AUGMENTS, CROP_MODES
-from accuracy_booster.data.images import EncodedImages, Images, ReadPath, UnreadableImage
-from accuracy_booster.data.transforms import TooManyPixels
+from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
+from accuracy_booster.data.images import Images, UnreadableImage
+from accuracy_booster.data.images import TooManyPixels
 from accuracy_booster.errors import TrainingStopped
 
 TRAIN = ("train", "--model", "resnet8", "--device", "cpu", "--epochs", "1", "--batch_size", "4")

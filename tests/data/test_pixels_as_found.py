@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.data import load_data
-from accuracy_booster.data.images import to_rgb
-from accuracy_booster.data.transforms import CentreCrop, eval_transform, train_transform
-from accuracy_booster.models.pretrained import pretrained_preprocessing
+from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.data.augmentation import train_transform
+from accuracy_booster.data.transforms import CentreCrop, eval_transform
+from accuracy_booster.models.preprocessing import pretrained_preprocessing
 
 
 def hwc(image: torch.Tensor) -> np.ndarray:

@@ -131,7 +131,7 @@ _made = {}
 
 def network_of_18(block=None):
     if block not in _made:
-        _made[block] = ab.create_model("torchvision/resnet18", recipe=block)
+        _made[block] = ab.create_model("torchvision/resnet18", block=block)
     return _made[block]
 
 
@@ -539,7 +539,7 @@ class Flat(nn.Module):
         (3, {}, "must be a network's name"),
         ("torchvision/squeezenet1_1", {"block": "ab"}, "where="),
         (ab.create_model("resnet8", in_chans=1), {}, "1 channels"),
-        (ab.create_model("resnet8", recipe="se"), {"block": "ab"}, "has gates of"),
+        (ab.create_model("resnet8", block="se"), {"block": "ab"}, "has gates of"),
         (nn.DataParallel(Flat()), {}, "model.module"),
     ],
 )

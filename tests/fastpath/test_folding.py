@@ -92,7 +92,7 @@ def network(name="resnet8", recipe="ab", **options):
             ab.boost(model, recipe, example=torch.zeros(1, 3, side, side), **options)
     else:
         model = ab.create_model(
-            name, recipe=recipe, num_classes=5, input_size=(3, side, side), **options
+            name, block=recipe, num_classes=5, input_size=(3, side, side), **options
         )
     return randomise(model).double()
 
@@ -687,7 +687,7 @@ def test_the_gate_is_known_from_fewer_numbers():
 @pytest.mark.parametrize("recipe", ["ab", "se"])
 def test_a_network_where_every_convolution_has_a_gate(recipe, form):
     model = ab.create_model(
-        "resnet8", recipe=recipe, where="conv", num_classes=5, input_size=(3, 12, 12)
+        "resnet8", block=recipe, where="conv", num_classes=5, input_size=(3, 12, 12)
     )
     model, x = randomise(model).double(), images()
     folded = ab.fold(model, example=x[:1])

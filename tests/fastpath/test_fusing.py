@@ -77,7 +77,7 @@ def network(name="resnet8", recipe="ab", **options):
     side = NETWORKS[name][0]
     size = (3, side, side)
     return randomise(
-        ab.create_model(name, recipe=recipe, num_classes=5, input_size=size, **options)
+        ab.create_model(name, block=recipe, num_classes=5, input_size=size, **options)
     )
 
 

@@ -75,7 +75,7 @@ def randomise(model):
 def network(name="resnet8", recipe="ab", **options):
     side = NETWORKS.get(name, (32,))[0]
     model = ab.create_model(
-        name, recipe=recipe, num_classes=5, input_size=(3, side, side), **options
+        name, block=recipe, num_classes=5, input_size=(3, side, side), **options
     )
     return randomise(model).double()
 
@@ -578,7 +578,7 @@ def test_disabled_gates_and_maps_of_another_layout():
 
 def test_an_attention_module_that_was_replaced():
     model = ab.create_model(
-        "timm/seresnet18", recipe="ab", where="attention", num_classes=5, input_size=(3, 32, 32)
+        "timm/seresnet18", block="ab", where="attention", num_classes=5, input_size=(3, 32, 32)
     )
     model, x = randomise(model).double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with pytest.warns(UserWarning, match=r"and \d more \(no weight of a Replaced"):
@@ -665,7 +665,7 @@ class Found(dict):
 
 
 def test_gates_of_another_network_are_told():
-    net = ab.create_model("resnet8", recipe="ab").eval()
+    net = ab.create_model("resnet8", block="ab").eval()
     one = {"layer1.0.bn2": torch.full((16,), 0.5)}
     with pytest.warns(UserWarning, match=r"not merged.*layer2.0.bn2.*has no constants"):
         merged = ab.merge(net, Found(one))

@@ -184,7 +184,7 @@ def test_shufflenet_equals_pytorchcv(groups, training, monkeypatch):
 
 def test_shufflenet_has_16_gates_on_the_branches():
     model = on_meta("shufflenet_g3")
-    gates = attached(on_meta("shufflenet_g3", recipe="ab"))
+    gates = attached(on_meta("shufflenet_g3", block="ab"))
     channels = [gate.channels for gate in gates.values()]
     assert list(gates) == model.recalibration_sites
     assert channels == [216, *[240] * 3, 240, *[480] * 7, 480, *[960] * 3]  # C_out - C_in first
@@ -225,7 +225,7 @@ def test_a_shuffle_unit_is_its_shortcut_where_its_site_gives_zero():
     ],
 )
 def test_each_residual_block_has_a_gate_on_its_last_norm(name, count, last):
-    gates = attached(on_meta(name, recipe="ab"))
+    gates = attached(on_meta(name, block="ab"))
     assert len(gates) == count
     assert {site.rpartition(".")[2] for site in gates} == {last}
 
@@ -236,7 +236,7 @@ QUICK = ["resnet18", "wrn18_2", "shufflenet_g3"]
 @pytest.mark.parametrize("name", QUICK)
 def test_a_boosted_network_has_a_gradient_on_every_parameter(name):
     torch.manual_seed(0)
-    model = ab.create_model(name, recipe="ab_plus", num_classes=3)
+    model = ab.create_model(name, block="ab_plus", num_classes=3)
     F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0])).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -259,7 +259,7 @@ def test_identity_keeps_the_output_bit_for_bit(name, training):
 @pytest.mark.parametrize("name", [*QUICK, "resnet50v1"])
 @pytest.mark.parametrize("recipe", [None, "ab"])
 def test_num_classes_and_in_chans(name, recipe):
-    model = on_meta(name, recipe=recipe, num_classes=7, in_chans=1).eval()
+    model = on_meta(name, block=recipe, num_classes=7, in_chans=1).eval()
     assert model(torch.empty(2, 1, 32, 32, device="meta")).shape == (2, 7)
     assert model.default_cfg["input_size"] == (1, 224, 224)
     with pytest.raises(RuntimeError):
@@ -271,7 +271,7 @@ def test_num_classes_and_in_chans(name, recipe):
     [("resnet18", 512), ("resnet50v1", 2048), ("wrn18_2", 1024), ("shufflenet_g3", 960)],
 )
 def test_num_classes_0_gives_features(name, features):
-    model = on_meta(name, recipe="ab", num_classes=0).eval()
+    model = on_meta(name, block="ab", num_classes=0).eval()
     assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, features)
 
 
@@ -316,7 +316,7 @@ def load(name: str, trained: tuple[nn.Module, Path], monkeypatch, tmp_path, **op
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "torchvision/resnet18"])
-@pytest.mark.parametrize("boosted", [{}, {"recipe": "ab", "init": "identity"}])
+@pytest.mark.parametrize("boosted", [{}, {"block": "ab", "init": "identity"}])
 def test_pretrained_weights_are_loaded(name, boosted, trained, monkeypatch, tmp_path):
     model = load(name, trained, monkeypatch, tmp_path, **boosted)
     assert len(attached(model)) == (8 if boosted else 0)

@@ -113,7 +113,7 @@ def test_resnet164v1_fits_table_15_once_its_biases_are_counted():
     ],
 )
 def test_boosted_resnet164v1_has_the_parameters_of_table_15(recipe, printed):
-    model = on_meta("resnet164v1", recipe=recipe, num_classes=100)
+    model = on_meta("resnet164v1", block=recipe, num_classes=100)
     groups = {"ab": None, "ab_plus": 1}.get(recipe) or int(recipe.partition("_g")[2] or 0)
     squares, channels = 1_548_288, 8_064  # sums of C^2 and C over the 54 blocks
     weights = squares // groups if groups else channels
@@ -292,13 +292,13 @@ def test_modules_are_registered_in_the_order_of_execution(name):
 @pytest.mark.parametrize("recipe", ["ab", "se", "design_o"])
 @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
 def test_modules_of_a_boosted_network_too(name, recipe):
-    registered, run = order(ab.create_model(name, recipe=recipe), torch.zeros(1, 3, 8, 8))
+    registered, run = order(ab.create_model(name, block=recipe), torch.zeros(1, 3, 8, 8))
     assert run == registered
 
 
 def test_a_boosted_network_runs_on_the_meta_device():
     """Where large networks are counted without memory."""
-    model = on_meta("resnet8", recipe="ab").eval()
+    model = on_meta("resnet8", block="ab").eval()
     assert model(torch.empty(1, 3, 8, 8, device="meta")).shape == (1, 10)
 
 
@@ -319,7 +319,7 @@ def test_recalibration_sites_are_counted_and_named(name, count, last):
     sites = model.recalibration_sites
     assert len(sites) == len(set(sites)) == count
     assert {site.rpartition(".")[2] for site in sites} == {last}
-    gates = attached(on_meta(name, recipe="ab"))
+    gates = attached(on_meta(name, block="ab"))
     assert list(gates) == sites
 
 
@@ -376,7 +376,7 @@ def test_base_weights_are_the_same_with_and_without_gates(name, recipe):
     torch.manual_seed(3)
     plain = ab.create_model(name).state_dict()
     torch.manual_seed(3)
-    boosted = ab.create_model(name, recipe=recipe).state_dict()
+    boosted = ab.create_model(name, block=recipe).state_dict()
     assert [key for key in boosted if ".recalibrate." not in key] == list(plain)
     for key, value in plain.items():
         assert torch.equal(value, boosted[key]), key
@@ -388,7 +388,7 @@ def test_base_weights_are_the_same_with_and_without_gates(name, recipe):
 
 def test_recipe_none_is_the_plain_network():
     for recipe in (None, "none"):
-        model = ab.create_model("resnet8", recipe=recipe)
+        model = ab.create_model("resnet8", block=recipe)
         assert not attached(model)
         assert not any("recalibrate" in name for name, _ in model.named_modules())
 
@@ -396,7 +396,7 @@ def test_recipe_none_is_the_plain_network():
 def test_a_parsed_recipe_and_its_text_make_the_same_network():
     text = "gap | dense(groups=4) | bn | sigmoid"
     keys = [
-        list(ab.create_model("resnet8", recipe=recipe).state_dict())
+        list(ab.create_model("resnet8", block=recipe).state_dict())
         for recipe in ("ab_g4", text, ab.recipe(text))
     ]
     assert keys[0] == keys[1] == keys[2]
@@ -412,7 +412,7 @@ def test_in_chans_and_num_classes(name, chans):
 
 
 def test_in_chans_with_a_recipe():
-    model = ab.create_model("resnet8", recipe="ab", in_chans=1, num_classes=4)
+    model = ab.create_model("resnet8", block="ab", in_chans=1, num_classes=4)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
 
 
@@ -430,9 +430,9 @@ def test_which_recipes_need_the_spatial_size():
 @pytest.mark.parametrize("recipe", sorted(SPATIAL))
 def test_recipes_of_one_size_ask_for_it_and_work_with_it(recipe):
     with pytest.raises(ValueError, match="input_size"):
-        ab.create_model("resnet8", recipe=recipe)
+        ab.create_model("resnet8", block=recipe)
     for height, width in ((16, 16), (8, 20), (9, 13)):
-        model = ab.create_model("resnet8", recipe=recipe, input_size=(3, height, width))
+        model = ab.create_model("resnet8", block=recipe, input_size=(3, height, width))
         sizes = [gate.spatial_size for gate in attached(model).values()]
         halves = [(-(-height // k), -(-width // k)) for k in (1, 2, 4)]
         assert sizes == halves
@@ -468,12 +468,12 @@ def test_unknown_names_give_the_nearest(name, nearest):
         (lambda: ab.create_model("wrn4_1"), r"depth=4 .*6n \+ 4"),
         (lambda: ab.create_model("wrn10_0"), "width=0"),
         (lambda: ab.create_model("resnet8", num_classes=-1), "num_classes=-1"),
-        (lambda: ab.create_model("resnet8", recipe="sa"), "sa.*nearest.*se"),
-        (lambda: ab.create_model("resnet8", recipe="gap | dens | sigmoid"), "position 6.*dense"),
-        (lambda: ab.create_model("resnet8", recipe="ab_g3"), "layer1.0.bn2.*groups=3.*16"),
-        (lambda: ab.create_model("resnet8", recipe="ab", input_size=(1, 8, 8)), "in_chans = 3"),
-        (lambda: ab.create_model("resnet8", recipe="ab", input_size=(3, 8)), r"\(C, H, W\)"),
-        (lambda: ab.create_model("resnet8", recipe="ab", input_size=(3, 0, 0)), "each >= 1"),
+        (lambda: ab.create_model("resnet8", block="sa"), "sa.*nearest.*se"),
+        (lambda: ab.create_model("resnet8", block="gap | dens | sigmoid"), "position 6.*dense"),
+        (lambda: ab.create_model("resnet8", block="ab_g3"), "layer1.0.bn2.*groups=3.*16"),
+        (lambda: ab.create_model("resnet8", block="ab", input_size=(1, 8, 8)), "in_chans = 3"),
+        (lambda: ab.create_model("resnet8", block="ab", input_size=(3, 8)), r"\(C, H, W\)"),
+        (lambda: ab.create_model("resnet8", block="ab", input_size=(3, 0, 0)), "each >= 1"),
     ],
 )
 def test_bad_arguments_get_one_line(make, message):
@@ -513,7 +513,7 @@ def test_head_and_features_follow_timm(name):
 
 @pytest.mark.parametrize("recipe", [None, "ab"])
 def test_num_classes_0_gives_features(recipe):
-    model = ab.create_model("resnet8", recipe=recipe, num_classes=0)
+    model = ab.create_model("resnet8", block=recipe, num_classes=0)
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 64)
 
 
@@ -548,7 +548,7 @@ def test_list_models_lists_the_papers_networks():
 @pytest.mark.parametrize("name", [n for n in ab.list_models() if not re.match("wrn2._10", n)])
 def test_forward_and_backward_reach_every_parameter(name, recipe):
     torch.manual_seed(0)
-    model = ab.create_model(name, recipe=recipe, num_classes=3)
+    model = ab.create_model(name, block=recipe, num_classes=3)
     x = torch.randn(4, 3, 8, 8)
     F.cross_entropy(model(x), torch.tensor([0, 1, 2, 0])).backward()
     for parameter_name, parameter in model.named_parameters():

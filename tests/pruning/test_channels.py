@@ -89,7 +89,7 @@ def network(name="resnet8", recipe="ab"):
         if recipe != "none":
             ab.boost(model, recipe, example=torch.zeros(1, *size))
     else:
-        model = ab.create_model(name, recipe=recipe, num_classes=5, input_size=size)
+        model = ab.create_model(name, block=recipe, num_classes=5, input_size=size)
     return randomise(model)
 
 

@@ -193,7 +193,7 @@ def test_a_note_names_the_convention_that_would_give_a_number(everything):
     name = re.match(r"(mac[+\w]*) gives it", check.note)[1]
     with torch.device("meta"):
         size = (3, 224, 224)
-        model = ab.create_model("resnext101_32x4d", recipe="ge_theta_plus", input_size=size)
+        model = ab.create_model("resnext101_32x4d", block="ge_theta_plus", input_size=size)
         assert verdict("8.02G", ab.complexity(model, size, convention=name).macs) != DIFFERENT
 
 
@@ -302,7 +302,7 @@ def test_complexity_as_json(capsys):
     rows = json.loads(out)["rows"]
     assert [row["block"] for row in rows] == ["none", "ab", "se"]
     for row in rows:
-        cost = ab.complexity(ab.create_model("resnet20", recipe=row.pop("block")))
+        cost = ab.complexity(ab.create_model("resnet20", block=row.pop("block")))
         assert row == json.loads(json.dumps(cost.to_dict()))
     assert rows[0]["depth"] == 0
     assert rows[1]["block_weights"] == 3 * (16 + 32 + 64)

@@ -17,7 +17,8 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.models import classifier
 from accuracy_booster.models.heads import heads
-from accuracy_booster.models.weights import load_weights, read_weights
+from accuracy_booster.models.weight_files import read_weights
+from accuracy_booster.models.weights import load_weights
 from accuracy_booster.training import (
     engine,
     resolve,
@@ -280,7 +281,7 @@ def test_heads_are_those_that_timm_names_and_no_layer_of_as_many_outputs():
     # a hidden layer that happens to give as many values as there are classes is no head
     plain = nn.Sequential(nn.Sequential(nn.Linear(4, 6)), nn.Linear(6, 6))
     assert list(heads(plain)) == ["1"]
-    boosted = ab.create_model("resnet8", recipe="se", num_classes=64)
+    boosted = ab.create_model("resnet8", block="se", num_classes=64)
     assert list(heads(boosted)) == ["fc"]
 
 
@@ -455,7 +456,7 @@ def test_random_weights_start_as_in_the_paper(folder, tmp_path, monkeypatch):
     config, network = begun(folder, tmp_path, monkeypatch)
     assert config.init == "paper"
     torch.manual_seed(0)
-    expected = ab.create_model("resnet8", recipe="ab", init="paper", num_classes=3)
+    expected = ab.create_model("resnet8", block="ab", init="paper", num_classes=3)
     assert torch.equal(logits_of(network), logits_of(expected))
 
 
@@ -615,7 +616,7 @@ def test_files_that_are_no_weights_are_told_and_run_no_code(trained, tmp_path, m
 
 def test_weights_of_another_network_are_told(trained, tmp_path, folder):
     state = trained[0].state_dict()
-    boosted = ab.create_model("resnet8", recipe="ab", num_classes=3)
+    boosted = ab.create_model("resnet8", block="ab", num_classes=3)
     cases = [
         ("resnet8", {n: t for n, t in state.items() if n != "conv1.weight"}, "1 are missing"),
         ("resnet8", state | {"more.weight": torch.ones(1)}, "1 fit nothing .*'more.weight'"),
