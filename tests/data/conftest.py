@@ -1,4 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
+"""Fixtures that several files of data tests use."""
 
 # N batch, C channels, H W space
 

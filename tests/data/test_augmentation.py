@@ -1,4 +1,4 @@
-"""Random crops and mirroring against a slow reference, for one image and for batches in memory."""
+"""Random crops and mirroring against a slow reference, of one image and of a batch."""
 
 # N batch, C channels, H W space
 

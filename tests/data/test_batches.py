@@ -1,8 +1,6 @@
-"""Batches as a function of (seed, epoch, place): order, augmentation, shares, unreadable images."""
+"""Batches depend on seed, epoch and position alone; unreadable images are replaced."""
 
 import re
-
-# N batch, C channels, H W space
 import warnings
 from collections import Counter
 

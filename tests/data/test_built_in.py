@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""The digits are scikit-learn's, and CIFAR is read as torchvision downloads it."""
 
 from __future__ import annotations
 

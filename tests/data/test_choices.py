@@ -1,6 +1,4 @@
-"""Data as they lie on people's disks: leftovers, links, file kinds, splits, labels, class names."""
-
-# N batch, C channels, H W space
+"""The choices of data settings are in the commands' help."""
 
 from __future__ import annotations
 

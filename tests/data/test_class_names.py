@@ -1,6 +1,4 @@
-"""Data as they lie on people's disks: leftovers, links, file kinds, splits, labels, class names."""
-
-# N batch, C channels, H W space
+"""Outputs of a network are found by the names of the classes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""All splits number their classes alike, and as a network expects."""
 
 from __future__ import annotations
 

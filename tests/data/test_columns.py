@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Columns of Parquet files: which hold images and labels, and what labels mean."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""An opened data set is seeded anew, and says whether it can train."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What befalls the loading of images: a line that says so, and no wait for ever."""
-
-# N batch, C channels, H W space
+"""Images that cannot be decoded are named in one line; no other program is run."""
 
 from __future__ import annotations
 

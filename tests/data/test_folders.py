@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Class folders as they lie on people's disks: classes, splits, what is left out."""
 
 from __future__ import annotations
 

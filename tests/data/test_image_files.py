@@ -1,4 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
+"""Which files and folders count: leftovers, links, pipes, and kinds of files."""
 
 # N batch, C channels, H W space
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""`load_data`: image sizes, bad options, a pretrained network's input, pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
+"""Mean and standard deviation of the pixels, and the normalised input."""
 
 # N batch, C channels, H W space
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Directories of Parquet files in the layouts that libraries write, and damaged ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Pixels as a viewer shows them: orientation, colour modes, transparency, 16 bits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Which images are kept in memory, and what is said of those that cannot be read."""
 
 from __future__ import annotations
 

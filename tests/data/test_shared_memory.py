@@ -1,6 +1,4 @@
-"""What befalls the loading of images: a line that says so, and no wait for ever."""
-
-# N batch, C channels, H W space
+"""A lack of shared memory is told in time."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""What a name or a path means, and the nearest name for one that means nothing."""
 
 from __future__ import annotations
 

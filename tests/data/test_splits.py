@@ -1,4 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
+"""The test split: the data set's own, its validation split, or a held-out share."""
 
 # N batch, C channels, H W space
 

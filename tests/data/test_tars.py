@@ -1,6 +1,4 @@
-"""Parquet as Hugging Face, pandas, Polars and Spark write it: column types, labels, shards."""
-
-# N batch, C channels, H W space
+"""Tar files: leftovers of macOS, links, and files that are cut."""
 
 from __future__ import annotations
 

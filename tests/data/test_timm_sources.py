@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face, pandas, Polars and Spark write it: column types, labels, shards."""
+"""Data sets of timm's: by name, streams, and missing labels."""
 
 # N batch, C channels, H W space
 

@@ -1,6 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
-
-# N batch, C channels, H W space
+"""Resizing and centre crops against Pillow and timm, and bounds on memory."""
 
 from __future__ import annotations
 

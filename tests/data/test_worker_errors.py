@@ -1,6 +1,4 @@
-"""What befalls the loading of images: a line that says so, and no wait for ever."""
-
-# N batch, C channels, H W space
+"""An error of a process that loads images is told in one line."""
 
 from __future__ import annotations
 
@@ -9,11 +7,8 @@ import signal
 import time
 
 import pytest
-from support.datasets import (
-    children,
-    loader,
-    sentence,
-)
+from support.datasets import sentence
+from support.loading import children, loader
 
 from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.errors import TrainingStopped

@@ -1,6 +1,4 @@
-"""What befalls the loading of images: a line that says so, and no wait for ever."""
-
-# N batch, C channels, H W space
+"""Processes that load images and die, stop or hang end the training in time."""
 
 from __future__ import annotations
 
@@ -14,12 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.datasets import (
-    children,
-    grey,
-    loader,
-    sentence,
-)
+from support.datasets import sentence
+from support.loading import children, grey, loader
 
 from accuracy_booster.data import workers
 from accuracy_booster.errors import TrainingStopped

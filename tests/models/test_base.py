@@ -1,6 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
-
-# N batch, C channels, H W space
+"""What all networks of ours have in common: order of modules, sites, heads, input sizes."""
 
 from __future__ import annotations
 

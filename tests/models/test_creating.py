@@ -1,4 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
+"""`create_model`: blocks, classes, channels, and one line for bad arguments."""
 
 # N batch, C channels, H W space
 

@@ -1,6 +1,4 @@
-"""The paper's ImageNet networks against its counts, torchvision's and pytorchcv's networks."""
-
-# N batch, C channels, H W space
+"""Weights from the cache of the Hugging Face hub, when the hub cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The paper's ImageNet networks against its counts, torchvision's and pytorchcv's networks."""
-
-# N batch, C channels, H W space
+"""Networks of timm and torchvision, with weights that lie on this disk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
-
-# N batch, C channels, H W space
+"""ResNet-164 and wide ResNets against the paper's counts and pytorchcv's networks."""
 
 from __future__ import annotations
 

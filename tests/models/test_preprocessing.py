@@ -1,6 +1,4 @@
-"""Pixels as a viewer shows them, sizes that no one expects, pretrained networks' own input."""
-
-# N batch, C channels, H W space
+"""A pretrained network gets the images that it was trained on."""
 
 from __future__ import annotations
 

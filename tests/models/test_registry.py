@@ -1,4 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
+"""Names of networks, and every registered network forward and backward."""
 
 # N batch, C channels, H W space
 

@@ -1,6 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
-
-# N batch, C channels, H W space
+"""ResNets for CIFAR against a functional one, and a public checkpoint."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The paper's ImageNet networks against its counts, torchvision's and pytorchcv's networks."""
-
-# N batch, C channels, H W space
+"""ResNets for ImageNet against the paper's counts and torchvision's networks."""
 
 from __future__ import annotations
 

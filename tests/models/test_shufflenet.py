@@ -1,6 +1,4 @@
-"""The paper's ImageNet networks against its counts, torchvision's and pytorchcv's networks."""
-
-# N batch, C channels, H W space
+"""ShuffleNet against pytorchcv's, and its sites."""
 
 from __future__ import annotations
 

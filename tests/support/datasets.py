@@ -1,4 +1,4 @@
-"""Every way into data - built-in names, folders, Parquet - against pixels known beforehand."""
+"""Helpers of the data tests: pixels of a data set, small images, and errors of one line."""
 
 # N batch, C channels, H W space
 
@@ -9,7 +9,6 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -19,9 +18,7 @@ from accuracy_booster.data import (
     Data,
     load_data,
 )
-from accuracy_booster.data.batches import Loader
-from accuracy_booster.data.images import Images, TensorImages
-from accuracy_booster.data.transforms import unchanged
+from accuracy_booster.data.images import TensorImages
 
 
 @contextmanager
@@ -136,28 +133,6 @@ def only_image(data, split: str = "test") -> np.ndarray:
 
 
 TRAIN = ("train", "--model", "resnet8", "--device", "cpu", "--epochs", "1", "--batch_size", "4")
-
-
-class Made(Images):
-    """Images that are made by a function of their number."""
-
-    def __init__(self, make, count=64):
-        self.make, self.labels = make, torch.zeros(count, dtype=torch.int64)
-
-    def __getitem__(self, index):
-        return self.make(index), 0
-
-
-def grey(index):
-    return torch.full((3, 8, 8), index, dtype=torch.uint8)
-
-
-def loader(make=grey, number=2, **options):
-    return Loader(Made(make), unchanged, 4, shuffled=False, workers=number, **options)
-
-
-def children() -> set[int]:
-    return {p.pid for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE}
 
 
 def run(*words, capsys) -> str:

@@ -1,4 +1,4 @@
-"""The networks against the papers' counts, other libraries' networks and a public checkpoint."""
+"""Helpers of the models' tests: networks without memory, random weights, images, counts."""
 
 # N batch, C channels, H W space
 
