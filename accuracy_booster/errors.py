@@ -1,4 +1,7 @@
-"""Errors that a user can act on: the value, the rule and the remedy, in one line."""
+"""Errors that a user can act on, and the words in them.
+
+An error gives the value, the rule and the remedy in one line.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-SHOWN = 200  # characters of a value that an error echoes at most
+SHOWN = 200  # an error quotes at most so many characters of a value
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on, through no fault of the input's form."""
+    """Training cannot go on, and the reason is not a wrong setting: a full disk, bad images, ..."""
 
 
 class TrainingInterrupted(TrainingStopped):
-    """A signal ended the training after a checkpoint; it can go on from there."""
+    """A signal stopped the training after a checkpoint, from which it can be resumed."""
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)
@@ -22,14 +25,14 @@ class TrainingInterrupted(TrainingStopped):
 
 
 class Diverged(TrainingStopped):
-    """The loss or the gradient is not finite: these settings do not train this network."""
+    """The loss or the gradient is not finite. Other settings are needed."""
 
 
 class CannotWrite(TrainingStopped, OSError):
-    """A file cannot be written; what was there before is still there."""
+    """A file cannot be written. The file that was there before is still there."""
 
 
-# how torch, its libraries and the system say that memory is not there
+# how torch, its libraries and the system say that there is not enough memory
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
     *("DefaultCPUAllocator", "Storage size calculation overflowed", "STATUS_ALLOC_FAILED"),
@@ -38,7 +41,7 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says that memory cannot be had."""
+    """Whether an error, or the error that it was raised from, says that memory ran out."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True
@@ -51,7 +54,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 class _Repr(reprlib.Repr):
-    """`repr` that looks at a few items of a few levels, whatever the value's size."""
+    """A `repr` that looks at a few items of a few levels, so that a huge value costs nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,17 +63,17 @@ class _Repr(reprlib.Repr):
             setattr(self, f"max{kind}", 6)
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to print thousands of digits
+        # Python raises an error for a number of thousands of digits
         return repr(x) if x.bit_length() < 256 else f"<an integer of {x.bit_length():,} bits>"
 
 
 def shown(value: object) -> str:
-    """`repr(value)` for an error: whole where it is short, else its beginning and its end."""
+    """`repr(value)` for an error. Of a long one the beginning and the end are given."""
     return shortened(_Repr().repr(value), SHOWN)
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most `most` characters: its middle is left out where it is longer."""
+    """The text, without its middle where it has more than `most` characters."""
     if len(text) <= most:
         return text
     kept = most - len(" ... ")
@@ -78,9 +81,9 @@ def shortened(text: str, most: int) -> str:
 
 
 def unknown(kind: str, value: object, known: Iterable[str], remedy: str = "") -> ValueError:
-    """The error for a name that is not in a table, with the nearest names that are."""
+    """The error for a name that is not in a table. It lists the nearest names of the table."""
     names = sorted(known)
-    # difflib takes minutes for a name of a million characters, and nothing is near to one
+    # difflib takes minutes for a name of a million characters
     short = isinstance(value, str) and len(value) <= SHOWN
     near = difflib.get_close_matches(str(value), names, n=4, cutoff=0.5) if short else []
     few = names if len(names) <= 40 else [*names[:12], "..."]

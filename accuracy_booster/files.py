@@ -1,10 +1,11 @@
-"""The one way to write a file: all or nothing, on the disk, and with a hash that reading checks.
+"""The one way to write a file: after a crash there is the old file or the new one, never a part.
 
-write        bytes; after a crash there is the old file or the new one
-write_json   a JSON object that holds the SHA-256 of its own content
-pack         tensors and plain values as one safetensors file that holds its own SHA-256
+write        writes bytes
+write_json   writes a JSON object together with the SHA-256 of its content
+pack         makes tensors and plain values one safetensors file that holds its SHA-256
 
-A file of another program, or of an older version, holds no hash; nothing can be checked then.
+Reading checks the hash. A file of another program, or of an older version, holds no hash and is
+read without this check.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ import torch
 from accuracy_booster.errors import CannotWrite
 
 HASH = "sha256"
-OURS = "accuracy_booster"  # the one entry of a safetensors file's metadata: several have no order
+# the only entry of our safetensors files' metadata: safetensors writes several in random order
+OURS = "accuracy_booster"
 
 
 def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
-    """Write a file all or nothing: after a crash there is the old one, or the new one.
+    """Write a file. After a crash there is the old one or the new one.
+
+    The bytes go to a temporary file, which is flushed to the disk and then renamed.
 
     Args:
-        make_folder: make the folder if it is not there.
+        make_folder: make the folder if it does not exist.
 
     Raises:
-        CannotWrite: if it cannot be written (a full disk); what was there is still there.
+        CannotWrite: if it cannot be written (a full disk). The old file is still there then.
     """
     partial = path.with_name(partial_name(path.name))
     try:
@@ -52,7 +56,7 @@ def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise ValueError where there can be no folder, because a file is in the way."""
+    """Raise ValueError if a folder cannot be made because a file is in its place or above it."""
     for place in (path, *path.parents):
         if place.exists():
             if not place.is_dir():
@@ -61,7 +65,10 @@ def check_folder(path: Path) -> None:
 
 
 def check_no_others(path: Path, ours: Collection[str], what: str) -> None:
-    """Raise ValueError if an output directory, which holds no `what`, has other files than ours."""
+    """Raise ValueError if an output directory holds files that we did not write.
+
+    `what` names what we would write, for the error.
+    """
     if others := sorted(file.name for file in path.iterdir() if file.name not in ours):
         few = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise ValueError(
@@ -76,7 +83,10 @@ def partial_name(name: str) -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename last; not every system can."""
+    """Write the folder's entries to the disk, so that a rename in it survives a power cut.
+
+    Not every system can open a folder; there nothing is done.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -98,13 +108,13 @@ def read_json(path: Path, *, must_hold_hash: bool = False) -> dict[str, Any]:
     """The object that `write_json` wrote, without its hash.
 
     Args:
-        must_hold_hash: refuse a file that holds none: no older version wrote such files.
+        must_hold_hash: refuse a file without a hash. For files that no older version wrote.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is damaged, no object, or was changed since it was written.
+        ValueError: if it is damaged, is no JSON object, or was changed since it was written.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
         raise ValueError(f"{path.name} is damaged: it is no regular file")
     try:
         value = json.loads(path.read_bytes())
@@ -125,7 +135,7 @@ def read_json(path: Path, *, must_hold_hash: bool = False) -> dict[str, Any]:
 
 
 def hash_of(value: Any) -> str:
-    """The SHA-256 of a plain value, whatever the order of its keys."""
+    """The SHA-256 of a plain value. The order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,7 +144,7 @@ def hash_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Packed:
-    """Tensors by name, the plain values beside them, and their hash (None where it holds none)."""
+    """Tensors by name, the plain values beside them, and their hash (None in a foreign file)."""
 
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
@@ -142,9 +152,9 @@ class Packed:
 
 
 def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Tensors and plain values as the bytes of a safetensors file, and the hash that it holds.
+    """The bytes of a safetensors file with these tensors and plain values, and the hash in it.
 
-    Any program that reads safetensors reads it; the values and the hash are in its metadata.
+    Every program that reads safetensors can read it. Values and hash are in its metadata.
     """
     from safetensors.torch import save
 
@@ -155,7 +165,7 @@ def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tupl
 
 
 def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies that safetensors writes: on the CPU, contiguous, and none sharing memory."""
+    """Copies in the form that safetensors can write: on the CPU, contiguous, sharing no memory."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -163,11 +173,11 @@ def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def unpack(path: Path) -> Packed:
-    """What `pack` made, or the tensors of any other safetensors file.
+    """The content of a safetensors file, of `pack` or of another program.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is damaged: cut off, or its content has another hash than it holds.
+        ValueError: if it is damaged: it is cut off, or its content does not have the hash in it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -190,7 +200,7 @@ def unpack(path: Path) -> Packed:
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
-    """The SHA-256 of values and tensors: names, types, shapes and bytes."""
+    """The SHA-256 of the values' text and of each tensor's name, type, shape and bytes."""
     sha = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

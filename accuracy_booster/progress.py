@@ -1,7 +1,8 @@
-"""Progress on a terminal (stderr, so that a result on stdout stays clean), silent elsewhere.
+"""Progress bars, notes and safe text on the terminal.
 
-Names of files, classes and networks come from outside. `printable` is what keeps them from moving
-the cursor, changing colours or turning the direction of the text on the user's terminal.
+All go to stderr, so that stdout holds results alone. Bars are shown on a terminal only. Names of
+files, classes and networks come from outside: `printable` escapes what would move the cursor,
+change colours or turn the direction of the text.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
 # controls (C0, DEL, C1), formats (bidi overrides), surrogates, separators of lines and paragraphs
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_JOINERS = "\u200c\u200d"  # Persian and Indic words need them, and emoji
+_JOINERS = "\u200c\u200d"  # words in Persian and Indic scripts need them; they are kept
 
 
 def printable(text: object, keep: str = "") -> str:
-    """A text whose control characters are escaped as Python writes them: \\x1b, \\u202e.
+    """The text with its control characters escaped as Python writes them: \\x1b, \\u202e.
 
-    Characters in `keep` (such as newlines) stay. A lone surrogate, which stands for a byte of a
-    file name that is no UTF-8, is escaped too, so the result can always be encoded.
+    Characters in `keep` (such as newlines) are not escaped. A lone surrogate stands for a byte of
+    a file name that is not UTF-8; it is escaped too, so that the result can be encoded.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -36,34 +41,34 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
-def console(*, stderr: bool = True, soft_wrap: bool = True):
-    """The one console: on stderr what is not a result, on stdout tables.
+def console(*, stderr: bool = True, soft_wrap: bool = True) -> Console:
+    """A rich console on stderr, or on stdout for tables.
 
-    Texts are printed as they are, without rich's markup and emoji, and printable.
+    It prints texts as they are: without rich's markup and emoji, control characters escaped.
     """
     from rich.console import Console
 
     class Plain(Console):
-        def render_str(self, text: str, **more: Any):  # type: ignore[override]
+        def render_str(self, text: str, **more: Any) -> Any:  # type: ignore[override]
             return super().render_str(printable(text), **more)
 
     return Plain(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
 def note(text: str) -> None:
-    """One line for the user that is no result and no warning; of several processes one tells it."""
+    """Print one line that is neither a result nor a warning. Of torchrun's processes one prints."""
     if os.environ.get("RANK", "0") == "0":
         console().print(text)
 
 
-def bars():
-    """A rich progress display with count, a note and the remaining time; none off a terminal."""
+def bars() -> Progress:
+    """Progress bars: count, remaining time, a note. Off a terminal nothing is shown."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
     from rich.text import Text
 
     class Words(TextColumn):
-        """A text as it is, without markup."""
+        """A column of text without markup."""
 
         def render(self, task: Any) -> Text:
             return Text(printable(self.text_format.format(task=task)), justify=self.justify)
@@ -80,7 +85,7 @@ def bars():
 
 
 def track(items: Sequence[T], description: str, after: float = 1.0) -> Iterable[T]:
-    """Iterate with a progress bar that appears once it has taken `after` seconds."""
+    """Iterate over the items. A progress bar appears after `after` seconds."""
     start, shown = time.monotonic(), None
     try:
         for done, item in enumerate(items):

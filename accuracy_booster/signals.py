@@ -1,10 +1,13 @@
-"""SIGTERM, SIGINT and SIGHUP end a training between two steps; a second one ends it at once.
+"""Stop a training at a signal: SIGTERM, SIGINT or SIGHUP.
 
-A thread hears of the signal even while the main thread is in a long operation. If the training
-has not ended within `PATIENCE` seconds (a long step, a compilation), the process exits on its last
-checkpoint. What the process was told to ignore stays ignored: SIGHUP under nohup, SIGINT in the
-background of a script. A closing terminal sends SIGHUP more than once, so a repeated one means
-nothing.
+The first signal asks the training to stop after the step under way, and to save a checkpoint. A
+second one ends the process at once, and so does a step (or a compilation) that takes longer than
+`PATIENCE` seconds after the first; the last checkpoint is kept in both cases. A thread receives the
+signals, because the main thread may be inside a long operation.
+
+A signal that the process was told to ignore stays ignored: SIGHUP under nohup, SIGINT in the
+background of a script. A terminal that closes sends SIGHUP more than once, so a repeated SIGHUP
+does not count as a second signal.
 """
 
 from __future__ import annotations
@@ -22,14 +25,19 @@ from typing import Any
 from accuracy_booster.progress import printable
 
 PATIENCE = 8.0  # seconds
-# torchrun passes on what its whole group has heard already: within this time it is one signal
+# torchrun sends a signal on to processes that have received it already: two signals within this
+# time count as one
 ECHO = 3.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 SIGNALS = (signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP is not None else []))
 
 
 class StopRequest:
-    """`with StopRequest(how_to_go_on) as stop:` then ask `stop.signal` between steps."""
+    """Whether a signal has asked the training to stop.
+
+    `with StopRequest(last_words) as stop:` installs the handlers; `stop.signal` is the number of
+    the signal, or None. `last_words` are printed if the process must end within a step.
+    """
 
     def __init__(self, last_words: str):
         self.last_words = last_words
@@ -38,7 +46,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():
-            return self  # signals are the main thread's
+            return self  # Python lets only the main thread handle signals
         self._hear, self._tell = socket.socketpair()
         self._tell.setblocking(False)
         for number in SIGNALS:
@@ -66,7 +74,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        self._tell.close()  # the thread reads its end
+        self._tell.close()  # this ends the thread
 
     def _listen(self) -> None:
         first = 0.0
@@ -95,13 +103,13 @@ class StopRequest:
 
     def _leave(self, words: str) -> None:
         if words:
-            with contextlib.suppress(OSError):  # of a terminal that is closed
+            with contextlib.suppress(OSError):  # the terminal may be closed
                 print(f"accuracy-booster: {printable(words)}", file=sys.stderr, flush=True)
         os._exit(128 + (self.signal or signal.SIGTERM))
 
 
 def _leave_closed_terminal() -> None:
-    """Send what is printed nowhere, where the terminal is gone: else printing ends the training."""
+    """Discard what is printed if the terminal is gone: an error would end the training."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
@@ -113,7 +121,7 @@ def _leave_closed_terminal() -> None:
 
 
 def ignore_in_worker(_: int = 0) -> None:
-    """For a loader's worker: the signals are the training's, which ends its workers itself."""
+    """Make a data loader's worker ignore signals: the training stops its workers itself."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if HANGUP is not None:

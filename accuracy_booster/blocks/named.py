@@ -1,16 +1,17 @@
-"""Every named block, as a row: the paper's, its rivals, and its ablations."""
+"""The table of named blocks: the paper's, its rivals' and its ablations."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 
-from accuracy_booster.blocks.grammar import MAX_TEXT, Recipe, parse
+from accuracy_booster.blocks.grammar import MAX_TEXT, Recipe
+from accuracy_booster.blocks.parsing import parse
 from accuracy_booster.blocks.parts import PARTS
 from accuracy_booster.blocks.versions import FORMER_ROWS, VERSION, checked
 from accuracy_booster.errors import shown, unknown
 
-# name: (text, source). "Paper" is Accuracy Booster; a table or figure without a name is in it.
+# {name: (recipe, source)}. "Paper" is Accuracy Booster; tables and figures are of this paper.
 TABLE: dict[str, tuple[str, str]] = {
     "ab": ("gap | dense(groups=C) | bn | sigmoid", "Paper, Fig. 1 and 2(D)"),
     "ab_plus": ("gap | dense | bn | sigmoid", "Paper, Fig. 2(C)"),
@@ -61,14 +62,17 @@ _GROUPS = re.compile(r"ab_g([1-9]\d*)")  # AB with any number of groups (Table 1
 
 
 def recipe(recipe: str | Recipe) -> Recipe:
-    """The recipe of a name in the table, of `ab_gN` (AB with N groups), or of a chain's text.
+    """The recipe of a block.
 
-    `ab.recipe("ab") == ab.recipe("gap | dense(groups=C) | bn | sigmoid")`. A `Recipe` is returned
-    as it is.
+    `ab.recipe("ab") == ab.recipe("gap | dense(groups=C) | bn | sigmoid")`.
+
+    Args:
+        recipe: a name of the table, `ab_gN` (AB with N groups), a recipe's text, or a `Recipe`,
+            which is returned as it is.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones) or a text that does not parse (with
-            the position).
+        ValueError: for an unknown name (the error lists the nearest), or for a text that cannot be
+            read (the error gives the position).
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -76,7 +80,7 @@ def recipe(recipe: str | Recipe) -> Recipe:
         raise ValueError(f"a recipe is a name, a text or a Recipe, not {type(recipe).__name__}")
     name = recipe.strip()
     if len(name) > MAX_TEXT:
-        return parse(name)  # which refuses it
+        return parse(name)  # raises the error for long texts
     if name in TABLE:
         return parse(TABLE[name][0])
     if groups := _GROUPS.fullmatch(name):
@@ -89,9 +93,9 @@ def recipe(recipe: str | Recipe) -> Recipe:
 
 
 def as_recorded(block: str, version: object) -> str:
-    """A block that was written down with a version of the grammar, as it is written today.
+    """A block that was recorded in a version of the grammar, written in today's.
 
-    Where its meaning is the same it stays as it was written.
+    Where its meaning has not changed, the text is returned as it is.
 
     Raises:
         ValueError: for a version that this package does not know.
@@ -102,10 +106,10 @@ def as_recorded(block: str, version: object) -> str:
     try:
         former, today = parse(block, known), parse(block)
     except ValueError:
-        return block  # whoever builds it tells what is wrong
+        return block  # building the block raises the error
     return block if former == today else str(former)
 
 
 def list_recipes(filter: str = "*") -> list[str]:
-    """The names in the table that match a shell-style pattern; `ab_gN` works for any N besides."""
+    """The names in the table that match a shell-style pattern. `ab_gN` (any N) is not listed."""
     return [name for name in TABLE if fnmatch.fnmatch(name, filter)]

@@ -1,4 +1,4 @@
-"""The block itself: describe each channel, weigh it, apply the weight."""
+"""The block as a module: it describes each channel, weighs it and applies the weight."""
 
 # N batch, C channels, H W space: of one, two or three dimensions, or none ([N, C])
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.blocks.gate_norm import GateNorm
 from accuracy_booster.blocks.grammar import GateRecipe, Recipe
-from accuracy_booster.blocks.layers import GateNorm
 from accuracy_booster.blocks.named import recipe as as_recipe
-from accuracy_booster.blocks.parts import Bn, ChannelPoolPart, Context, Sigmoid
+from accuracy_booster.blocks.part import Context
+from accuracy_booster.blocks.parts import Bn, ChannelPoolPart, Sigmoid
 from accuracy_booster.blocks.versions import VERSION
 from accuracy_booster.ops import is_proxy, rescale
 
@@ -20,13 +21,13 @@ SHAPES = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")  # by the dimensions
 
 
 class Gate(nn.Module):
-    """One gate of a recipe: x[N, C, H, W] -> weights, and x scaled by them.
+    """One gate of a recipe: x[N, C, H, W] -> x scaled by the gate's weights.
 
-    Its layers are children under their part's name, in the order of execution.
+    Its layers are child modules. Each has its part's name, and they run in their order.
     """
 
-    spatial_dims = 2  # also of gates that were pickled before there was a choice
-    _version = VERSION  # of the grammar; torch notes it in each state dict
+    spatial_dims = 2  # version 0.1 pickled gates without it
+    _version = VERSION  # of the grammar; torch records it in state dicts
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Gate(nn.Module):
         count = len(recipe.descriptors)
         self._describe, weigh = names[:count], names[count:]
         ends = [i for i, p in enumerate(recipe.weigh) if isinstance(p, (Bn, Sigmoid))]
-        # of several descriptors, each passes the shared layers on its own
+        # each descriptor goes through the shared layers; the joint layers take the sum
         self._shared, self._joint = weigh[: ends[0]], weigh[ends[0] :]
 
     def describe(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -70,7 +71,7 @@ class Gate(nn.Module):
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # torch.fx follows a proxy, which has no shape
+        # a proxy of torch.fx has no shape
         if not is_proxy(x) and (x.ndim != 2 + self.spatial_dims or x.shape[1] != self.channels):
             takes = SHAPES[self.spatial_dims].replace("C", str(self.channels))
             raise ValueError(
@@ -82,14 +83,14 @@ class Gate(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
-        """Load weights; those of version 1, which had (mean, maximum), are turned to our order."""
+        """Load weights. Those of version 1 had the order (mean, maximum) and are reversed."""
         weight, former = f"{prefix}conv2d.weight", local_metadata.get("version") == 1
         if former and weight in state_dict and ChannelPoolPart() in self.recipe.descriptors:
             state_dict[weight] = state_dict[weight].flip(1)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _remedy(self, x: torch.Tensor) -> str:
-        """What to change for a map of another rank."""
+        """How to build the gate for a map with other dimensions of space."""
         dims = x.ndim - 2
         if dims == self.spatial_dims or not 0 <= dims < len(SHAPES):
             return ""
@@ -118,7 +119,7 @@ class Recalibrate(nn.Sequential):
     Source: Accuracy Booster, section 3 (for `ab` and `ab_plus`); `ab.list_recipes` has the rest.
     """
 
-    spatial_dims = 2  # also of blocks that were pickled before there was a choice
+    spatial_dims = 2  # version 0.1 pickled blocks without it
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class Recalibrate(nn.Sequential):
         return super().forward(x)
 
     def name_norms(self, prefix: str) -> None:
-        """Tell each batch norm its qualified name, for its errors."""
+        """Tell each batch norm its name in the network, for its messages."""
         for name, module in self.named_modules():
             if isinstance(module, GateNorm):
                 module.where = f"{prefix}.{name}" if prefix else f"{name} of Recalibrate"
@@ -172,7 +173,7 @@ class Recalibrate(nn.Sequential):
 def _space(
     size: int | tuple[int, ...] | None, dims: int | None
 ) -> tuple[tuple[int, ...] | None, int]:
-    """The sides of the maps, if given, and how many there are."""
+    """The size of the maps, if it is given, and their number of dimensions of space."""
     if dims is not None and not (isinstance(dims, int) and 0 <= dims < len(SHAPES)):
         raise ValueError(f"spatial_dims={dims!r} must be 0, 1, 2 or 3")
     if size is None:

@@ -1,8 +1,8 @@
-"""What a block's text and name meant in earlier versions of the package.
+"""Versions of the grammar: what a block's name or text meant in an earlier one.
 
-A stored recipe says which version it is of. So what was trained with an earlier meaning still
-computes what it computed. Version 1 (before 0.2) had CBAM's two planes in the order mean, maximum.
-Version 2 has the order of CBAM's authors, and their momentum in the norm of its spatial gate.
+A stored recipe holds its version, so a network that was trained with an earlier meaning still
+computes the same. Version 1 (before 0.2) had CBAM's two planes in the order mean, maximum. Version
+2 has the order of CBAM's authors (maximum, mean), and their momentum in the spatial gate's norm.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from accuracy_booster.errors import shown
 
 VERSION = 2
-# version: part: the arguments that it had where none was given
+# {version: {part: the defaults of its arguments that have changed since}}
 FORMER_DEFAULTS: dict[int, dict[str, dict[str, Any]]] = {1: {"channel_pool": {"order": "mean_max"}}}
-# version: name: the text of its row in the table, as it is written today
+# {version: {name of a block: its recipe then, in today's grammar}}
 FORMER_ROWS: dict[int, dict[str, str]] = {
     1: {
         "cbam": "gap + gmp | bottleneck(16) | sigmoid ; "
@@ -25,10 +25,10 @@ FORMER_ROWS: dict[int, dict[str, str]] = {
 
 
 def checked(version: object) -> int:
-    """A version that was read from a file.
+    """A version that was read from a file, checked.
 
     Raises:
-        ValueError: for one that this package does not know.
+        ValueError: if this package does not know it.
     """
     if type(version) is int and (version == VERSION or version in FORMER_DEFAULTS):
         return version
@@ -39,5 +39,5 @@ def checked(version: object) -> int:
 
 
 def with_former_defaults(name: str, arguments: Mapping[str, Any], version: int) -> dict[str, Any]:
-    """A part's arguments, with those spelled out that a version had by default."""
+    """A part's arguments, completed by the defaults of a version."""
     return {**FORMER_DEFAULTS.get(version, {}).get(name, {}), **arguments}

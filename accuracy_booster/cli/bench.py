@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_tables, say, split
-from accuracy_booster.cli.networks import (
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_tables, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import (
     input_size,
     input_size_argument,
     network,
     network_arguments,
 )
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import shown, unknown
 
 MAX_THREADS = 1024
@@ -55,14 +57,14 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--output", type=str | None, help="also write the result to this JSON file")
 
 
-def _bench(given: dict[str, Any]):
+def _bench(given: dict[str, Any]) -> Result:
     name = network(given)
     compile = given.get("compile", "both")
     if compile not in COMPILE:
         raise unknown("value of --compile", compile, COMPILE)
-    output = Path(given["output"]) if given.get("output") else None
-    if output and (output.is_dir() or not output.parent.is_dir()):
-        raise ValueError(f"--output {output} must be a file in a directory that is there")
+    output = output_file(given.get("output"), "bench.json")
+    if output and not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no directory {output.parent}; make it first")
     threads = given.get("threads")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise ValueError(f"--threads {shown(threads)} must be >= 1, and <= {MAX_THREADS}")

@@ -6,15 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import (
-    Command,
-    Parser,
-    add_training,
-    output_file,
-    print_table,
-    say,
-    trained_value,
-)
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_training, trained_value
 from accuracy_booster.detection.config import MEASURED, DetectConfig
 
 HEADER = ("AP", "AP50", "AP75", "AP small", "medium", "large")
@@ -32,7 +27,7 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_class_arguments(DetectConfig, skip={"backbone"})
 
 
-def _train(given: dict[str, Any]):
+def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.detection.training import resolve, train
 
     if not any(given.get(name) for name in ("backbone", "resume", "weights")):
@@ -70,7 +65,7 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_class_arguments(DetectConfig, skip=others, as_group=False)
 
 
-def _eval(given: dict[str, Any]):
+def _eval(given: dict[str, Any]) -> Result:
     from accuracy_booster.detection import evaluate
 
     results = output_file(given.pop("results", None), "detections.json")
@@ -105,7 +100,7 @@ def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
 
 
-def _predict(given: dict[str, Any]):
+def _predict(given: dict[str, Any]) -> Result:
     from accuracy_booster.detection import load, predict_files
     from accuracy_booster.detection.predicting import check_threshold, find_images
     from accuracy_booster.progress import bars, note

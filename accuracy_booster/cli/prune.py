@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say
-from accuracy_booster.cli.inspection import add_measured
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_measured, count_of_images
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.open_to_measure import Opened
 
 PRUNED = "pruned.pt2"
 
@@ -53,10 +54,11 @@ def _arguments(parser: Parser) -> None:
     )
 
 
-def _prune(given: dict[str, Any]):
+def _prune(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import complexity
     from accuracy_booster.files import check_folder
     from accuracy_booster.inspection.norms import reestimate_norms
+    from accuracy_booster.inspection.opening import gates_of
     from accuracy_booster.pruning import prune, pruning_of
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.open_to_measure import open_measured
@@ -68,12 +70,13 @@ def _prune(given: dict[str, Any]):
     check_folder(output.parent)
     names = ("keep", "by", "of", "seed")
     how = {name: given.pop(name) for name in names if name in given}
-    images, reestimate = given.pop("images", 5000), given.pop("reestimate", False)
+    images = count_of_images(given.pop("images", 5000))
+    reestimate = given.pop("reestimate", False)
     opened = open_measured(run, **given)
     network, size = opened.network.eval(), opened.data.input_size
     gates = None
     if _needs_gates(how.get("by", "gates")):
-        gates = _mean_weights(open_measured(run, **{**given, "split": "train"}), images)
+        gates = gates_of(open_measured(run, **{**given, "split": "train"}), images)
     small = prune(network, **how, gates=gates, example=_images(network, 1, size))
     report = pruning_of(small)
     if reestimate:
@@ -112,14 +115,6 @@ def _needs_gates(by: str) -> bool:
     from accuracy_booster.pruning.criteria import CRITERIA
 
     return by in CRITERIA and CRITERIA[by].needs_gates  # another name is refused by `prune`
-
-
-def _mean_weights(opened: Opened, images: int) -> Any:
-    from accuracy_booster.inspection.opening import gates_of
-
-    if images < 1:
-        raise ValueError(f"--images {images} must be a whole number >= 1")
-    return gates_of(opened, images)
 
 
 def _images(network: nn.Module, count: int, size: tuple[int, ...]) -> Any:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.cli.base import Command, Parser, output_file, print_table, say, split
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import unknown
+from accuracy_booster.reproduction.budgets import BUDGETS
+from accuracy_booster.reproduction.choices import EXECUTORS, RESULTS, WORK
 
-EXECUTORS = ("local", "slurm")
+if TYPE_CHECKING:
+    from accuracy_booster.reproduction import Places, Table
 
 
 def _work_argument(parser: Parser) -> None:
-    from accuracy_booster.reproduction.places import WORK
-
     parser.add_argument(
         "--work", type=str, default=WORK, help="the folder of the runs and of the queue"
     )
 
 
 def _results_argument(parser: Parser) -> None:
-    from accuracy_booster.reproduction.places import RESULTS
-
     parser.add_argument(
         "--results", type=str, default=RESULTS, help="the folder of the results, one file a run"
     )
@@ -42,7 +44,7 @@ def _places_arguments(parser: Parser, *, data: bool = False) -> None:
         )
 
 
-def _places(given: dict[str, Any]):
+def _places(given: dict[str, Any]) -> Places:
     from accuracy_booster.reproduction import Places
 
     named = {"results": "results", "work": "work", "data_dir": "data", "weights_dir": "weights"}
@@ -50,8 +52,6 @@ def _places(given: dict[str, Any]):
 
 
 def _tables_arguments(parser: Parser, *, which: str) -> None:
-    from accuracy_booster.reproduction.budgets import BUDGETS
-
     parser.add_argument("tables", type=str, nargs="*", default=[], help=f"names of tables; {which}")
     parser.add_argument(
         "--budget", type=str, default="short", help=f"how long a training is: {', '.join(BUDGETS)}"
@@ -64,7 +64,7 @@ def _tables_arguments(parser: Parser, *, which: str) -> None:
     )
 
 
-def _chosen(given: dict[str, Any], default: str):
+def _chosen(given: dict[str, Any], default: str) -> list[Table]:
     """The tables that are named, or else the `own` or `all` of them."""
     from accuracy_booster.reproduction import TABLES, find_tables
     from accuracy_booster.reproduction.own_tables import OWN
@@ -78,7 +78,7 @@ def _list_arguments(parser: Parser) -> None:
     return None
 
 
-def _list(given: dict[str, Any]):
+def _list(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import TABLES
 
     value = {
@@ -114,7 +114,7 @@ def _run_arguments(parser: Parser) -> None:
     parser.add_argument("--slurm_jobs", type=int | None, help="with slurm: jobs at the same time")
 
 
-def _run(given: dict[str, Any]):
+def _run(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import plan, work
     from accuracy_booster.reproduction.records import in_words
 
@@ -158,7 +158,7 @@ def _status_arguments(parser: Parser) -> None:
     _places_arguments(parser)
 
 
-def _status(given: dict[str, Any]):
+def _status(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction.status import status
 
     found = status(
@@ -193,9 +193,8 @@ def _report_arguments(parser: Parser) -> None:
     )
 
 
-def _report(given: dict[str, Any]):
+def _report(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import read_records
-    from accuracy_booster.reproduction.places import RESULTS
     from accuracy_booster.reproduction.report import write_report
 
     folder = Path(given.get("results", RESULTS))
@@ -217,7 +216,7 @@ def _report(given: dict[str, Any]):
     return found.to_dict(), show
 
 
-def _pause(given: dict[str, Any]):
+def _pause(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import pause
 
     stopped = pause(_places(given))
@@ -225,7 +224,7 @@ def _pause(given: dict[str, Any]):
     return {"paused": True, "stopped": stopped}, lambda: say(text)
 
 
-def _continue(given: dict[str, Any]):
+def _continue(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import go_on
 
     was = go_on(_places(given))

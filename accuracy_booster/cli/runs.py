@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from accuracy_booster.cli.base import (
-    Command,
-    Parser,
-    add_training,
-    print_table,
-    say,
-    split,
-    trained_value,
-)
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.cli.words import split
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.config import MEASURED, TrainConfig
 
 MAX_SEEDS = 1000
 
@@ -27,7 +23,7 @@ def _train_arguments(parser: Parser) -> None:
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
-def _train(given: dict[str, Any]):
+def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
     if not given.get("model") and not given.get("resume"):
@@ -68,7 +64,7 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
 
 
-def _compare(given: dict[str, Any]):
+def _compare(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import compare
     from accuracy_booster.analysis.comparison_report import comparison_table
 
@@ -90,8 +86,6 @@ def _compare(given: dict[str, Any]):
 
 
 def _eval_arguments(parser: Parser) -> None:
-    from accuracy_booster.training.open_to_measure import OPTIONS
-
     parser.add_argument("run", type=str, help="the directory of a finished run")
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
@@ -100,11 +94,11 @@ def _eval_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"
     )
-    others = {f.name for f in fields(TrainConfig)} - set(OPTIONS)
+    others = {f.name for f in fields(TrainConfig)} - set(MEASURED)
     parser.add_class_arguments(TrainConfig, skip=others)
 
 
-def _eval(given: dict[str, Any]):
+def _eval(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import evaluate
 
     folded = ", folded" if given.get("fold") else ""
@@ -123,7 +117,7 @@ def _runs_arguments(parser: Parser) -> None:
     parser.add_argument("folder", type=str, nargs="?", default="runs", help="where the runs are")
 
 
-def _runs(given: dict[str, Any]):
+def _runs(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import list_runs
 
     folder = given.get("folder", "runs")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from accuracy_booster.blocks.layers import small_batches_allowed
+from accuracy_booster.blocks.gate_norm import small_batches_allowed
 from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.detection.config import LR_PER_IMAGE, PLACES, DetectConfig

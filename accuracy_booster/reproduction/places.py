@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accuracy_booster.data import BUILT_IN
+from accuracy_booster.reproduction.choices import RESULTS, WORK
 from accuracy_booster.reproduction.datasets import KNOWN, coco_fault, coco_files, fault
 from accuracy_booster.reproduction.specs import Spec
 
-RESULTS, WORK = "results", os.path.join("runs", "reproduce")
 LAYOUTS = {
     "cifar10": "a directory of Parquet files, as Hugging Face has it",
     "cifar100": "a directory of Parquet files, as Hugging Face has it",

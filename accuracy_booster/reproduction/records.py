@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.version import __version__
 from accuracy_booster.analysis.benchmark import processor
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.errors import shown
@@ -26,6 +25,7 @@ from accuracy_booster.progress import note
 from accuracy_booster.reproduction.specs import CODE_VERSION, Spec
 from accuracy_booster.reproduction.table import AP, AP50, GATES, MERGED, TIME, WHICH
 from accuracy_booster.training import new_dir
+from accuracy_booster.version import __version__
 
 FORMAT = 1  # of the files
 OF_DETECTORS = {f.name for f in fields(DetectionMetrics)} - {"images"}

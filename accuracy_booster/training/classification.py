@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.blocks.layers import small_batches_allowed
+from accuracy_booster.blocks.gate_norm import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.training import engine, initial_weights

@@ -10,6 +10,13 @@ from accuracy_booster.training.run_config import Rules, RunConfig
 
 MAX_CLASSES = 1_000_000
 MAX_CHANNELS = 10_000
+SPLITS = ("train", "test", "validation")
+# the settings that measuring a run may change
+MEASURED = (
+    *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
+    *("data_dir", "image_column", "label_column", "bad_images"),
+    *("interpolation", "crop_pct", "crop_mode", "validation"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.errors import TrainingStopped, unknown
 from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.config import MEASURED, SPLITS, TrainConfig
 from accuracy_booster.training.engine import load_network, make_accelerator, open_data
 from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.processes import agree
@@ -24,13 +24,6 @@ from accuracy_booster.training.run_directory import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-OPTIONS = (
-    *("image_size", "mean", "std", "eval_batch_size", "device", "precision", "workers"),
-    *("data_dir", "image_column", "label_column", "bad_images"),
-    *("interpolation", "crop_pct", "crop_mode", "validation"),
-)
-SPLITS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -99,8 +92,8 @@ def open_measured(
     if split not in SPLITS:
         raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
     for name in options:
-        if name not in OPTIONS:
-            raise unknown("option", name, OPTIONS)
+        if name not in MEASURED:
+            raise unknown("option", name, MEASURED)
     run: Run | None = None
     more: dict[str, Any] = {}
     own_data = False  # whether a run is measured on what it was trained on

@@ -76,9 +76,7 @@ def randomise(model):
 def network(name="resnet8", recipe="ab", **options):
     side = NETWORKS[name][0]
     size = (3, side, side)
-    return randomise(
-        ab.create_model(name, block=recipe, num_classes=5, input_size=size, **options)
-    )
+    return randomise(ab.create_model(name, block=recipe, num_classes=5, input_size=size, **options))
 
 
 def images(model_name="resnet8", n=4):

@@ -18,6 +18,7 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
+from accuracy_booster.models.resnet_cifar import ResNetCifar
 
 
 def test_resnet164v1_fits_table_15_once_its_biases_are_counted():
@@ -121,3 +122,16 @@ def test_a_wide_network_of_any_depth_and_width():
     model = ab.create_model("wrn10_3", num_classes=4)
     assert model.num_features == 3 * 64
     assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+
+
+def test_deep_networks_of_the_classes_are_refused():
+    for build in (lambda: ResNetCifar(6 * 10**9 + 2), lambda: PreActResNet(9 * 10**9 + 2)):
+        with pytest.raises(ValueError, match="must be <= 2,000"):
+            build()
+    with pytest.raises(ValueError, match="may have up to"):
+        WideResNet(16, 10**400)
+
+
+@pytest.mark.parametrize("name", ["wrn40_14", "wrn28_20", "wrn22_10"])
+def test_published_networks_are_not_too_large(name):
+    assert parameters(on_meta(name)) > 10**7

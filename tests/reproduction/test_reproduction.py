@@ -15,7 +15,7 @@ import torch
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.reproduction import Check, Counts, counts
-from accuracy_booster.reproduction.counts import verdict
+from accuracy_booster.reproduction.counting import verdict
 from accuracy_booster.reproduction.paper import TABLES
 
 EQUAL, TRUNCATED, DIFFERENT = "equal", "truncated", "not reproducible"

@@ -216,9 +216,9 @@ def test_trying_a_network_leaves_it_as_it_was(folder, tmp_path):
 def test_trying_a_network_leaves_the_warning_of_small_batches_for_training(
     folder, tmp_path, monkeypatch
 ):
-    from accuracy_booster.blocks import layers
+    from accuracy_booster.blocks import gate_norm
 
-    monkeypatch.setattr(layers, "_warned", False)
+    monkeypatch.setattr(gate_norm.small_batch_warning, "given", False)
     options = {**SHORT, "data": str(folder), "output": str(tmp_path / "run")}
     with pytest.warns(UserWarning, match="sees 8 values per channel, fewer than 16"):
         ab.train("resnet8", **options)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.cli.base import Command, Parser, say
-from accuracy_booster.cli.inspection import add_measured
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_measured, count_of_images
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +38,7 @@ def _arguments(parser: Parser) -> None:
     )
 
 
-def _merge(given: dict[str, Any]):
+def _merge(given: dict[str, Any]) -> Result:
     from accuracy_booster.inspection.norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
     from accuracy_booster.training.open_to_measure import open_measured
@@ -45,9 +47,7 @@ def _merge(given: dict[str, Any]):
     output = Path(given.pop("output", None) or run / MERGED)
     _check_output(output)
     reestimate, split = given.pop("reestimate", False), given.pop("split", "train")
-    limit = given.pop("images", None)
-    if limit is not None and limit < 1:
-        raise ValueError(f"--images {limit} must be a whole number >= 1")
+    limit = count_of_images(given.pop("images", None))
     opened = open_measured(run, split=split, **given)
     if reestimate and opened.accelerator.num_processes > 1:
         raise ValueError("--reestimate runs in one process; start it without torchrun")
@@ -93,7 +93,7 @@ def _merge(given: dict[str, Any]):
 def _merged(
     opened: Opened, run: Path, limit: int | None
 ) -> tuple[nn.Module, nn.Module, list[str], int]:
-    """The run's network, the one with constants, the sites, and how many images were seen.
+    """The run's network, the same with constants for gates, the sites, and the images seen.
 
     Raises:
         ValueError: if there are no gates, or one of them cannot be merged.
@@ -107,9 +107,9 @@ def _merged(
     from accuracy_booster.surgery.wrappers import unwrapped
 
     network = unwrapped(opened.network)
-    places(network)  # raises where there are none
+    places(network)  # raises an error where there are no gates
     sites = list(attached(network))
-    # whatever the constants will be, before the data are read
+    # Whether a gate can be merged does not depend on the constants: check it before reading data.
     ones = {name: torch.ones(gate.channels) for name, gate in attached(network).items()}
     _, _, kept = merge_gates(network, ones)
     if kept:
@@ -123,7 +123,7 @@ def _merged(
 
 
 def _check_output(output: Path) -> None:
-    """Raise ValueError unless the file is new, or one that this command wrote."""
+    """Raise ValueError unless the file is new, or this command wrote it."""
     from accuracy_booster.files import check_folder, unpack
 
     if output.suffix != ".safetensors":

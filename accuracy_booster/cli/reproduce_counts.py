@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, output_file, print_table, print_tables, say
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_table, print_tables, say
+from accuracy_booster.cli.parser import Parser
 
 
 def _arguments(parser: Parser) -> None:
@@ -14,7 +16,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--output", type=str | None, help="also write an HTML page to this file")
 
 
-def _counts(given: dict[str, Any]):
+def _counts(given: dict[str, Any]) -> Result:
     from accuracy_booster.report.page import write_page
     from accuracy_booster.reproduction import counts
 

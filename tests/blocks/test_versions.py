@@ -1,7 +1,4 @@
-"""What was stored before 0.2 goes on computing what it computed then: (mean, maximum) in CBAM.
-
-Files are rewritten here as 0.1 wrote them: without a version, and with a part that has no order.
-"""
+"""What was stored before version 0.2 still computes what it computed then."""
 
 from __future__ import annotations
 
@@ -56,9 +53,6 @@ def make_old(run: Path, block: str) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump({**config, "block": block}, sort_keys=False))
     make_run_old(run, "block_version")
-
-
-# --- recipes
 
 
 @pytest.mark.parametrize(("recorded", "today"), RECORDED)
@@ -122,9 +116,6 @@ def test_a_state_dict(tmp_path, block):
         assert torch.equal(today.eval()(x), model(x))
 
 
-# --- ab.save
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("block", [CBAM, OLD_TEXT])
 def test_saved_gates(tmp_path, block):
@@ -151,9 +142,6 @@ def test_saved_gates(tmp_path, block):
         ab.load(base, tmp_path)
     x = torch.randn(3, 3, 12, 12)
     torch.testing.assert_close(base.eval()(x), model.eval()(x), rtol=0, atol=0)
-
-
-# --- runs
 
 
 def test_a_long_block_is_one_line_of_a_configuration():

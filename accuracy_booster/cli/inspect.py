@@ -7,7 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.cli.base import Command, Parser, print_table, say, split
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import output_file, print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_measured
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import unknown
 
 REPORT = "gates.html"
@@ -48,28 +52,14 @@ def _arguments(parser: Parser) -> None:
     )
 
 
-def add_measured(parser: Parser, split: str = "test") -> None:
-    """The arguments of a command that measures a run on data."""
-    parser.add_argument(
-        "--data", type=str | None, help="other data, or a new place of the run's own"
-    )
-    parser.add_argument("--split", type=str, default=split, help="test, train or validation")
-    for name in ("eval_batch_size", "workers"):
-        parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
-    for name in ("device", "precision", "data_dir"):
-        parser.add_argument(f"--{name}", type=str, help="as for train; by default the run's own")
-
-
-def _inspect(given: dict[str, Any]):
+def _inspect(given: dict[str, Any]) -> Result:
     from accuracy_booster.files import check_folder
     from accuracy_booster.inspection import inspect
     from accuracy_booster.inspection.page import write_inspection
     from accuracy_booster.inspection.sentences import summary
 
     run = Path(given.pop("run"))
-    output = Path(given.pop("output", None) or run / REPORT)
-    if output.is_dir():
-        raise ValueError(f"{output} is a directory; give the file to write, such as {REPORT}")
+    output = output_file(given.pop("output", None), REPORT) or run / REPORT
     if "percents" in given:
         given["percents"] = _percents(given["percents"])
     pair = _pair(run, given.pop("separate", None))

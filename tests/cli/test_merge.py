@@ -7,18 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.commands import run
 
 import accuracy_booster as ab
-from accuracy_booster.cli import main
-from accuracy_booster.cli.gates import MERGED
+from accuracy_booster.cli.merge import MERGED
 from accuracy_booster.inspection.norms import in_random_order
 from accuracy_booster.training.open_to_measure import open_measured
-
-
-def run(capsys, *words):
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def train(folder, block):

@@ -1,0 +1,29 @@
+"""All commands by their names, in the order in which `--help` lists them."""
+
+from __future__ import annotations
+
+from accuracy_booster.cli import (
+    bench,
+    complexity,
+    detect,
+    inspect,
+    merge,
+    networks,
+    prune,
+    reproduce,
+    reproduce_counts,
+    runs,
+)
+
+COMMANDS = {
+    **runs.COMMANDS,
+    **detect.COMMANDS,
+    **networks.COMMANDS,
+    **complexity.COMMANDS,
+    **bench.COMMANDS,
+    **inspect.COMMANDS,
+    **merge.COMMANDS,
+    **prune.COMMANDS,
+    **reproduce_counts.COMMANDS,
+    **reproduce.COMMANDS,
+}

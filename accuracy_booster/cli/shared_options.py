@@ -1,0 +1,99 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.errors import shown
+from accuracy_booster.training.config import MAX_CHANNELS
+from accuracy_booster.training.setting_types import MAX_SIDE
+
+
+def add_training(parser: Parser) -> None:
+    """Add what every command that trains takes beside its settings."""
+    parser.add_argument("--config", action="config", help="a YAML file, such as RUN/config.yaml")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resolved settings as YAML and stop"
+    )
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        help="go on with the run in this directory, as it was; --epochs N trains it longer, and "
+        "--data PLACE names data that have moved",
+    )
+
+
+def trained_value(result: Any) -> dict[str, Any]:
+    """The JSON value of a command that trains, from its `TrainResult`."""
+    return {
+        "output": str(result.output),
+        "parameters": result.parameters,
+        "seconds": result.seconds,
+        "test": result.test.to_dict(),
+    }
+
+
+def add_measured(parser: Parser, split: str = "test") -> None:
+    """Add the options of a command that measures a run on data."""
+    parser.add_argument(
+        "--data", type=str | None, help="other data, or a new place of the run's own"
+    )
+    parser.add_argument("--split", type=str, default=split, help="test, train or validation")
+    for name in ("eval_batch_size", "workers"):
+        parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
+    for name in ("device", "precision", "data_dir"):
+        parser.add_argument(f"--{name}", type=str, help="as for train; by default the run's own")
+
+
+def network_arguments(parser: Parser) -> None:
+    """Add the two ways to name a network: `NAME` and `--model NAME`."""
+    about = "the network: NAME, timm/NAME or torchvision/NAME"
+    parser.add_argument("name", type=str, nargs="?", help=f"{about} (short for --model NAME)")
+    parser.add_argument("--model", type=str, help=about)
+
+
+def network(given: dict[str, Any]) -> str:
+    """The network's name.
+
+    Raises:
+        ValueError: if none is given, or two different ones.
+    """
+    names = [n for n in (given.get("name"), given.get("model")) if n]
+    if len(set(names)) != 1:
+        found = " and ".join(names) or "none"
+        raise ValueError(f"name one network, with --model NAME; given: {found}")
+    return names[0]
+
+
+def input_size_argument(parser: Parser) -> None:
+    """Add --input_size."""
+    parser.add_argument(
+        "--input_size", type=tuple[int, int, int] | None, help="C,H,W of an image it can take"
+    )
+
+
+def input_size(given: dict[str, Any]) -> tuple[int, int, int] | None:
+    """(C, H, W) of --input_size, or None.
+
+    Raises:
+        ValueError: if a number is below 1, or larger than an image can be.
+    """
+    size = given.get("input_size")
+    if size and (min(size) < 1 or size[0] > MAX_CHANNELS or max(size[1:]) > MAX_SIDE):
+        raise ValueError(
+            f"--input_size {shown(list(size))} must be three numbers >= 1: up to {MAX_CHANNELS:,} "
+            f"channels, and sides up to {MAX_SIDE:,}"
+        )
+    return size
+
+
+def count_of_images(given: int | None) -> int | None:
+    """The number of --images.
+
+    Raises:
+        ValueError: if it is below 1.
+    """
+    if given is not None and given < 1:
+        raise ValueError(f"--images {given} must be a whole number >= 1")
+    return given

@@ -1,0 +1,124 @@
+"""The words of a command line, checked and put into the form that jsonargparse takes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+
+from yaml import YAMLError
+
+from accuracy_booster.detection.config import DetectConfig
+from accuracy_booster.errors import SHOWN, shortened, shown, unknown
+from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.settings import check_nesting, read_settings, read_settings_file
+
+# options that take several numbers, written as 1,2,3
+LISTS = (
+    "--milestones",
+    "--mean",
+    "--std",
+    "--image_size",
+    "--input_size",
+    "--tables",
+    "--batch_sizes",
+    "--min_size",
+    "--anchor_sizes",
+    "--image_mean",
+    "--image_std",
+)
+MAX_WORD = 100_000  # characters
+NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Check what --config names before jsonargparse loads it: files, or YAML texts.
+
+    Raises:
+        ValueError: if it is no short YAML text of plain settings that are known.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if option == "--config" and equals:
+            word = value
+        elif before != "--config":
+            continue
+        if os.path.isfile(word):
+            settings = read_settings_file(word)
+        elif not os.path.exists(word) and any(c in word for c in "\n{[:"):
+            settings = read_settings(word)
+        else:
+            continue  # jsonargparse tells that there is no such file
+        known = {f.name for f in (*fields(TrainConfig), *fields(DetectConfig))}
+        known |= {"resume", "print_config", "json", "debug"}
+        for name in settings:
+            # `config` is not known either: it would load a file that was not checked
+            if name not in known:
+                raise unknown("option", name, known, f"it is in {shown(word)}")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check long words before jsonargparse loads them: it reads an option's value as YAML.
+
+    Raises:
+        ValueError: if a word is longer, or nested deeper, than a value of an option can be.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        is_option = option.startswith("--")
+        where = f"{shortened(option, SHOWN)}={shown(value)}" if is_option else shown(value)
+        if len(word) > MAX_WORD:
+            raise ValueError(f"{where} has more than {MAX_WORD:,} characters")
+        if len(word) < 200:
+            continue
+        try:
+            check_nesting(value)
+        except YAMLError:
+            pass  # jsonargparse tells what is wrong
+        except ValueError as e:
+            raise ValueError(f"{where} is no value: {e}") from None
+
+
+def normalise(words: list[str]) -> list[str]:
+    """The words in the spelling that jsonargparse takes.
+
+    `--batch-size` becomes `--batch_size`, `--overwrite` alone `--overwrite=true`, `--no-nesterov`
+    `--nesterov=false`, and `0.5,0.75` `[0.5,0.75]` where an option takes several numbers.
+    """
+    known = (*fields(TrainConfig), *fields(DetectConfig))
+    switches = {f"--{f.name}" for f in known if isinstance(f.default, bool)}
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            option, equals, value = word.partition("=")
+            word = option.replace("-", "_").replace("__", "--", 1) + equals + value
+            if word.startswith("--no_") and f"--{word[5:]}" in switches:
+                word = f"--{word[5:]}=false"
+            elif word in switches and (i + 1 == len(words) or words[i + 1].startswith("--")):
+                word += "=true"
+            option = word.partition("=")[0]
+            if option in LISTS and re.fullmatch(NUMBERS, value):
+                word = f"{option}={_listed(option, value)}"
+        elif out and out[-1] in LISTS and re.fullmatch(NUMBERS, word):
+            word = _listed(out[-1], word)
+        out.append(word)
+    return out
+
+
+def _listed(option: str, word: str) -> str:
+    """Numbers as a YAML list. A single number of --image_size stays a number."""
+    single = option == "--image_size" and "," not in word
+    return word if single else f"[{word}]"
+
+
+def split(text: str) -> list[str]:
+    """The parts of a text between commas, or newlines. Commas in parentheses do not count."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "\n" or (character == "," and depth <= 0):
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
