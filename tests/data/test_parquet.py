@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 
@@ -25,6 +26,7 @@ from support.datasets import (
     shown,
     structs,
 )
+from support.recorded_files import real, recorded
 
 from accuracy_booster.data import (
     load_data,
@@ -179,17 +181,49 @@ def test_corrupt_image_bytes_name_the_row(make_parquet, encoded, bad):
     assert data.classes == ("0", "1", "2", "3")
 
 
-def test_real_cifar10(shared):
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_files_as_the_hub_s_of_cifar(make_parquet, png, pixels, name):
+    """With the columns and the schema of the real files, and images that are made here."""
+    record = recorded(name)
+    label = next(column for column in record["columns"] if column != "img")
+    count = len(record["first labels"])
+    images = [{"bytes": png(pixels(str(i), 32, 32)), "path": f"{i}.png"} for i in range(count)]
+    rows = {"img": images, label: record["first labels"]}
+    root = make_parquet(dict.fromkeys(record["files"], rows), record["features"])
+    assert columns_of(root / record["files"][0]) == record["columns"]
+    data = load_data(str(root))
+    assert data.classes == tuple(record["features"][label]["names"])
+    assert len(data.classes) == {"cifar10": 10, "cifar100": 100}[name]
+    assert data.input_size == (3, 32, 32)
+    assert raw(data, "test")[1] == record["first labels"]
+    assert raw(data, "train")[1] == 2 * record["first labels"]  # of two shards
 
+
+def columns_of(file) -> dict[str, str]:
     import pyarrow.parquet as pq
 
-    root = shared / "data/cifar10"
-    if not root.is_dir():
-        pytest.skip(f"needs {root}, which is absent")
+    schema = pq.read_schema(file)
+    return {name: str(schema.field(name).type) for name in schema.names}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_records_are_those_of_the_real_files(shared, name):
+    import pyarrow.parquet as pq
+
+    root, record = real(shared, f"data/{name}"), recorded(name)
+    for name in record["files"]:
+        assert columns_of(root / name) == record["columns"]
+        metadata = json.loads(pq.read_schema(root / name).metadata[b"huggingface"])
+        assert metadata["info"]["features"] == record["features"]
+    images, _ = find(str(root)).read("test")
+    assert images.labels[:20].tolist() == record["first labels"]
+
+
+def test_real_cifar10(shared):
+    import pyarrow.parquet as pq
+
+    root = real(shared, "data/cifar10")
     data = load_data(str(root), splits=("test",))
-    words = "airplane automobile bird cat deer dog frog horse ship truck"
-    assert data.classes == tuple(words.split())
-    assert data.input_size == (3, 32, 32)
     assert is_in_memory(data, "test")
     images = data.loaders["test"].dataset.images
     assert images.images.shape == (10_000, 3, 32, 32)
@@ -202,14 +236,8 @@ def test_real_cifar10(shared):
 
 
 def test_real_cifar100_labels(shared):
-    root = shared / "data/cifar100"
-    if not root.is_dir():
-        pytest.skip(f"needs {root}, which is absent")
-    source = find(str(root))
-    assert set(source.splits) == {"train", "test"}
-    images, names = source.read("test")  # not decoded
-    assert len(names) == 100
-    assert (names[0], names[-1]) == ("apple", "worm")
+    images, names = find(str(real(shared, "data/cifar100"))).read("test")  # not decoded
+    assert (len(names), names[0], names[-1]) == (100, "apple", "worm")
     assert images.labels.bincount().tolist() == [100] * 100
 
 

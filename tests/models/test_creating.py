@@ -189,3 +189,17 @@ def test_bad_arguments_of_imagenet_networks_get_one_line(make, message):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["ab_plus", None])
+def test_the_former_name_of_block_warns(text):
+    with pytest.warns(DeprecationWarning, match=r"now create_model\(block=") as warned:
+        model = ab.create_model("resnet8", recipe=text)
+    assert [w.filename for w in warned] == [__file__], "the warning points elsewhere"
+    expected = ab.create_model("resnet8", block=text).state_dict()
+    assert list(model.state_dict()) == list(expected)
+
+
+def test_block_under_both_names_is_refused():
+    with pytest.raises(ValueError, match=r"block='ab' and recipe='se'.*give block= alone"):
+        ab.create_model("resnet8", block="ab", recipe="se")

@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
+import socket
 import time
+import urllib.request
 
-import huggingface_hub.constants
+import huggingface_hub.constants as hub
 import pytest
+import safetensors.torch
+import timm
+import torch
 
 import accuracy_booster as ab
-from accuracy_booster.models import libraries
+from accuracy_booster.models.hub_cache import is_reachable
+
+
+def refuse(*_, **__):
+    raise OSError("Network is unreachable")
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """No server can be reached, and the hub's cache is a new folder, which is returned."""
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.mark.parametrize("setting", [False, True])
 @pytest.mark.parametrize("name", ["resnet50", "timm/resnet26"])
-def test_without_a_network_timm_fails_at_once(name, setting, monkeypatch, tmp_path):
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(libraries, "_reachable", lambda address: False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", setting)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+def test_without_a_network_timm_fails_at_once(name, setting, monkeypatch, no_network):
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", setting)
     start = time.perf_counter()
     with pytest.raises(ValueError, match=f"{name}.*network") as caught:
         ab.create_model(name, pretrained=True)
     assert time.perf_counter() - start < 10
     assert "\n" not in str(caught.value)
-    assert constants.HF_HUB_OFFLINE is setting
 
 
-def test_an_address_that_refuses_is_not_reachable(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError
+@pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_the_cache_are_loaded_without_a_network(form, monkeypatch, no_network):
+    """And the hub's switch, which the whole process would see, is not touched meanwhile."""
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    torch.manual_seed(1)
+    stored = timm.create_model("test_resnet").state_dict()
+    folder = no_network / "models--timm--test_resnet.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    file = folder / "snapshots" / ("0" * 40) / form
+    if form.endswith(".bin"):
+        torch.save(stored, file)
+    else:
+        safetensors.torch.save_file(stored, file)
+    seen = []
 
-    monkeypatch.setattr(libraries.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(libraries.socket, "create_connection", refuse)
-    assert not libraries._reachable("https://huggingface.co")
-    monkeypatch.setattr(libraries.urllib.request, "getproxies", lambda: {"https": "proxy"})
-    assert libraries._reachable("https://huggingface.co")  # the proxy knows
+    class Watched(timm.models.ResNet):
+        def load_state_dict(self, *args, **options):
+            seen.append(hub.HF_HUB_OFFLINE)
+            return super().load_state_dict(*args, **options)
+
+    monkeypatch.setattr(timm.models.resnet, "ResNet", Watched)
+    model = ab.create_model("timm/test_resnet", pretrained=True)
+    assert seen == [False]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, stored[key]), key
+
+
+def test_an_address_that_refuses_is_not_reachable(no_network, monkeypatch):
+    assert not is_reachable("https://huggingface.co")
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "proxy"})
+    assert is_reachable("https://huggingface.co")  # the proxy knows

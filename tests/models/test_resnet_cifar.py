@@ -13,6 +13,7 @@ from support.networks_of_ours import (
     parameters,
     randomise,
 )
+from support.recorded_files import real, recorded
 
 import accuracy_booster as ab
 from accuracy_booster.models import from_akamaster
@@ -69,13 +70,23 @@ def test_resnet_equals_a_functional_one(depth, height, width, training):
     )
 
 
+def test_the_public_checkpoint_fits_by_names_and_shapes():
+    """akamaster's ResNet-20, from a record: it lacks the counters of batches, and fits."""
+    record = recorded("resnet20_cifar10")["state_dict"]
+    mapped = from_akamaster({key: torch.zeros(shape) for key, shape in record.items()})
+    own = {key: list(value.shape) for key, value in on_meta("resnet20").state_dict().items()}
+    needed = {key: shape for key, shape in own.items() if not key.endswith("num_batches_tracked")}
+    assert {key: list(value.shape) for key, value in mapped.items()} == needed
+    assert sum(value.numel() for key, value in mapped.items() if "running" not in key) == 269_722
+    ab.create_model("resnet20").load_state_dict(mapped)
+
+
 def test_public_checkpoint_scores_its_accuracy(shared):
     """akamaster's ResNet-20: 91.73 % on CIFAR-10, exactly."""
-    weights, data = shared / "weights/resnet20_cifar10.th", shared / "data/cifar10"
-    for path in (weights, data):
-        if not path.exists():
-            pytest.skip(f"needs {path}, which is absent")
+    weights, data = real(shared, "weights/resnet20_cifar10.th"), real(shared, "data/cifar10")
     stored = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
+    shapes = {key: list(value.shape) for key, value in stored.items()}
+    assert shapes == recorded("resnet20_cifar10")["state_dict"], "the record is of another file"
     model = ab.create_model("resnet20")
     model.load_state_dict(from_akamaster(stored))
     metrics = ab.evaluate(model, data=str(data))
