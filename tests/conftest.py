@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # workers share the processors; what they start has one thread too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# No test asks the Hugging Face hub, which would also delay tests on a machine without a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 Picture = np.ndarray | Image.Image | bytes
 SHARED = Path(__file__).parents[2] / "shared"  # real data and weights, beside the checkout
 

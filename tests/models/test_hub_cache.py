@@ -8,9 +8,9 @@ import urllib.request
 
 import huggingface_hub.constants as hub
 import pytest
-import safetensors.torch
 import timm
 import torch
+from support.networks_of_ours import put_in_hub_cache
 
 import accuracy_booster as ab
 from accuracy_booster.models.hub_cache import is_reachable
@@ -47,15 +47,7 @@ def test_weights_in_the_cache_are_loaded_without_a_network(form, monkeypatch, no
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
     torch.manual_seed(1)
     stored = timm.create_model("test_resnet").state_dict()
-    folder = no_network / "models--timm--test_resnet.r160_in1k"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("0" * 40)
-    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    file = folder / "snapshots" / ("0" * 40) / form
-    if form.endswith(".bin"):
-        torch.save(stored, file)
-    else:
-        safetensors.torch.save_file(stored, file)
+    put_in_hub_cache(no_network, "timm/test_resnet.r160_in1k", stored, form)
     seen = []
 
     class Watched(timm.models.ResNet):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import huggingface_hub.constants as hub
 import pytest
 import torch
 from PIL import Image
+from support.networks_of_ours import put_in_hub_cache
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
@@ -38,20 +40,14 @@ def test_where_libraries_say_what_they_trained_on():
 
 @pytest.fixture
 def weights_at_hand(tmp_path, monkeypatch) -> Path:
-    """timm finds the weights of test_resnet on this disk."""
+    """timm finds the weights of test_resnet in the hub's cache, and no server is asked."""
     import timm
 
     torch.manual_seed(0)
-    made = timm.create_model("test_resnet")
-    torch.save(made.state_dict(), tmp_path / "w.pth")
-    build = timm.create_model
-
-    def local(name, pretrained=False, **given):
-        if pretrained:
-            given["pretrained_cfg_overlay"] = {"file": str(tmp_path / "w.pth")}
-        return build(name, pretrained=pretrained, **given)
-
-    monkeypatch.setattr(timm, "create_model", local)
+    state = timm.create_model("test_resnet").state_dict()
+    put_in_hub_cache(tmp_path / "hub", "timm/test_resnet.r160_in1k", state)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     return tmp_path
 
 
