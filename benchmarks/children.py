@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.data import batches
-from accuracy_booster.training import evaluation, trainer
+from PIL import ImageFile
+
+from accuracy_booster.training import classification
 
 
 def class_folders(
@@ -105,22 +106,22 @@ def plant(place: str, generator: random.Random, latest: int | None = None) -> No
         os.fsync, Path.replace, Path.open = fsync, replace, opened  # type: ignore
     elif place == "evaluation":
         count[0] = generator.randrange(1, 15)  # 5 batches an epoch
-        real = evaluation.measure
+        real = classification.measure
 
-        def measure(model: Any, loader: Any, data: Any, engine: Any, on_batch: Any) -> Any:
-            def then(batch: Any) -> None:
+        def measure(model: Any, loader: Any, data: Any, accelerator: Any, on_batch: Any) -> Any:
+            def each(batch: Any) -> None:
                 countdown()
                 on_batch(batch)
 
-            return real(model, loader, data, engine, then)
+            return real(model, loader, data, accelerator, each)
 
-        trainer.measure = measure
+        classification.measure = measure
     elif place == "loader":
-        count[0] = generator.randrange(1, 240)  # images
-        real_item = batches._Keyed.__getitem__
+        count[0] = generator.randrange(1, 240)  # times that an image is decoded
+        real_load = ImageFile.ImageFile.load
 
-        def item(self: Any, key: Any) -> Any:
+        def load(self: Any) -> Any:
             countdown()
-            return real_item(self, key)
+            return real_load(self)
 
-        batches._Keyed.__getitem__ = item  # type: ignore
+        ImageFile.ImageFile.load = load  # type: ignore

@@ -35,7 +35,8 @@ from PIL import Image
 
 import accuracy_booster as ab
 from accuracy_booster.errors import TrainingStopped
-from accuracy_booster.training import checkpoint, engine, trainer
+from accuracy_booster.training import checkpoint
+from accuracy_booster.training.classification import Classification
 
 PLACES = ("checkpoint", "evaluation", "loader", "anywhere")
 TIMES = ("seconds", "images_per_second")  # what may differ
@@ -217,21 +218,21 @@ def stop_by_signal(folder: Path, data: Path, reference: Path, number: int) -> di
 def not_finite(folder: Path, data: Path) -> dict[str, Any]:
     run = folder / "nan"
     given = {**options(data, run), "mixup": 0.0, "cutmix": 0.0, "accumulate": 1}
-    real, calls = trainer.Trainer._loss, [0]
+    real, calls = Classification.loss, [0]
 
-    def poisoned(self: Any, images: Any, labels: Any) -> Any:
+    def poisoned(self: Any, forward: Any, batch: Any) -> Any:
         calls[0] += 1
-        loss, logits = real(self, images, labels)
-        return (loss * float("nan"), logits) if calls[0] == 8 else (loss, logits)
+        loss, sums = real(self, forward, batch)
+        return (loss * float("nan"), sums) if calls[0] == 8 else (loss, sums)
 
-    trainer.Trainer._loss = poisoned  # type: ignore
+    Classification.loss = poisoned  # type: ignore
     try:
         ab.train(**given)
         raise SystemExit("a NaN went through")
     except TrainingStopped as e:
         says = str(e)
     finally:
-        trainer.Trainer._loss = real  # type: ignore
+        Classification.loss = real  # type: ignore
     saved, problems = checkpoint.load(run)
     assert saved is not None, problems
     assert not problems, problems
@@ -355,7 +356,6 @@ def main() -> None:
         folder = Path(name)
         data = make_data(folder / "data")
         reference, log = folder / "reference", folder / "reference.log"
-        engine.build_network  # noqa: B018 - imported before the first fork
         start = time.monotonic()
         code = wait(in_child(lambda: train(data, reference), log))
         assert code == 0, log.read_text()

@@ -1,4 +1,4 @@
-"""Our multiply-adds beside those of torch's flop counter and of fvcore, on five networks with AB.
+"""Compare our multiply-adds with those of torch's flop counter and of fvcore, on five networks.
 
 python benchmarks/macs.py [--output benchmarks/macs.json]
 """
@@ -21,16 +21,19 @@ NETWORKS = (
     *("timm/mobilenetv2_100", "timm/convnext_tiny"),
 )
 BLOCKS = ("none", "ab", "se")
-LAYERS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")  # fvcore counts norms too
+# the operators of fvcore that are multiply-adds; it counts norms too
+LAYERS = ("conv", "linear", "addmm", "matmul", "bmm", "einsum")
 
 
 def torch_macs(model: torch.nn.Module, x: torch.Tensor) -> int:
+    """By torch's flop counter, which counts 2 for a multiply-add."""
     with FlopCounterMode(display=False) as counter:
         model(x)
     return counter.get_total_flops() // 2
 
 
 def fvcore_macs(model: torch.nn.Module, x: torch.Tensor) -> int:
+    """By fvcore."""
     from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
@@ -40,8 +43,10 @@ def fvcore_macs(model: torch.nn.Module, x: torch.Tensor) -> int:
 
 @torch.no_grad()
 def main() -> None:
+    """Print a row for each network and block, and write all rows to a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
     rows = []
     print(f"{'network':24} {'block':6} {'ours':>16} {'torch':>16} {'fvcore':>16}  ours - torch")
     for name in NETWORKS:
@@ -58,7 +63,6 @@ def main() -> None:
             others = f"{row['torch']:16,} {row['fvcore']:16,}"
             print(f"{name:24} {block:6} {row['ours']:16,} {others}  {row['ours'] - row['torch']:,}")
     versions = {"torch": torch.__version__}
-    arguments = parser.parse_args()
     arguments.output.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 import accuracy_booster as ab
 from accuracy_booster.cli import main as command
 from accuracy_booster.data import workers
-from accuracy_booster.training import engine, trainer
+from accuracy_booster.training import opening_data, trainer
 
 LIMIT = 90.0  # seconds after which a child hangs
 SHORT = {
@@ -80,13 +80,14 @@ def worker_faults(folder: Path, number: int) -> list[dict[str, Any]]:
                 workers.POLL, workers.STOPPED_PATIENCE = 0.5, 2.0
                 real, count = trainer.Trainer.train_step, [0]
 
-                def train_step(self: Any, batch: Any) -> None:
-                    real(self, batch)
+                def train_step(*given: Any) -> Any:
+                    agreed = real(*given)
                     count[0] += 1
                     if count[0] == 1 + i % 4:
                         children = psutil.Process().children()
                         os.kill(children[i % len(children)].pid, getattr(signal, name))
                         time.sleep(0.2)
+                    return agreed
 
                 trainer.Trainer.train_step = train_step  # type: ignore
                 sys.exit(command(words(folder / f"{name}{i}", data=data, workers=2)))
@@ -169,9 +170,9 @@ def disagreeing_ranks(folder: Path) -> list[dict[str, Any]]:
             shutil.rmtree(second / "test/class1")
 
         def work(rank: int, way: str = way) -> int:
-            real = engine.load_data
+            real = opening_data.load_data
             # as on two machines: the same path, other contents
-            engine.load_data = lambda data, **more: real(f"{folder}/data{rank}", **more)  # type: ignore
+            opening_data.load_data = lambda _, **more: real(f"{folder}/data{rank}", **more)  # type: ignore
             lr = 0.02 if rank and way == "another rate" else 0.01
             return command(words(folder / "run", data=first, lr=lr))
 
@@ -219,8 +220,8 @@ def removed_directory(folder: Path, number: int) -> dict[str, Any]:
             torch.set_num_threads(1)
             real, count = trainer.Trainer.train_step, [0]
 
-            def train_step(self: Any, batch: Any) -> None:
-                real(self, batch)
+            def train_step(*given: Any) -> Any:
+                agreed = real(*given)
                 count[0] += 1
                 if count[0] == 2 + 3 * i:
                     shutil.rmtree(run)
@@ -233,6 +234,7 @@ def removed_directory(folder: Path, number: int) -> dict[str, Any]:
                     while not (run / "checkpoints").exists() and child.poll() is None:
                         time.sleep(0.05)
                     (folder / f"code{i}").write_text(str(child.pid))
+                return agreed
 
             trainer.Trainer.train_step = train_step  # type: ignore
             sys.exit(command(words(run, **{**given, "seed": 9})))

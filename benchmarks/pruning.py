@@ -38,13 +38,14 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.files import read_json, write_json
 from accuracy_booster.inspection.batches import Inputs
-from accuracy_booster.inspection.opening import gates_of, inputs_of
+from accuracy_booster.inspection.opened_networks import gates_of, inputs_of
 from accuracy_booster.progress import note
 from accuracy_booster.pruning.channels import OF, pruned_channels
 from accuracy_booster.pruning.criteria import CRITERIA
-from accuracy_booster.surgery.planning import aligned
-from accuracy_booster.training.engine import make_optimizer, open_data
-from accuracy_booster.training.open_to_measure import Opened, open_measured
+from accuracy_booster.tables import Table
+from accuracy_booster.training.opening_data import open_data
+from accuracy_booster.training.opening_to_measure import Opened, open_measured
+from accuracy_booster.training.optimizer import make_optimizer
 
 KEY = ("of", "by", "keep", "seed")
 WHOLE = ("none", "none", 1.0, 0)
@@ -184,7 +185,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         + [cell(m, name) for name in names]
         for (of, keep, by), m in groups.items()
     ]
-    print(*aligned(["of", "keep", "by", "parameters", "MACs", *names], table), sep="\n")
+    print(*Table(["of", "keep", "by", "parameters", "MACs", *names], table).lines(), sep="\n")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.analysis.measuring import processor
 from accuracy_booster.fastpath.folded_modules import GatedConv2d
 from accuracy_booster.fastpath.folding import choose_form, fold_gate
 from accuracy_booster.ops import keep_freed_memory

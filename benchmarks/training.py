@@ -29,13 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import accuracy_booster as ab
-from accuracy_booster.analysis.memory import peak
+from accuracy_booster.analysis.measuring import peak_memory
 from accuracy_booster.data import Data
 from accuracy_booster.data.augmentation import train_batch_transform
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.images import TensorImages
 from accuracy_booster.data.transforms import unchanged
-from accuracy_booster.signals import StopRequest
 from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.presets import resolve
@@ -109,8 +108,11 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
         *(None, None, None, [], {}, {}, {"train": loader}, lambda seed: {}),
     )
     one = trainer.Trainer(Classification(config, data))
-    one.stop = StopRequest("")
-    one.forward = compiling.prepared(one, compile, compiling.fuses(one, compile))
+    one.initialise()
+    step_to_compile = one.step_to_compile()
+    assert step_to_compile is not None
+    fused = compiling.fuses(step_to_compile, compile)
+    one.step.forward = compiling.prepare_forward(step_to_compile, compile, fused)
     epochs = iter(range(10**9))
     batches = forever(lambda: loader.batches(next(epochs)))
 
@@ -147,7 +149,7 @@ def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     connection.send(first)
     while name := connection.recv():
         if name.startswith("peak "):
-            connection.send(peak(steps[name.removeprefix("peak ")], torch.device("cpu")))
+            connection.send(peak_memory(steps[name.removeprefix("peak ")], torch.device("cpu")))
             continue
         times = []
         for _ in range(given.steps):

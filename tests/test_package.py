@@ -10,8 +10,8 @@ import accuracy_booster as ab
 ROOT = Path(ab.__file__).parent
 TESTS = Path(__file__).parent
 # Each part may import what stands left of it.
-ORDER = ["lazy", "version", "errors", "files", "progress", "signals", "tables", "report"]
-ORDER += ["ops", "blocks", "surgery", "fastpath", "pruning", "models", "data", "training"]
+ORDER = ["lazy", "version", "errors", "spelling", "files", "progress", "signals", "tables"]
+ORDER += ["report", "ops", "blocks", "surgery", "fastpath", "pruning", "models", "data", "training"]
 ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "__main__"]
 MOST_LINES = 300
 

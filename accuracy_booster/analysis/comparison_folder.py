@@ -1,6 +1,6 @@
-"""A comparison's directory: what it was begun with, its runs, its results and its report.
+"""The files in a comparison's directory, for `ab.compare`.
 
-compare.json    the network, blocks, seeds and options: `compare --resume` goes on with them
+compare.json    the network, blocks, seeds and options, which `compare --resume` reads
 results.json    the rows, and which runs they are of
 report.html     the page
 BLOCK-sSEED/    a run's directory
@@ -15,15 +15,19 @@ from typing import Any
 
 from accuracy_booster.files import check_folder, check_no_others, partial_name, read_json
 from accuracy_booster.training.lock import LOCK, locked
-from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import is_run, remove_run
 
 BEGUN, RESULTS, REPORT = "compare.json", "results.json", "report.html"
 
 
-def read_begun(where: Path) -> dict[str, Any]:
-    """What the comparison in a directory was begun with."""
+def read_begun(folder: Path) -> dict[str, Any]:
+    """The content of a folder's compare.json.
+
+    Raises:
+        ValueError: if there is none, or if it is damaged.
+    """
     try:
-        begun = read_json(where / BEGUN)
+        begun = read_json(folder / BEGUN)
         kinds = {"model": str, "blocks": list, "seeds": int, "options": dict}
         for name, kind in kinds.items():
             if not isinstance(begun.get(name), kind):
@@ -32,49 +36,52 @@ def read_begun(where: Path) -> dict[str, Any]:
             raise ValueError(f"{BEGUN} is damaged: its blocks are not texts")
         return begun
     except (OSError, ValueError) as e:
-        found = e if (where / BEGUN).exists() else f"no {BEGUN}"
-        raise ValueError(f"{where} holds no comparison to go on with ({found})") from e
+        found = e if (folder / BEGUN).exists() else f"no {BEGUN}"
+        raise ValueError(f"{folder} holds no comparison to go on with ({found})") from e
 
 
-def check_place_of(where: Path, overwrite: bool) -> None:
-    """Raise ValueError where no comparison may be written: over another one, or among files."""
-    check_folder(where)
-    if not where.is_dir():
+def check_can_begin(folder: Path, overwrite: bool) -> None:
+    """Raise ValueError if the folder holds another comparison, or files of anything else."""
+    check_folder(folder)
+    if not folder.is_dir():
         return
-    if (where / BEGUN).exists():
+    if (folder / BEGUN).exists():
         if not overwrite:
             raise ValueError(
-                f"{where} already holds a comparison; go on with it by --resume {where}, or choose "
-                "another --output, or --overwrite"
+                f"{folder} already holds a comparison; go on with it by --resume {folder}, or "
+                "choose another --output, or --overwrite"
             )
-        read_begun(where)
+        read_begun(folder)
     else:
-        check_no_others(where, [partial_name(BEGUN)], "comparison")
+        check_no_others(folder, [partial_name(BEGUN)], "comparison")
 
 
-def remove(where: Path, keep: Sequence[str]) -> None:
-    """Remove the runs and the report of the comparison in a directory, and nothing else.
+def remove_comparison(folder: Path, keep: Sequence[str]) -> None:
+    """Remove the runs and the report of the comparison in a folder, and nothing else.
 
-    Its compare.json is replaced later, so that there is a comparison at every instant. Runs whose
-    names are to be kept are overwritten one by one, beside whatever else lies in their folders.
+    compare.json stays: the caller replaces it, so that the folder holds a comparison at all times.
+
+    Args:
+        keep: names of runs that stay, since the new comparison overwrites them one by one. Other
+            files in their folders stay too.
     """
-    if not (where / BEGUN).exists():
+    if not (folder / BEGUN).exists():
         return
-    begun = read_begun(where)
+    begun = read_begun(folder)
     first = begun["options"].get("seed", 0)
     named = [f"{f}-s{first + i}" for f in run_names(begun["blocks"]) for i in range(begun["seeds"])]
     for name in begun.get("runs", named):
-        folder = where / Path(str(name)).name
-        if folder.name not in keep and Run.is_run(folder):
-            with locked(folder):  # a training that goes on there is not disturbed
-                Run.remove(folder)
-            (folder / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: somebody else's files stay
-                folder.rmdir()
+        run = folder / Path(str(name)).name
+        if run.name not in keep and is_run(run):
+            with locked(run):  # raises if a training is writing to it
+                remove_run(run)
+            (run / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: it holds files of somebody else
+                run.rmdir()
     for name in (REPORT, RESULTS):
-        (where / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
 def run_names(blocks: Sequence[str]) -> list[str]:
-    """What the directories of the blocks' runs are called, without their seeds."""
+    """The names of the blocks' runs, without their seeds: the block's, or recipe1 for a text."""
     return [b if b.isidentifier() else f"recipe{i}" for i, b in enumerate(blocks, start=1)]

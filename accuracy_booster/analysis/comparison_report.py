@@ -1,123 +1,117 @@
-"""The report of a comparison: its table, learning curves, runs and settings."""
+"""The HTML report of a comparison: its table, learning curves, runs and settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accuracy_booster.analysis.comparison_results import Comparison
 from accuracy_booster.report.figures import COLOURS, to_themed_svg
 from accuracy_booster.report.page import write_page
-
-if TYPE_CHECKING:
-    from accuracy_booster.analysis.comparison import Comparison
-
-
-def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a comparison, as text."""
-    header = ["block", "top-1 %", "parameters", "MACs", "ms / image"]
-    rows = []
-    for row in result.rows:
-        spread = "" if row.top1_spread is None else f" ± {row.top1_spread:.2f}"
-        accuracy = "" if row.top1_mean is None else f"{row.top1_mean:.2f}{spread}"
-        if row.diverged:
-            number = len(row.diverged)
-            accuracy += f" ({number} diverged)" if row.top1 else "diverged"
-        rows.append(
-            [
-                row.block,
-                accuracy,
-                f"{row.parameters:,}",
-                f"{row.macs:,}",
-                f"{row.ms_per_image:.3f}",
-            ]
-        )
-    return header, rows
+from accuracy_booster.tables import Table
+from accuracy_booster.training import TrainResult
 
 
 def write_comparison(path: Path, result: Comparison) -> None:
-    """The report of `ab.compare`."""
+    """Write the report of `ab.compare`.
+
+    Raises:
+        CannotWrite: if the file cannot be written; what was there is still there.
+    """
     config = result.runs[0].config
-    seeds = sorted({run.config.seed for run in result.runs})
-    split = "validation" if "validation_top1" in result.runs[0].history[0] else "test"
-    images = result.runs[0].test.images
-    curves = {
-        row.block: [r for r in result.runs if r.config.block == row.block]
-        for row in result.rows
-        if row.top1
-    }
-    one = 100 / images
-    table = {
-        "title": "Results",
-        "table": comparison_table(result),
-        "text": (
-            f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
-            f"epoch's: mean ± sample standard deviation over {len(seeds)} seed"
-            f"{'s' if len(seeds) > 1 else ''}. One image is {one:.2f} points. With so few seeds, "
-            "differences of the size of the spread mean nothing. MACs: multiply-adds for one "
-            f"image. ms / image: inference at batch {result.latency_batch}, median, the blocks "
-            "timed in turn on this machine."
-        ),
-    }
-    figure = {
-        "title": "Learning curves",
-        "text": "Thin: each seed. Thick: their mean.",
-        "figure": learning_curves(curves, split),
-        "label": f"Training loss and {split} top-1 error by epoch, one colour a block",
-    }
-    details = {
-        "title": "Settings",
-        "text": "The same for every run but for the block and the seed.",
-        "table": (
-            ["setting", "value"],
-            [
-                [name, value]
-                for name, value in config.shown().items()
-                if name not in ("block", "seed", "output", "overwrite")
-            ],
-        ),
-    }
-    runs = {
-        "title": "Runs",
-        "table": (
-            ["block", "seed", "top-1 %", "top-5 %", "seconds", "directory"],
-            [
-                [
-                    run.config.block,
-                    str(run.config.seed),
-                    f"{run.test.top1:.2f}",
-                    f"{run.test.top5:.2f}",
-                    f"{run.seconds:.0f}",
-                    str(run.output),
-                ]
-                for run in result.runs
-            ],
-        ),
-    }
-    failed = {
-        "title": "Diverged",
-        "text": "Trainings whose loss or gradient was no longer finite. They have no accuracy.",
-        "table": (
-            ["block", "seed", "what happened"],
-            [
-                [row.block, str(seed), reason]
-                for row in result.rows
-                for seed, reason in row.diverged.items()
-            ],
-        ),
-    }
     lead = (
         f"{config.model} on {config.data_name}, {config.epochs} epochs, "
-        f"seeds {', '.join(map(str, seeds))}."
+        f"seeds {', '.join(map(str, _seeds(result)))}."
     )
-    sections: list[Mapping[str, Any]] = [table, figure, runs, details]
+    sections = [_results(result)]
     if any(row.diverged for row in result.rows):
-        sections.insert(1, failed)
+        sections.append(_diverged(result))
+    sections += [_curves(result), _runs(result), _settings(result)]
     write_page(path, "Comparison of blocks", lead, sections)
 
 
-def learning_curves(runs: Mapping[str, Sequence[Any]], split: str) -> str:
-    """Training loss and top-1 error by epoch, one colour per block, as an inline SVG."""
+def _seeds(result: Comparison) -> list[int]:
+    return sorted({run.config.seed for run in result.runs})
+
+
+def _results(result: Comparison) -> dict[str, Any]:
+    images, seeds = result.runs[0].test.images, len(_seeds(result))
+    return {
+        "title": "Results",
+        "table": result.table(),
+        "text": (
+            f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
+            f"epoch's: mean ± sample standard deviation over {seeds} seed"
+            f"{'s' if seeds > 1 else ''}. One image is {100 / images:.2f} points. With so few "
+            "seeds, differences of the size of the spread mean nothing. MACs: multiply-adds for "
+            f"one image. ms / image: inference at batch {result.latency_batch}, median, the blocks "
+            "timed in turn on this machine."
+        ),
+    }
+
+
+def _diverged(result: Comparison) -> dict[str, Any]:
+    rows = [
+        [row.block, str(seed), reason]
+        for row in result.rows
+        for seed, reason in row.diverged.items()
+    ]
+    return {
+        "title": "Diverged",
+        "text": "Trainings whose loss or gradient was no longer finite. They have no accuracy.",
+        "table": Table(["block", "seed", "what happened"], rows),
+    }
+
+
+def _curves(result: Comparison) -> dict[str, Any]:
+    split = "validation" if "validation_top1" in result.runs[0].history[0] else "test"
+    runs = {
+        row.block: [run for run in result.runs if run.config.block == row.block]
+        for row in result.rows
+        if row.top1
+    }
+    return {
+        "title": "Learning curves",
+        "text": "Thin: each seed. Thick: their mean.",
+        "figure": learning_curves(runs, split),
+        "label": f"Training loss and {split} top-1 error by epoch, one colour a block",
+    }
+
+
+def _runs(result: Comparison) -> dict[str, Any]:
+    rows = [
+        [
+            *(run.config.block, str(run.config.seed)),
+            *(f"{run.test.top1:.2f}", f"{run.test.top5:.2f}"),
+            *(f"{run.seconds:.0f}", str(run.output)),
+        ]
+        for run in result.runs
+    ]
+    header = ["block", "seed", "top-1 %", "top-5 %", "seconds", "directory"]
+    return {"title": "Runs", "table": Table(header, rows)}
+
+
+def _settings(result: Comparison) -> dict[str, Any]:
+    rows = [
+        [name, value]
+        for name, value in result.runs[0].config.shown().items()
+        if name not in ("block", "seed", "output", "overwrite")
+    ]
+    return {
+        "title": "Settings",
+        "text": "The same for every run but for the block and the seed.",
+        "table": Table(["setting", "value"], rows),
+    }
+
+
+def learning_curves(runs: Mapping[str, Sequence[TrainResult]], split: str) -> str:
+    """Training loss and top-1 error by epoch, one colour per block, as an inline SVG.
+
+    Args:
+        runs: {block: its runs}.
+        split: whose error is drawn, "test" or "validation".
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 

@@ -1,18 +1,19 @@
-"""What the literature counts as multiply-adds; the paper mixes several.
+"""What the literature calls MACs; the paper's tables mix several conventions.
 
-A convention is a name: `mac` for the multiply-adds of convolutions, dense layers and matrix
-products (the blocks' too), and `+term` for each kind of arithmetic that also counts, once per
+A convention is a name. `mac` counts the multiply-adds of convolutions, dense layers and matrix
+products, those of blocks too. Each `+term` after it also counts one kind of arithmetic, once per
 element of a feature map: `mac+norm`.
 """
 
 from __future__ import annotations
 
-from accuracy_booster.analysis.counter import KINDS, Count
+from accuracy_booster.analysis.counter import Count
+from accuracy_booster.analysis.operators import KINDS
 from accuracy_booster.errors import unknown
 
 TERMS = tuple(kind for kind in KINDS if kind != "mac")
 
-# those that the paper's tables need
+# the conventions that the paper's tables need
 CONVENTIONS: dict[str, str] = {
     "mac": "multiply-adds and nothing else; the paper's Tables 1 to 4",
     "mac+norm": "and one per element that a norm gives; Tables 7 and 8",
@@ -22,7 +23,7 @@ CONVENTIONS: dict[str, str] = {
 
 
 def terms_of(convention: str) -> tuple[str, ...]:
-    """The terms of a convention beside the multiply-adds.
+    """The terms of a convention, without `mac`.
 
     Raises:
         ValueError: for one that does not exist, with the nearest ones.
@@ -35,5 +36,5 @@ def terms_of(convention: str) -> tuple[str, ...]:
 
 
 def count(what: Count, convention: str) -> int:
-    """The number that a convention calls MACs; its terms are those of maps, not of vectors."""
+    """The number that a convention calls MACs. Its terms are counted on maps, not on vectors."""
     return what.macs + sum(what.maps[term] for term in terms_of(convention))

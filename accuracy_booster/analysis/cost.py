@@ -1,116 +1,28 @@
-"""What a network and its blocks cost: parameters, arithmetic, activations, memory, depth."""
+"""`ab.complexity`: the parameters, arithmetic, activations, memory and depth of a network."""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from accuracy_booster.analysis import conventions
+from accuracy_booster.analysis.cost_results import BlockCost, Complexity, Cost
 from accuracy_booster.analysis.counter import Count, OperationCounter
+from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery import attached, disabled
 from accuracy_booster.surgery.attention import Replaced
-from accuracy_booster.surgery.examples import default_size, quiet_pass
-from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors
+from accuracy_booster.surgery.examples import default_size
+from accuracy_booster.surgery.inputs import Example, as_inputs, map_tensors, tensors_of
+from accuracy_booster.surgery.quiet_passes import quiet_pass
 from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy
-from accuracy_booster.surgery.trace import tensors_of
 
 BYTES = 4  # of a float32
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network or a block costs for one batch.
-
-    Attributes:
-        parameters: all of them, as a state_dict holds them (without buffers).
-        weights: those of convolutions and dense layers alone; no biases, no norms. For a block this
-            is what the paper's Table 1 counts.
-        macs: multiply-adds, in the convention that was asked for.
-        flops: floating point operations: 2 per multiply-add, and everything else that was counted
-            (`ab.analysis.counter.KINDS`). The paper's FLOPS are MACs.
-        activations: elements that convolutions, dense layers and matrix products give.
-        rtm: run-time memory in bytes, 4 * (weights + activations); a network counts all parameters.
-        rtm_paper: the same with the formulas of Table 1, which give both layers of an SE block
-            C / r outputs, where the second has C.
-    """
-
-    parameters: int
-    weights: int
-    macs: int
-    flops: int
-    activations: int
-    rtm: int
-    rtm_paper: int
-
-    def __sub__(self, other: Cost) -> Cost:
-        mine, others = asdict(self), asdict(other)
-        return Cost(**{name: mine[name] - others[name] for name in Cost.__dataclass_fields__})
-
-
-@dataclass(frozen=True)
-class BlockCost(Cost):
-    """The block on one module's output [N, channels, *spatial_size].
-
-    `depth` is its number of layers with weights, norms aside (Table 10).
-    """
-
-    site: str
-    channels: int
-    spatial_size: tuple[int, ...]
-    depth: int
-
-
-@dataclass(frozen=True)
-class Complexity(Cost):
-    """A network's cost, that of the same network without gates, and that of each block.
-
-    Attributes:
-        base: the unboosted network.
-        blocks: one for each gate, in the order of the network's modules.
-        depth: layers that a block adds, 0 without blocks (Table 10).
-        uncounted: operators that nobody knows how to count, and how often they ran.
-        count: the arithmetic by kind, from which `macs` and `flops` are made.
-    """
-
-    base: Cost
-    blocks: list[BlockCost]
-    depth: int
-    input_size: tuple[int, ...]
-    batch_size: int
-    convention: str
-    uncounted: dict[str, int]
-    count: Count
-
-    @property
-    def extra(self) -> Cost:
-        """What boosting added."""
-        return self - self.base
-
-    @property
-    def block_weights(self) -> int:
-        """The extra parameters as the paper's Tables 1, 2 and 4 count them: no biases, no norms."""
-        return sum(block.weights for block in self.blocks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        names = ("input_size", "batch_size", "convention", "depth", "uncounted")
-        kinds = {
-            "maps": {k: n for k, n in self.count.maps.items() if n},
-            "vectors": {k: n for k, n in self.count.vectors.items() if n},
-        }
-        return {
-            **{name: getattr(self, name) for name in Cost.__dataclass_fields__},
-            **{name: getattr(self, name) for name in names},
-            **{"block_weights": self.block_weights, "count": kinds},
-            **{"base": asdict(self.base), "extra": asdict(self.extra)},
-            "blocks": [asdict(block) for block in self.blocks],
-        }
 
 
 def complexity(
@@ -121,22 +33,24 @@ def complexity(
     convention: str = "mac",
     example: Example | None = None,
 ) -> Complexity:
-    """Count a network, boosted or not, and its blocks. Nothing in the model changes.
+    """Count the operations of a network, boosted or not, and of its blocks.
 
-    Counting takes two quick passes in eval mode (four for batches, whose cost is extrapolated from
-    one image and two), or none of the arithmetic for a model on the meta device.
+    Nothing in the model changes. The operations are counted in a pass in eval mode, and in one more
+    without the gates. The cost of a batch is extrapolated from one image and two. A model on the
+    meta device computes nothing, so it is counted without any arithmetic.
 
     Args:
-        model: any network that maps images [N, C, H, W] to something, on any device; or maps
-            [N, C, L], [N, C, D, H, W] or [N, C].
+        model: any network on images [N, C, H, W], or on [N, C, L], [N, C, D, H, W] or [N, C], on
+            any device.
         input_size: (C, H, W) of an image, or (C, L), (C, D, H, W), (C,); by default that of the
             model's own configuration (timm, Hugging Face, ours), else (3, 224, 224).
         batch_size: images in a batch; MACs, FLOPs, activations and memory are those of the batch.
         convention: what `macs` counts beside multiply-adds: "mac" (nothing), "mac+norm",
-            "mac+sum", "mac+bias" (the paper's: `ab.analysis.conventions`), or other such sums.
+            "mac+sum", "mac+bias" (those of the paper: `ab.analysis.conventions`), or other such
+            sums.
         example: instead of input_size, an input, or several: a tuple by position, a dict by name.
-            Its first sample counts, `batch_size` times; what is no tensor, or is of another length
-            than the tensor of the most dimensions, stays as it is.
+            Its first sample is repeated `batch_size` times. Two things are not repeated: what is
+            no tensor, and tensors whose length is not that of the tensor with the most dimensions.
 
     Raises:
         ValueError: for an unknown convention, a size that is no (C, ...), or one that the network
@@ -150,59 +64,65 @@ def complexity(
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number >= 1")
-    if is_lazy(model):  # a pass gives their weights a shape, and a query changes nothing
-        model = copy_of_lazy(model)
     if example is not None and input_size is not None:
         raise ValueError(f"input_size={input_size} and an example are given; give one of them")
+    if is_lazy(model):  # a pass gives lazy modules their shapes, and a query changes nothing
+        model = copy_of_lazy(model)
     if example is None:
         size = _size(model, input_size)
         example, remedy = torch.zeros(1, *size), "pass another input_size=(C, H, W)"
     else:
         size, remedy = _size_of_example(example), "pass another example"
     gates = attached(model)
-    total, of, shapes, uncounted = _count(model, example, batch_size, remedy)
+    counted = _count(model, example, batch_size, remedy)
     with disabled(model):
-        plain = _count(model, example, batch_size, remedy)[0] if gates else total
-    if uncounted:
-        listed = ", ".join(f"{name} ({n}x)" for name, n in uncounted.items())
+        without = _count(model, example, batch_size, remedy) if gates else counted
+    if counted.uncounted:
+        listed = ", ".join(f"{name} ({n}x)" for name, n in counted.uncounted.items())
         warnings.warn(
             f"{type(model).__name__}: cannot count {listed}; "
             "torch.utils.flop_counter.register_flop_formula teaches how",
             stacklevel=2,
         )
-    blocks = []
-    for name, gate in gates.items():
-        weights = _weights(gate)
-        cost = _cost(_size_of(gate), weights, weights, of[name], convention)
-        unknown = (0,) * (2 + gate.spatial_dims)  # of a module that does not run
-        shape = shapes.get(name, unknown)
-        shape = shape[2:] if gate.layout == "NCHW" else shape[1:-1]
-        depth = sum(_is_layer(module) for module in gate.modules())
-        blocks.append(
-            BlockCost(**cost, site=name, channels=gate.channels, spatial_size=shape, depth=depth)
-        )
-    added = sum(block.parameters for block in blocks), sum(block.weights for block in blocks)
-    parameters, weights = _size_of(model), _weights(model)
+    blocks = [_block(site, gate, counted, convention) for site, gate in gates.items()]
+    added = sum(block.parameters for block in blocks)
+    added_weights = sum(block.weights for block in blocks)
+    parameters, weights = _parameters(model), _weights(model)
+    # the attention modules that gates replaced belong to the network without gates
     replaced = [m.__dict__["original"] for m in model.modules() if isinstance(m, Replaced)]
-    own = parameters - added[0] + sum(map(_size_of, replaced))
-    own_weights = weights - added[1] + sum(map(_weights, replaced))
-    stored = parameters - added[0] + added[1]
+    base = parameters - added + sum(map(_parameters, replaced))
+    base_weights = weights - added_weights + sum(map(_weights, replaced))
+    stored = parameters - added + added_weights
     return Complexity(
-        **_cost(parameters, weights, stored, total, convention),
-        base=Cost(**_cost(own, own_weights, own, plain, convention)),
+        **_cost(parameters, weights, stored, counted.total, convention),
+        base=Cost(**_cost(base, base_weights, base, without.total, convention)),
         blocks=blocks,
         depth=max((block.depth for block in blocks), default=0),
         input_size=size,
         batch_size=batch_size,
         convention=convention,
-        uncounted=uncounted,
-        count=total,
+        uncounted=counted.uncounted,
+        count=counted.total,
+    )
+
+
+def _block(site: str, gate: Recalibrate, counted: _Counted, convention: str) -> BlockCost:
+    weights = _weights(gate)
+    not_run = (0,) * (2 + gate.spatial_dims)
+    shape = counted.shapes.get(site, not_run)
+    return BlockCost(
+        **_cost(_parameters(gate), weights, weights, counted.of[site], convention),
+        site=site,
+        channels=gate.channels,
+        spatial_size=shape[2:] if gate.layout == "NCHW" else shape[1:-1],
+        depth=sum(_is_layer(module) for module in gate.modules()),
     )
 
 
 def _cost(
     parameters: int, weights: int, stored: int, count: Count, convention: str
 ) -> dict[str, Any]:
+    """The fields of a `Cost`; `stored` is how many parameters count as run-time memory."""
     return {
         "parameters": parameters,
         "weights": weights,
@@ -214,16 +134,17 @@ def _cost(
     }
 
 
-def _size_of(module: nn.Module) -> int:
+def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _weights(module: nn.Module) -> int:
+    """How many numbers the weights of layers hold; biases and norms have one dimension."""
+    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
 def _is_layer(module: nn.Module) -> bool:
     return any(p.ndim > 1 for p in module.parameters(recurse=False))
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
 def _size(model: nn.Module, given: Any) -> tuple[int, ...]:
@@ -246,39 +167,55 @@ def _size_of_example(example: Example) -> tuple[int, ...]:
 
 
 def _main(example: Any) -> torch.Tensor:
-    """The tensor of the most dimensions: the image, if there is one."""
+    """The tensor with the most dimensions: the image, if there is one."""
     return max(tensors_of(example), key=lambda x: x.ndim)
 
 
 def _of_samples(example: Example, count: int) -> Example:
     """The first sample, `count` times."""
-    first = _main(example)
+    main = _main(example)
 
     def repeat(x: torch.Tensor) -> torch.Tensor:
-        if x.ndim == 0 or first.ndim == 0 or len(x) != len(first):
+        if x.ndim == 0 or main.ndim == 0 or len(x) != len(main):
             return x
         return x[:1].expand(count, *x.shape[1:]).contiguous()
 
     return map_tensors(repeat, example)
 
 
-def _count(model: nn.Module, example: Example, batch_size: int, remedy: str):
-    """The counts of the network and of its gates for one batch, the gates' input shapes, gaps."""
+@dataclass(frozen=True)
+class _Counted:
+    """What was counted for one batch.
+
+    Attributes:
+        total: of the whole network.
+        of: {site: of the block there}.
+        shapes: {site: the shape of the block's input, for one image}.
+        uncounted: as in `Complexity`, for one image.
+    """
+
+    total: Count
+    of: dict[str, Count]
+    shapes: dict[str, tuple[int, ...]]
+    uncounted: dict[str, int]
+
+
+def _count(model: nn.Module, example: Example, batch_size: int, remedy: str) -> _Counted:
     one = _pass(model, _of_samples(example, 1), remedy)
     if batch_size == 1:
-        return one.total, one.of, one.shapes, dict(one.uncounted)
+        return _Counted(one.total, one.of, one.shapes, dict(one.uncounted))
     # what is computed from weights alone does not grow with the batch
     two = _pass(model, _of_samples(example, 2), remedy)
 
-    def grown(first: Count, second: Count) -> Count:
+    def extrapolated(first: Count, second: Count) -> Count:
         return first.combine(second, 2 - batch_size, batch_size - 1)
 
-    of = {name: grown(count, two.of[name]) for name, count in one.of.items()}
-    return grown(one.total, two.total), of, one.shapes, dict(one.uncounted)
+    of = {site: extrapolated(count, two.of[site]) for site, count in one.of.items()}
+    return _Counted(extrapolated(one.total, two.total), of, one.shapes, dict(one.uncounted))
 
 
 def _pass(model: nn.Module, example: Example, remedy: str) -> OperationCounter:
-    # in a network on [N, C, L] the maps have three dimensions
+    # in a network on [N, C, L] the feature maps have three dimensions
     map_dims = 3 if _main(example).ndim == 3 else 4
     counter = OperationCounter(attached(model), map_dims=map_dims)
     with quiet_pass(model, example, remedy) as x, counter.watching(model), counter:

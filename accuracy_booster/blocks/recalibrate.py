@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Gate(nn.Module):
     """
 
     spatial_dims = 2  # version 0.1 pickled gates without it
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None  # of the weights; as spatial_dims
     _version = VERSION  # of the grammar; torch records it in state dicts
 
     def __init__(
@@ -40,6 +42,7 @@ class Gate(nn.Module):
         self.recipe = recipe
         self.channels = channels
         self.spatial_dims = spatial_dims
+        self.change = None  # `inspection.gate_weights.weights_changed` sets it for a while
         names: list[str] = []
         for part, kind, place in recipe.flow():
             dead = recipe.bias_is_dead(place)
@@ -63,7 +66,8 @@ class Gate(nn.Module):
         for descriptor in descriptors[1:]:
             total = total + self._run(self._shared, descriptor)
         p = self._run(self._joint, total)
-        return p if self.recipe.scale == 1 else self.recipe.scale * p
+        p = p if self.recipe.scale == 1 else self.recipe.scale * p
+        return p if self.change is None else self.change(p)
 
     def _run(self, names: list[str], x: torch.Tensor) -> torch.Tensor:
         for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from accuracy_booster.analysis.choices import BENCHED_BLOCKS
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_tables, say
 from accuracy_booster.cli.parser import Parser
@@ -26,7 +27,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--blocks",
         type=str,
-        default="none,se,eca,cbam,ab,ab_plus",
+        default=",".join(BENCHED_BLOCKS),
         help="the blocks, separated by commas; the network without a block is always measured",
     )
     parser.add_argument(

@@ -104,7 +104,7 @@ def _predict(given: dict[str, Any]) -> Result:
     from accuracy_booster.detection import load, predict_files
     from accuracy_booster.detection.predicting import check_threshold, find_images
     from accuracy_booster.progress import bars, note
-    from accuracy_booster.training.engine import device_named
+    from accuracy_booster.training.accelerator import device_named
 
     threshold = given.get("threshold", 0.5)
     check_threshold(threshold)

@@ -13,7 +13,7 @@ from accuracy_booster.cli.shared_options import add_measured, count_of_images
 if TYPE_CHECKING:
     from torch import nn
 
-    from accuracy_booster.training.open_to_measure import Opened
+    from accuracy_booster.training.opening_to_measure import Opened
 
 MERGED = "merged.safetensors"
 
@@ -39,9 +39,9 @@ def _arguments(parser: Parser) -> None:
 
 
 def _merge(given: dict[str, Any]) -> Result:
-    from accuracy_booster.inspection.norms import reestimate_norms
+    from accuracy_booster.inspection.batch_norms import reestimate_norms
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.open_to_measure import open_measured
+    from accuracy_booster.training.opening_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / MERGED)
@@ -101,13 +101,13 @@ def _merged(
     import torch
 
     from accuracy_booster.fastpath.merging import merge_gates, told
-    from accuracy_booster.inspection.opening import gates_of
-    from accuracy_booster.inspection.weights import places
+    from accuracy_booster.inspection.gate_weights import gates_in
+    from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.surgery import attached
     from accuracy_booster.surgery.wrappers import unwrapped
 
     network = unwrapped(opened.network)
-    places(network)  # raises an error where there are no gates
+    gates_in(network)  # raises an error where there are no gates
     sites = list(attached(network))
     # Whether a gate can be merged does not depend on the constants: check it before reading data.
     ones = {name: torch.ones(gate.channels) for name, gate in attached(network).items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.progress import console, printable
+from accuracy_booster.tables import Table
 
 
 @contextmanager
@@ -42,16 +43,10 @@ def say_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout, as wide as the terminal, or 160 characters in a file."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
     where = console(stderr=False, soft_wrap=False)
     if not where.is_terminal:
         where.width = 160
-    where.print(table)
+    where.print(Table(header, rows).rich())
 
 
 def print_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:

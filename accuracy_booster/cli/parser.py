@@ -10,8 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from accuracy_booster.errors import SHOWN, shortened, unknown
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.settings import MANY_DIGITS
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.yaml_settings import MANY_DIGITS
 
 
 class Parser(ArgumentParser):

@@ -57,11 +57,11 @@ def _arguments(parser: Parser) -> None:
 def _prune(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import complexity
     from accuracy_booster.files import check_folder
-    from accuracy_booster.inspection.norms import reestimate_norms
-    from accuracy_booster.inspection.opening import gates_of
+    from accuracy_booster.inspection.batch_norms import reestimate_norms
+    from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.pruning import prune, pruning_of
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.open_to_measure import open_measured
+    from accuracy_booster.training.opening_to_measure import open_measured
 
     run = Path(given.pop("run"))
     output = Path(given.pop("output", None) or run / PRUNED)

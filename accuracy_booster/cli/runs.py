@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from accuracy_booster.analysis.choices import COMPARED_BLOCKS
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
@@ -12,7 +13,7 @@ from accuracy_booster.cli.shared_options import add_training, trained_value
 from accuracy_booster.cli.words import split
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import MEASURED, TrainConfig
+from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 MAX_SEEDS = 1000
 
@@ -51,7 +52,7 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--blocks",
         type=str,
-        default="none,se,ab,ab_plus",
+        default=",".join(COMPARED_BLOCKS),
         help="the blocks to compare, separated by commas (or by newlines, for texts with commas)",
     )
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
@@ -66,7 +67,6 @@ def _compare_arguments(parser: Parser) -> None:
 
 def _compare(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import compare
-    from accuracy_booster.analysis.comparison_report import comparison_table
 
     if given.get("resume"):
         if more := sorted(set(given) - {"resume", "data", "data_dir"}):
@@ -75,10 +75,10 @@ def _compare(given: dict[str, Any]) -> Result:
     else:
         if given.get("seeds", 1) > MAX_SEEDS:
             raise ValueError(f"seeds={shown(given['seeds'])} must be <= {MAX_SEEDS:,}")
-        result = compare(blocks=split(given.pop("blocks", "none,se,ab,ab_plus")), **given)
+        result = compare(blocks=split(given.pop("blocks", ",".join(COMPARED_BLOCKS))), **given)
 
     def show() -> None:
-        print_table(*comparison_table(result))
+        print_table(*result.table())
         say(f"{result.seconds:.0f} s. Report:")
         say(result.report)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.errors import shown
-from accuracy_booster.training.config import MAX_CHANNELS
 from accuracy_booster.training.setting_types import MAX_SIDE
+from accuracy_booster.training.train_config import MAX_CHANNELS
 
 
 def add_training(parser: Parser) -> None:

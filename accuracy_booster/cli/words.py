@@ -11,8 +11,8 @@ from yaml import YAMLError
 
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.settings import check_nesting, read_settings, read_settings_file
+from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.yaml_settings import check_nesting, read_settings, read_settings_file
 
 # options that take several numbers, written as 1,2,3
 LISTS = (

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms
-from accuracy_booster.surgery.attach import KEPT
+from accuracy_booster.surgery.repairing import KEPT
 
 
 class _Reached(Exception):

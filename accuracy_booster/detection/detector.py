@@ -30,7 +30,7 @@ from accuracy_booster.models.preprocessing import preprocessing_of, pretrained_p
 from accuracy_booster.models.registry import is_model
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
-from accuracy_booster.training.engine import load_network
+from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
 
 IMAGENET = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]

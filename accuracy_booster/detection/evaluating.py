@@ -19,10 +19,10 @@ from accuracy_booster.detection.training import load_detector
 from accuracy_booster.errors import unknown
 from accuracy_booster.files import write
 from accuracy_booster.progress import note
-from accuracy_booster.training.engine import make_accelerator
+from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.evaluation import measure_shown
-from accuracy_booster.training.processes import agree
-from accuracy_booster.training.reopen_data import what_changed
+from accuracy_booster.training.processes import check_processes_agree
+from accuracy_booster.training.reopening_data import what_changed
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import OnBatch
 
@@ -85,7 +85,7 @@ def evaluate(
         training=False,
         classes=classes,
     )
-    agree(accelerator, config, opened)
+    check_processes_agree(accelerator, config, opened)
     for line in opened.notes:
         note(line)
     if run is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms, batch_norms, gates_norms
-from accuracy_booster.surgery.attach import attached
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gated import ATTRIBUTE
 
 LAYERS = 5  # torchvision's: four stages and the stem

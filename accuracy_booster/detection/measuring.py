@@ -56,7 +56,7 @@ def measure(
     """
     from accelerate.utils import gather_object
 
-    from accuracy_booster.training.evaluation import share_buffers
+    from accuracy_booster.training.processes import share_buffers
 
     if accelerator.num_processes > 1:
         share_buffers(model)

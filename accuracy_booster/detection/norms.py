@@ -31,7 +31,7 @@ from torch import nn
 
 from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.ops.synchronise import merged
-from accuracy_booster.surgery.attach import attached
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.modes import in_eval_mode
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]

@@ -20,9 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from accuracy_booster.detection.bodies import run_to
 from accuracy_booster.models.heads import classifier
-from accuracy_booster.surgery.examples import default_size, quiet_pass, traced
+from accuracy_booster.surgery.examples import default_size
 from accuracy_booster.surgery.gated import ATTRIBUTE
-from accuracy_booster.surgery.trace import Trace, Value, tensors_of
+from accuracy_booster.surgery.inputs import tensors_of
+from accuracy_booster.surgery.quiet_passes import quiet_pass, traced
+from accuracy_booster.surgery.trace import Trace, Value
 
 MAX_STRIDE = 64
 MOST = 4  # stages: torchvision's "layer1" to "layer4"

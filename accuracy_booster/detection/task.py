@@ -28,13 +28,13 @@ from accuracy_booster.detection.weights import start_from_weights
 from accuracy_booster.models.preprocessing import pretrained_preprocessing
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
-from accuracy_booster.training import engine
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.initial_weights import decide_start, run_of
-from accuracy_booster.training.presets import base_dir
-from accuracy_booster.training.reopen_data import check_same
+from accuracy_booster.training.network_building import check_network_and_block
+from accuracy_booster.training.output_directory import base_dir
+from accuracy_booster.training.reopening_data import check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
+from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,7 +61,7 @@ class Detection(Task):
 
     @classmethod
     def check(cls, config: DetectConfig) -> None:
-        engine.check_names(config)
+        check_network_and_block(config)
 
     @classmethod
     def begin(cls, config: DetectConfig) -> Detection:

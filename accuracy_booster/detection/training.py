@@ -12,8 +12,10 @@ from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.task import KINDS, Detection, build
 from accuracy_booster.models.registry import is_model
 from accuracy_booster.training.initial_weights import run_of
-from accuracy_booster.training.run_directory import WEIGHTS, Run
-from accuracy_booster.training.train_and_resume import TrainResult, begin, go_on
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import WEIGHTS
+from accuracy_booster.training.starting_and_resuming import resume_run, start_run
+from accuracy_booster.training.train_result import TrainResult
 
 
 def train(
@@ -43,8 +45,8 @@ def train(
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
     if resume is not None:
-        return go_on(Detection, resume, backbone is not None, **options)
-    return begin(Detection, resolve(backbone, **options))
+        return resume_run(Detection, resume, network_named=backbone is not None, **options)
+    return start_run(Detection, resolve(backbone, **options))
 
 
 def resolve(backbone: str | DetectConfig | None = None, **given: Any) -> DetectConfig:

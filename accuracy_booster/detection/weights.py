@@ -13,8 +13,8 @@ from accuracy_booster.errors import shown
 from accuracy_booster.models import create_model
 from accuracy_booster.models.weight_files import read_weights
 from accuracy_booster.models.weights import GATES, Loaded, load_weights
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.initial_weights import run_of, told
+from accuracy_booster.training.train_config import TrainConfig
 
 Tensors = Mapping[str, torch.Tensor]
 # where a detector has the modules of its classification network, by the names that they have there

@@ -25,7 +25,7 @@ from accuracy_booster.ops import (
 )
 from accuracy_booster.ops.deferred import Pending
 from accuracy_booster.ops.pooled_conv import tap_sums
-from accuracy_booster.surgery.attach import is_read
+from accuracy_booster.surgery.hooks import is_read
 
 FORMS = {
     "input": "from the mean of the convolution's input",

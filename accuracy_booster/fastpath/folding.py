@@ -19,11 +19,13 @@ from accuracy_booster.fastpath.scalable_layers import computes_as
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.ops import accumulation_dtype
 from accuracy_booster.ops.pooled_conv import Conv, has_pooled_form
-from accuracy_booster.surgery.attach import REPORT, attached, detach, is_hooked, repair
+from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.gated import ungated_class
-from accuracy_booster.surgery.passes import Example, as_inputs, map_tensors, moved
+from accuracy_booster.surgery.hooks import is_hooked
+from accuracy_booster.surgery.inputs import Example, as_inputs, map_tensors, moved, tensors_of
 from accuracy_booster.surgery.refusing import refuse_wrapped
-from accuracy_booster.surgery.trace import tensors_of
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import update_state
 
 Network = TypeVar("Network", bound=nn.Module)
 Layer = Conv | nn.Linear
@@ -97,7 +99,7 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _rest_of(modules[norm]))
     repair(new)  # a gate that is left goes onto what stands in for its norm
-    new.__dict__[REPORT] = FastPath("folded", places)
+    update_state(new, fast_path=FastPath("folded", places))
     if verify:
         _verify(merging.frozen(model, merged) if merged else model, new, flows.example)
     return new

@@ -29,8 +29,10 @@ from accuracy_booster.ops.moments import Merge, over_samples, update_running
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 from accuracy_booster.ops.synchronise import merged
-from accuracy_booster.surgery.attach import is_read
-from accuracy_booster.surgery.gated import gate_of, set_forward, warn_of_frozen_gate
+from accuracy_booster.surgery.gate_warnings import warn_of_frozen_gate
+from accuracy_booster.surgery.gated import gate_of
+from accuracy_booster.surgery.hooks import is_read
+from accuracy_booster.surgery.own_forwards import set_forward
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
 

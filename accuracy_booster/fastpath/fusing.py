@@ -11,11 +11,14 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath import fused_modules
 from accuracy_booster.fastpath.neighbours import Flow, Flows
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
-from accuracy_booster.surgery.attach import REPORT, Model, attached, repair
-from accuracy_booster.surgery.gated import gated_class, is_gated, ungated_class
-from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.gated import is_gated, ungated_class
+from accuracy_booster.surgery.gating import gated_class
+from accuracy_booster.surgery.inputs import Example
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import Model, repair
+from accuracy_booster.surgery.state import state_of, update_state
+from accuracy_booster.tables import Table
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -60,9 +63,9 @@ class FastPath:
         """How many places take the fast path."""
         return sum(place.fast for place in self.places)
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
         rows = [[p.name, "fast" if p.fast else "as before", p.how] for p in self.places]
-        return ["module", "path", "how, or why not"], rows
+        return Table(["module", "path", "how, or why not"], rows)
 
     def summary(self) -> str:
         return f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
@@ -71,7 +74,7 @@ class FastPath:
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(*self.table()), self.summary()])
+        return "\n".join([*self.table().lines(), self.summary()])
 
 
 def fuse(model: Model, *, example: Example | None = None) -> Model:
@@ -94,7 +97,7 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
         ValueError: for a model that is fused or folded already, or wrapped.
     """
     refuse_wrapped(model)
-    if (done := model.__dict__.get(REPORT)) is not None:
+    if (done := state_of(model).fast_path) is not None:
         raise ValueError(
             f"{type(model).__name__} is {done.kind} already"
             + ("; ab.unfuse(model) undoes it" if done.kind == "fused" else "")
@@ -116,7 +119,7 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
             module.__dict__["adder"] = () if flow.adder is None else (modules[flow.adder],)
         how = reason or _how(flow, gate)
         places.append(Place(name, reason is None, how))
-    model.__dict__[REPORT] = FastPath("fused", places)
+    update_state(model, fast_path=FastPath("fused", places))
     return model
 
 
@@ -137,7 +140,7 @@ def unfuse(model: Model) -> Model:
             setattr(module, "__class__", cls)  # noqa: B010 - for mypy
             for attribute in ("then", "around", "adder"):
                 module.__dict__.pop(attribute, None)
-    del model.__dict__[REPORT]
+    update_state(model, fast_path=None)
     return model
 
 
@@ -159,7 +162,7 @@ def fast_path(model: nn.Module) -> FastPath:
 def _report(model: nn.Module) -> FastPath | None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
-    return model.__dict__.get(REPORT)
+    return state_of(model).fast_path
 
 
 def why_not(module: nn.Module, flow: Flow | None, gate: Recalibrate | None) -> str | None:

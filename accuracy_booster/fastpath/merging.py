@@ -16,17 +16,18 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.fastpath import scalable_layers as layers
 from accuracy_booster.fastpath.fusing import unfuse
-from accuracy_booster.surgery import storage
-from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
+from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.refusing import refuse_wrapped
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import state_of, update_state
 
 Network = TypeVar("Network", bound=nn.Module)
 FEW = 4  # sites that a message names for each reason
 
 
 class HasMeans(Protocol):
-    """Such as `inspection.statistics.Gates`."""
+    """Such as `inspection.gate_statistics.Gates`."""
 
     def means(self) -> Mapping[str, torch.Tensor]: ...
 
@@ -103,7 +104,7 @@ def merge_gates(
     for name, p in merged.items():
         layers.scale(modules[name], p)
     if not attached(new):
-        storage.forget(new)
+        update_state(new, base_fingerprints=None)
     return new, merged, kept
 
 
@@ -135,7 +136,7 @@ class _Constant:
 def plain_copy(model: Network) -> Network:
     """A copy that is not fused, with its gates in their places."""
     new = copy.deepcopy(model)
-    if REPORT in new.__dict__:
+    if state_of(new).fast_path is not None:
         unfuse(new)
     return repair(new)
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.attach import disabled
-from accuracy_booster.surgery.examples import infer_examples, traced
-from accuracy_booster.surgery.find import residual_sites
-from accuracy_booster.surgery.passes import Example, as_inputs
-from accuracy_booster.surgery.rules import NORMS, SUMS
+from accuracy_booster.surgery.attaching import disabled
+from accuracy_booster.surgery.examples import infer_examples
+from accuracy_booster.surgery.finding import residual_sites
+from accuracy_booster.surgery.inputs import Example, as_inputs
+from accuracy_booster.surgery.quiet_passes import traced
+from accuracy_booster.surgery.torch_functions import NORMS, SUMS
 from accuracy_booster.surgery.trace import Call, Value
 
 # what a norm can be folded into, and a gate computed before; `linear` where it gives [N, C]

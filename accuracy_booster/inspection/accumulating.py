@@ -1,6 +1,6 @@
-"""Gathers what a gate did, batch by batch.
+"""Gather the statistics of a gate's weights, batch by batch.
 
-The memory that this takes depends on channels and classes, and not on the number of images.
+The memory that this takes depends on the channels and classes, but not on the number of images.
 """
 
 # N images, C channels, K classes, B bins
@@ -12,24 +12,39 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.inspection.statistics import BINS, Extremes, GateStatistics
+from accuracy_booster.inspection.gate_statistics import BINS, Extremes, GateStatistics
 
-MOST = 8  # images with the highest and with the lowest weight that are kept for each channel
+MOST = 8  # images at each end, highest and lowest weights, that are kept for each channel
 
 
 @dataclass
 class Accumulator:
-    """Gathers the statistics of one gate. Two of them that saw different images can be merged."""
+    """Gathers the statistics of one gate. Two of them that saw different images can be merged.
+
+    Attributes:
+        channels: C.
+        scale: weights are between 0 and this.
+        most: how many images are kept at each end.
+        count: how many weights of a channel were added.
+        images: whether all weights were one per image.
+        mean: [C].
+        squares: [C], sums of squared deviations from the mean.
+        histogram: [C, B].
+        extremes: the images with the highest weights (True) and with the lowest (False).
+        class_sums: [K, C], sums of the weights of each class.
+        class_counts: [K].
+        unlabelled: how many weights belong to no known class.
+    """
 
     channels: int
     scale: float
     most: int = MOST
     count: int = 0
-    images: bool = True  # weights are one per image
+    images: bool = True
     mean: torch.Tensor = field(init=False)
-    squares: torch.Tensor = field(init=False)  # sum of squared deviations from the mean
+    squares: torch.Tensor = field(init=False)
     histogram: torch.Tensor = field(init=False)
-    extremes: dict[bool, Extremes] = field(init=False)  # by whether they are the highest
+    extremes: dict[bool, Extremes] = field(init=False)
     class_sums: torch.Tensor = field(init=False)
     class_counts: torch.Tensor = field(init=False)
     unlabelled: int = 0
@@ -52,7 +67,13 @@ class Accumulator:
         labels: torch.Tensor | None = None,
         numbers: torch.Tensor | None = None,
     ) -> None:
-        """Count weights[N, C] of images with labels[N] (negative: none) and numbers[N]."""
+        """Add the weights of a batch.
+
+        Args:
+            weights: [N, C].
+            labels: [N], classes; negative for an image without one. None: no image has one.
+            numbers: [N], the numbers of the images. None: the weights are not one per image.
+        """
         p = weights.detach().double().cpu()
         mean = p.mean(0)
         self._combine(len(p), mean, (p - mean).square().sum(0))
@@ -78,7 +99,7 @@ class Accumulator:
             self.class_counts += torch.bincount(labels[known], minlength=len(self.class_counts))
 
     def merge(self, other: Accumulator) -> None:
-        """Count what another one has seen too."""
+        """Add what another one has gathered, of other images."""
         self._combine(other.count, other.mean, other.squares)
         self.histogram += other.histogram
         self.images &= other.images
@@ -90,10 +111,13 @@ class Accumulator:
         self.unlabelled += other.unlabelled
 
     def result(self, **about: Any) -> GateStatistics:
-        """What was gathered; `about` are the fields of `GateStatistics` that say which gate it is.
+        """The statistics of what was gathered.
+
+        Args:
+            about: the fields of `GateStatistics` that say which gate it is.
 
         Raises:
-            ValueError: if nothing was.
+            ValueError: if nothing was gathered.
         """
         if not self.count:
             raise ValueError("the gate has seen no image")
@@ -101,7 +125,7 @@ class Accumulator:
         means = share = None
         if len(self.class_counts) and not self.unlabelled:
             counts = self.class_counts[:, None]
-            means = self.class_sums / counts  # 0 / 0 is NaN: a class without images
+            means = self.class_sums / counts  # NaN for a class without images
             share = self._class_share(means)
         ends = self.extremes if self.images else {}
         return GateStatistics(
@@ -119,7 +143,7 @@ class Accumulator:
         )
 
     def _class_share(self, means: torch.Tensor) -> torch.Tensor:
-        """Epsilon squared: 1 - (variance within classes) / (variance), both without bias."""
+        """Epsilon squared [C]: 1 - (variance within classes) / (variance), both unbiased."""
         counts = self.class_counts.double()
         classes = int((counts > 0).sum())
         between = (counts[:, None] * (means.nan_to_num() - self.mean).square()).sum(0)
@@ -127,13 +151,13 @@ class Accumulator:
         if self.count <= classes or self.count < 2:
             return torch.zeros_like(within)
         total = self.squares / (self.count - 1)
-        # a spread at the level of rounding is none
+        # a spread as small as rounding errors is none
         varies = self.squares > self.count * (1e-9 * self.scale) ** 2
         share = 1 - (within / (self.count - classes)) / total.clamp(min=1e-300)
         return torch.where(varies, share.clamp(0, 1), torch.zeros_like(share))
 
     def _combine(self, count: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
-        """Chan, Golub and LeVeque's update of a mean and a sum of squared deviations."""
+        """Update the mean and the sum of squared deviations (Chan, Golub and LeVeque)."""
         if not count:
             return
         total = self.count + count
@@ -143,7 +167,7 @@ class Accumulator:
         self.count = total
 
     def _extend(self, highest: bool, found: Extremes) -> None:
-        """Keep the most extreme of those kept and of those found; of equal ones the first image."""
+        """Keep the most extreme images of both; of equal weights, the first image."""
         kept = self.extremes[highest]
         weights = torch.cat([kept.weights, found.weights], 1)
         images = torch.cat([kept.images, found.images], 1)
@@ -153,6 +177,7 @@ class Accumulator:
         self.extremes[highest] = Extremes(weights.gather(1, order), images.gather(1, order))
 
     def _widen(self, classes: int) -> None:
+        """Make room for so many classes at least."""
         more = classes - len(self.class_counts)
         if more > 0:
             self.class_sums = torch.cat(

@@ -1,4 +1,4 @@
-"""What a loader yields, as the arguments of a network and the classes of the images."""
+"""Turn the batches of any loader into the arguments of a network and the classes of the images."""
 
 # N images, K classes, H W space
 
@@ -18,21 +18,22 @@ from torch.utils.data import DistributedSampler
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.detection.batches import DetectionBatch
 from accuracy_booster.errors import shown
-from accuracy_booster.surgery.passes import Example, described, map_tensors
+from accuracy_booster.surgery.inputs import Example, described, map_tensors
 
-LABELS = ("labels", "label", "targets", "target", "cls")  # what loaders of dicts call classes
+# names in the batches of loaders that yield dicts
+LABELS = ("labels", "label", "targets", "target", "cls")
 IMAGES = ("pixel_values", "image", "images", "img", "x", "inputs", "input")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """One batch.
+    """One batch, as a network takes it.
 
     Attributes:
-        args, kwargs: of the pass.
-        count: N.
-        labels: [N], int64; None where the loader tells no classes.
-        numbers: [N], of the images in the loader's order.
+        args, kwargs: of the network's forward.
+        count: N, the number of images.
+        labels: [N], int64, the classes of the images; None where the loader does not tell them.
+        numbers: [N], the places of the images in the order of the loader.
         of_sizes: the images are a list, each of its own size, as detectors take them.
     """
 
@@ -44,21 +45,20 @@ class Inputs:
     of_sizes: bool = False
 
 
-def batches(
+def inputs_from(
     loader: Iterable[Any],
     model: nn.Module,
     example: Example | None = None,
     limit: int | None = None,
 ) -> Iterator[Inputs]:
-    """The batches of any loader.
-
-    A loader yields images, (images, labels), or a dict such as {"pixel_values": ..., "labels":
-    ...}. A detector's yields lists of images [3, H, W] and of targets; uint8 ones are divided by
-    255, since torchvision's detectors take numbers from 0 to 1. For a network with several inputs
-    `example` has their structure: a tuple of n says that the first n items of a batch are inputs,
-    a dict names the inputs of a dict.
+    """The batches of a loader, as the network takes them.
 
     Args:
+        loader: yields images, (images, labels), or a dict such as {"pixel_values": ..., "labels":
+            ...}. A detector's loader yields lists of images [3, H, W] and of targets; uint8 images
+            are divided by 255, since torchvision's detectors take numbers from 0 to 1.
+        example: the structure of the inputs of a network that takes several. A tuple of n says
+            that the first n items of a batch are inputs; a dict names the inputs in a dict.
         limit: stop after so many images, of all processes together.
 
     Raises:
@@ -74,12 +74,12 @@ def batches(
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     rank, world, total = _share(loader)
     ends = [end for end in (limit, total) if end is not None]
-    limit = max(0, -((rank - min(ends)) // world)) if ends else None  # of this process
+    limit = max(0, -((rank - min(ends)) // world)) if ends else None  # of this process's images
     seen = 0
     for batch in _iterated(loader, rank, world) if limit != 0 else ():
-        of_sizes = example is None and _has_sizes(batch)
+        of_sizes = example is None and _is_of_sizes(batch)
         if of_sizes:
-            args, kwargs, labels = _split_sizes(batch)
+            args, kwargs, labels = _split_of_sizes(batch)
             count = len(args[0])
         else:
             args, kwargs, labels = _split(batch, model, example)
@@ -96,7 +96,7 @@ def batches(
             if of_sizes:
                 args = (args[0][:count],)
             else:
-                args, kwargs = map_tensors(partial(_first, count), (args, kwargs))
+                args, kwargs = map_tensors(partial(_shortened, count), (args, kwargs))
             classes = None if classes is None else classes[:count]
         if count:
             args, kwargs = map_tensors(lambda x: _moved(x, like), (args, kwargs))
@@ -108,7 +108,7 @@ def batches(
 
 
 def _iterated(loader: Iterable[Any], rank: int, world: int) -> Iterator[Any]:
-    """The batches of a loader; of one of ours this process's share of its first epoch."""
+    """The batches of a loader. Of one of our own: this process's share of its first epoch."""
     if not isinstance(loader, Loader):
         yield from loader
         return
@@ -119,8 +119,8 @@ def _iterated(loader: Iterable[Any], rank: int, world: int) -> Iterator[Any]:
             yield batch.images, batch.targets
 
 
-def _has_sizes(batch: Any) -> bool:
-    """Whether a batch is one of a detector: a list of images [3, H, W], and perhaps of targets."""
+def _is_of_sizes(batch: Any) -> bool:
+    """Whether it is a batch of a detector: a list of images [3, H, W], and perhaps of targets."""
     if isinstance(batch, DetectionBatch):
         return True
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else None
@@ -131,8 +131,8 @@ def _has_sizes(batch: Any) -> bool:
     )
 
 
-def _split_sizes(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """The same as `_split`; targets that are dicts tell no class of an image."""
+def _split_of_sizes(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(args, kwargs, labels) of a detector's batch. Targets that are dicts are no labels."""
     images, *rest = (batch.images,) if isinstance(batch, DetectionBatch) else batch
     floats = [image.float() / 255 if image.dtype is torch.uint8 else image for image in images]
     labels = rest[0] if rest else None
@@ -144,8 +144,8 @@ def _split_sizes(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
 def _share(loader: Any) -> tuple[int, int, int | None]:
     """(rank, world, images): this process gets every world-th image, from number `rank` on.
 
-    A DistributedSampler gives all processes the same number of images: past the last one it starts
-    anew, and those are not to be counted. `images` is None where the loader does not tell.
+    `images` is how many images there are, without repetitions; None where the loader does not tell.
+    A DistributedSampler repeats some, to give every process the same number.
     """
     for holder in (loader, getattr(loader, "batch_sampler", None)):
         sampler = getattr(holder, "sampler", None)
@@ -212,7 +212,7 @@ def _split_names(
 
 
 def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """N, of the first tensor with a batch."""
+    """N: the length of the first tensor that has dimensions."""
     found: list[int] = []
     map_tensors(lambda x: found.append(len(x)) if x.ndim else None, (args, kwargs))
     if not found:
@@ -220,7 +220,7 @@ def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return found[0]
 
 
-def _first(count: int, x: torch.Tensor) -> torch.Tensor:
+def _shortened(count: int, x: torch.Tensor) -> torch.Tensor:
     return x[:count] if x.ndim else x
 
 
@@ -237,13 +237,13 @@ def _moved(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _classes(labels: Any, count: int) -> torch.Tensor | None:
-    """labels [N], or [N, K] of one-hot or mixed labels -> [N]; None for anything else."""
+    """labels [N], or [N, K] of one-hot or mixed labels -> classes [N]; None for anything else."""
     if isinstance(labels, (list, tuple)) and all(isinstance(x, int) for x in labels):
         labels = torch.tensor(labels)
     if not isinstance(labels, torch.Tensor) or not labels.ndim or len(labels) != count:
         return None
     if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_complex():
-        shares = labels.double()  # several classes of an image, each with 1, name none
+        shares = labels.double()  # an image of several classes, each with a 1, has no one class
         is_one = bool((shares >= 0).all()) and bool(((shares.sum(1) - 1).abs() < 0.01).all())
         return shares.argmax(1) if is_one else None
     labels = labels.flatten()

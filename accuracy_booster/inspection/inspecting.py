@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,16 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.detection.config import DetectConfig
-from accuracy_booster.inspection.figures import EXAMPLES, VARYING
-from accuracy_booster.inspection.layers import find_layer
-from accuracy_booster.inspection.observing import evaluating
-from accuracy_booster.inspection.opening import gates_of, inputs_of, pictures, steps
+from accuracy_booster.inspection.example_images import EXAMPLES, VARYING
+from accuracy_booster.inspection.gate_statistics import Gates
+from accuracy_booster.inspection.gate_weights import LocatedGate, repair_and_find
+from accuracy_booster.inspection.layer_names import find_layer
+from accuracy_booster.inspection.opened_networks import (
+    batch_count,
+    gates_of,
+    inputs_of,
+    read_images,
+)
 from accuracy_booster.inspection.results import (
     BY_IMAGE,
     WHICH,
@@ -25,18 +30,17 @@ from accuracy_booster.inspection.results import (
     Zeroed,
     idle_of,
 )
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.inspection.trials import trials
+from accuracy_booster.inspection.variant_accuracies import measure_variants
 from accuracy_booster.inspection.variants import Variant, frozen, zeroed
-from accuracy_booster.inspection.weights import places
+from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.surgery.wrappers import unwrapped
 from accuracy_booster.training.initial_weights import run_of
 from accuracy_booster.training.network_outputs import try_network
-from accuracy_booster.training.open_to_measure import Opened, open_measured
+from accuracy_booster.training.opening_to_measure import Opened, open_measured
 from accuracy_booster.training.run_directory import Run
 
 PERCENTS = (5.0, 10.0, 15.0, 20.0, 25.0)  # Table 16
-ALL = "every gate"
+EVERY_GATE = "every gate"  # the name of the variant
 
 
 def inspect(
@@ -52,19 +56,19 @@ def inspect(
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Inspection:
-    """What each gate of a trained network does, and the accuracy with gates changed.
+    """What each gate of a trained network does, and the accuracy with changed gates.
 
-    One pass records every gate (`ab.gates`). A second one measures, on the same images, top-1 with
-    each gate alone frozen at its mean weights, with all of them frozen, and with the channels of
-    the highest, the lowest and random weights zeroed in every block. A third one freezes the gates
-    together that alone change nothing that the images tell.
+    One pass over the images records every gate (`ab.gates`). A second one measures top-1 on the
+    same images with changed gates: each gate alone frozen at its mean weights, all of them frozen,
+    and the channels of the highest, the lowest and random weights zeroed in every block. A third
+    one freezes together all gates that could be frozen alone without a change of the accuracy.
 
     Args:
         model: a run's directory, or a boosted module.
         data: as for `ab.evaluate`; by default, for a run, what it was trained on.
         split: "test", "train" (without augmentation) or "validation".
-        layer: of Figure 3: a site, a module around one, or the paper's name, such as "Conv4_1". By
-            default the first block of the last stage.
+        layer: the layer of Figure 3: a site, a module around one, or the paper's name, such as
+            "Conv4_1". By default the first block of the last stage.
         percents: of the channels of every block that are zeroed (Table 16); () measures none.
         by: "image" ranks the channels by each image's own weights, as the paper's text says;
             "average" by their mean over all images.
@@ -73,7 +77,7 @@ def inspect(
         classes, options: as for `ab.evaluate`.
 
     Raises:
-        ValueError: for a network without gates, a layer that there is not (with the nearest
+        ValueError: for a network without gates, a layer that does not exist (with the nearest
             names), data of other classes, or a percentage out of range.
 
     Source: Accuracy Booster, section 7.6, Figure 3 and Table 16. Freezing, the intervals and the
@@ -89,50 +93,57 @@ def inspect(
     _check_run(model)
     opened = open_measured(model, data, split=split, classes=classes, **options)
     network = unwrapped(opened.network)
-    found, watched = steps(opened, images), places(network)
-    # what does not fit is told before the passes, which may take long
-    find_layer(layer, {p.site: (p.gate.channels, p.block.spatial_size) for p in watched})
-    with _precision(opened), evaluating(network):
-        size, device = opened.data.input_size, opened.accelerator.device
-        opened.places(try_network(network, type(network).__name__, size, device))
+    _check_fits(opened, network, repair_and_find(network), layer)
     gates = gates_of(opened, images)
-    shown = gates.find(layer)
-    with _precision(opened):
-        means = {site: one.mean for site, one in gates.items()}
-        variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
-        variants[ALL] = frozen(means, list(means))
-        variants |= {
-            f"{which} {percent} %": zeroed(percent, which, by=by, means=means, seed=seed)
-            for percent, which in zeroings
-        }
+    shown_layer = gates.find(layer)  # raises if no gate ran
+    means = {site: gate.mean for site, gate in gates.items()}
+    variants: dict[str, Variant] = {f"frozen {site}": frozen(means, [site]) for site in means}
+    variants[EVERY_GATE] = frozen(means, list(means))
+    variants |= {
+        f"{which} {percent} %": zeroed(percent, which, by=by, means=means, seed=seed)
+        for percent, which in zeroings
+    }
 
-        def tried(variants: dict[str, Variant]) -> tuple[float, int, dict[str, Outcome]]:
-            batches = inputs_of(opened, images)
-            return trials(network, batches, variants, total=found, places=opened.places)
+    def measure(variants: dict[str, Variant]) -> tuple[float, int, dict[str, Outcome]]:
+        batches, total = inputs_of(opened, images), batch_count(opened, images)
+        with opened.accelerator.autocast():
+            return measure_variants(
+                network, batches, variants, total=total, outputs_of=opened.places
+            )
 
-        top1, count, outcomes = tried(variants)
-        each = {site: outcomes[f"frozen {site}"] for site in means}
-        idle, idle_frozen = idle_of(each), None
-        if idle:
-            (idle_frozen,) = tried({"frozen together": frozen(means, idle)})[2].values()
-    kept, labels = pictures(opened, _numbers(gates))
+    top1, count, outcomes = measure(variants)
+    frozen_alone = {site: outcomes[f"frozen {site}"] for site in means}
+    idle, idle_frozen = idle_of(frozen_alone), None
+    if idle:
+        (idle_frozen,) = measure({"frozen together": frozen(means, idle)})[2].values()
+    pictures, labels = read_images(opened, _shown_images(gates))
     return Inspection(
         title=_title(opened, model),
         gates=gates,
         top1=top1,
         images=count,
-        frozen=each,
-        all_frozen=outcomes[ALL],
+        frozen=frozen_alone,
+        all_frozen=outcomes[EVERY_GATE],
         idle_frozen=idle_frozen,
         zeroed=tuple(
             Zeroed(percent, which, outcomes[f"{which} {percent} %"]) for percent, which in zeroings
         ),
         by=by,
-        layer=shown,
+        layer=shown_layer,
         split=split,
-        pictures=kept,
+        pictures=pictures,
         labels=labels,
     )
+
+
+def _check_fits(
+    opened: Opened, network: nn.Module, located: Sequence[LocatedGate], layer: str | None
+) -> None:
+    """Raise ValueError for a layer or data that do not fit, before the passes, which take long."""
+    find_layer(layer, {one.site: (one.gate.channels, one.block.spatial_size) for one in located})
+    size, device = opened.data.input_size, opened.accelerator.device
+    with opened.accelerator.autocast(), in_eval_mode(network):
+        opened.places(try_network(network, type(network).__name__, size, device))
 
 
 def _check_run(model: str | Path | nn.Module) -> None:
@@ -152,12 +163,6 @@ def _check_run(model: str | Path | nn.Module) -> None:
             )
 
 
-@contextmanager
-def _precision(opened: Opened) -> Iterator[None]:
-    with opened.accelerator.autocast():
-        yield
-
-
 def _title(opened: Opened, model: str | Path | nn.Module) -> str:
     if isinstance(model, nn.Module):
         return f"{type(unwrapped(model)).__name__} on {Path(opened.data.name).name}"
@@ -165,8 +170,8 @@ def _title(opened: Opened, model: str | Path | nn.Module) -> str:
     return f"{config.model} with {config.block} on {Path(opened.data.name).name}"
 
 
-def _numbers(gates: Gates) -> list[int]:
-    """The images that the report shows: the extremes of the channels that vary most."""
+def _shown_images(gates: Gates) -> list[int]:
+    """Numbers of the images that the report shows: the extremes of the channels that vary most."""
     found: list[int] = []
     for gate in gates.values():
         for ends in filter(None, (gate.highest, gate.lowest)):

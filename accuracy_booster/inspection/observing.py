@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +12,19 @@ from torch import nn
 
 from accuracy_booster.errors import is_out_of_memory
 from accuracy_booster.inspection.accumulating import Accumulator
-from accuracy_booster.inspection.batches import Inputs, batches
+from accuracy_booster.inspection.batches import Inputs, inputs_from
+from accuracy_booster.inspection.gate_statistics import Gates
+from accuracy_booster.inspection.gate_weights import (
+    LocatedGate,
+    by_channel,
+    repair_and_find,
+    weights_changed,
+)
 from accuracy_booster.inspection.processes import gathered
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.inspection.weights import Place, by_channel, changed, places
 from accuracy_booster.progress import bars
-from accuracy_booster.surgery.examples import FAILURES
-from accuracy_booster.surgery.passes import Example, described
+from accuracy_booster.surgery.inputs import Example, described
+from accuracy_booster.surgery.modes import in_eval_mode
+from accuracy_booster.surgery.quiet_passes import FAILURES
 from accuracy_booster.surgery.wrappers import unwrapped
 
 
@@ -34,17 +39,18 @@ def gates(
     """What every gate of a network does on the images of a loader, in one pass.
 
     The memory that it takes does not depend on the number of images. The network computes in eval
-    mode, without gradients, on the device it is on; nothing of it changes. Under `torchrun` each
-    process passes its share, and every process gets the result over all.
+    mode, without gradients, on the device it is on, and stays as it is. Only gates that another
+    tool dropped are put back, as in any pass. Under `torchrun` each process passes its share, and
+    every process gets the result over all.
 
     Args:
         model: a boosted network: ours or any other. Wrappers (DDP, `torch.compile`) are looked
             through.
         loader: yields images [N, C, H, W] as the network takes them, (images, labels), or dicts
-            such as {"pixel_values": ..., "labels": ...}. Labels are class numbers [N], or [N, K];
-            with them the result tells what the class explains. A detector's loader yields (images,
-            targets), lists as torchvision's have them, or is one of `ab.detection.load_coco`:
-            nothing is said of classes then.
+            such as {"pixel_values": ..., "labels": ...}. Labels are class numbers [N], or one-hot
+            [N, K]; with them the result tells how much of a gate's variance the class explains. A
+            detector's loader yields (images, targets), lists as in torchvision, or is one of
+            `ab.detection.load_coco`; then the result tells nothing about classes.
         classes: the names of the classes, by their numbers.
         example: the structure of the inputs of a network that takes several: a tuple (the first
             items of a batch are the inputs) or a dict (their names in a dict).
@@ -59,50 +65,53 @@ def gates(
     network = unwrapped(model)
     if images is not None and (not isinstance(images, int) or images < 1):
         raise ValueError(f"images={images!r} must be a whole number >= 1")
-    watched = places(network)
-    found = batches(loader, network, example, images)
-    return observe(network, watched, found, total=_length(loader), classes=classes)
+    located = repair_and_find(network)
+    found = inputs_from(loader, network, example, images)
+    return observe(network, located, found, total=_length(loader), classes=classes)
 
 
 def observe(
     network: nn.Module,
-    watched: Sequence[Place],
+    located: Sequence[LocatedGate],
     found: Iterable[Inputs],
     *,
     total: int | None = None,
     classes: Sequence[str] = (),
 ) -> Gates:
-    """The same, of batches that are made already; `total` is how many, for the progress display."""
+    """`gates` on batches that are made already.
+
+    Args:
+        located: all gates of the network.
+        found: the batches of this process.
+        total: how many there are, for the progress display.
+    """
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise ValueError(
             f"{type(network).__name__} is on the meta device, where tensors have no values; load "
             "its weights first"
         )
     _check_names(classes)
-    watcher = _Watcher(watched)
+    watcher = _Watcher(located)
 
-    def look() -> tuple[int, dict[str, Accumulator], set[str]]:
-        with evaluating(network), changed(network, watcher.note), bars() as progress:
+    def look() -> _Seen:
+        with (
+            in_eval_mode(network),
+            torch.no_grad(),
+            weights_changed(network, watcher.note),
+            bars() as progress,
+        ):
             task = progress.add_task("Watching gates", total=total, note="")
             for inputs in found:
                 _check_labels(inputs, classes)
-                run(network, inputs)
-                watcher.end(inputs)
+                run_network(network, inputs)
+                watcher.end_batch(inputs)
                 progress.advance(task)
         return watcher.images, watcher.gathered, watcher.per_position
 
-    count, merged, per_position = 0, dict[str, Accumulator](), set[str]()
-    for number, accumulators, found_maps in gathered(look):
-        count += number
-        per_position |= found_maps
-        for site, one in accumulators.items():
-            if site in merged:
-                merged[site].merge(one)
-            else:
-                merged[site] = one
+    count, merged, per_position = _merged(gathered(look))
     if not count:
         raise ValueError("the loader yields no images")
-    by_site = {place.site: place for place in watched}
+    by_site = {one.site: one for one in located}
     results = {  # in the order in which the gates ran
         site: one.result(
             site=site,
@@ -115,14 +124,33 @@ def observe(
         for site, one in merged.items()
     }
     counts = [r.class_counts for r in results.values() if r.class_counts is not None]
-    more = range(len(classes), max(map(len, counts), default=0))
+    unnamed = range(len(classes), max(map(len, counts), default=0))
     return Gates(
         results,
         network=type(network).__name__,
         images=count,
-        classes=(*classes, *map(str, more)),
-        silent=tuple(place.site for place in watched if place.site not in merged),
+        classes=(*classes, *map(str, unnamed)),
+        silent=tuple(one.site for one in located if one.site not in merged),
     )
+
+
+# what a process has seen: the number of images, {site: its statistics}, and the sites whose gates
+# have a weight for each position
+_Seen = tuple[int, dict[str, Accumulator], set[str]]
+
+
+def _merged(every: Iterable[_Seen]) -> _Seen:
+    """What all processes have seen together."""
+    count, merged, per_position = 0, dict[str, Accumulator](), set[str]()
+    for images, accumulators, maps in every:
+        count += images
+        per_position |= maps
+        for site, one in accumulators.items():
+            if site in merged:
+                merged[site].merge(one)
+            else:
+                merged[site] = one
+    return count, merged, per_position
 
 
 def _check_names(classes: Sequence[str]) -> None:
@@ -142,7 +170,7 @@ def _check_labels(inputs: Inputs, classes: Sequence[str]) -> None:
             )
 
 
-def run(network: nn.Module, inputs: Inputs) -> Any:
+def run_network(network: nn.Module, inputs: Inputs) -> Any:
     """The output for one batch.
 
     Raises:
@@ -162,44 +190,36 @@ def run(network: nn.Module, inputs: Inputs) -> Any:
         ) from e
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; each module's mode is put back."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        for module in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 class _Watcher:
-    """Takes the weights of each pass."""
+    """Collects the weights of each gate, and adds them to its statistics after each batch.
 
-    def __init__(self, watched: Sequence[Place]):
-        self.scales = {place.site: place.gate.recipe.scale for place in watched}
+    Attributes:
+        gathered: {site: statistics}.
+        images: how many images were seen.
+        per_position: the sites whose gates have a weight for each position.
+    """
+
+    def __init__(self, located: Sequence[LocatedGate]):
+        self.scales = {one.site: one.gate.recipe.scale for one in located}
         self.gathered: dict[str, Accumulator] = {}
         self.images = 0
-        self._now: dict[str, list[torch.Tensor]] = {}
         self.per_position: set[str] = set()
+        self._calls: dict[str, list[torch.Tensor]] = {}  # the weights [N, C] in this batch
 
     def note(self, site: str, weights: torch.Tensor) -> torch.Tensor:
-        """Called with the weights of each gate as it runs."""
+        """Keep the weights that a gate has computed; returns them unchanged."""
         if weights.ndim > 2:
             self.per_position.add(site)
-        self._now.setdefault(site, []).append(by_channel(weights.detach()))
+        self._calls.setdefault(site, []).append(by_channel(weights.detach()))
         return weights
 
-    def end(self, inputs: Inputs) -> None:
-        """Count the weights of the pass that has ended."""
-        for site, calls in self._now.items():
-            # a gate that runs several times in a pass: the mean for each image
+    def end_batch(self, inputs: Inputs) -> None:
+        """Add the weights of the batch that has passed."""
+        for site, calls in self._calls.items():
+            # a gate that ran several times on the same images: its mean weight for each image
             same = all(call.shape == calls[0].shape for call in calls)
             p = torch.stack(calls).mean(0) if same else torch.cat(calls)
-            if not len(p):  # no region was proposed
+            if not len(p):  # a detector proposed no region
                 continue
             if not bool(p.isfinite().all()):
                 raise ValueError(
@@ -208,13 +228,12 @@ class _Watcher:
                 )
             one = self.gathered.setdefault(site, Accumulator(p.shape[1], float(self.scales[site])))
             rows, rest = divmod(len(p), inputs.count)
-            # the regions of a detector, not one per image: each counts
             if rest or not same or (inputs.of_sizes and rows != 1):
-                one.add(p)
+                one.add(p)  # weights of a detector's regions belong to no single image
             else:
                 p = p.unflatten(0, (inputs.count, rows)).mean(1)
                 one.add(p, inputs.labels, inputs.numbers)
-        self._now.clear()
+        self._calls.clear()
         self.images += inputs.count
 
 

@@ -1,4 +1,4 @@
-"""The page of an inspection: what the gates of a network do, block by block."""
+"""The HTML page of `ab.inspect`: what the gates of a network do, block by block."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.inspection import figures, sentences
-from accuracy_booster.inspection.measures import MISSING, measures, number
+from accuracy_booster.inspection import sentences
+from accuracy_booster.inspection.class_heat_map import heat_map, separating_channels
+from accuracy_booster.inspection.example_images import examples, thumbnails
+from accuracy_booster.inspection.gate_statistics import GateStatistics
+from accuracy_booster.inspection.network_colours import measures
 from accuracy_booster.inspection.results import BY_IMAGE, WHICH, Inspection
-from accuracy_booster.inspection.statistics import GateStatistics
 from accuracy_booster.progress import printable
 from accuracy_booster.report.figures import histogram, line_chart
+from accuracy_booster.report.numbers import MISSING, number
 from accuracy_booster.report.page import render, write_page
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ PAPER = (
 
 
 def write_inspection(path: Path, inspection: Inspection) -> None:
-    """Write what an inspection found as one HTML file that needs no other.
+    """Write what an inspection found as one self-contained HTML file.
 
     Raises:
         CannotWrite: if the file cannot be written; what was there is still there.
@@ -65,7 +68,7 @@ def _summary(inspection: Inspection) -> Markup:
 def _network(inspection: Inspection) -> Markup:
     gates = inspection.gates
     names = class_names(inspection)
-    pictures, most = figures.thumbnails(inspection)
+    pictures, most = thumbnails(inspection)
     places = {site: _place(inspection, site) for site in gates}
     about = {
         "measures": measures(inspection),
@@ -79,7 +82,7 @@ def _network(inspection: Inspection) -> Markup:
 
 
 def _stages(inspection: Inspection) -> list[dict[str, Any]]:
-    """The blocks by stage: {"name", "shape", "sites": [(number of the block, site)]}."""
+    """The stages of the network: each {"name", "shape", "sites": [(number of the block, site)]}."""
     gates, places = inspection.gates, inspection.gates.places()
     stages: list[dict[str, Any]] = []
     for i, (site, gate) in enumerate(gates.items()):
@@ -92,6 +95,7 @@ def _stages(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def _place(inspection: Inspection, site: str) -> str:
+    """A site's name in the paper, with the number of the gate there; else the site."""
     first, _, second = site.partition("#")
     place = inspection.gates.places().get(first)
     if place is None:
@@ -127,9 +131,9 @@ def _panel(
         "averages": histogram(averages, 0, gate.scale, x="average weight", y="channels"),
         "weights": histogram(shares, 0, gate.scale, x="weight", y="% of all weights"),
         "bounds": _bounds(gate),
-        "heat": figures.heat_map(gate, names),
-        "separating": figures.separating_channels(gate, names),
-        "examples": figures.examples(gate, pictures, most),
+        "heat": heat_map(gate, names),
+        "separating": separating_channels(gate, names),
+        "examples": examples(gate, pictures, most),
         "has_images": gate.highest is not None,
         "labels": {n: names[k] for n, k in inspection.labels.items() if 0 <= k < len(names)},
     }
@@ -175,6 +179,7 @@ def _averages(gate: GateStatistics, low: float, high: float, bins: int) -> list[
 
 
 def _figure_3(inspection: Inspection) -> Markup:
+    """The histogram of the average weights of one layer, as in the paper's Figure 3."""
     site = inspection.gates.find(inspection.layer)
     gate = inspection.gates[site]
     low, high = float(gate.mean.min()), float(gate.mean.max())
@@ -193,6 +198,7 @@ def _figure_3(inspection: Inspection) -> Markup:
 
 
 def _table_16(inspection: Inspection) -> Markup:
+    """The accuracy with channels zeroed, as in the paper's Table 16."""
     cells = {(z.percent, z.which): z.outcome for z in inspection.zeroed}
     which = [name for name in WHICH if any(z.which == name for z in inspection.zeroed)]
     percents = sorted({z.percent for z in inspection.zeroed})
@@ -230,7 +236,7 @@ def _how(inspection: Inspection) -> Markup:
 
 
 def class_names(inspection: Inspection) -> list[str]:
-    """A name for each class that a gate or a picture has: its number where it has no name."""
+    """A name for each class of a gate or a picture; "class 7" for one without a name."""
     numbers = [len(g.class_counts) for g in inspection.gates.values() if g.class_counts is not None]
     numbers += [k + 1 for k in inspection.labels.values()]
     given = [printable(name) for name in inspection.gates.classes]

@@ -1,4 +1,4 @@
-"""What the processes of torchrun found, put together."""
+"""Gather what the processes of torchrun found, or the error of one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def gathered(work: Callable[[], T]) -> list[T]:
     """What `work` returns in each process, in the order of their ranks; one item without torchrun.
 
     Raises:
-        ValueError: in all processes, if one of them raised one: none then waits for it.
+        ValueError: in all processes, if `work` failed in one of them. So none waits forever for
+            another. The process that failed raises its own error.
     """
     from torch import distributed
 

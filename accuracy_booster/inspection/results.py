@@ -1,4 +1,4 @@
-"""What an inspection of a network found: its gates, and the accuracy with changed gates."""
+"""What `ab.inspect` found: the gates of a network, and its accuracy with changed gates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accuracy_booster.inspection.statistics import Gates
+from accuracy_booster.inspection.gate_statistics import Gates
 
 HIGHEST, LOWEST, RANDOM = "highest", "lowest", "random"  # which channels are zeroed
 WHICH = (HIGHEST, LOWEST, RANDOM)
-ALLOWED = 0.5  # points that constant gates may cost at most, by the interval's lower end
-BY_IMAGE, BY_AVERAGE = "image", "average"  # what they are ranked by
+BY_IMAGE, BY_AVERAGE = "image", "average"  # which weights rank the channels
+ALLOWED_LOSS = 0.5  # points of accuracy that a network which folds away may lose at most
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Outcome:
 
     @property
     def tells(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval leaves out 0, so that the images tell that something changed."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Zeroed:
-    """Channels removed in every block: a cell of the paper's Table 16.
+    """The accuracy with channels zeroed in every block: a cell of the paper's Table 16.
 
     Attributes:
         percent: of the channels of each block, rounded to whole channels.
@@ -50,7 +50,7 @@ class Zeroed:
 
 
 def idle_of(frozen: Mapping[str, Outcome]) -> list[str]:
-    """The sites whose outcome leaves open whether anything changed."""
+    """The sites of the outcomes whose intervals hold 0."""
     return [site for site, outcome in frozen.items() if not outcome.tells]
 
 
@@ -67,11 +67,11 @@ class Inspection:
         all_frozen: accuracy with every gate frozen at its mean weights.
         idle_frozen: accuracy with the `idle` gates frozen together; None if there are none.
         zeroed: Table 16.
-        by: "image" or "average": what channels were ranked by.
+        by: "image" or "average": which weights rank the channels to zero.
         layer: the site of Figure 3.
         split: of the data.
         pictures: {number of an image: uint8 [C, H, W]} of the images that the report shows.
-        labels: {number of an image: its class} of the same.
+        labels: {number of an image: its class} of the same images.
     """
 
     title: str
@@ -90,16 +90,17 @@ class Inspection:
 
     @property
     def idle(self) -> list[str]:
-        """The sites of the gates that, frozen alone, change nothing that the images tell."""
+        """The sites of the gates that can be frozen alone without a change that the images tell."""
         return idle_of(self.frozen)
 
     @property
     def folds_away(self) -> bool:
-        """Whether constants in place of all gates cost no accuracy: surely under half a point.
+        """Whether all gates can become constants: they surely cost less than half a point.
 
-        An interval that holds 0 is not enough, since that of few images is wide.
+        "Surely" means by the lower end of the interval. An interval that holds 0 would not be
+        enough, since that of few images is wide.
         """
-        return self.all_frozen.low > -ALLOWED
+        return self.all_frozen.low > -ALLOWED_LOSS
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, as plain values."""

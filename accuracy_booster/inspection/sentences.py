@@ -1,14 +1,14 @@
-"""What an inspection found, in plain sentences and a few large numbers."""
+"""The sentences and the few large numbers that sum up an inspection, for page and terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accuracy_booster.inspection.measures import number, signed
-from accuracy_booster.inspection.results import ALLOWED, Inspection, Outcome
+from accuracy_booster.inspection.results import ALLOWED_LOSS, Inspection, Outcome
+from accuracy_booster.report.numbers import number, signed
 
-FEW_GATES = 6  # gates that are named
-FEW = 24  # channels that are named before "and 12 more"
+FEW_GATES = 6  # are named before "and 2 more"
+FEW_CHANNELS = 24  # are named before "and 12 more"
 
 
 def tiles(inspection: Inspection) -> list[tuple[str, str]]:
@@ -68,7 +68,7 @@ def summary(inspection: Inspection) -> list[str]:
 
 
 def unmoved(inspection: Inspection) -> list[list[str]]:
-    """Rows (block, site, dead channels, constant channels) of the gates that have such."""
+    """Rows (block, site, dead channels, constant channels) of the gates that have some of these."""
     places = inspection.gates.places()
     return [
         [places.get(site, site), site, named(g.dead, g.channels), named(g.constant, g.channels)]
@@ -83,8 +83,8 @@ def named(channels: Sequence[int], of: int) -> str:
         return "none"
     if len(channels) == of:
         return f"all {of}"
-    more = f" and {len(channels) - FEW:,} more" if len(channels) > FEW else ""
-    return ", ".join(map(str, channels[:FEW])) + more
+    more = f" and {len(channels) - FEW_CHANNELS:,} more" if len(channels) > FEW_CHANNELS else ""
+    return ", ".join(map(str, channels[:FEW_CHANNELS])) + more
 
 
 def count(amount: int, noun: str) -> str:
@@ -121,8 +121,8 @@ def _about_all(inspection: Inspection) -> str:
     )
     if inspection.folds_away:
         return (
-            f"{what}, a loss of less than {ALLOWED} points: the network folds into the plain one, "
-            "whose layers take up the constants (accuracy-booster merge)."
+            f"{what}, a loss of less than {ALLOWED_LOSS} points: the network folds into the plain "
+            "one, whose layers take up the constants (accuracy-booster merge)."
         )
     if inspection.all_frozen.high >= 0:
         return f"{what}: so few images cannot tell whether the network folds into the plain one."

@@ -1,4 +1,4 @@
-"""Changed gates: frozen at their mean weights, or with channels zeroed (the paper's Table 16)."""
+"""Changes of all gates of a network: frozen at their mean weights, or with channels zeroed."""
 
 # N images, C channels
 
@@ -12,8 +12,8 @@ import torch
 
 from accuracy_booster.data.random_streams import integers
 from accuracy_booster.errors import unknown
+from accuracy_booster.inspection.gate_weights import by_channel
 from accuracy_booster.inspection.results import BY_AVERAGE, BY_IMAGE, HIGHEST, RANDOM, WHICH
-from accuracy_booster.inspection.weights import by_channel
 
 # (site, weights p[N, C, ...], numbers [N] of the images) -> the weights to use
 Variant = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -21,7 +21,7 @@ Means = Mapping[str, torch.Tensor]  # {site: mean weights [C]}
 
 
 def frozen(means: Means, sites: Collection[str]) -> Variant:
-    """The gates at these sites give their mean weights whatever the image is."""
+    """The gates at these sites give their mean weights, whatever the image is."""
 
     def change(site: str, p: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         if site not in sites:
@@ -35,16 +35,18 @@ def frozen(means: Means, sites: Collection[str]) -> Variant:
 def zeroed(
     percent: float, which: str, *, by: str = BY_IMAGE, means: Means | None = None, seed: int = 0
 ) -> Variant:
-    """In every block so many of the channels have the weight 0. A gate shared by all stays.
+    """In every block, a share of the channels gets the weight 0, as in the paper's Table 16.
+
+    A gate with one weight for all channels stays as it is.
 
     Args:
         percent: of each block's channels, rounded to whole channels (halves up).
-        which: "highest", "lowest" or "random" weights.
+        which: channels of the "highest" or "lowest" weights, or "random" ones.
         by: "image": the weights of that image, as the paper's text says; "average": the mean
-            weights over all images, so that the same channels go for every image.
+            weights over all images, so that the same channels are zeroed for every image.
         means: needed for by="average".
-        seed: of the random channels. They are drawn for each image, so that the accuracy is that
-            of random choices on average.
+        seed: of the random channels. They are drawn for each image anew, so that the accuracy is an
+            average over random choices.
 
     Raises:
         ValueError: for an argument out of range.
@@ -69,7 +71,7 @@ def zeroed(
             assert means is not None
             score = means[site][None]
         order = score.argsort(dim=1, descending=which == HIGHEST, stable=True)[:, :count]
-        if len(order) not in (1, len(p)):  # regions of a detector have no image's number
+        if len(order) not in (1, len(p)):  # a detector's regions are more than its images
             raise ValueError(f"the gate at {site!r} has {len(p)} weights for {len(order)} images")
         keep = torch.ones(len(order), channels, dtype=p.dtype, device=p.device)
         keep.scatter_(1, order.to(p.device), 0)
@@ -84,7 +86,7 @@ def rounded(percent: float, channels: int) -> int:
 
 
 def _random(channels: int, numbers: torch.Tensor, site: str, seed: int) -> torch.Tensor:
-    """Scores [N, C] that belong to the image, the site and the seed, not to the batch."""
+    """Scores [N, C] that depend on the image, the site and the seed, but not on the batch."""
     place = zlib.crc32(site.encode())
     samples = numbers.cpu().long()[:, None] * channels + torch.arange(channels)
     return integers(1 << 62, samples, seed, place)

@@ -1,7 +1,7 @@
 """Batch norm from the moments of each sample: `F.batch_norm` in training mode, in two steps.
 
 A compiler reduces over N, H and W in one loop that few channels keep from being parallel; over each
-sample and channel it is. Processes merge their moments in the same way (`training.synchronise`).
+sample and channel it is. Processes merge their moments in the same way (`training.processes`).
 """
 
 # N batch, C channels, H W space; M = N * H * W

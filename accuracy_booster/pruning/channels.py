@@ -33,11 +33,12 @@ from accuracy_booster.pruning.pruned_modules import (
     keep_inputs,
     keep_outputs,
 )
-from accuracy_booster.surgery.attach import REPORT, attached, detach, repair
-from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.planning import aligned
+from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.inputs import Example
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
-from accuracy_booster.surgery.storage import PRUNED
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.state import state_of, update_state
+from accuracy_booster.tables import Table
 
 Network = TypeVar("Network", bound=nn.Module)
 OF = ("outputs", "inner")
@@ -66,9 +67,9 @@ class Pruning:
     keep: float
     places: list[PrunedPlace]
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
         rows = [[p.name, f"{p.channels:,}", f"{len(p.kept):,}", p.how] for p in self.places]
-        return ["module", "channels", "kept", "how, or why not"], rows
+        return Table(["module", "channels", "kept", "how, or why not"], rows)
 
     def summary(self) -> str:
         smaller = [p for p in self.places if p.smaller]
@@ -82,7 +83,7 @@ class Pruning:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(*self.table()), self.summary()])
+        return "\n".join([*self.table().lines(), self.summary()])
 
 
 @torch.no_grad()
@@ -160,7 +161,7 @@ def prune(
     for cut, kept in chosen:
         if len(kept) < cut.channels:
             _apply(new, cut, kept)
-    new.__dict__[PRUNED] = report
+    update_state(new, pruning=report)
     return new
 
 
@@ -182,7 +183,7 @@ def pruning_of(model: nn.Module) -> Pruning:
     Raises:
         ValueError: for a network that was not pruned.
     """
-    report = model.__dict__.get(PRUNED) if isinstance(model, nn.Module) else None
+    report = state_of(model).pruning if isinstance(model, nn.Module) else None
     if report is None:
         raise ValueError(f"{type(model).__name__} was not made by ab.prune")
     return report
@@ -206,7 +207,7 @@ def _check(model: nn.Module, keep: float, by: str, of: str, gates: Any) -> Crite
     if not number or not 0 < keep <= 1:
         raise ValueError(f"keep={shown(keep)} must be a share of the channels, 0 < keep <= 1")
     refuse_wrapped(model)
-    if (done := model.__dict__.get(REPORT)) is not None:
+    if (done := state_of(model).fast_path) is not None:
         raise ValueError(f"{type(model).__name__} is {done.kind}; prune ab.unfuse(model)")
     if is_lazy(model):
         raise ValueError("the model has lazy layers without a shape; run it once before pruning")

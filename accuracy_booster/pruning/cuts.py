@@ -21,10 +21,11 @@ from accuracy_booster.fastpath.neighbours import Flows
 from accuracy_booster.fastpath.scalable_layers import computes_as
 from accuracy_booster.fastpath.timm_norms import after_norm, norm_act_classes
 from accuracy_booster.pruning.pruned_modules import why_not_gate
-from accuracy_booster.surgery.attach import attached, is_hooked
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gated import ungated_class
-from accuracy_booster.surgery.passes import Example
-from accuracy_booster.surgery.rules import ACTIVATIONS, POOLS
+from accuracy_booster.surgery.hooks import is_hooked
+from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.torch_functions import ACTIVATIONS, POOLS
 from accuracy_booster.surgery.trace import Call, Value
 
 # functions that act on each channel alone, beside activations, norms and depthwise convolutions

@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.blocks.parts import DensePart, Part
-from accuracy_booster.surgery.attach import attach, attached, is_hooked
+from accuracy_booster.surgery.attaching import attach, attached
+from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.sites import Site
 
 CHANNELWISE = {"gap", "gmp", "gather", "dwconv", "bn", "relu", "sigmoid"}  # parts of a recipe

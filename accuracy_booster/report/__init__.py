@@ -1,1 +1,1 @@
-"""Pages of results: one self-contained HTML file each, without network, in light and dark."""
+"""Pages of results: each is one HTML file that needs no network, in light and dark colours."""

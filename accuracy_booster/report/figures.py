@@ -1,12 +1,15 @@
-"""Colours, matplotlib figures as SVG, and small charts that follow the colours of a page."""
+"""Colours, matplotlib figures as SVG, and the geometry of small charts for HTML pages."""
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from accuracy_booster.report.numbers import short
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
@@ -23,11 +26,11 @@ def to_svg(figure: Any) -> str:
 def to_themed_svg(figure: Any, own: Mapping[str, str] | None = None) -> str:
     """A matplotlib figure as an <svg> element that takes the colours of the page around it.
 
-    Black becomes the page's text colour, and `COLOURS` become variables of the style sheet.
-    Texts stay texts.
+    Black becomes the page's text colour. `COLOURS` become variables of the style sheet. Text stays
+    text, so that it can be selected.
 
     Args:
-        own: {a colour of this figure: what it becomes}.
+        own: {a further colour of this figure: what it becomes}.
     """
     import matplotlib
 
@@ -36,19 +39,30 @@ def to_themed_svg(figure: Any, own: Mapping[str, str] | None = None) -> str:
     changes = {colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(COLOURS)}
     for colour, becomes in {"#000000": "currentColor", **changes, **(own or {})}.items():
         text = re.sub(rf"(?<=: ){colour}\b", becomes, text)
-    # groups are referred to by nothing, and their names would be there twice in a page of figures
+    # matplotlib names its groups alike in every figure, and a page must not have an id twice
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return text.replace("<svg ", '<svg fill="currentColor" ', 1)
 
 
-# --- charts: their geometry, which `parts.html` draws
+def data_uri(picture: Any, format: str = "PNG") -> str:
+    """A PIL image as the data: address of a PNG or JPEG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **({"quality": 82} if format == "JPEG" else {"optimize": True}))
+    kind = format.lower()
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# --- the geometry of charts, in pixels; `parts.html` draws them
 
 WIDTH, HEIGHT = 420, 236
 LEFT, RIGHT, TOP, BOTTOM = 48, 408, 28, 186
 
 
 def nice_step(span: float, most: int = 5) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of 10 that divides `span` into at most `most`."""
+    """The least round number that divides `span` into at most `most` steps.
+
+    Round numbers are 1, 2, 2.5 and 5, times a power of 10.
+    """
     least = max(span, 1e-9) / most
     power = 10.0 ** math.floor(math.log10(least))
     return next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= least * (1 - 1e-9))
@@ -66,7 +80,7 @@ def histogram(
     for i, count in enumerate(counts):
         if count:
             at, up = LEFT + i * width, (BOTTOM - TOP) * count / top
-            up = max(up, 1.0)  # a bin that is not empty can be seen
+            up = max(up, 1.0)  # so that one can see that the bin is not empty
             bars.append(f"M{at + gap / 2:.1f} {BOTTOM}v{-up:.1f}h{width - gap:.1f}v{up:.1f}z")
     return {**chart, "path": "".join(bars)}
 
@@ -74,7 +88,12 @@ def histogram(
 def line_chart(
     series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
 ) -> dict[str, Any]:
-    """The geometry of lines {name: [(x, y)]}."""
+    """The geometry of a chart of lines.
+
+    Args:
+        series: {name of a line: its points (x, y)}.
+        x, y: the names of the axes.
+    """
     xs = [px for points in series.values() for px, _ in points]
     ys = [py for points in series.values() for _, py in points]
     low, high = min(ys), max(ys)
@@ -121,13 +140,6 @@ def _ticks(
         {"at": round(_place(i * step, bounds, start, end), 1), "text": short(i * step)}
         for i in range(first, last + 1)
     ]
-
-
-def short(value: float) -> str:
-    """A number of an axis: 0.25, 40, 12k."""
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{round(value, 9):g}"
 
 
 def _place(value: float, bounds: tuple[float, float], start: float, end: float) -> float:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables, figures as inline SVG, and how to make it again."""
+"""Write one self-contained HTML page of text, tables and figures, and how to make it again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.files import write
+from accuracy_booster.tables import is_number
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,11 +32,11 @@ def write_page(
 ) -> None:
     """Write a page of sections.
 
-    A section is {"title", "table"?: (header, rows), "figure"?: SVG, "label"?: what that shows,
-    "html"?: Markup from `render`, "text"?}. All but figures and Markup is escaped.
-
     Args:
-        made: what the page says at its end; by default when it was written.
+        sections: each {"title", "table"?: a `tables.Table`, "figure"?: SVG, "label"?: what the
+            figure shows, "html"?: Markup from `render`, "text"?}. Everything but figures and Markup
+            is escaped.
+        made: the last line of the page; by default the time at which it is written.
         script: the text of the one script that the page's content policy lets run.
 
     Raises:
@@ -55,14 +56,14 @@ def write_page(
 
 
 def render(template: str, package: str = HERE, **values: Any) -> Markup:
-    """HTML from a template of `package`, or of this one; values that are no Markup are escaped."""
+    """HTML from a template of `package` or of this folder. Values are escaped, except Markup."""
     from markupsafe import Markup
 
     return Markup(_environment(package).get_template(template).render(**values))
 
 
 def command() -> str | None:
-    """The command line of `accuracy-booster` that runs; None in another program."""
+    """The command line of this program, if it is `accuracy-booster`; else None."""
     if Path(sys.argv[0]).stem != "accuracy-booster":
         return None
     return shlex.join(["accuracy-booster", *sys.argv[1:]])
@@ -80,20 +81,18 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.tests["number_like"] = _is_number_like
+    environment.tests["number_like"] = is_number
     return environment
 
 
 def _policy(script: str) -> str:
-    """Nothing is fetched, and no script runs but this one: a name that slipped through cannot."""
+    """The page's content policy: it fetches nothing, and runs no script but this one.
+
+    So a name from outside cannot run a script, even if it were not escaped.
+    """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"'sha256-{digest}'" if script else "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _is_number_like(cell: str) -> bool:
-    """Whether a table's cell is a number, so that its column is aligned to the right."""
-    return cell.translate(dict.fromkeys(map(ord, ",.±+\N{MINUS SIGN}% "))).isdigit()

@@ -35,10 +35,10 @@ def constant_weights(spec: Spec, places: Places) -> tuple[Path, dict[str, float]
 def _constants(run: Path, place: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, float]]:
     """The plain network of a run with gates, and its accuracies."""
     from accuracy_booster.fastpath import merge
-    from accuracy_booster.inspection.norms import reestimate_norms
-    from accuracy_booster.inspection.opening import gates_of
+    from accuracy_booster.inspection.batch_norms import reestimate_norms
+    from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.training.evaluation import measure_opened
-    from accuracy_booster.training.open_to_measure import open_measured
+    from accuracy_booster.training.opening_to_measure import open_measured
 
     opened, test = (open_measured(run, split=split, **place) for split in ("train", "test"))
     network = merge(opened.network, gates_of(opened))

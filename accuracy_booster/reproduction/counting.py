@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accuracy_booster.analysis import conventions
-from accuracy_booster.analysis.cost import Complexity, complexity
+from accuracy_booster.analysis import Complexity, complexity, conventions
 from accuracy_booster.models import create_model
 from accuracy_booster.progress import bars
 from accuracy_booster.reproduction.paper import (

@@ -12,7 +12,7 @@ from accuracy_booster.reproduction.records import Record, Records
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TRAINED
 from accuracy_booster.reproduction.words import count
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:

@@ -21,6 +21,7 @@ from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import is_run
 
 
 def perform(spec: Spec, places: Places) -> Path:
@@ -120,7 +121,7 @@ def _training(spec: Spec, places: Places, weights: Path | None) -> TrainResult:
     if weights is not None:
         config = config.change({"weights": str(weights)})
     training: Any = detection.train if spec.measures == AP else train
-    if Run.is_run(where):
+    if is_run(where):
         try:
             run, _ = Run.open(where, ended=False, kind=type(config))
             if run.info.get("diverged"):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.analysis.benchmark import processor
+from accuracy_booster.analysis.measuring import processor
 from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.errors import shown
 from accuracy_booster.files import read_json, write_json

@@ -23,6 +23,7 @@ from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.sections import TITLE, sections
 from accuracy_booster.reproduction.tables import TABLES
 from accuracy_booster.reproduction.verdicts import NOT_RUN
+from accuracy_booster.tables import Table
 
 PICTURE = "gain.svg"
 BEGIN, END = "<!-- reproduction -->", "<!-- /reproduction -->"
@@ -127,7 +128,7 @@ def _markdown(parts: Sequence[Section], shown: TableResult | None) -> str:
             blocks.append(f"![{_alt(shown)}]({PICTURE})")
         if part.weights is not None:
             blocks.append(f"![{_escaped(str(part.weights))}]({_picture_of(part)})")
-        blocks += [_table(*part.table)] if part.table else []
+        blocks += [Table(*part.table).markdown(_escaped)] if part.table else []
         blocks += [_escaped(part.items_title)] if part.items_title else []
         blocks += ["\n".join(f"- {_escaped(item)}" for item in part.items)] if part.items else []
     return "\n\n".join(blocks) + "\n"
@@ -137,12 +138,6 @@ def _picture_of(part: Section) -> str:
     """The name of the picture of a layer's weights."""
     assert part.picture is not None
     return f"weights-{part.picture.table.name}-{part.picture.budgets[0]}.svg"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    cells = [[_escaped(cell).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _escaped(text: str) -> str:
@@ -191,7 +186,7 @@ def _block(shown: TableResult | None, findings: Findings, readme: Path, output: 
     rest = f" Not run: {', '.join(missing)}." if missing else ""
     if not any("paper" in result.budgets for result in findings.tables):
         rest = f" No table was run with the budget paper, the standard schedule.{rest}"
-    lines = [f"![{_alt(shown)}]({picture})", _table(header, rows)]
+    lines = [f"![{_alt(shown)}]({picture})", Table(header, rows).markdown(_escaped)]
     return "\n\n".join([*lines, f"{_escaped(measured + rest)} More: {link}."])
 
 

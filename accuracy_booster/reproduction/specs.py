@@ -14,9 +14,9 @@ from accuracy_booster.files import hash_of
 from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
 from accuracy_booster.reproduction.paper_tables import ZEROED
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1, Row, Table
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.identity import FREE
 from accuracy_booster.training.presets import resolve
+from accuracy_booster.training.train_config import TrainConfig
 
 # What a training means. It goes up when a change of the code could change an accuracy; results of
 # other versions are then left out of the report, and their runs are made again.

@@ -18,7 +18,7 @@ from accuracy_booster.reproduction.table import Table
 from accuracy_booster.reproduction.words import count
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run_config import RunConfig
-from accuracy_booster.training.run_directory import CONFIG
+from accuracy_booster.training.run_files import CONFIG
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """Find where gates go in any network, attach them, take them off, save and load them."""
 
-from accuracy_booster.surgery.attach import attach, attached, detach, disabled, repair
+from accuracy_booster.surgery.attaching import attach, attached, detach, disabled
 from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_norms, unboost
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.loading import load
 from accuracy_booster.surgery.materializing import materialize
-from accuracy_booster.surgery.planning import Plan, plan
+from accuracy_booster.surgery.planning import plan
+from accuracy_booster.surgery.plans import Plan
+from accuracy_booster.surgery.repairing import repair
+from accuracy_booster.surgery.saving import save
 from accuracy_booster.surgery.sites import Site
-from accuracy_booster.surgery.storage import load, save
 
 __all__ = [
     "ATTRIBUTE",

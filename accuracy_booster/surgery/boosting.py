@@ -1,4 +1,4 @@
-"""Boost a network in place, take the gates off again."""
+"""Put gates on a network in place, take them off again, and freeze its norms but not its gates."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recipe
-from accuracy_booster.surgery import storage
-from accuracy_booster.surgery.attach import (
-    Model,
-    attach,
-    attached,
-    detach,
-    has_kept_gates,
-)
+from accuracy_booster.spelling import renamed
+from accuracy_booster.surgery.attaching import attach, attached, detach
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
-from accuracy_booster.surgery.examples import infer_examples, traced
-from accuracy_booster.surgery.passes import Example
+from accuracy_booster.surgery.examples import infer_examples
+from accuracy_booster.surgery.fingerprints import remember_base
+from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.optimizers import check_optimizer, join_optimizer
 from accuracy_booster.surgery.planning import make_plan
+from accuracy_booster.surgery.quiet_passes import traced
 from accuracy_booster.surgery.refusing import is_lazy
+from accuracy_booster.surgery.repairing import Model, has_kept_gates
+from accuracy_booster.surgery.state import update_state
 from accuracy_booster.surgery.where import Where
 
 
+@renamed("recipe", "block", position=1)
 def boost(
     model: Model,
-    recipe: str | Recipe = "ab",
+    block: str | Recipe = "ab",
     *,
     example: Example | None = None,
     where: Where = "residual",
@@ -33,11 +33,11 @@ def boost(
 ) -> Model:
     """Put a gate on every residual branch of any network (or elsewhere), in place.
 
-    The names of the network's own parameters and buffers stay as they are; those of the gates are
-    under `<module>.recalibrate`. Nothing has changed if it raises.
+    The names of the network's own parameters and buffers stay as they are. Those of the gates are
+    under `<module>.recalibrate`. If it raises, nothing has changed.
 
     Args:
-        model, recipe, example, where: as for `ab.plan`.
+        model, block, example, where: as for `ab.plan`.
         init: "paper", or "identity": the output stays bit for bit what it was, in eval and in
             training mode, and the gates learn. Use it for pretrained networks.
         optimizer: a live optimizer of the model; each new parameter joins the group of the
@@ -49,18 +49,18 @@ def boost(
     Raises:
         ValueError: as `ab.plan`.
     """
-    planned = make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
+    planned = make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
     sites = [gate.site for gate in planned.gates]
-    if is_lazy(model):
+    if is_lazy(model):  # a pass gives lazy modules their weights
         traced(model, infer_examples(model) if example is None else [example])
     if optimizer is not None:
-        _check_optimizer(optimizer, model)
-    storage.remember(model)
+        check_optimizer(optimizer, model)
+    remember_base(model)
     if where == "attention":
         replace_attention(model, sites)
     attach(model, planned.recipe, sites)
     if optimizer is not None:
-        _join(optimizer, model)
+        join_optimizer(optimizer, model)
     return model
 
 
@@ -74,7 +74,7 @@ def unboost(model: Model) -> Model:
         raise ValueError(f"{type(model).__name__} has no gates to take off")
     detach(model)
     put_back_attention(model)
-    storage.forget(model)
+    update_state(model, base_fingerprints=None)
     return model
 
 
@@ -106,38 +106,3 @@ def freeze_norms(model: Model, *, gates: bool = False) -> Model:
 def added_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the gates, for an optimizer."""
     return [p for gate in attached(model).values() for p in gate.parameters()]
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"optimizer is no torch.optim.Optimizer but {type(optimizer).__name__}")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in model.parameters()):
-        raise ValueError("the optimizer holds no parameter of the model; make it for this model")
-
-
-def _join(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    group_of = {
-        id(p): index for index, group in enumerate(optimizer.param_groups) for p in group["params"]
-    }
-    modules = dict(model.named_modules())
-    for name, gate in attached(model).items():
-        own = {id(p) for p in gate.parameters()}
-        for parameter in gate.parameters():
-            if id(parameter) not in group_of:
-                index = _nearest_group(modules, name, parameter.ndim > 1, own, group_of)
-                optimizer.param_groups[index]["params"].append(parameter)
-
-
-def _nearest_group(
-    modules: dict[str, nn.Module], name: str, weight: bool, own: set[int], group_of: dict[int, int]
-) -> int:
-    """The group of a parameter of the same kind, in the site's module, else around it."""
-    while True:
-        for parameter in reversed(list(modules[name].parameters())):
-            same_kind = (parameter.ndim > 1) == weight and id(parameter) not in own
-            if same_kind and id(parameter) in group_of:
-                return group_of[id(parameter)]
-        if not name:
-            return 0
-        name = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""The same network with each gate an ordinary module of the tree."""
+"""`ab.materialize`: the same network with each gate as an ordinary module in its tree."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import cast
 
 from torch import nn
 
-from accuracy_booster.surgery.attach import REPORT, Model, attached, detach, repair
+from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.repairing import Model, repair
+from accuracy_booster.surgery.state import state_of
 
 BASE = "base"
 
@@ -19,9 +21,9 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
     """Copy a boosted network with gates as ordinary modules, for tools that rewrite networks.
 
     The module `m` of each gate becomes `Sequential(base=m, recalibrate=gate)`. The copy computes
-    what the network computes, and no class or hook of this package is needed for that. Tools that
-    fuse, quantise or trace a network by its module tree see each step. `ab.save`, `ab.unboost` and
-    the like work on the network itself, not on the copy.
+    what the network computes, without changed classes or hooks. Tools that fuse, quantise or trace
+    a network by its module tree see each step. `ab.save`, `ab.unboost` and the like work on the
+    network itself, not on the copy.
 
     Args:
         model: a boosted network, not fused or folded.
@@ -34,7 +36,7 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
     """
     if not attached(model):
         raise ValueError(f"{type(model).__name__} has no gates; boost it first")
-    report = model.__dict__.get(REPORT)
+    report = state_of(model).fast_path
     if report is not None:
         remedy = "call ab.unfuse(model) first" if report.kind == "fused" else "use the boosted one"
         raise ValueError(f"{type(model).__name__} is {report.kind}; {remedy}")
@@ -62,7 +64,7 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
 
 
 def _names(model: nn.Module) -> dict[int, list[str]]:
-    """{identity of a tensor: its names in the state dict}; tied weights have several."""
+    """{id of a tensor: its names in the state dict}. Tied weights have several names."""
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)

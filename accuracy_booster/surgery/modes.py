@@ -1,4 +1,4 @@
-"""The modes of a network's modules, training or eval, kept while it is used in another one."""
+"""Put a network into eval mode for a while, and back into the modes that it had."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; afterwards, also after an error, each module has the mode that it had."""
+    """Within: eval mode. Afterwards, also after an error, each module has the mode that it had."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:

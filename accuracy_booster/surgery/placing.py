@@ -1,93 +1,42 @@
-"""Where on a branch its gate stands, and how the channels of a map lie.
+"""Which module at the end of a branch gets the gate.
 
-The gate stands after the branch's last layer, and before its trailing activations, poolings and
-layer scale, whether those are functions or modules. They must keep zero, so that a shut gate shuts
-the branch: ReLU, SiLU and tanh do, sigmoid does not. Before them the gate can be computed with the
-norm, the sum and the ReLU in one pass (`ab.fuse`), and folded into the convolution (`ab.fold`).
-Where the map before the activation is read elsewhere or given by no module, the gate stands after.
+The gate scales the output of the branch's last layer. It stands before the trailing activations,
+poolings and layer scale, whether those are functions or modules, if they keep zero: then a shut
+gate shuts the branch. ReLU, SiLU and tanh keep zero, sigmoid does not. A gate before them can be
+computed together with the norm, the sum and the ReLU in one pass (`ab.fuse`), and folded into the
+convolution (`ab.fold`). The gate stands after the activation where the map before it is read
+elsewhere too, or no module gives that map.
 """
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
-from accuracy_booster.surgery.rules import (
+from accuracy_booster.surgery.layouts import layout_of, module_of, numel
+from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.torch_functions import (
     ACTIVATIONS,
-    CONVOLUTIONS,
     KEEPS_ZERO,
     LAYERS,
-    MAP_RANKS,
     NORMS,
     POOLS,
     PRODUCTS,
     RESHAPES,
     SLICES,
-    UPSAMPLING,
 )
-from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.trace import Call, Trace, Value
 
 
-def is_map(value: Value) -> bool:
-    return len(value.shape) in MAP_RANKS
-
-
-def ends_in_upsampling(branch: Value, forks: list[Value]) -> bool:
-    """Whether the branch brings a coarser map to the size that the fork has already.
-
-    Then the sum joins two resolutions, by whatever means the map was upsampled and whether or not
-    layers that see one position at a time follow. Where the fork is the coarser map, the shortcut
-    was upsampled too, and the sum is that of a residual block that upsamples.
-    """
-    size = _sides(branch)
-    same_rank = [fork for fork in forks if len(fork.shape) == len(branch.shape)]
-    if any(_is_coarser(_sides(fork), size) for fork in same_rank):
-        return False
-    value = branch
-    while value not in forks and (call := value.call) is not None:
-        if call.name in UPSAMPLING:
-            return True
-        before = [i for i in call.inputs if any(fork.flows_into(i) for fork in forks)]
-        layer = call.name in LAYERS
-        if layer and len(value.shape) == len(branch.shape) and _is_coarser(_sides(value), size):
-            return True  # a function that is no layer made it larger, as a shuffle by hand
-        transposed = call.name.startswith("conv_transpose")
-        if transposed and before and _is_coarser(_sides(before[0]), _sides(value)):
-            return True
-        if (layer and not _is_pointwise(call)) or len(before) != 1:
-            return False
-        value = before[0]
-    return False
-
-
-def _sides(value: Value) -> tuple[int, ...]:
-    return value.shape[1:-1] if layout_of(value) == "NHWC" else value.shape[2:]
-
-
-def _is_coarser(sides: tuple[int, ...], than: tuple[int, ...]) -> bool:
-    """Whether a map is that much smaller that padding does not explain it."""
-    pairs = list(zip(sides, than, strict=True))
-    return any(3 * a <= 2 * b for a, b in pairs) and all(a <= b for a, b in pairs)
-
-
-def _is_pointwise(call: Call) -> bool:
-    """Whether a layer sees one position at a time: a linear layer, a convolution of size 1."""
-    if call.name not in CONVOLUTIONS:
-        return call.name in ("linear", "addmm")
-    padding = call.arguments[4:5] or (0,)  # a larger kernel without padding shrinks the map
-    return not any(_flat(padding)) and call.inputs[0].shape[2:] == call.outputs[0].shape[2:]
-
-
 def place(end: Value, call: Call, trace: Trace) -> Site | str:
-    """The module whose output the gate scales, or why there is none.
+    """The site of a branch's gate, or why there is none.
 
-    It is the branch's last layer. The steps after it are left to act on the gated map: layer scale,
-    activations and poolings, whether functions or modules. A gate before them is as good (where
-    the map is 0 they give 0) and can be fused and folded. Where no module ends there it is the
-    module nearest to the sum.
+    It goes back from the end of the branch over the steps that keep zero. The site is the first
+    module on the way that is none of those steps; if there is no such module, the one nearest to
+    the sum.
+
+    Args:
+        end: the end of the branch.
+        call: the call that reads it: the sum.
     """
     value, nearest, why = end, None, "no module gives its end, which a function computes"
     # ReXNet sums some of the channels and puts the others beside them, or sums in place
@@ -130,19 +79,19 @@ def place(end: Value, call: Call, trace: Trace) -> Site | str:
 
 
 def _step(call: Call) -> str:
-    """A call in words: writes through views are no functions of torch."""
+    """A call in words. A write through a view is no function of torch."""
     return "a write into a part of it" if call.name == "written" else f"torch.{call.name}"
 
 
 def _may_follow(call: Call | None) -> bool:
-    """Whether a step comes after the gate: an activation or a pooling that keeps zero."""
+    """Whether a step may stand after the gate: an activation or a pooling that keeps zero."""
     if call is None:
         return False
     if call.name in ACTIVATIONS | POOLS:
         return True
     if call.name not in PRODUCTS or len(call.inputs) != 2:
         return False
-    # x * sigmoid(x), written out: an activation, where no layer and no pooling is in between
+    # `x * sigmoid(x)`, written out, is an activation if no layer and no pooling is in between
     for whole, factor in (call.inputs, call.inputs[::-1]):
         while factor is not whole and factor.call is not None and factor.shape == whole.shape:
             step = factor.call
@@ -169,74 +118,6 @@ def _why_no_module(value: Value, trace: Trace) -> str:
     return f"it is unclear which dimension of the output of {name!r} holds the channels"
 
 
-def module_of(value: Value, trace: Trace) -> str | None:
-    """The innermost module that ran once and gave the value, alone."""
-    once = (n for n in value.modules if trace.calls_of[n] == 1 and n in trace.gives_tensor)
-    return next(once, None)
-
-
-def layout_of(value: Value) -> str | None:
-    """Where the channels of a map are, from the layer or norm that made it; None if unclear."""
-    rank, moves = len(value.shape), []
-    if rank == 2:
-        return "NCHW"
-    while rank in MAP_RANKS and len(value.shape) == rank and value.call is not None:
-        call = value.call
-        if _is_unbatched(call):
-            return None
-        if (dim := _channel_dim(call, rank)) is None:
-            if call.name in MOVES:
-                if (move := _move(call, rank)) is None:
-                    return None
-                moves.append(move)
-            elif call.name in ("movedim", "moveaxis", "ravel", "view", "reshape", "__get__"):
-                return None
-            bigger = [i for i in call.inputs if sorted(i.shape) == sorted(value.shape)]
-            value = (bigger or call.inputs)[0]
-            continue
-        for move in reversed(moves):
-            dim = move.index(dim)
-        return {1: "NCHW", rank - 1: "NHWC"}.get(dim)
-    return "NCHW" if len(value.shape) == rank in MAP_RANKS else None
-
-
-def _is_unbatched(call: Call) -> bool:
-    """Whether a convolution runs on one map without a batch: its channels come first of all."""
-    return call.name in CONVOLUTIONS and len(call.inputs[0].shape) != int(call.name[-2]) + 2
-
-
-def _channel_dim(call: Call, rank: int) -> int | None:
-    """The dimension of the channels in what a layer or norm gives; None for other calls."""
-    if call.name in ("layer_norm", "rms_norm"):
-        sizes = call.arguments[1:2]
-        over = len(sizes[0]) if sizes and isinstance(sizes[0], (list, tuple)) else 1
-        return rank - 1 if over == 1 else None
-    if call.name == "linear":
-        return rank - 1
-    if call.name in CONVOLUTIONS | NORMS or (call.name == "cat" and rank > 3):
-        return 1
-    return None
-
-
-MOVES = {"permute", "transpose", "swapaxes", "swapdims"}
-
-
-def _move(call: Call, rank: int) -> list[int] | None:
-    """The order in which a call puts the dimensions; None where its arguments do not say it."""
-    dims = [a % rank for a in _flat(call.arguments) if isinstance(a, int)]
-    if call.name == "permute":
-        return dims if len(dims) == rank else None
-    if len(dims) != 2:
-        return None
-    order = list(range(rank))
-    order[dims[0]], order[dims[1]] = dims[1], dims[0]
-    return order
-
-
-def numel(value: Value) -> int:
-    return math.prod(value.shape)
-
-
 def _keeps_zero(call: Call) -> bool:
     """Whether a call gives 0 where its input is 0."""
     if call.fills:
@@ -249,11 +130,3 @@ def _keeps_zero(call: Call) -> bool:
     low = call.keywords.get("min", limits[0])
     high = call.keywords.get("max", limits[1])
     return (low is None or low <= 0) and (high is None or high >= 0)
-
-
-def _flat(items: Iterable) -> Iterable:
-    for item in items:
-        if isinstance(item, (list, tuple)):
-            yield from _flat(item)
-        else:
-            yield item

@@ -1,97 +1,37 @@
-"""What boosting a network would do, found from one pass and changing nothing."""
+"""`ab.plan`: what boosting a network would do, found from one pass and changing nothing."""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recalibrate, Recipe
-from accuracy_booster.surgery.attach import disabled
-from accuracy_booster.surgery.examples import infer_examples, traced
+from accuracy_booster.spelling import renamed
+from accuracy_booster.surgery.attaching import disabled
+from accuracy_booster.surgery.examples import infer_examples
+from accuracy_booster.surgery.finding import Found
 from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
+from accuracy_booster.surgery.inputs import Example, as_inputs
 from accuracy_booster.surgery.other_sites import attention_sites
-from accuracy_booster.surgery.passes import Example, as_inputs
+from accuracy_booster.surgery.plans import Plan, PlannedGate
+from accuracy_booster.surgery.quiet_passes import traced
 from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy, refuse_wrapped
-from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.trace import Trace
 from accuracy_booster.surgery.where import Where, find_sites, where_text
 
 INITS = ("paper", "identity")
 
 
-@dataclass(frozen=True)
-class PlannedGate:
-    """A gate to be: where, why there, and how many parameters it adds."""
-
-    site: Site
-    reason: str
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `ab.boost` would do; `print(plan)` shows it as a table."""
-
-    model: str
-    recipe: Recipe
-    where: str
-    init: str
-    gates: list[PlannedGate]
-    skipped: list[str] = field(default_factory=list)  # branches without a place for a gate
-
-    @property
-    def parameters(self) -> int:
-        """What all gates add."""
-        return sum(gate.parameters for gate in self.gates)
-
-    def to_dict(self) -> dict[str, Any]:
-        rows = [
-            {**vars(g.site), "reason": g.reason, "parameters": g.parameters} for g in self.gates
-        ]
-        return {
-            **{"model": self.model, "recipe": str(self.recipe), "where": self.where},
-            **{"init": self.init, "parameters": self.parameters, "gates": rows},
-            "skipped": self.skipped,
-        }
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["module", "channels", "size", "parameters", "why"]
-        rows = []
-        for gate in self.gates:
-            site = gate.site
-            size = "x".join(map(str, site.spatial_size)) or "-"
-            layout = "" if site.layout == "NCHW" else f" {site.layout}"
-            cells = (site.name, f"{site.channels:,}", size + layout, f"{gate.parameters:,}")
-            rows.append([*cells, gate.reason])
-        return header, rows
-
-    def summary(self) -> str:
-        count = f"{len(self.gates)} gate{'s' if len(self.gates) != 1 else ''}"
-        return f"{self.model}: {count} of {self.recipe}, {self.parameters:,} parameters"
-
-    def __str__(self) -> str:
-        lines = aligned(*self.table())
-        return "\n".join([*lines, self.summary(), *(f"skipped: {line}" for line in self.skipped)])
-
-
-def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table, its columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
-
-
+@renamed("recipe", "block", position=1)
 def plan(
     model: nn.Module,
-    recipe: str | Recipe = "ab",
+    block: str | Recipe = "ab",
     *,
     example: Example | None = None,
     where: Where = "residual",
@@ -101,7 +41,7 @@ def plan(
 
     Args:
         model: any network.
-        recipe: what the gates compute: a name, a text, or an `ab.recipe(...)`.
+        block: what the gates compute: a name, a text, or an `ab.recipe(...)`.
         example: an image [1, C, H, W], or any other tensor; a tuple of several inputs by position;
             a dict of inputs by name. By default zeros of the size in the model's own configuration
             (timm, Hugging Face, ours), else of a size that fits its first layer.
@@ -111,97 +51,124 @@ def plan(
         init: "paper", or "identity": the boosted network computes what it did, and the gates learn.
 
     Raises:
-        ValueError: where nothing fits, a name is unknown, the recipe does not fit, or the network
+        ValueError: where nothing fits, a name is unknown, the block does not fit, or the network
             is wrapped (DDP, compiled, quantised) or boosted there already.
     """
-    return make_plan(model, recipe, example=example, where=where, init=init, stacklevel=3)
+    return make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
 
 
 def make_plan(
     model: nn.Module,
-    recipe: str | Recipe,
+    block: str | Recipe,
     *,
     example: Example | None,
     where: Where,
     init: str,
     stacklevel: int,
 ) -> Plan:
-    """`plan`, whose warning points `stacklevel` calls up."""
-    parsed = blocks.recipe(recipe)
-    if init not in INITS:
-        raise ValueError(f"init={init!r} must be 'paper' or 'identity'")
-    if init == "identity":
-        if where == "attention":
-            raise ValueError(
-                "init='identity' keeps what the network computes; where='attention' takes modules "
-                "of it away, so use init='paper' there"
-            )
-        parsed = parsed.as_identity()
+    """`plan`, whose warnings point `stacklevel` calls up, counted from here."""
+    recipe = _recipe(block, where, init)
     refuse_wrapped(model)
     if example is not None:
         as_inputs(example)
-    if is_lazy(model):  # the pass gives their weights a shape, and a query changes nothing
+    if is_lazy(model):  # the pass would give their weights a shape
         model = copy_of_lazy(model)
     with disabled(model):
         trace = traced(model, infer_examples(model) if example is None else [example])
     found = find_sites(model, trace, where)
-    skipped = [f.reason for f in found if f.site is None]
     modules = dict(model.named_modules())
-    gates = []
-    for entry in found:
-        site = entry.site
-        if site is None:
-            continue
-        before, gated, _ = f".{site.name}.".partition(f".{ATTRIBUTE}.")
-        if gated or is_gated(modules[site.name]) or hasattr(modules[site.name], ATTRIBUTE):
-            place = before.strip(".")
-            raise ValueError(f"{place!r} has a gate already; ab.unboost(model) takes it off")
-        try:
-            with torch.device("meta"):
-                gate = Recalibrate(
-                    site.channels, parsed, spatial_size=site.spatial_size, layout=site.layout
-                )
-        except ValueError as e:
-            raise ValueError(f"at {site.name!r}: {e}") from None
-        gates.append(PlannedGate(site, entry.reason, sum(p.numel() for p in gate.parameters())))
+    gates = [
+        PlannedGate(entry.site, entry.reason, _parameters(entry, recipe, modules))
+        for entry in found
+        if entry.site is not None
+    ]
     if not gates:
-        name = type(model).__name__
-        if skipped and all(f.on_tokens for f in found):
-            raise ValueError(
-                f"{name} has no residual branch of feature maps to boost: {skipped[0]}; see where= "
-                "for other places, such as where='conv' or the names of modules"
-            )
-        if skipped:
-            raise ValueError(
-                f"{name} has residual branches, but {skipped[0]}; name modules instead"
-            )
-        raise ValueError(
-            f"{name} has no {where_text(where)} to boost; see where= for other places, such as "
-            "where='conv' or the names of modules"
-        )
+        raise _nothing_to_boost(model, found, where)
     if init == "identity":
-        still = [g.site.name for g in gates if _starts_at_zero(modules[g.site.name])]
-        if still:
-            warnings.warn(
-                f"{len(still)} of {len(gates)} branches end in a norm whose weight is zero (such "
-                f"as {still[0]!r}): their gates get no gradient until that weight is trained; use "
-                "pretrained weights, or timm's zero_init_last=False",
-                stacklevel=stacklevel,
+        _warn_of_zero_norms(gates, modules, stacklevel + 1)
+    if isinstance(where, str) and where in ("residual", "conv"):
+        _warn_of_attention(trace, stacklevel + 1)
+    skipped = [entry.reason for entry in found if entry.site is None]
+    return Plan(type(model).__name__, recipe, where_text(where), init, gates, skipped)
+
+
+def _recipe(block: str | Recipe, where: Where, init: str) -> Recipe:
+    """The recipe of a block, as the identity if that is asked for."""
+    recipe = blocks.recipe(block)
+    if init not in INITS:
+        raise ValueError(f"init={init!r} must be 'paper' or 'identity'")
+    if init == "paper":
+        return recipe
+    if where == "attention":
+        raise ValueError(
+            "init='identity' keeps what the network computes; where='attention' takes modules "
+            "of it away, so use init='paper' there"
+        )
+    return recipe.as_identity()
+
+
+def _parameters(entry: Found, recipe: Recipe, modules: Mapping[str, nn.Module]) -> int:
+    """The number of parameters of a gate at a site.
+
+    Raises:
+        ValueError: if there is a gate already, or the block does not fit the site.
+    """
+    site = entry.site
+    assert site is not None
+    before, gated, _ = f".{site.name}.".partition(f".{ATTRIBUTE}.")
+    if gated or is_gated(modules[site.name]) or hasattr(modules[site.name], ATTRIBUTE):
+        place = before.strip(".")
+        raise ValueError(f"{place!r} has a gate already; ab.unboost(model) takes it off")
+    try:
+        with torch.device("meta"):  # which takes no memory and draws no random numbers
+            gate = Recalibrate(
+                site.channels, recipe, spatial_size=site.spatial_size, layout=site.layout
             )
-    if (
-        isinstance(where, str)
-        and where in ("residual", "conv")
-        and (present := attention_sites(trace))
-    ):
+    except ValueError as e:
+        raise ValueError(f"at {site.name!r}: {e}") from None
+    return sum(p.numel() for p in gate.parameters())
+
+
+def _nothing_to_boost(model: nn.Module, found: list[Found], where: Where) -> ValueError:
+    """The error that says why a network has no site."""
+    name = type(model).__name__
+    skipped = [entry.reason for entry in found]
+    if skipped and all(entry.on_tokens for entry in found):
+        return ValueError(
+            f"{name} has no residual branch of feature maps to boost: {skipped[0]}; see where= "
+            "for other places, such as where='conv' or the names of modules"
+        )
+    if skipped:
+        return ValueError(f"{name} has residual branches, but {skipped[0]}; name modules instead")
+    return ValueError(
+        f"{name} has no {where_text(where)} to boost; see where= for other places, such as "
+        "where='conv' or the names of modules"
+    )
+
+
+def _warn_of_zero_norms(
+    gates: list[PlannedGate], modules: Mapping[str, nn.Module], stacklevel: int
+) -> None:
+    still = [g.site.name for g in gates if _starts_at_zero(modules[g.site.name])]
+    if still:
+        warnings.warn(
+            f"{len(still)} of {len(gates)} branches end in a norm whose weight is zero (such "
+            f"as {still[0]!r}): their gates get no gradient until that weight is trained; use "
+            "pretrained weights, or timm's zero_init_last=False",
+            stacklevel=stacklevel,
+        )
+
+
+def _starts_at_zero(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, nn.Parameter) and not weight.is_meta and not weight.any()
+
+
+def _warn_of_attention(trace: Trace, stacklevel: int) -> None:
+    if present := attention_sites(trace):
         example_name = present[0].site.name if present[0].site else ""
         warnings.warn(
             f"the network has {len(present)} attention modules already (such as {example_name!r}); "
             "where='attention' puts the gates in their place",
             stacklevel=stacklevel,
         )
-    return Plan(type(model).__name__, parsed, where_text(where), init, gates, skipped)
-
-
-def _starts_at_zero(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and not weight.is_meta and not weight.any()

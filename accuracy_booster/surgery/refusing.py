@@ -1,4 +1,4 @@
-"""Which models are refused before anything is done to them, and what to do instead."""
+"""Refuse models that cannot be boosted, fused or folded as they are, and say what to do instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy as _is_uninitialised
 
-from accuracy_booster.surgery.attach import REPORT
+from accuracy_booster.surgery.state import state_of
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -24,7 +24,7 @@ def refuse_wrapped(model: nn.Module) -> None:
             f"the model is wrapped in {type(model).__name__}; give its model.module, and wrap that "
             "afterwards"
         )
-    report = model.__dict__.get(REPORT)
+    report = state_of(model).fast_path
     if report is not None and report.kind == "folded":
         raise ValueError(
             f"{type(model).__name__} is folded already, for inference; go back to the model that "
@@ -50,20 +50,20 @@ def refuse_wrapped(model: nn.Module) -> None:
 def _is_quantised(module: nn.Module) -> bool:
     """Whether a module holds quantised weights or computes on quantised maps.
 
-    torch keeps some modules that compute on floating-point numbers among those: the ones that wait
-    to be quantised (`FloatFunctional`), and the reference modules.
+    Some modules in torch's folders of quantised ones compute on floating-point numbers and are not
+    meant: those that wait to be quantised (`FloatFunctional`), and the reference modules.
     """
     own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
     if any(tensor.is_quantized for tensor in own):
         return True
     cls = next(c for c in type(module).__mro__ if c.__module__.startswith("torch."))
     names = cls.__module__.split(".")
-    waits = cls.__name__ in ("FloatFunctional", "FXFloatFunctional") or "reference" in names
-    return "quantized" in names and not waits
+    floating = cls.__name__ in ("FloatFunctional", "FXFloatFunctional") or "reference" in names
+    return "quantized" in names and not floating
 
 
 def is_lazy(model: nn.Module) -> bool:
-    """Whether a pass gives some weights their shape (nn.LazyConv2d, ...)."""
+    """Whether some weights have no shape before the first pass (nn.LazyConv2d, ...)."""
     return any(map(_is_uninitialised, (*model.parameters(), *model.buffers())))
 
 

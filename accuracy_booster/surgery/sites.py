@@ -1,4 +1,4 @@
-"""Where gates go: named modules of a network, with the shape of what comes out of them."""
+"""A site: where a gate goes, with the shape of the feature map there."""
 
 from __future__ import annotations
 

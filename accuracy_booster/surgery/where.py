@@ -1,4 +1,4 @@
-"""Find the sites that `where=` asks for, and say why a named module is none."""
+"""Find the sites that the argument `where=` asks for; say why a named module is no site."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from accuracy_booster.errors import unknown
-from accuracy_booster.surgery.find import Found, residual_sites
+from accuracy_booster.surgery.finding import Found, residual_sites
+from accuracy_booster.surgery.layouts import layout_of
 from accuracy_booster.surgery.other_sites import attention_sites, conv_sites
-from accuracy_booster.surgery.placing import layout_of
-from accuracy_booster.surgery.rules import MAP_RANKS
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.torch_functions import MAP_RANKS
 from accuracy_booster.surgery.trace import Trace, Value
 
 Where = str | Iterable[str] | re.Pattern[str] | Callable[[str, nn.Module], bool]
@@ -20,7 +20,7 @@ KINDS = {"residual": residual_sites, "conv": conv_sites, "attention": attention_
 
 
 def where_text(where: Where) -> str:
-    """What `where` looks for, as a noun."""
+    """What `where` looks for, as a noun for messages."""
     if isinstance(where, str):
         texts = {"residual": "residual branch", "conv": "convolution", "attention": "attention"}
         return texts.get(where, where)
@@ -69,7 +69,11 @@ def _chosen(model: nn.Module, where: Where) -> tuple[list[str], str]:
 
 
 def _site(name: str, values: list[Value], trace: Trace) -> Site:
-    """The site of one module, from all its outputs in the pass."""
+    """The site of one module, from all values that it gave in the pass.
+
+    Raises:
+        ValueError: if it gave no feature map, or maps with different numbers of channels.
+    """
     rule = "a gate needs a feature map [N, C, ...]"
     if not values:
         got = (

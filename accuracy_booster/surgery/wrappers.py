@@ -1,4 +1,4 @@
-"""Modules that wrap a network (compiled, parallel, averaged), and names without them."""
+"""Modules that wrap a network or a part of it (compiled, parallel, averaged)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def own_names(model: nn.Module) -> dict[str, str]:
-    """{the name of each module: its name if no part of the network were wrapped}."""
+    """{name of a module: the name that it would have if no part of the network were wrapped}."""
     return dict(_own_names(model, "", ""))
 
 
@@ -58,8 +58,8 @@ def _own_names(module: nn.Module, name: str, own: str) -> Iterator[tuple[str, st
     for child, inner in module._modules.items():
         if inner is not None:
             full = f"{name}.{child}" if name else child
-            plain = own if child == wrapped else f"{own}.{child}" if own else child
-            yield from _own_names(inner, full, plain)
+            inner_own = own if child == wrapped else f"{own}.{child}" if own else child
+            yield from _own_names(inner, full, inner_own)
 
 
 def tensors(model: nn.Module, *, keep_vars: bool = False) -> dict[str, torch.Tensor]:

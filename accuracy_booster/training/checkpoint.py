@@ -1,11 +1,12 @@
-"""Checkpoints that are whole or not there: tensors and plain values, hashed, all or nothing.
+"""Checkpoints: files of tensors and plain values with hashes, each written all or nothing.
 
-checkpoints/epoch0002-step000120-<hash>.safetensors  after so many epochs, and steps in the next:
+checkpoints/epoch0002-step000120-<hash>.safetensors  after 2 epochs and 120 steps of the next one:
                                                      tensors, and plain values as JSON in the header
-checkpoints/manifest.json                            what is there, with sizes and SHA-256
+checkpoints/manifest.json                            the names, sizes and SHA-256 of those files
 
-Loading one never runs code. The name carries the start of the hash, so a damaged manifest costs
-nothing. The header names the run, so that another run's checkpoint is told apart.
+Loading a checkpoint never runs code. Its name holds the start of its hash, so that it can be
+checked where the manifest is damaged. Its header names its run, so that the checkpoint of another
+run, copied into the folder, is not taken for one of this run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from accuracy_booster.errors import CannotWrite
 from accuracy_booster.files import plain_tensors, write
 
 FOLDER, MANIFEST = "checkpoints", "manifest.json"
-_RUN = "run id"  # in the header, beside the values
+_RUN = "run id"  # its key in the header, beside the values
 _NAME = re.compile(r"epoch(\d+)-step(\d+)-([0-9a-f]{16})\.safetensors")
 _PARTIAL = re.compile(rf"\.({_NAME.pattern}|{re.escape(MANIFEST)})\.partial")
 
@@ -49,9 +50,17 @@ def save(
     identity: str | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint after whole epochs and some steps of the next; the newest `keep` stay.
+    """Write a checkpoint, and remove the run's own ones that are older than the newest `keep`.
 
-    It names the run by its `identity`. Checkpoints of other runs are neither counted nor removed.
+    Args:
+        run: the run's directory.
+        epoch: how many epochs are over.
+        step: how many steps of the next epoch are over.
+        identity: the run's id, which the checkpoint will name.
+        keep: how many good checkpoints of the run stay.
+
+    Returns:
+        The file.
 
     Raises:
         TrainingStopped: if it cannot be written; the earlier ones are untouched.
@@ -64,19 +73,19 @@ def save(
     folder = run / FOLDER
     path = folder / f"epoch{epoch:04d}-step{step:06d}-{digest[:16]}.safetensors"
     try:
-        folder.mkdir(exist_ok=True)  # and not its parents: a run that was removed stays removed
+        folder.mkdir(exist_ok=True)  # without parents: a run that was removed is not made again
     except OSError as e:
         raise CannotWrite(f"cannot write {folder}: {e.strerror or e}") from e
     write(path, content, make_folder=False)
     good = {path.name: {"file": path.name, "bytes": len(content), "sha256": digest}}
-    own = own_files(run, identity)  # before the manifest lists less
+    own = own_files(run, identity)  # it reads the old manifest, so before that is replaced
     names = {file.name for file in own} - {path.name}
     for old in _newest_first(folder)[0]:
         if len(good) >= keep:
             break
         if old not in names:
             continue
-        with contextlib.suppress(ValueError):  # a damaged one takes no place of a good one
+        with contextlib.suppress(ValueError):  # a damaged one does not count
             bytes_, known = _hash(folder / old, None)
             good[old] = {"file": old, "bytes": bytes_, "sha256": known}
     rows = sorted(good.values(), key=lambda row: str(row["file"]))
@@ -89,10 +98,10 @@ def save(
 
 
 def own_files(run: Path, identity: str | None) -> list[Path]:
-    """The files of a run's checkpoint folder that the run itself wrote.
+    """The files in a run's folder of checkpoints that the run itself wrote.
 
-    They are the manifest, checkpoints that name the run, damaged ones that the manifest lists, and
-    what a killed write left of one. Others have put there whatever else there is.
+    They are the manifest, the checkpoints that name the run, damaged checkpoints that the manifest
+    lists, and partial files that a killed process left. All other files are somebody else's.
     """
     folder = run / FOLDER
     listed = {row["file"] for row in _manifest(folder)[0]}
@@ -108,7 +117,7 @@ def own_files(run: Path, identity: str | None) -> list[Path]:
 
 
 def _run_of(path: Path) -> str | None:
-    """The run that a checkpoint names, "" where it names none; None if it cannot be read."""
+    """The id of the run that a checkpoint names, or ""; None if the file cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -119,16 +128,18 @@ def _run_of(path: Path) -> str | None:
 
 
 def load(run: Path, identity: str | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The last good checkpoint of a run, or None, and what is wrong with those after it.
+    """The last good checkpoint of a run, or None; and a line on each problem met on the way.
 
-    With an `identity`, checkpoints that do not name this run are wrong.
+    Args:
+        run: the run's directory.
+        identity: the run's id; checkpoints that do not name it are passed over. None takes all.
     """
     folder = run / FOLDER
     rows, problems = _manifest(folder)
     known = {row["file"]: row for row in rows}
-    names, strange = _newest_first(folder)
+    names, others = _newest_first(folder)
     problems += [f"{folder / name} is missing" for name in known if name not in names]
-    problems += [f"{folder / name} has no checkpoint's name" for name in strange]
+    problems += [f"{folder / name} has no checkpoint's name" for name in others]
     for name in names:
         try:
             return _read(folder / name, known.get(name), identity), problems
@@ -138,18 +149,25 @@ def load(run: Path, identity: str | None = None) -> tuple[Checkpoint | None, lis
 
 
 def _newest_first(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of a folder's checkpoints, and those of files that are none."""
-    found, strange = [], []
+    """The names of a folder's checkpoints, and those of files that are no checkpoints."""
+    found, others = [], []
     for file in folder.glob("*.safetensors"):
         if match := _NAME.fullmatch(file.name):
             found.append((int(match[1]), int(match[2]), file.name))
         else:
-            strange.append(file.name)
-    return [name for *_, name in sorted(found, reverse=True)], strange
+            others.append(file.name)
+    return [name for *_, name in sorted(found, reverse=True)], others
 
 
 def _hash(path: Path, row: Mapping[str, Any] | None) -> tuple[int, str]:
-    """The size and SHA-256 of a checkpoint; ValueError if they are not what was written."""
+    """The size and SHA-256 of a checkpoint.
+
+    Args:
+        row: the manifest's row of it, if there is one.
+
+    Raises:
+        ValueError: if they are not what the row and the file's name say.
+    """
     try:
         content = path.read_bytes()
     except OSError as e:
@@ -163,7 +181,7 @@ def _hash(path: Path, row: Mapping[str, Any] | None) -> tuple[int, str]:
 
 
 def _read(path: Path, row: Mapping[str, Any] | None, identity: str | None) -> Checkpoint:
-    """One checkpoint; ValueError if it is not what was written, or is another run's."""
+    """Read a checkpoint; ValueError if it is damaged, or another run's."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load as from_bytes
 
@@ -172,8 +190,7 @@ def _read(path: Path, row: Mapping[str, Any] | None, identity: str | None) -> Ch
         with safe_open(path, "pt") as f:
             values = json.loads(f.metadata()["values"])
         named = values.pop(_RUN, "")
-        stranger = identity is not None and named != identity
-        if not stranger:
+        if identity in (None, named):
             return Checkpoint(from_bytes(path.read_bytes()), values, path)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as e:
         raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())}") from e
@@ -181,7 +198,7 @@ def _read(path: Path, row: Mapping[str, Any] | None, identity: str | None) -> Ch
 
 
 def _manifest(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The manifest's rows, and what is wrong with it."""
+    """The manifest's rows, and a line on what is wrong with it, if anything is."""
     path = folder / MANIFEST
     if not path.exists():
         return [], []
@@ -191,7 +208,7 @@ def _manifest(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             match = _NAME.fullmatch(row["file"])
             digest, size = row["sha256"], row["bytes"]
             if not (match and len(digest) == 64 and digest.startswith(match[3]) and size > 0):
-                raise ValueError("a row does not hold together")
+                raise ValueError("a row contradicts itself")
         return rows, []
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
         return [], [f"{path} is damaged: {e}"]

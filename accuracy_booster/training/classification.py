@@ -1,4 +1,4 @@
-"""The task of classification: cross-entropy, top-1 and top-5."""
+"""`Classification`: the task that is trained with cross-entropy and measured by top-1 and top-5."""
 
 # N images of a batch, C channels, H W space
 
@@ -15,14 +15,22 @@ from torch import nn
 from accuracy_booster.blocks.gate_norm import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
-from accuracy_booster.training import engine, initial_weights
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.evaluation import Metrics, measure
+from accuracy_booster.training import initial_weights
+from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.measuring import Metrics, measure
+from accuracy_booster.training.mixing import make_mixing
+from accuracy_booster.training.network_building import build_network, check_network_and_block
 from accuracy_booster.training.network_outputs import split_outputs, try_network
-from accuracy_booster.training.presets import base_dir
-from accuracy_booster.training.reopen_data import reopen
+from accuracy_booster.training.opening_data import (
+    fill_in,
+    open_data_of_new_run,
+    with_absolute_paths,
+)
+from accuracy_booster.training.output_directory import base_dir
+from accuracy_booster.training.reopening_data import reopen
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
+from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,16 +47,16 @@ class Classification(Task):
 
     def __init__(self, config: TrainConfig, data: Data):
         self.config, self.data = config, data
-        self.mixing = engine.make_mixing(config)
+        self.mixing = make_mixing(config)
 
     @classmethod
     def check(cls, config: TrainConfig) -> None:
-        engine.check_names(config)
+        check_network_and_block(config)
 
     @classmethod
     def begin(cls, config: TrainConfig) -> Classification:
-        data = engine.open_data_anew(config)
-        return cls(engine.fill_in(config, data), data)
+        data = open_data_of_new_run(config)
+        return cls(fill_in(config, data), data)
 
     @classmethod
     def reopen(cls, run: Run, config: TrainConfig) -> Classification:
@@ -56,7 +64,7 @@ class Classification(Task):
 
     @classmethod
     def place(cls, config: TrainConfig) -> TrainConfig:
-        return engine.place_data(config)
+        return with_absolute_paths(config)
 
     @classmethod
     def read_metrics(cls, values: Mapping[str, Any]) -> Metrics:
@@ -70,7 +78,7 @@ class Classification(Task):
         return {**super().info(), "hold_out": "names"}
 
     def build(self) -> nn.Module:
-        return engine.build_network(self.config, pretrained=self.config.pretrained)
+        return build_network(self.config, pretrained=self.config.pretrained)
 
     def start_from_weights(self, network: nn.Module) -> str:
         return initial_weights.start_from_weights(network, self.config)
@@ -80,7 +88,7 @@ class Classification(Task):
         return frozen and initial_weights.keeps_head(network, self.config, self.data.classes)
 
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
-        return engine.freeze(network, self.config, keeps_head=keeps_head)
+        return freeze(network, self.config, keeps_head=keeps_head)
 
     def try_network(self, network: nn.Module, device: torch.device) -> None:
         config = self.config

@@ -1,69 +1,98 @@
-"""How the training step runs, compiled and fused or not: decided once, kept for resuming.
+"""How the training step runs, compiled or not and fused or not: decided once in a run's life.
 
-A compiled step rounds differently, so a run keeps to what it chose.
+A compiled or fused step rounds differently, so a run that is resumed keeps to what was decided.
 """
+
+# C channels, H W space
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
-from accuracy_booster import fastpath
+from accuracy_booster.fastpath import fuse, unfuse
 from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.surgery.attach import REPORT
+from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
-
-if TYPE_CHECKING:
-    from accuracy_booster.training.trainer import Trainer
+from accuracy_booster.training.task import Forward
 
 WORTH = 900.0  # seconds of eager training from which on compiling is tried
-GAIN = 0.97  # of the eager step's time that the compiled one may take
+GAIN = 0.97  # the share of the eager step's time that the compiled one may take
+FEWEST_STEPS = 500  # from which on compiling is tried
 
 
-def choose(trainer: Trainer, run: Run) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network's forward pass for training, as the run has it or now decides.
+@dataclass(frozen=True)
+class StepToCompile:
+    """What the decision needs of a training.
 
-    The decision is in `run.json` before the first step: whether to compile, and whether to fuse
-    each norm with its gate, sum and ReLU.
+    Attributes:
+        compile, fuse: the settings: auto, on or off.
+        network: the network itself, which is fused in place.
+        wrapped: the same network as accelerate prepared it, whose forward pass is compiled.
+        input_size: (C, H, W) of an image.
+        processes: how many train together.
+        steps: how many are left.
+        loss: (forward pass, batch) -> mean loss.
+        first_batch: gives a batch to try a step on.
+        say: prints a line, in the first process.
+    """
+
+    compile: str
+    fuse: str
+    network: nn.Module
+    wrapped: nn.Module
+    input_size: tuple[int, int, int]
+    device: torch.device
+    processes: int
+    steps: int
+    loss: Callable[[Forward, Any], torch.Tensor]
+    first_batch: Callable[[], Any]
+    say: Callable[[str], None]
+
+
+def choose_forward(step: StepToCompile, run: Run, *, writes: bool) -> Forward:
+    """The network's forward pass for training, as run.json has it or as is decided now.
+
+    Args:
+        writes: write the decision into run.json, which the first process does.
     """
     decided = run.info.get("decided", {})
-    if not hasattr(trainer.config, "compile"):  # a task whose steps are not compiled
-        return trainer.network
     if "compile" not in decided:
-        compile = _decide(trainer)
-        decided = {"compile": compile, "fuse": fuses(trainer, compile)}
-        if trainer.accelerator.is_main_process:
+        compile = _pays(step)
+        decided = {"compile": compile, "fuse": fuses(step, compile)}
+        if writes:
             run.write_info({"decided": decided})
-    return prepared(trainer, decided["compile"], decided.get("fuse", False))
+    return prepare_forward(step, decided["compile"], decided.get("fuse", False))
 
 
-def fuses(trainer: Trainer, compile: bool) -> bool:
-    """Whether the step is fused: by default where a compiler or kernels make it fast."""
-    if trainer.config.fuse != "auto":
-        return trainer.config.fuse == "on"
-    return compile or (trainer.device.type == "cuda" and has_triton())
+def fuses(step: StepToCompile, compile: bool) -> bool:
+    """Whether the step is fused: by default where a compiler or kernels make that fast."""
+    if step.fuse != "auto":
+        return step.fuse == "on"
+    return compile or (step.device.type == "cuda" and has_triton())
 
 
-def prepared(trainer: Trainer, compile: bool, fuse: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The forward pass, compiled or not, of a network that is fused or not."""
-    plain = trainer.plain
-    if fuse != (REPORT in plain.__dict__):
-        if fuse:
-            fastpath.fuse(plain, example=torch.zeros(1, *trainer.config.input_size))
+def prepare_forward(step: StepToCompile, compile: bool, fused: bool) -> Forward:
+    """The forward pass, compiled or not; the network is fused or unfused in place."""
+    if fused != (state_of(step.network).fast_path is not None):
+        if fused:
+            fuse(step.network, example=torch.zeros(1, *step.input_size))
         else:
-            fastpath.unfuse(plain)
-    return compiled(trainer) if compile else trainer.network
+            unfuse(step.network)
+    return _compiled(step.wrapped, step.device) if compile else step.wrapped
 
 
-def compiled(trainer: Trainer) -> Callable[[torch.Tensor], torch.Tensor]:
+def _compiled(network: nn.Module, device: torch.device) -> Forward:
     """The compiled forward pass; on the CPU with batch norms that reduce in parallel."""
-    fast = torch.compile(trainer.network, dynamic=False)
-    if trainer.device.type != "cpu":
+    fast = torch.compile(network, dynamic=False)
+    if device.type != "cpu":
         return fast
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -73,48 +102,40 @@ def compiled(trainer: Trainer) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-def _decide(trainer: Trainer) -> bool:
-    config = trainer.config
-    if config.compile != "auto":
-        return config.compile == "on"
-    steps = (config.epochs - trainer.epoch) * len(trainer.loaders["train"])
-    if trainer.world > 1 or steps < 500:
+def _pays(step: StepToCompile) -> bool:
+    """Whether the step is to be compiled; for "auto" it is tried, and the network put back."""
+    if step.compile != "auto":
+        return step.compile == "on"
+    if step.processes > 1 or step.steps < FEWEST_STEPS:
         return False
-    batch = next(iter(trainer.loaders["train"].batches(0, device=trainer.device)))
+    batch = step.first_batch()
     if not len(batch.labels):
         return False
-    kept = {k: v.clone() for k, v in trainer.plain.state_dict().items()}
+    kept = {k: v.clone() for k, v in step.network.state_dict().items()}
     try:
-        eager = _seconds(trainer, batch, trainer.network)
-        if eager * steps < WORTH:
+        eager = _seconds(step, batch, step.wrapped)
+        if eager * step.steps < WORTH:
             return False
-        trainer._say(f"compiling the step, which takes {eager:.3f} s (--compile off does without)")
-        forward = prepared(trainer, True, fuses(trainer, True))
-        faster = _seconds(trainer, batch, forward)
-        trainer._say(f"compiled: {faster:.3f} s")
+        step.say(f"compiling the step, which takes {eager:.3f} s (--compile off does without)")
+        faster = _seconds(step, batch, prepare_forward(step, True, fuses(step, True)))
+        step.say(f"compiled: {faster:.3f} s")
         return faster < GAIN * eager
     except Exception as e:  # compilers fail in many ways, and training goes on without
-        trainer._say(f"not compiled: {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+        step.say(f"not compiled: {type(e).__name__}: {' '.join(str(e).split())[:200]}")
         return False
     finally:
-        trainer.plain.load_state_dict(kept)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        step.network.load_state_dict(kept)
+        step.network.zero_grad(set_to_none=True)
 
 
-def _seconds(
-    trainer: Trainer, batch: Any, forward: Callable[[torch.Tensor], torch.Tensor]
-) -> float:
-    """The time of a forward and a backward pass; what they leave behind is put back."""
-    before, trainer.forward = trainer.forward, forward
-    trainer.network.train()
+def _seconds(step: StepToCompile, batch: Any, forward: Forward) -> float:
+    """The median time of a forward and a backward pass, after the first two."""
+    step.wrapped.train()
     times = []
-    try:
-        for _ in range(5):
-            start = time.perf_counter()
-            loss, _ = trainer._loss(batch)
-            loss.backward()
-            loss.item()  # waits for the device
-            times.append(time.perf_counter() - start)
-    finally:
-        trainer.forward = before
+    for _ in range(5):
+        start = time.perf_counter()
+        loss = step.loss(forward, batch)
+        loss.backward()
+        loss.item()  # waits for the device
+        times.append(time.perf_counter() - start)
     return median(times[2:])

@@ -1,4 +1,4 @@
-"""What tells one run from another: its id, and fingerprints of its settings and its machine."""
+"""What tells one run from another: its id, its settings, and how its machine rounds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from accuracy_booster.files import hash_of
 from accuracy_booster.training.run_config import RunConfig
 
-# Settings that may change while a run goes on: they leave its result as it is, or are noted, or
-# were decided when it began.
+# Settings that may change when a run is resumed. They do not change its result (or, like epochs,
+# run.json notes the change), or were decided when the run began.
 FREE = (
     *("output", "overwrite", "bad_images", "checkpoint_minutes", "workers"),
     *("epochs", "compile", "fuse"),
@@ -26,9 +26,10 @@ def new_id() -> str:
 
 
 def fingerprint(config: RunConfig) -> str:
-    """A short hash of the settings that may not change while a run goes on.
+    """A short hash of the settings that may not change when a run is resumed.
 
-    Settings at their defaults do not count, so that an option added later changes nothing.
+    Settings at their defaults do not count, so that the fingerprints of runs stay as they are when
+    an option is added to this package.
     """
     given = {
         f.name: getattr(config, f.name)
@@ -39,7 +40,11 @@ def fingerprint(config: RunConfig) -> str:
 
 
 def differences(first: RunConfig, second: RunConfig, *free: str) -> str:
-    """ "lr=0.1 and not 0.2, ...": the settings that differ, but for the free ones; or ""."""
+    """The settings that differ, as "lr=0.1 and not 0.2, ...", or "".
+
+    Args:
+        free: names of settings that may differ.
+    """
     return ", ".join(
         f"{f.name}={getattr(first, f.name)!r:.60} and not {getattr(second, f.name)!r:.60}"
         for f in fields(first)
@@ -48,7 +53,10 @@ def differences(first: RunConfig, second: RunConfig, *free: str) -> str:
 
 
 def numerics() -> dict[str, Any]:
-    """What decides how sums round: with another value a run goes on, and not bit for bit."""
+    """What decides how sums round in this process.
+
+    A run that is resumed where these values differ is not what it would have been bit for bit.
+    """
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -57,7 +65,7 @@ def numerics() -> dict[str, Any]:
 
 
 def rounds_differently(known: Mapping[str, Any]) -> str:
-    """How this process rounds differently from the one whose `numerics` are known, or ""."""
+    """How this process rounds differently from one with the `numerics` in `known`, or ""."""
     return ", ".join(
         f"{name} {known[name]!s:.40} then and {now} now"
         for name, now in numerics().items()

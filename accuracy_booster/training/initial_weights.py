@@ -1,4 +1,4 @@
-"""How a new run starts: from random weights, trained ones or a file, and how its gates start."""
+"""How a new run starts: from which weights, and with which initialisation of its gates."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from accuracy_booster.models.heads import heads, outputs_of
 from accuracy_booster.models.weight_files import read_weights
 from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights
 from accuracy_booster.progress import note
-from accuracy_booster.surgery.storage import read_save
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.surgery.saved_files import read_save
 from accuracy_booster.training.run_config import Config, RunConfig
-from accuracy_booster.training.run_directory import WEIGHTS, Run
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import WEIGHTS
+from accuracy_booster.training.train_config import TrainConfig
 
-Kinds = Sequence[type[RunConfig]]
+Kinds = Sequence[type[RunConfig]]  # the configurations of the tasks that a run may be of
 
 
 def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
-    """The configuration with `init` decided; where it is not the usual, one line says how.
+    """The configuration with `init` decided, and `weights` as an absolute path.
+
+    A line is printed where the gates do not start as in the paper, or trained weights get gates
+    that cannot start as the identity.
 
     Args:
-        kinds: of the runs that `weights` may name.
+        kinds: what a run that `weights` names may be of.
 
     Raises:
         ValueError: for weights that cannot be read, or gates that started in another way.
@@ -37,13 +41,13 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
     if config.weights is not None:
         place = os.path.abspath(Path(config.weights).expanduser())
         config = config.change({"weights": place})
-        found = run_of(place, kinds)  # whose weights are checked to be that run's
+        found = run_of(place, kinds)
         tensors = read_weights(place) if found is None else found[0].weights()
         gates = any(GATES in f".{name}" for name in tensors)
     if config.block == "none":
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
-        return _as_the_gates_did(config, kinds)
+        return _as_loaded_gates(config, kinds)
     if config.init != "auto":
         return config
     if not (config.pretrained or config.weights):
@@ -60,10 +64,11 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
     return config.change({"init": "identity"})
 
 
-def _as_the_gates_did(config: Config, kinds: Kinds) -> Config:
-    """The configuration with the `init` of the gates in its weights.
+def _as_loaded_gates(config: Config, kinds: Kinds) -> Config:
+    """The configuration with the `init` that the gates in its weights were trained with.
 
-    It is the gates' scale, 1 or 2, so trained gates with the other one give other outputs.
+    `init` also decides the gates' scale: p = scale * sigmoid(...), 1 for paper and 2 for identity.
+    With the other scale, trained gates would give other outputs.
     """
     known = _init_of(Path(str(config.weights)), kinds)
     if config.init == "auto":
@@ -79,10 +84,11 @@ def _as_the_gates_did(config: Config, kinds: Kinds) -> Config:
 
 
 def run_of(weights: str, kinds: Kinds = (TrainConfig,)) -> tuple[Run, Any] | None:
-    """The finished run that weights are of, and its configuration; None where they are a file.
+    """The finished run that `weights` name, and its configuration; None for any other path.
 
     Args:
-        kinds: the configurations of the tasks that the run may be of.
+        weights: a run's directory, or the model.safetensors in it.
+        kinds: what the run may be of.
     """
     path = Path(weights).expanduser()
     for kind in kinds:
@@ -92,7 +98,7 @@ def run_of(weights: str, kinds: Kinds = (TrainConfig,)) -> tuple[Run, Any] | Non
 
 
 def _init_of(weights: Path, kinds: Kinds) -> str | None:
-    """How the gates of a run or of `ab.save` started; of another file it is not known."""
+    """The `init` of the gates of a run, or of what `ab.save` wrote; None where it is not known."""
     if (found := run_of(str(weights), kinds)) is not None:
         return "identity" if found[1].init == "identity" else "paper"
     folder = weights if weights.is_dir() else weights.parent
@@ -105,7 +111,7 @@ def _init_of(weights: Path, kinds: Kinds) -> str | None:
 
 
 def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
-    """Load `config.weights` into a fresh network, in place; returns a line that says what came.
+    """Load `config.weights` into a fresh network, in place; returns a line on what was loaded.
 
     Raises:
         ValueError: for weights of another network.
@@ -116,6 +122,7 @@ def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
 
 
 def told(loaded: Loaded) -> Iterator[str]:
+    """Words on what was loaded, and on what stays as it was initialised."""
     yield f"{loaded.tensors} tensors"
     if head := [name for name in loaded.new if GATES not in f".{name}"]:
         yield f"a new head ({', '.join(head)})"
@@ -126,9 +133,9 @@ def told(loaded: Loaded) -> Iterator[str]:
 
 
 def keeps_head(network: nn.Module, config: TrainConfig, classes: Sequence[str]) -> bool:
-    """Whether the head comes with trained weights that fit the classes as it is.
+    """Whether the network's head comes with trained weights for these classes.
 
-    A run's head is for classes of the run's names; of a file alone only their number is known.
+    The head of a run is for classes of these names. Of a file, only the number of classes is known.
     """
     if config.weights is not None:
         source = str(config.weights)

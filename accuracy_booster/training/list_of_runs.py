@@ -1,4 +1,4 @@
-"""The runs under a folder, with how far they are."""
+"""`list_runs`: the runs under a folder, and how far each one is."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from pathlib import Path
 
 from accuracy_booster.files import read_json
 from accuracy_booster.training.checkpoint import FOLDER
-from accuracy_booster.training.config import TrainConfig
 from accuracy_booster.training.lock import is_locked
 from accuracy_booster.training.run_config import RunConfig
-from accuracy_booster.training.run_directory import CONFIG, INFO, Run, in_todays_words
+from accuracy_booster.training.run_directory import Run, with_current_block
+from accuracy_booster.training.run_files import CONFIG, INFO
+from accuracy_booster.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run.
+    """A run in the list.
 
-    `state` is finished, training, stopped (resume goes on), diverged, or damaged and why. `top1`
-    (of classification) and `ap` (of detection, COCO's), in %, are the test set's of a finished run,
-    or the last epoch's of one that has not ended.
+    Attributes:
+        state: finished, training, stopped (it can be resumed), diverged, or damaged and why.
+        epoch: how many epochs are over, of `epochs`.
+        top1: of classification, in %: the test set's for a finished run, otherwise the one that
+            was measured after the last epoch.
+        ap: of detection, COCO's average precision in %, as `top1`.
     """
 
     path: Path
@@ -59,7 +63,7 @@ def _listed(path: Path) -> Listed:
             name = config.network
         else:
             config, name = RunConfig.of_any_task(text)
-        state, config = run.state(config.epochs), in_todays_words(config, run.info)
+        state, config = run.state(config.epochs), with_current_block(config, run.info)
         last = rows[-1] if rows else {}
         found = dict[str, float | None]()
         for measure in ("top1", "ap"):

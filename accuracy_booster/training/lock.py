@@ -1,4 +1,4 @@
-"""A lock on a run's directory that dies with its process, however that ends."""
+"""A lock on a run's directory, which the system frees when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCK = ".lock"
 
 
 def _take(descriptor: int) -> bool:
-    """A lock of this process alone: a loader's worker does not inherit it."""
+    """Try to lock an open file for this process alone, so that no loader's worker inherits it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -27,18 +27,24 @@ def _take(descriptor: int) -> bool:
         return True
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except PermissionError:
+    except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _is_held(key: str) -> bool:
+    return _held.get(key) == os.getpid()
 
 
 class InUse(ValueError):
     """Another process holds the lock."""
 
 
-_held: set[str] = set()  # the system's lock does not keep a process from itself
+# The directories that this process has locked, and its number: a forked child holds none of them.
+# It must be global. The system's lock belongs to the process, which it does not keep out, and it is
+# freed as soon as any part of the process closes another descriptor of the same file. So every call
+# must know of all locks of the process, before it opens the file.
+_held: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -64,15 +70,15 @@ class Lock:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[Lock]:
-    """Hold the run's lock.
+    """Hold the lock of a run's directory.
 
     Raises:
-        InUse: if another process holds it.
-        ValueError: if it cannot be written to.
+        InUse: if another process holds it, or this one does already.
+        ValueError: if the directory cannot be written to.
     """
     key = str(run.resolve())
     refusal = f"{run} is in use: another process is training there"
-    if key in _held:  # before a second descriptor, whose closing would free the system's lock
+    if _is_held(key):
         raise InUse(refusal)
     try:
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -81,18 +87,18 @@ def locked(run: Path) -> Iterator[Lock]:
     try:
         if not _take(descriptor):
             raise InUse(refusal)
-        _held.add(key)
+        _held[key] = os.getpid()
         try:
             yield Lock(run, descriptor)
         finally:
-            _held.discard(key)
+            del _held[key]
     finally:
         os.close(descriptor)
 
 
 def is_locked(run: Path) -> bool:
-    """Whether a process is training there now."""
-    if str(run.resolve()) in _held:
+    """Whether a process, this one or another, is training there now."""
+    if _is_held(str(run.resolve())):
         return True
     if not (run / LOCK).exists():
         return False

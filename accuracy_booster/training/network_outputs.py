@@ -1,6 +1,6 @@
-"""What networks give: their logits, and the logits of auxiliary heads.
+"""Find the logits in the output of any network, and those of its auxiliary heads.
 
-A network gives its logits alone, or more in training mode:
+A network returns its logits alone, or more, some only in training mode:
 
     GoogLeNet and Inception v3 of torchvision   a named tuple with `logits` and `aux_logits...`
     torchvision's segmentation networks         a dict with "out" and "aux"
@@ -25,7 +25,7 @@ Auxiliary = list[tuple[float, torch.Tensor]]
 
 
 def split_outputs(output: Any) -> tuple[torch.Tensor, Auxiliary]:
-    """A network's output -> its logits [N, K], and (weight in the loss, logits) of other heads.
+    """A network's output -> its logits [N, K], and (weight in the loss, logits) per auxiliary head.
 
     Raises:
         ValueError: for an output without logits [N, K].
@@ -56,7 +56,11 @@ def split_outputs(output: Any) -> tuple[torch.Tensor, Auxiliary]:
 def try_network(
     network: nn.Module, name: str, size: tuple[int, int, int], device: torch.device
 ) -> int:
-    """Run a network, in its mode, on two blank images [C, H, W]; returns how many logits it gives.
+    """Run a network, in the mode that it is in, on two blank images; returns the number of logits.
+
+    Args:
+        name: the network's, for messages.
+        size: (C, H, W) of an image.
 
     Raises:
         ValueError: if it cannot take images of this size, or gives no logits.

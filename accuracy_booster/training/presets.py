@@ -1,29 +1,27 @@
-"""The presets that fill a configuration, and where its run goes.
+"""The presets: named settings from which a configuration starts.
 
 Sources: He et al. 2015 (section 4.2) and 2016 for the CIFAR ResNets, Zagoruyko and Komodakis 2016
 for the wide ones; the paper itself states no CIFAR schedule. ImageNet: "the same settings as CBAM"
 (section 6.1), which are those of the ResNet-50 baseline. ShuffleNet: "the same settings as SENet",
 whose paper trains its mobile networks with batches of 256 at a rate of 0.1 that falls by 10 when
-the validation loss stays, for about 400 epochs; section 6.1 excludes lowering the rate on a
-plateau, so here it falls at fixed epochs, which is our choice.
+the validation loss stays, for about 400 epochs. Section 6.1 excludes lowering the rate on a
+plateau, so here it falls at fixed epochs. These epochs are our choice.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.data.choices import SMALL
 from accuracy_booster.errors import unknown
-from accuracy_booster.training.config import TrainConfig
-from accuracy_booster.training.run_config import RunConfig
+from accuracy_booster.training.train_config import TrainConfig
 
-# What a preset says; the rest is TrainConfig's own default.
+# The settings of each preset; all others are at TrainConfig's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar_resnet": {},
-    "cifar_resnet_deep": {"warmup_epochs": 1},  # 110 layers and more: one epoch at 0.01 first
+    "cifar_resnet_deep": {"warmup_epochs": 1},  # from 110 layers on: first one epoch at 0.01
     "cifar_wrn": {
         "nesterov": True,
         "weight_decay": 5e-4,
@@ -44,13 +42,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": "resized_crop",
         "workers": 4,
     },
-    # minutes, not hours: for the 1437 digits
+    # for the 1437 built-in digits: minutes, not hours
     "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
 }
 
 
 def resolve(model: str, **given: Any) -> TrainConfig:
-    """The configuration of `given` over the preset it names, or the one that fits the model.
+    """The configuration of a model: a preset, and `given` over it.
+
+    The preset is the one that `given` names, or else the one that fits the model and the data.
 
     Raises:
         ValueError: for an unknown preset or option, or a value out of range.
@@ -76,29 +76,3 @@ def default_preset(model: str, data: str) -> str:
         return "cifar_wrn"
     depth = re.match(r"resnet(\d{1,9})", name)
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
-
-
-def base_dir(config: RunConfig) -> Path:
-    """Where a run that names no output goes, unless something is there: named after the run."""
-    block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return Path("runs") / name
-
-
-def begun_dir(config: RunConfig, place: Path) -> Path:
-    """Where torchrun's earlier attempt at the same command put its run."""
-    path = Path(config.output) if config.output else place
-    number, last = 1, path
-    while not config.output and path.exists():
-        last, number = path, number + 1
-        path = path.with_name(f"{place.name}-{number}")
-    return last
-
-
-def new_dir(path: Path) -> Path:
-    """`path`, or `path-2`, `path-3`, ... if it exists already."""
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

@@ -1,4 +1,4 @@
-"""What every training run is told, whatever its task: one typed, checked configuration."""
+"""`RunConfig`: the settings that the trainings of all tasks share, typed and checked."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import yaml
 
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.training.setting_types import check_types, is_finite, is_utf8
-from accuracy_booster.training.settings import read_settings
+from accuracy_booster.training.yaml_settings import read_settings
 
-# What a training may ask for. More is a slip or an attack, and would end in a machine that swaps.
+# The most that a training may ask for: more is a mistake or an attack, and exhausts the machine.
 MAX_WORKERS = 256
 MAX_BATCH = 1_000_000
 MAX_EPOCHS = 1_000_000
 
 Config = TypeVar("Config", bound="RunConfig")
-Rules = Mapping[str, tuple[bool, str]]  # of each setting: whether it holds, and what it must be
+Rules = Mapping[str, tuple[bool, str]]  # setting -> whether it is right, and what it must be
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The settings that the trainings of all tasks have.
+    """The settings that the trainings of all tasks share.
 
-    A task adds its own in a subclass, and says in class variables what is peculiar to it.
+    A task adds its own settings in a subclass, and describes itself in the class variables.
 
     Args:
         block: the gates' recipe: a name, a text such as "gap | dense(groups=C) | bn | sigmoid",
@@ -71,7 +71,7 @@ class RunConfig:
     task: ClassVar[str]  # in run.json
     command: ClassVar[str]  # that trains
     network_field: ClassVar[str]  # the field that names the network
-    # settings that say where the data are, and may change while a run goes on
+    # the settings that say where the data are: they may change when a run is resumed
     places: ClassVar[tuple[str, ...]] = ("data",)
 
     block: str = "ab"
@@ -110,7 +110,7 @@ class RunConfig:
     workers: int = 0
     eval_batch_size: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Path):
@@ -129,7 +129,7 @@ class RunConfig:
                 raise ValueError(f"{name}={shown(getattr(self, name))} must be {rule}")
 
     def rules(self) -> Rules:
-        """What each setting must be, beyond its type."""
+        """What each setting must be beyond its type."""
         why = ": a gate's batch norm needs two images" if self.least_images > 1 else ""
         return {
             "epochs": (1 <= self.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
@@ -211,16 +211,17 @@ class RunConfig:
 
     @property
     def least_images(self) -> int:
-        """How many images each part of a step must have: a batch norm needs two."""
+        """The fewest images that each part of a step may have: a batch norm needs two."""
         return 2
 
     @property
     def synchronised(self) -> bool:
-        """Whether batch norms in training mode take the moments of all processes together."""
+        """Whether batch norms in training mode normalise over the images of all processes."""
         return False
 
     @classmethod
     def check_names(cls, given: Iterable[str]) -> None:
+        """Raise ValueError for a name that is no option; it says the nearest one."""
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:
@@ -241,14 +242,14 @@ class RunConfig:
         return os.path.basename(os.path.abspath(Path(self.data).expanduser()))
 
     def to_yaml(self) -> str:
-        """Every value on a line of its own, the network first; `from_yaml` reads it back."""
+        """The settings as YAML, one on a line and the network first; `from_yaml` reads it back."""
         first = sorted(fields(self), key=lambda f: bool(f.kw_only))
         values = {f.name: getattr(self, f.name) for f in first}
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=2**20)
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=2**20)
 
     def shown(self) -> dict[str, str]:
-        """Every value that is set, as a person reads it, by name."""
+        """Name -> value as text, for every setting that is not None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {
             name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -273,10 +274,10 @@ class RunConfig:
 
     @staticmethod
     def of_any_task(text: str) -> tuple[RunConfig, str]:
-        """The settings that all tasks have, and the network's name, of any task's `to_yaml`.
+        """The shared settings, and the network's name, from the YAML of any task's configuration.
 
         Raises:
-            ValueError: for a text that is no such one.
+            ValueError: for a text that `to_yaml` did not write.
         """
         values = read_settings(text)
         name = next(iter(values.values()), "")  # `to_yaml` writes it first
@@ -285,7 +286,7 @@ class RunConfig:
 
 
 class _OfAnyTask(RunConfig):
-    """What a listing reads of a run; its own task has checked it."""
+    """The shared settings of a run in a list; its own task has checked them."""
 
     @property
     def least_images(self) -> int:

@@ -1,23 +1,11 @@
-"""A run's directory: configuration, metrics and final weights.
+"""`Run`: one run's directory, created, opened, checked, and written as the training goes.
 
-config.yaml        the resolved configuration: `train --config` repeats the run
-run.json           the run's id, fingerprints of its settings and data, the classes, versions and
-                   command, the version of the grammar that the block is written in, and what other
-                   files the run has; after the end also the result, with the hashes of its files
-metrics.csv        a row per epoch
-tensorboard/       the same, where tensorboard is installed
-checkpoints/       where it can go on (`training.checkpoint`)
-model.safetensors  the weights after the last epoch; it is there when the run has ended
-.lock              held by the process that trains here
+`training.run_files` lists what is in it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
-import importlib.util
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,25 +13,24 @@ from typing import Any, overload
 
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.errors import shown
-from accuracy_booster.files import (
-    check_folder,
-    check_no_others,
-    partial_name,
-    read_json,
-    unpack,
-    write,
-    write_json,
-)
-from accuracy_booster.training.checkpoint import FOLDER, own_files
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.files import read_json, unpack, write, write_json
 from accuracy_booster.training.identity import fingerprint, new_id, numerics
-from accuracy_booster.training.lock import LOCK, Lock
+from accuracy_booster.training.learning_curve import Row, read_csv, to_csv
+from accuracy_booster.training.lock import Lock
 from accuracy_booster.training.run_config import Config, RunConfig
+from accuracy_booster.training.run_files import (
+    BLOCKS,
+    CONFIG,
+    INFO,
+    METRICS,
+    WEIGHTS,
+    check_output,
+    is_run,
+    remove_run,
+)
+from accuracy_booster.training.train_config import TrainConfig
 
-BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
-CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
-LOGS = "tensorboard"
-# what takes the runs of a task
+# for the message that a run is of another task: the commands that take such a run
 TAKEN_BY = {
     "classification": "train --resume, eval, inspect and detect train --backbone take it",
     "detection": "detect train --resume, detect eval and detect predict take it",
@@ -55,70 +42,19 @@ class OtherTask(ValueError):
 
 
 class Run:
-    """The files of one run, written as it goes."""
+    """The files of one run.
+
+    Attributes:
+        path: the directory.
+        lock: the directory's lock, where this process trains; writing checks that it still holds.
+        info: what run.json holds.
+    """
 
     def __init__(self, path: Path, lock: Lock | None = None):
         self.path, self.lock = path, lock
         self.info: dict[str, Any] = {}
-        self._writer: Any = None
 
-    # --- where a run may be
-
-    @classmethod
-    def check(cls, path: Path, overwrite: bool) -> None:
-        """Raise ValueError where no run may be written: over another one, or among other files."""
-        check_folder(path)
-        if not path.is_dir():
-            return
-        if cls.is_run(path):
-            if overwrite:
-                return
-            ended = (path / WEIGHTS).exists()
-            state = "a run" if ended else "a run that has not ended"
-            more = "" if ended else f"; go on with it by --resume {path}"
-            raise ValueError(
-                f"{path} already holds {state}; choose another --output, or --overwrite{more}"
-            )
-        # what a run that was killed as it began has left
-        left = {LOCK, *map(partial_name, (INFO, CONFIG))}
-        left |= {INFO} if _info_of(path) else set()
-        check_no_others(path, left, "run")
-
-    @staticmethod
-    def is_run(path: Path) -> bool:
-        """Whether a directory holds a run, and not another program's config.yaml."""
-        if not (path / CONFIG).is_file():
-            return False
-        if _info_of(path):
-            return True
-        try:
-            TrainConfig.from_yaml((path / CONFIG).read_text())
-        except (OSError, ValueError):
-            return False
-        return True
-
-    @classmethod
-    def remove(cls, path: Path, *, whole: bool = True) -> None:
-        """Remove what the run in a directory has written, and nothing else.
-
-        Args:
-            whole: its configuration and run.json too, which tell that there is a run.
-        """
-        info = _info_of(path)
-        logs = info.get("files")
-        if logs is None:  # a run of an older version lists none
-            logs = [f"{LOGS}/{file.name}" for file in (path / LOGS).glob("events.out.tfevents.*")]
-        own = own_files(path, info.get("id"))
-        own += [path / name for name in logs if _is_log(name)]
-        own += [path / name for name in (WEIGHTS, METRICS, *((INFO, CONFIG) if whole else ()))]
-        for file in own:
-            file.unlink(missing_ok=True)
-            file.with_name(partial_name(file.name)).unlink(missing_ok=True)
-        for folder in (LOGS, FOLDER):
-            with contextlib.suppress(OSError):  # not empty: somebody else's files stay
-                (path / folder).rmdir()
-
-    # --- made, found, gone on with
+    # --- created and opened
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, info: Mapping[str, Any], lock: Lock) -> Run:
@@ -127,18 +63,18 @@ class Run:
         Raises:
             ValueError: if there is one already, or other files, or it cannot be written.
         """
-        cls.check(path, config.overwrite)
+        check_output(path, config.overwrite)
         run = cls(path, lock)
         try:
-            if cls.is_run(path):
-                # its configuration is replaced, so that there is a run at every instant
-                cls.remove(path, whole=False)
+            if is_run(path):
+                # config.yaml stays until it is replaced, so that there is a run at every instant
+                remove_run(path, whole=False)
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
         run.info = {"id": new_id(), "task": config.task, "fingerprint": fingerprint(config)}
         about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION, "files": []}
         run.write_info({**info, **about, "numerics": numerics()})
-        run.write(CONFIG, config.to_yaml().encode())  # last: now there is a run
+        run.write(CONFIG, config.to_yaml().encode())  # last: from here on there is a run
         return run
 
     @overload
@@ -153,10 +89,11 @@ class Run:
     def open(
         cls, path: Path, *, ended: bool = True, kind: type[RunConfig] = TrainConfig
     ) -> tuple[Run, Any]:
-        """A run, which must have ended unless told otherwise, and its configuration.
+        """The run in a directory, and its configuration.
 
         Args:
-            kind: the configurations of the task that the run must be of.
+            ended: refuse a run that has not ended, or whose weights are missing or cut off.
+            kind: the type of the configuration, which says the task that the run must be of.
 
         Raises:
             ValueError: if there is none in `path`, it is damaged, of another task, or it has not
@@ -171,25 +108,12 @@ class Run:
             )
         run = cls(path)
         try:
-            run.info = read_json(path / INFO)
-            if (task := run.info.get("task", TrainConfig.task)) != kind.task:
-                taken = TAKEN_BY.get(str(task), "another version of this package made it")
-                raise OtherTask(f"{path} holds a run of {shown(task)}, not of {kind.task}; {taken}")
-            config = kind.from_yaml((path / CONFIG).read_text())
-            if not isinstance(run.info.get("classes"), list):
-                raise ValueError(f"{INFO} names no classes")
-            if run.info.get("fingerprint", fingerprint(config)) != fingerprint(config):
-                raise ValueError(
-                    f"{CONFIG} is of another network or of other settings than those that the run "
-                    "was begun with; put it back as it was, or train anew in another --output"
-                )
-            config = in_todays_words(config, run.info)
-            state = run.state(config.epochs)
+            config = run._read(kind)
         except OtherTask:
             raise
         except (OSError, ValueError, TypeError) as e:
             raise ValueError(f"the run in {path} cannot be read: {e}") from e
-        if ended and state != "finished":
+        if ended and (state := run.state(config.epochs)) != "finished":
             raise ValueError(
                 f"the run in {path} has not ended: it is to be trained for {config.epochs} epochs; "
                 f"go on with it by --resume {path}"
@@ -199,18 +123,44 @@ class Run:
             )
         return run, config
 
+    def _read(self, kind: type[RunConfig]) -> RunConfig:
+        """Read run.json into `info`; returns the configuration."""
+        self.info = read_json(self.path / INFO)
+        if (task := self.info.get("task", TrainConfig.task)) != kind.task:
+            taken = TAKEN_BY.get(str(task), "another version of this package made it")
+            raise OtherTask(
+                f"{self.path} holds a run of {shown(task)}, not of {kind.task}; {taken}"
+            )
+        config = kind.from_yaml((self.path / CONFIG).read_text())
+        if not isinstance(self.info.get("classes"), list):
+            raise ValueError(f"{INFO} names no classes")
+        if self.info.get("fingerprint", fingerprint(config)) != fingerprint(config):
+            raise ValueError(
+                f"{CONFIG} is of another network or of other settings than those that the run "
+                "was begun with; put it back as it was, or train anew in another --output"
+            )
+        return with_current_block(config, self.info)
+
+    # --- what is in it
+
     def state(self, epochs: int, *, thorough: bool = False) -> str:
         """ "finished", "stopped", or what is wrong with the files of a run that had ended.
 
         Args:
             epochs: how many the run is to have.
-            thorough: read the weights, and check their hash.
+            thorough: also read the weights and metrics.csv, and check their hashes.
+
+        Raises:
+            ValueError: if metrics.csv of a run of an older version is damaged.
         """
         weights, known = self.path / WEIGHTS, self.info.get("ended")
         if not weights.is_file():
             return "stopped"
         if not isinstance(known, Mapping):  # of an older version
-            done = len(self.history())
+            try:
+                done = len(self.history())
+            except ValueError as e:
+                raise ValueError(f"the run in {self.path} cannot be read: {e}") from e
             return "finished" if done >= epochs or not (self.path / METRICS).exists() else "stopped"
         if known.get("epochs", 0) < epochs:
             return "stopped"
@@ -233,7 +183,7 @@ class Run:
 
     @property
     def hold_out(self) -> str:
-        """How the share for validation was drawn: runs of older versions drew it by rows."""
+        """How the validation images were drawn: by their "names", or by their "rows" (older)."""
         return self.info.get("hold_out") or "rows"
 
     def weights(self) -> dict[str, Any]:
@@ -251,6 +201,18 @@ class Run:
                 f"{self.path / WEIGHTS} is of another run: its hash is not the one in {INFO}"
             )
         return packed.tensors
+
+    def history(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        return read_csv(self.path / METRICS)
+
+    def _metrics_hash(self) -> str | None:
+        path = self.path / METRICS
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
     # --- written
 
@@ -270,12 +232,22 @@ class Run:
         write(self.path / name, content, make_folder=False)
 
     def write_info(self, more: Mapping[str, Any]) -> None:
+        """Add values to `info` and write run.json; errors as in `write`."""
         self.info.update(more)
         self.check_ours()
         write_json(self.path / INFO, self.info, make_folder=False)
 
+    def write_history(self, rows: Sequence[Row]) -> None:
+        """Write metrics.csv; errors as in `write`."""
+        self.write(METRICS, to_csv(rows))
+
     def end(self, result: Mapping[str, Any], epochs: int, content: bytes, sha256: str) -> None:
-        """Write what the run ended with: first the result, last the packed weights."""
+        """Write what the run ended with: the result into run.json, and then the weights.
+
+        Args:
+            content: the packed weights.
+            sha256: the hash that they hold.
+        """
         known: dict[str, Any] = {"epochs": epochs, "sha256": sha256, "bytes": len(content)}
         known["metrics"] = self._metrics_hash()
         self.info.pop("diverged", None)
@@ -283,17 +255,20 @@ class Run:
         self.write(WEIGHTS, content)
         self.check_ours()
 
-    def go_on(self, config: RunConfig, epoch: int) -> None:
-        """Note what changes as the run goes on after so many epochs: its length, its data's place.
+    def write_changes(self, config: RunConfig, epoch: int) -> None:
+        """Write what changes as the run is resumed: its number of epochs, and its data's place.
 
-        Killed at any instant, the run has either ended as before, or goes on with the new length.
+        Whenever it is killed, the run has either ended as before, or goes on with the new number.
+
+        Args:
+            epoch: how many epochs are done.
         """
         stored = type(config).from_yaml((self.path / CONFIG).read_text())
         new = stored.change({name: getattr(config, name) for name in ("epochs", *config.places)})
         if new.epochs != stored.epochs:
             rows = list(self.info.get("lengthened", []))
             if rows and rows[-1]["to"] != stored.epochs:
-                rows.pop()  # of a process that was killed between the two files
+                rows.pop()  # written by a process that was killed before it wrote config.yaml
             rows.append({"from": stored.epochs, "to": new.epochs, "at": epoch})
             self.write_info({"lengthened": rows})
         if new != stored:
@@ -301,88 +276,16 @@ class Run:
         self.check_ours()
         (self.path / WEIGHTS).unlink(missing_ok=True)  # last: now the run has not ended
 
-    def log(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write the epochs' rows to the CSV, and the last one to TensorBoard."""
-        self.write_rows(rows)
-        row = rows[-1]
-        if self._writer is None and importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
 
-            # what an interrupted run logged after its checkpoint is logged again
-            self._writer = SummaryWriter(str(self.path / LOGS), purge_step=int(row["epoch"]))
-            self._note_logs()
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "epoch":
-                    self._writer.add_scalar(name.replace("_", "/", 1), value, int(row["epoch"]))
+def with_current_block(config: Config, info: Mapping[str, Any]) -> Config:
+    """A run's configuration, with its block as the current grammar writes it.
 
-    def write_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write the epochs' rows to the CSV."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, rows[-1])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        self.write(METRICS, text.getvalue().encode())
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def _metrics_hash(self) -> str | None:
-        path = self.path / METRICS
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-
-    def _note_logs(self) -> None:
-        """List the event file that this process writes, whose name TensorBoard makes."""
-        name = Path(self._writer.file_writer.event_writer._file_name).name
-        known = self.info.get("files")
-        if known is not None and f"{LOGS}/{name}" not in known:
-            self.write_info({"files": [*known, f"{LOGS}/{name}"]})
-
-    def history(self) -> list[dict[str, float]]:
-        """The rows of the CSV.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
-        path = self.path / METRICS
-        if not path.exists():
-            return []
-        try:
-            content = path.read_bytes()
-            rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
-            values = [{str(k): float(v) for k, v in row.items()} for row in rows]
-        except (OSError, ValueError, TypeError, csv.Error) as e:
-            raise ValueError(f"{METRICS} is damaged: {str(e)[:200]}") from None
-        if [row.get("epoch") for row in values] != [i + 1 for i in range(len(values))]:
-            raise ValueError(f"{METRICS} is damaged: its epochs are not 1, 2, 3, ...")
-        return values
-
-
-def _info_of(path: Path) -> dict[str, Any]:
-    """run.json if it is there, sound, and a run's."""
-    try:
-        info = read_json(path / INFO)
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info.get("classes"), list) and "versions" in info else {}
-
-
-def _is_log(name: Any) -> bool:
-    """Whether a name in run.json is that of a TensorBoard file in the run's own folder."""
-    folder, _, file = str(name).partition("/")
-    return folder == LOGS and file.startswith("events.out.tfevents.") and "/" not in file
-
-
-def in_todays_words(config: Config, info: Mapping[str, Any]) -> Config:
-    """A run's configuration, with the block that it was begun with as that is written today.
-
-    Runs from before 0.2 note no version of the grammar; what they noted is of version 1.
+    Args:
+        info: what run.json holds. Runs from before version 0.2 of this package do not note the
+            grammar's version there; they were written in version 1.
 
     Raises:
-        ValueError: for a version that this package does not know.
+        ValueError: for a version of the grammar that this package does not know.
     """
     return config.change({"block": as_recorded(config.block, info.get(BLOCKS, 1))})
 

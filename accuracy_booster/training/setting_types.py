@@ -1,4 +1,4 @@
-"""The types of settings, checked: annotations tell them to the command line, and to Python here."""
+"""Check the types of settings, which the annotations of a configuration's fields state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_TEXT = 10_000  # characters of a name, a path or a recipe
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a path has no bytes that Python writes as lone surrogates."""
+    """Whether a path can be encoded: Python writes bytes that are no UTF-8 as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -22,6 +22,7 @@ def is_utf8(text: str) -> bool:
 
 
 def is_finite(number: int | float) -> bool:
+    """Whether a number is finite as a float."""
     try:
         return math.isfinite(number)
     except OverflowError:  # a whole number that no float holds
@@ -33,8 +34,11 @@ def _is_number(value: object) -> bool:
     return number and is_finite(value)  # type: ignore[arg-type]
 
 
-def check_types(c: Any) -> None:
-    """The types that annotations state, told as ValueErrors (the command line checks them too)."""
+def check_types(config: Any) -> None:
+    """Raise ValueError for a value that is not of its field's annotated type.
+
+    The command line checks the types too; this is for Python and for configuration files.
+    """
     expected = {
         "str": "text",
         "bool": "true or false",
@@ -44,8 +48,8 @@ def check_types(c: Any) -> None:
         "tuple[int, ...]": "a list of whole numbers",
         "int | tuple[int, int]": f"a whole number in [1, {MAX_SIDE}], or two: height and width",
     }
-    for f in fields(c):
-        value, kind = getattr(c, f.name), str(f.type)
+    for f in fields(config):
+        value, kind = getattr(config, f.name), str(f.type)
         if value is None and "None" in kind:
             continue
         kind = kind.removesuffix(" | None")

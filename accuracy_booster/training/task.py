@@ -1,6 +1,6 @@
-"""What a training is of: its network, data, loss and measure. The rest is the trainer's.
+"""`Task`: what differs between trainings of one kind and another: network, data, loss, metrics.
 
-`training.classification` and `detection.task` hold the tasks.
+`training.classification` and `detection.task` hold the two tasks. The trainer does the rest.
 """
 
 # N images of a batch
@@ -28,7 +28,7 @@ Given = TypeVar("Given", bound="Task")
 
 
 class TrainingData(Protocol):
-    """What the trainer asks of data."""
+    """The data of a task, as the trainer uses them."""
 
     @property
     def name(self) -> str: ...
@@ -40,32 +40,33 @@ class TrainingData(Protocol):
 
     @property
     def marks(self) -> dict[str, dict[str, Any]]:
-        """Of each split that was read, plain values that tell it from other data."""
+        """For each split that was read, plain values by which it is told from other data."""
 
     @property
     def unreadable(self) -> list[str]:
         """Images that were left out when the data were opened."""
 
     def difference(self, split: str, known: Any) -> str:
-        """How a split differs from the one whose marks are known, or ""."""
-
-
-class Measured(Protocol):
-    """What measuring a split gives."""
-
-    def to_dict(self) -> dict[str, Any]: ...
+        """How a split differs from the one that had the marks `known`, or ""."""
 
 
 class Task(ABC):
-    """A task with its configuration filled in and its data open."""
+    """A task with its completed configuration and its open data.
+
+    Attributes:
+        config_type: the type of its configuration.
+        sums: how many values a step adds up over an epoch; the last one counts images.
+        config: the configuration.
+        data: the open data.
+    """
 
     config_type: ClassVar[type[RunConfig]]
-    sums: ClassVar[int]  # values that a step adds up over an epoch; the last one counts images
+    sums: ClassVar[int]
 
     config: Any
     data: TrainingData
 
-    # --- begun, and gone on with
+    # --- started, and resumed
 
     @classmethod
     @abstractmethod
@@ -75,12 +76,12 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def begin(cls: type[Given], config: Any) -> Given:
-        """The task of a new run: its data are opened and decide what the configuration left out."""
+        """The task of a new run: opens its data, which complete the configuration."""
 
     @classmethod
     @abstractmethod
     def reopen(cls: type[Given], run: Run, config: Any) -> Given:
-        """The task of a run that goes on.
+        """The task of a run that is resumed.
 
         Raises:
             ValueError: if the data are not where the configuration says, or are other data.
@@ -89,12 +90,12 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def place(cls, config: Any) -> Any:
-        """The configuration with absolute paths of its data, which name them from everywhere."""
+        """The configuration with absolute paths of its data: they hold in every directory."""
 
     @classmethod
     @abstractmethod
     def read_metrics(cls, values: Mapping[str, Any]) -> Any:
-        """What `to_dict` of the metrics wrote."""
+        """The metrics whose `to_dict` gave these values."""
 
     @classmethod
     @abstractmethod
@@ -102,7 +103,7 @@ class Task(ABC):
         """Where a run goes that names no output."""
 
     def info(self) -> dict[str, Any]:
-        """What run.json keeps of the data."""
+        """What run.json holds of the data."""
         return {"classes": list(self.data.classes), "data": self.data.marks}
 
     # --- its network
@@ -113,22 +114,22 @@ class Task(ABC):
 
     @abstractmethod
     def start_from_weights(self, network: nn.Module) -> str:
-        """Load the configuration's `weights` into the network; returns a line on what came."""
+        """Load the configuration's `weights` into the network; returns a line on it."""
 
     def prepare(self, network: nn.Module, say: Callable[[str], None]) -> None:
         """Make the network of a new run ready to train, once its weights are there."""
         return None
 
     def keeps_head(self, network: nn.Module) -> bool:
-        """Whether a head with trained weights stays as it is. It is asked once in a run's life."""
+        """Whether a trained head stays as it is in a frozen network; asked once in a run's life."""
         return False
 
     @abstractmethod
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
-        """Freeze what the configuration says; returns the norms that then stay in eval mode."""
+        """Freeze what the configuration says; returns the norms that stay in eval mode."""
 
     def describe(self, network: nn.Module) -> Sequence[str]:
-        """Lines on what is trained, told before the first step."""
+        """Lines on what is trained, which are printed before the first step."""
         return ()
 
     @abstractmethod
@@ -139,26 +140,26 @@ class Task(ABC):
             ValueError: if the network cannot take such images, or gives what cannot be trained.
         """
 
-    # --- a step, and a measure
+    # --- a step, and a measurement
 
     @abstractmethod
     def loss(self, forward: Forward, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean loss of a batch, and what it adds to the epoch's sums: float64 [sums]."""
+        """The mean loss of a batch, and what the batch adds to the epoch's sums: float64 [sums]."""
 
     @abstractmethod
     def measure(
         self, network: nn.Module, split: str, accelerator: Accelerator, on_batch: OnBatch
     ) -> Any:
-        """Measure a split; all processes get the same."""
+        """The metrics of a split, the same in all processes; `on_batch` is called per batch."""
 
     @abstractmethod
     def trained(self, sums: Sequence[float]) -> dict[str, float]:
-        """What an epoch's sums come to, for the learning curve: train_loss and more."""
+        """Columns of the learning curve from an epoch's sums: train_loss and more."""
 
     @abstractmethod
     def curve(self, metrics: Any) -> dict[str, float]:
-        """What the learning curve shows of a measured split."""
+        """Columns of the learning curve from the metrics of a split."""
 
     @abstractmethod
     def told(self, metrics: Any) -> str:
-        """The same for a person, in a few words."""
+        """The metrics in a few words, for the display."""

@@ -11,8 +11,8 @@ from support.commands import run
 
 import accuracy_booster as ab
 from accuracy_booster.cli.merge import MERGED
-from accuracy_booster.inspection.norms import in_random_order
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.inspection.batch_norms import in_random_order
+from accuracy_booster.training.opening_to_measure import open_measured
 
 
 def train(folder, block):
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
 def exact(trained):
     """The run's network, its mean weights over the training images, and those images."""
     opened = open_measured(trained, split="train", device="cpu")
-    from accuracy_booster.inspection.opening import inputs_of
+    from accuracy_booster.inspection.opened_networks import inputs_of
 
     x = torch.cat([inputs.args[0] for inputs in inputs_of(opened)])
     return opened, ab.gates(opened.network, [x]), x

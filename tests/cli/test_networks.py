@@ -7,6 +7,7 @@ from support.commands import (
 )
 
 import accuracy_booster as ab
+from accuracy_booster import cli
 
 
 def test_plan(capsys):
@@ -33,3 +34,16 @@ def test_models(capsys):
     code, out, _ = run(capsys, "models", "timm/resnet1*")
     assert code == 0
     assert "timm/resnet18" in out.split()
+
+
+def test_plan_shows_the_fast_path(capsys):
+    assert cli.main(["plan", "resnet8", "--block", "ab", "--fast-path", "--json"]) == 0
+    fused, folded = json.loads(capsys.readouterr().out)["fast_path"]
+    assert (fused["kind"], fused["taken"], folded["kind"], folded["taken"]) == (
+        *("fused", 3),
+        *("folded", 3),
+    )
+    assert cli.main(["plan", "resnet8", "--block", "cbam", "--fast-path"]) == 0
+    out = capsys.readouterr().out
+    assert "fused: 0 of 3 places take the fast path" in out
+    assert "reads more than each channel's mean" in out

@@ -150,3 +150,16 @@ def test_fine_tune_the_gates_of_a_pretrained_network(tmp_path, capsys, monkeypat
     assert all(gamma.abs().max() > 0 for gamma in gammas), "a gate has not learned"
     code, _, err = run(capsys, "eval", tmp_path / "r", "--device", "cpu")
     assert code == 0, err
+
+
+def test_compare_through_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "--model", "resnet8", "--blocks", "none,eca", "--seeds", "1"]
+    for expected in ("compare-resnet8-digits", "compare-resnet8-digits-2"):
+        assert main([*words, "--epochs", "1", "--device", "cpu"]) == 0
+        out, _ = capsys.readouterr()
+        last = out.strip().splitlines()[-1]
+        assert last == f"runs/{expected}/report.html"
+        assert (tmp_path / last).exists()
+        assert "eca" in out
+        assert "parameters" in out

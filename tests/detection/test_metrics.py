@@ -420,12 +420,12 @@ def test_processes_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of processes, and in whatever order their detections are gathered."""
     import accelerate.utils
 
-    from accuracy_booster.training import evaluation
+    from accuracy_booster.training import processes
 
     truth = random_case(27, images=7)
     results = [{**r, "score": round(r["score"] * 3) / 3} for r in jittered(truth, 27)]
     split = Split(truth, unreadable=(2,))
-    monkeypatch.setattr(evaluation, "share_buffers", lambda model: None)
+    monkeypatch.setattr(processes, "share_buffers", lambda model: None)
 
     class Stop(Exception):
         pass

@@ -33,7 +33,7 @@ from accuracy_booster import detection
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.models import create_model
-from accuracy_booster.training import checkpoint, list_runs, trainer
+from accuracy_booster.training import checkpoint, list_runs, run_to_end, trainer
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 
@@ -76,13 +76,13 @@ class Captured(Exception):
 def start(monkeypatch, tmp_path):
     """`start(data, **options)`: the trainer as it stands before the first step."""
 
-    def fit(self, *given, **more):
-        raise Captured(self)
+    def fit(trainer, *given, **more):
+        raise Captured(trainer)
 
     def begin(data, **more):
         number = len(list(tmp_path.glob("start*")))
         with monkeypatch.context() as patch:
-            patch.setattr(trainer.Trainer, "fit", fit)
+            patch.setattr(run_to_end, "fit", fit)
             with pytest.raises(Captured) as caught:
                 detection.train(**options(data, tmp_path / f"start{number}", **more))
         return caught.value.args[0]
@@ -253,11 +253,11 @@ def test_two_processes(data, tmp_path, norms, batch_size):
     def work(rank):
         real = trainer.Trainer.measure
 
-        def measure(self, split):
-            if self.epoch + 1 == self.config.epochs and split == "test":
-                buffers = {k: v for k, v in self.plain.named_buffers() if "recalibrate" in k}
+        def measure(self, split, *rest):
+            if self.state.epoch + 1 == self.config.epochs and split == "test":
+                buffers = {k: v for k, v in self.network.named_buffers() if "recalibrate" in k}
                 torch.save(buffers, tmp_path / f"buffers{rank}")
-            return real(self, split)
+            return real(self, split, *rest)
 
         trainer.Trainer.measure = measure
         given = options(data, tmp_path / "run", norms=norms, batch_size=batch_size, epochs=1)
@@ -390,7 +390,7 @@ def test_weights_of_torchvision(data, start, tmp_path, capsys):
     torch.save({f"module.{k}": v for k, v in other.state_dict().items()}, tmp_path / "w.pth")
     given = {**PYRAMID, "backbone": "torchvision/resnet18", "weights": str(tmp_path / "w.pth")}
     trainer = start(data, **given)
-    own, known = trainer.plain.state_dict(), other.state_dict()
+    own, known = trainer.network.state_dict(), other.state_dict()
     for name, tensor in own.items():
         if "recalibrate" in name or name.endswith("num_batches_tracked"):
             continue

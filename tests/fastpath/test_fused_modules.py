@@ -14,7 +14,7 @@ from support.ranks import (
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.surgery.attach import attach
+from accuracy_booster.surgery import attach
 from accuracy_booster.surgery.sites import Site
 
 pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")

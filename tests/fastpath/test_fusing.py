@@ -29,7 +29,7 @@ from accuracy_booster.ops.batch_norm import BatchNorms
 from accuracy_booster.ops.deferred import Pending
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.surgery import attached
-from accuracy_booster.training.synchronise import synchronised
+from accuracy_booster.training.processes import synchronised
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),

@@ -1,4 +1,4 @@
-"""`ab.inspect`: accuracies with changed gates, what it says of a run, and bad input."""
+"""`ab.inspect` of runs and modules: what it finds, and bad input."""
 
 # N images, C channels, K classes
 
@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from support.inspected_runs import SITES
 from support.processes import (
     forks,
     ranks,
@@ -21,320 +20,11 @@ from support.processes import (
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.blocks.recalibrate import Gate
-from accuracy_booster.cli import main
 from accuracy_booster.data import load_data, normalise
-from accuracy_booster.inspection.batches import batches
-from accuracy_booster.inspection.opening import inputs_of
 from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.inspection.trials import paired, trials
-from accuracy_booster.inspection.variants import frozen, rounded, zeroed
-from accuracy_booster.surgery.attach import attached
-from accuracy_booster.training.engine import load_network
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
-
-SITES = ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]
-
-
-def numbers(count, start=0):
-    return torch.arange(start, start + count)
-
-
-# variants
-
-
-def zero(p, percent, which, **more):
-    p = torch.tensor(p)
-    return zeroed(percent, which, **more)("a", p, numbers(len(p)))
-
-
-def test_the_right_channels_are_zeroed():
-    p = [[0.1, 0.4, 0.3, 0.2], [0.9, 0.6, 0.7, 0.8]]
-    assert (
-        zero(p, 25, "highest").tolist()
-        == torch.tensor([[0.1, 0, 0.3, 0.2], [0, 0.6, 0.7, 0.8]]).tolist()
-    )
-    assert (
-        zero(p, 50, "lowest").tolist()
-        == torch.tensor([[0, 0.4, 0.3, 0], [0.9, 0, 0, 0.8]]).tolist()
-    )
-    assert torch.equal(zero(p, 0, "highest"), torch.tensor(p))
-    assert torch.equal(zero(p, 100, "random"), torch.zeros(2, 4))
-    # of equal weights those of the first channels
-    assert zero([[0.5, 0.5, 0.5, 0.1]], 50, "highest").tolist()[0][:3] == [0, 0, 0.5]
-    assert zero([[0.5, 0.2, 0.2, 0.2]], 50, "lowest").tolist()[0][1:3] == [0, 0]
-
-
-def test_by_average_the_same_channels_go_for_every_image():
-    means = {"a": torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64)}
-    p = torch.rand(5, 3) + 0.1
-    for which, gone in (("highest", 1), ("lowest", 0)):
-        after = zeroed(34, which, by="average", means=means)("a", p, numbers(5))
-        expected = p.clone()
-        expected[:, gone] = 0
-        assert torch.equal(after, expected)
-    assert (zeroed(34, "random", by="average", means=means)("a", p, numbers(5)) == 0).any(
-        0
-    ).sum() > 1
-
-
-@pytest.mark.parametrize(
-    ("percent", "channels", "count"),
-    [
-        *((0, 16, 0), (5, 16, 1), (3, 16, 0), (25, 10, 3), (15, 10, 2), (2.5, 20, 1), (10, 64, 6)),
-        *((12.5, 4, 1), (12.4, 4, 0), (100, 7, 7), (50, 1, 1), (20, 2048, 410)),
-    ],
-)
-def test_shares_are_rounded_to_whole_channels(percent, channels, count):
-    assert rounded(percent, channels) == count
-    if channels > 1:
-        p = torch.rand(3, channels) + 0.1
-        assert (zeroed(percent, "lowest")("a", p, numbers(3)) == 0).sum(1).tolist() == [count] * 3
-
-
-def test_weights_for_positions():
-    p = torch.rand(4, 6, 5, 5) + 0.1
-    gone = (zeroed(34, "highest")("a", p, numbers(4)) == 0).flatten(2)
-    assert torch.equal(gone.any(2), gone.all(2))
-    order = p.mean((2, 3)).argsort(1)[:, -2:].sort(1)[0]
-    assert torch.equal(gone[:, :, 0].nonzero()[:, 1].view(4, 2), order)
-    # one weight for all channels stays: it ranks none
-    shared = torch.rand(4, 1, 5, 5)
-    assert zeroed(100, "highest")("a", shared, numbers(4)) is shared
-    mean = {"a": torch.arange(6.0, dtype=torch.float64)}
-    fixed = frozen(mean, ["a"])("a", p, numbers(4))
-    assert torch.equal(fixed, torch.arange(6.0).view(1, 6, 1, 1).expand(4, 6, 5, 5))
-    assert frozen(mean, ["a"])("b", p, numbers(4)) is p
-
-
-def test_random_channels_belong_to_the_image_the_gate_and_the_seed():
-    p, change = torch.rand(50, 40) + 0.1, zeroed(20, "random", seed=3)
-    whole = change("a", p, numbers(50))
-    parts = [change("a", part, numbers(len(part), 7 * i)) for i, part in enumerate(p.split(7))]
-    assert torch.equal(torch.cat(parts), whole)
-    for other in (change("b", p, numbers(50)), zeroed(20, "random", seed=4)("a", p, numbers(50))):
-        assert not torch.equal(other == 0, whole == 0)
-    gone = whole == 0
-    assert gone.sum(1).tolist() == [8] * 50
-    assert len({tuple(row) for row in gone.tolist()}) == 50
-    # every channel as often as any other: 20 % of 20,000 images, within 5 standard deviations
-    many = zeroed(20, "random")("a", torch.ones(20_000, 10), numbers(20_000))
-    assert ((many == 0).double().mean(0) - 0.2).abs().max() < 5 * (0.16 / 20_000) ** 0.5
-    pairs = torch.corrcoef((many == 0).double().t()).fill_diagonal_(-1 / 9)
-    assert (pairs + 1 / 9).abs().max() < 5 / 20_000**0.5
-
-
-@pytest.mark.parametrize("percent", [-1, 100.5, float("nan"), float("inf"), "5", None])
-def test_percentages_out_of_range(percent):
-    with pytest.raises(ValueError, match=r"percent=.* must be a number from 0 to 100"):
-        zeroed(percent, "highest")
-
-
-def test_unknown_words():
-    with pytest.raises(ValueError, match="unknown choice of channels 'high'; nearest: highest"):
-        zeroed(5, "high")
-    with pytest.raises(ValueError, match="unknown ranking 'averages'; nearest: average"):
-        zeroed(5, "highest", by="averages")
-
-
-# accuracies
-
-
-class Net(nn.Module):
-    """Classes that the gates decide."""
-
-    def __init__(self, block="ab", channels=8, classes=4):
-        super().__init__()
-        self.stem = nn.Conv2d(3, channels, 3, padding=1)
-        self.first = ab.Recalibrate(channels, block, spatial_size=(4, 4))
-        self.mid = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = ab.Recalibrate(channels, block, spatial_size=(4, 4))
-        self.head = nn.Linear(channels, classes)
-
-    def forward(self, x):
-        return self.head(self.second(self.mid(self.first(self.stem(x)).relu())).mean((2, 3)))
-
-
-@pytest.fixture(params=["ab", "cbam", "design_i"])
-def net(request):
-    torch.manual_seed(0)
-    net = Net(request.param)
-    with torch.no_grad():
-        for gate in (m for m in net.modules() if isinstance(m, Gate)):
-            for parameter in gate.parameters():
-                parameter.normal_(std=2)
-        net.mid.weight.mul_(5)
-        net.head.bias.zero_()
-    return net.eval()
-
-
-X = torch.randn(61, 3, 4, 4, generator=torch.Generator().manual_seed(1)) + torch.randn(
-    61, 3, 1, 1, generator=torch.Generator().manual_seed(2)
-)
-Y = torch.arange(61) % 4
-
-
-def loader(size=10):
-    return [*zip(X.split(size), Y.split(size), strict=True)]
-
-
-def measured(net, variants, size=10):
-    return trials(net, batches(loader(size), net), variants)
-
-
-def answers(net, change=lambda site, number, p: p):
-    """Classes by a network of which hooks put x * change(p) in place of each gate's output."""
-    net = copy.deepcopy(net)
-    gates = {"first": net.first, "second": net.second}
-    for site, block in gates.items():
-        for number, gate in enumerate(block):
-
-            def hook(gate, args, y, name=site if number == 0 else f"{site}#{number + 1}"):
-                p = change(name, gate, gate.weigh(gate.describe(args[0])))
-                return args[0] * (p if p.ndim > 2 else p[:, :, None, None])
-
-            gate.register_forward_hook(hook)
-    with torch.no_grad():
-        return net(X).argmax(1)
-
-
-def without(percent, largest):
-    def change(site, gate, p):
-        if p.shape[1] == 1:
-            return p
-        score = p.flatten(2).mean(2) if p.ndim > 2 else p
-        sign, count = -1 if largest else 1, rounded(percent, p.shape[1])
-        orders = [sorted(range(len(row)), key=(sign * row).tolist().__getitem__) for row in score]
-        gone = torch.tensor(orders)[:, :count]  # of equal ones the first
-        keep = torch.ones_like(score).scatter(1, gone, 0)
-        return p * keep.view(*keep.shape, *[1] * (p.ndim - 2))
-
-    return change
-
-
-def assert_outcome(outcome, before, after):
-    right, now = before == Y, after == Y
-    assert outcome.top1 == pytest.approx(100 * float(now.double().mean()))
-    assert outcome.change == pytest.approx(100 * float(now.double().mean() - right.double().mean()))
-    gained, lost = int((now & ~right).sum()), int((right & ~now).sum())
-    assert outcome == paired(int(right.sum()), len(Y), gained, lost)
-    assert outcome.low < outcome.change < outcome.high
-
-
-def test_accuracies_are_those_of_networks_with_changed_gates(net):
-    gates = ab.gates(net, loader())
-    means = {site: gate.mean for site, gate in gates.items()}
-    variants = {f"{k} {n}": zeroed(n, k) for k in ("highest", "lowest") for n in (0, 25, 50, 100)}
-    variants |= {site: frozen(means, [site]) for site in means}
-    variants["all"] = frozen(means, list(means))
-    top1, count, outcomes = measured(net, variants)
-    before = answers(net)
-    assert (top1, count) == (pytest.approx(100 * float((before == Y).double().mean())), 61)
-    for name in ("highest 0", "lowest 0"):  # Table 16's first row
-        assert (outcomes[name].top1, outcomes[name].change) == (top1, 0)
-        assert not outcomes[name].tells
-    seen = set()
-    for which in ("highest", "lowest"):
-        for percent in (25, 50, 100):
-            after = answers(net, without(percent, which == "highest"))
-            assert_outcome(outcomes[f"{which} {percent}"], before, after)
-            seen.add(tuple(after.tolist()))
-
-    def constant(site, gate, p, sites):
-        if site not in sites:
-            return p
-        return means[site].float().view(1, -1, *[1] * (p.ndim - 2)).expand_as(p)
-
-    for name, sites in {**{site: [site] for site in means}, "all": list(means)}.items():
-        after = answers(net, partial(constant, sites=sites))
-        assert_outcome(outcomes[name], before, after)
-        seen.add(tuple(after.tolist()))
-    assert len(seen) > 4  # they do change the answers
-    assert all("weigh" not in module.__dict__ for module in net.modules())
-    assert torch.equal(answers(net), before)
-
-
-def test_accuracies_do_not_depend_on_the_batches(net):
-    variants = {which: zeroed(30, which, seed=1) for which in ("highest", "lowest", "random")}
-    first = measured(net, variants, 61)
-    assert measured(net, variants, 7) == measured(net, variants, 1) == first
-    other = {"random": zeroed(30, "random", seed=2)}
-    assert measured(net, other)[2]["random"] != first[2]["random"] or net.first[0].recipe != "ab"
-
-
-def test_constants_in_the_network_are_what_freezing_measures():
-    """`ab.merge` makes a network of constants; its answers are the frozen network's."""
-    torch.manual_seed(0)
-    net = ab.create_model("resnet8", block="ab", num_classes=4).eval()
-    for gate in attached(net).values():
-        nn.init.normal_(gate[0].bn.weight, std=2)
-    x = torch.randn(40, 3, 32, 32)
-    y = torch.arange(40) % 4
-    gates = ab.gates(net, [x])
-    plain = copy.deepcopy(net)
-    for site, gate in gates.items():
-        block = attached(plain)[site]
-        block[0].weigh = lambda d, mean=gate.mean: mean.float().expand(len(d[0]), -1)
-    means = {site: gate.mean for site, gate in gates.items()}
-    found = trials(net, batches([(x, y)], net), {"all": frozen(means, list(means))})
-    with torch.no_grad():
-        expected = 100 * float((plain(x).argmax(1) == y).double().mean())
-    assert found[2]["all"].top1 == pytest.approx(expected)
-
-
-def test_accuracies_need_the_class_of_each_image(net):
-    for wrong in ([X], [(X, torch.where(Y == 1, -1, Y))], [(X, torch.rand(61))]):
-        with pytest.raises(ValueError, match=r"need the class of each image.*labels >= 0"):
-            trials(net, batches(wrong, net), {})
-    with pytest.raises(ValueError, match="yields no images"):
-        trials(net, batches([], net), {})
-
-
-def test_the_interval_is_that_of_matched_pairs():
-    """For many images it is the mean of -1, 0 and 1 with its standard error."""
-    n, gained, lost = 40_000, 900, 1300
-    found = paired(30_000, n, gained, lost)
-    values = np.repeat([1, -1, 0], [gained, lost, n - gained - lost])
-    half = 1.959964 * values.std() / n**0.5
-    assert found.change == pytest.approx(100 * values.mean())
-    assert found.low == pytest.approx(100 * (values.mean() - half), abs=0.005)
-    assert found.high == pytest.approx(100 * (values.mean() + half), abs=0.005)
-    assert found.tells
-    none = paired(50, 100, 0, 0)
-    assert none.change == 0
-    assert none.low == -none.high < -1
-    # and by hand, for few: b=3.5 and c=1.5 of 12
-    few = paired(5, 10, 3, 1)
-    half = 1.959964 * ((5 / 12 - (2 / 12) ** 2) / 12) ** 0.5
-    assert (few.low, few.high) == pytest.approx((100 * (1 / 6 - half), 100 * (1 / 6 + half)))
-
-
-@pytest.mark.parametrize("shares", [(0.02, 0.02), (0.1, 0.03), (0.005, 0.0)])
-def test_the_interval_holds_the_true_change_as_often_as_it_says(shares):
-    generator, n = np.random.default_rng(0), 200
-    counts = generator.multinomial(n, [*shares, 1 - sum(shares)], 4000)
-    true = 100 * (shares[0] - shares[1])
-    found = [paired(100, n, int(b), int(c)) for b, c, _ in counts]
-    held = np.mean([one.low <= true <= one.high for one in found])
-    assert held > 0.94
-
-
-# a run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A ResNet-8 with AB, trained on digits for one epoch; nobody changes it."""
-    where = tmp_path_factory.mktemp("inspect") / "run"
-    given = {"model": "resnet8", "block": "ab", "epochs": 1, "device": "cpu", "compile": "off"}
-    ab.train(**given, batch_size=64, eval_batch_size=100, output=str(where))
-    return where
-
-
-@pytest.fixture(scope="module")
-def found(run):
-    return ab.inspect(run, percents=(0, 10, 50))
 
 
 def network_of(run):
@@ -385,24 +75,13 @@ def test_the_pictures_are_the_data_sets(found):
             assert set(ends.images[channel, :4].tolist()) <= set(found.pictures)
 
 
-def test_everything_is_told_as_json(found):
-    told = found.to_dict()
-    again = json.loads(json.dumps(told, allow_nan=False))
-    assert again == told
-    assert again["top1"] == found.top1
-    assert [gate["site"] for gate in again["gates"]] == SITES
-    assert again["frozen"][SITES[0]]["low"] == found.frozen[SITES[0]].low
-    assert len(again["zeroed"]) == 9
-    assert again["images"] == sum(again["gates"][0]["histogram"]) / again["gates"][0]["channels"]
-
-
 def test_the_first_images_and_another_ranking(run, found):
     few = ab.inspect(run, images=130, percents=(50,), by="average", layer="Conv2_1", workers=0)
     assert (few.images, few.gates.images, few.by, few.layer) == (130, 130, "average", SITES[0])
     first = load_data("digits").loaders["test"].dataset
     labels = torch.tensor([first[i][1] for i in range(130)])
     assert torch.equal(few.gates[SITES[0]].class_counts, labels.bincount(minlength=10))
-    assert not few.all_frozen.low < few.all_frozen.high < few.all_frozen.low
+    assert few.all_frozen.low < few.all_frozen.high
     again = ab.inspect(run, images=130, percents=(50,), by="average", layer=SITES[0])
     assert again.to_dict() == few.to_dict()
     other = ab.inspect(run, images=130, percents=(50,), seed=5)
@@ -489,9 +168,6 @@ def test_broken_images(make_folder, png, pixels, kept):
         ab.inspect(net, folder, bad_images=0, **given)
 
 
-# bad input
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -568,23 +244,6 @@ def test_a_gate_that_does_not_run_is_named(run):
     assert f"1 gate never ran: {SITES[2]}." in summary(one)
 
 
-def test_gates_that_alone_do_nothing_are_frozen_together(run):
-    one = ab.inspect(run, images=40, percents=())
-    assert list(one.idle) == [site for site, found in one.frozen.items() if not found.tells]
-    assert len(one.idle) > 1  # 40 images tell little
-    means, opened = {s: g.mean for s, g in one.gates.items()}, open_measured(run)
-    few = inputs_of(opened, 40)
-    _, _, outcomes = trials(opened.network, few, {"x": frozen(means, one.idle)})
-    assert one.idle_frozen == outcomes["x"]
-    assert one.to_dict()["idle"] == list(one.idle)
-    needed = replace(one.all_frozen, low=1.0, high=2.0)
-    part = replace(one, frozen={**one.frozen, "more": needed})
-    assert any("frozen together, change it by" in line for line in summary(part))
-
-
-# two processes
-
-
 @forks
 def test_two_processes_find_what_one_does(run, found, tmp_path):
     told = json.dumps(found.to_dict())
@@ -625,78 +284,3 @@ def test_an_error_in_one_process_is_raised_in_both(run, tmp_path):
 
     ended = [wait(pid) for pid in ranks(work, tmp_path)]
     assert ended == [0, 0], said(tmp_path)
-
-
-# the command
-
-
-def command(capsys, *words):
-    code = main(["inspect", *map(str, words)])
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def test_the_command(run, found, capsys, tmp_path):
-    report = tmp_path / "report.html"
-    code, out, _ = command(capsys, run, "--percents", "0,10,50", "--output", report)
-    assert code == 0
-    assert report.read_text().startswith("<!")
-    for line in (
-        f"The network is right on {found.top1:.2f} %",
-        "Conv4_1",
-        "random: top-1 %",
-        str(report),
-    ):
-        assert line in out
-    code, out, _ = command(capsys, run, "--percents=0,10,50", "--output", report, "--json")
-    told = json.loads(out)
-    assert told.pop("report") == str(report)
-    assert (code, told) == (0, json.loads(json.dumps(found.to_dict())))
-    code, out, _ = command(capsys, run, "--percents", "5", "--images", 20, "--layer", "conv2_1")
-    assert code == 0
-    assert "zeroed" in out
-    code, out, _ = command(capsys, run, "--percents", "none", "--images", 20)
-    assert code == 0
-    assert "zeroed" not in out
-    assert (run / "gates.html").is_file()
-    more = ("--percents", "none", "--separate", "3,8")
-    code, out, _ = command(capsys, run, *more, "--output", report, "--json")
-    told = json.loads(out)["separating"]
-    wanted = found.gates.separating("3", "8")
-    assert [(s["site"], s["channel"]) for s in told] == [(s.site, s.channel) for s in wanted]
-    code, out, _ = command(capsys, run, *more, "--output", report)
-    assert f"{wanted[0].distance:+.2f}" in out
-    assert "mean, 3" in out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--layer", "Conv9_1"], "unknown layer 'Conv9_1'"),
-        (["--percents", "5,x"], "--percents='5,x' must be numbers such as 5,10,25, or none"),
-        (["--percents", "nan"], "percent=nan must be a number from 0 to 100"),
-        (["--by", "mean"], "unknown ranking 'mean'"),
-        (["--split", "val"], "split='val' must be"),
-        (["--images", "0"], "images=0 must be a whole number >= 1"),
-        (["--images", "many"], "--images"),
-        (["--output", "."], ". is a directory; give the file to write, such as gates.html"),
-        (["--layer", "4"], "unknown layer '4'"),
-        (["--separate", "3"], "--separate='3' names 1 classes; give two, as cat,dog"),
-        (["--separate", "3,cat"], "unknown class 'cat'; known: 0, 1, 2"),
-        (["--layers", "a"], "unknown option '--layers'"),
-    ],
-)
-def test_the_command_refuses_bad_input_in_one_line(run, capsys, words, message):
-    code, out, err = command(capsys, run, *words)
-    assert (code, out) == (2, "")
-    assert message in " ".join(err.split())
-    assert "Traceback" not in err
-
-
-def test_the_commands_help(capsys):
-    with pytest.raises(SystemExit) as e:
-        main(["inspect", "--help"])
-    out = capsys.readouterr().out
-    assert e.value.code == 0
-    for word in ("RUN", "--layer", "--percents", "--by", "--images", "--output", "--split"):
-        assert word.lower() in out.lower()

@@ -86,14 +86,15 @@ def test_a_pretrained_network_gets_its_own_images(weights_at_hand, make_folder, 
 
 
 def test_a_fresh_network_does_not_get_them(make_folder):
-    from accuracy_booster.training import engine, resolve
+    from accuracy_booster.training import resolve
+    from accuracy_booster.training.opening_data import fill_in, open_data_of_new_run
 
     root = str(make_folder({"train/a": 2, "val/a": 1}, (180, 170)))
     config = resolve("timm/test_resnet", data=root)
-    data = engine.open_data_anew(config)
+    data = open_data_of_new_run(config)
     assert (data.image_size, data.crop_pct, data.interpolation) == ((224, 224), None, None)
     assert data.mean == (0.485, 0.456, 0.406)
-    assert engine.fill_in(config, data).crop_pct is None  # an older run's means the same
+    assert fill_in(config, data).crop_pct is None  # an older run's means the same
 
 
 def test_a_module_of_timm_is_measured_on_its_own_images(make_folder, capsys):

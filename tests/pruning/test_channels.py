@@ -17,13 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import accuracy_booster as ab
 from accuracy_booster.blocks import TABLE
-from accuracy_booster.inspection.opening import inputs_of
+from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.models.preact_cifar import PreActResNet
 from accuracy_booster.pruning import pruned_channels, pruning_of
 from accuracy_booster.pruning.channels import CRITERIA, choose
 from accuracy_booster.pruning.pruned_modules import Expand
 from accuracy_booster.surgery import Site, attach, attached
-from accuracy_booster.training.open_to_measure import open_measured
+from accuracy_booster.training.opening_to_measure import open_measured
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),

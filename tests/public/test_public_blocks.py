@@ -1,5 +1,7 @@
-"""Kind 3: blocks that differ between implementations. Each is compared with code we did not write,
-with its weights, or with the formula of its paper where no package has it.
+"""Blocks that differ between public implementations.
+
+Each is compared with code that is not ours, given the same weights, or with the formula of its
+paper where no package has it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kind 4: files as they lie on people's disks. What is loaded is compared with what was saved."""
+"""Files as they lie on people's disks. What is loaded is compared with what was saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kind 2: the places of networks of unusual shape. The number of sites was counted by hand."""
+"""The sites of networks of unusual shape, as people reported them; counted by hand."""
 
 from __future__ import annotations
 

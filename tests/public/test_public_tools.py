@@ -1,4 +1,4 @@
-"""Kind 1: a gate stays, and acts once, when other tools copy, rebuild, wrap or patch a network.
+"""A gate stays, and acts once, when other tools copy, rebuild, wrap or patch a network.
 
 Each gate is forced to p = 0.5, so the right value is the base network with its branches halved.
 """

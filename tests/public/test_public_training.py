@@ -1,4 +1,4 @@
-"""Kind 5: training on what people have, in runs of a second."""
+"""Training on data sets of the sizes that people reported, in runs of a second."""
 
 from __future__ import annotations
 

@@ -1,220 +1,22 @@
-"""Pages of reports: what they say, what they escape, how large they are, what they leave out."""
+"""Pages of reports: what they escape, and how they look and react in a real browser."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-from html.parser import HTMLParser
-from xml.etree import ElementTree
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
-import torch
-from support.inspections import RESNET20, make_gate, make_inspection
-
-from accuracy_booster.errors import CannotWrite
-from accuracy_booster.inspection.figures import heat_map, separating_channels, thumbnails
-from accuracy_booster.inspection.measures import measures
-from accuracy_booster.inspection.page import write_inspection
-from accuracy_booster.inspection.results import Outcome
-from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.inspection.statistics import Gates
-from accuracy_booster.report.figures import COLOURS, histogram, nice_step, to_themed_svg
-from accuracy_booster.report.page import render, write_page
-
-IMAGE = "<img src=x onerror=alert(1)>"
-HOSTILE = [
+from support import browser as browsers
+from support.inspections import RESNET20, make_inspection
+from support.pages import (
     IMAGE,
-    "</script><script>alert(1)</script>",
-    '" onfocus="alert(1)',
-    "' x='",
-    "{{ 7 * 7 }}",
-]
-VOID = ("meta", "image", "use", "line", "path", "rect", "circle", "polyline", "br", "img", "link")
-BIDI = "\u202eevil"
+    Page,
+)
 
-
-class Page(HTMLParser):
-    """A page's elements; `broken` holds tags that close what is not open."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.broken: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, {k: v or "" for k, v in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, {k: v or "" for k, v in attrs}))
-
-    def handle_endtag(self, tag):
-        if tag in VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.broken.append(tag)
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        """What it says, with signs as a keyboard has them."""
-        plain = {ord("\N{MINUS SIGN}"): "-", ord("\N{MULTIPLICATION SIGN}"): "x"}
-        return " ".join(" ".join(self.words).translate(plain).split())
-
-    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        return [
-            found
-            for name, found in self.found
-            if name == tag and all(found.get(k.rstrip("_")) == v for k, v in attributes.items())
-        ]
-
-
-def page_of(tmp_path, inspection) -> tuple[Page, str]:
-    path = tmp_path / "page.html"
-    write_inspection(path, inspection)
-    text = path.read_text(encoding="utf-8")
-    page = Page(text)
-    assert page.broken == []
-    assert page.open == []
-    ids = [found["id"] for _, found in page.found if "id" in found]
-    assert len(ids) == len(set(ids)), "an id stands twice"
-    for _, found in page.found:
-        for name in ("aria-controls", "aria-labelledby"):
-            assert found.get(name, ids[0]) in ids
-        for name in ("href", "src"):
-            address = found.get(name, "#" + ids[0])
-            assert address.startswith("data:image/") or address.removeprefix("#") in ids
-    return page, text
-
-
-# --- what it says
-
-
-def test_the_page_says_what_was_found(tmp_path):
-    page, _ = page_of(tmp_path, make_inspection(names=[f"kind {i}" for i in range(10)]))
-    for sentence in (
-        "The network is right on 67.30 % of the 400 images of the test split.",
-        "6 of 9 gates alone have an effect that these images tell",
-        "Conv4_1 matters most: -1.62 [-1.83 to -1.41] points.",
-        "does not fold into the plain one without loss",
-        "Of 336 channels 9 (Conv2_1, Conv2_2, Conv2_3, Conv3_1, Conv3_2, Conv3_3 and 3 more) are "
-        "dead",
-    ):
-        assert sentence in page.text
-    assert len(page.all("button", role="tab")) == len(page.all("div", role="tabpanel")) == 9
-    assert len(re.findall(r"Stage \d · ", page.text)) == 3
-    assert "Stage 3 · 32 channels, 16 x 16" in page.text
-    assert "14.80 (-52.50 [-52.90 to -52.10])" in page.text  # Table 16's last row
-    assert "94.66 %" in page.text
-    assert "kind 3" in page.text
-
-
-def test_summary_tells_when_the_network_folds():
-    folds = make_inspection(folds=True)
-    assert folds.folds_away
-    assert any("folds into the plain one" in text for text in summary(folds))
-    better = replace(folds, all_frozen=Outcome(68, 0.7, 0.2, 1.2))
-    assert better.folds_away
-    few_images = replace(folds, all_frozen=Outcome(68, -0.2, -1.4, 1.0))
-    assert not few_images.folds_away  # the interval holds 0, and a loss of over half a point
-    assert any("cannot tell whether the network folds" in text for text in summary(few_images))
-    worse = replace(folds, all_frozen=Outcome(68, -2.0, -2.5, -1.5))
-    assert any("does not fold into the plain one" in text for text in summary(worse))
-    none = replace(folds, frozen={})
-    assert any("No gate alone was frozen" in text for text in summary(none))
-    assert measures(none)[0].key == "spread"
-
-
-def test_colours_tell_losses_from_gains_and_from_nothing():
-    lost = measures(make_inspection())[0]
-    levels = [level for level, _ in lost.cells.values()]
-    #         0.02    0.31 -0.05   0.44  0.12   0.73  1.62  0.94  -0.40, each ± 0.21
-    assert levels == ["none", "1", "none", "1", "none", "2", "4", "2", "gain"]
-    assert dict(lost.levels)["4"] == "1.5 to 2.0"
-    assert {level for level, _ in lost.levels} >= set(levels)
-
-
-def test_every_measure_has_a_cell_and_a_legend_for_each_gate():
-    inspection = make_inspection(scale=2.0)
-    keys = [m.key for m in measures(inspection)]
-    assert keys == ["frozen", "spread", "explained", "saturated", "mean"]
-    for measure in measures(inspection):
-        legend = dict(measure.levels)
-        assert list(measure.cells) == list(inspection.gates)
-        for site, (level, text) in measure.cells.items():
-            assert level in legend
-            if measure.key == "mean":
-                low, high = (float(v) for v in legend[level].split(" to "))
-                value = float(inspection.gates[site].mean.mean())
-                assert low - 0.005 <= value <= high + 0.005
-                assert abs(float(text) - value) < 0.06
-
-
-@pytest.mark.parametrize(("span", "step"), [(1, 0.2), (1.62, 0.5), (0.03, 0.01), (99, 20), (5, 1)])
-def test_steps_are_round(span, step):
-    assert nice_step(span) == pytest.approx(step)
-
-
-def test_a_histogram_has_a_bar_for_each_bin_that_is_not_empty():
-    chart = histogram([0, 3, 0, 1], 0, 1, x="x", y="y")
-    assert chart["path"].count("M") == 2
-    heights = [float(v) for v in re.findall(r"v-([\d.]+)", chart["path"])]
-    assert heights[0] == pytest.approx(3 * heights[1], rel=0.01)
-    assert [tick["text"] for tick in chart["y_ticks"]] == ["0", "1", "2", "3"]
-
-
-def test_the_heat_map_shows_the_class_and_channel_that_stand_out():
-    gate = make_gate("a", 40, classes=35, images=700)
-    means = gate.mean.expand(35, -1).clone()
-    means[7, 33] += 2 * gate.spread[33]
-    found = heat_map(replace(gate, class_means=means), [f"k{i}" for i in range(35)])
-    assert (len(found["classes"]), len(found["channels"])) == (30, 30)
-    assert ["k7", "33 (+2.0)"] in [row[:2] for row in found["rows"]]
-    assert found["limit"] == 2.0
-
-
-def test_channels_that_separate_classes_come_first():
-    gate = make_gate("a", 16)
-    rows = separating_channels(gate, [f"k{i}" for i in range(10)])
-    best = int(gate.class_share.argmax())
-    high = int(gate.class_means[:, best].argmax())
-    assert rows[0][0] == str(best)
-    assert rows[0][2].startswith(f"k{high} (")
-    assert len(rows) == 5
-
-
-# --- what it escapes
-
-
-def test_no_name_from_outside_becomes_markup(tmp_path):
-    sites = [(f"{name}.{i}", 8, (4, 4)) for i, name in enumerate([*HOSTILE, BIDI])]
-    inspection = make_inspection(
-        sites,
-        names=[*HOSTILE, BIDI, "plain"],
-        classes=7,
-        title=IMAGE,
-        silent=(f"silent {IMAGE}",),
-        recipe=f"gap | {HOSTILE[1]}",
-    )
-    page, text = page_of(tmp_path, replace(inspection, split=IMAGE))
-    assert not page.all("img")
-    assert len(page.all("script")) == 1
-    assert not any(name.startswith("on") for _, found in page.found for name in found)
-    assert "<script>alert" not in text
-    for name in HOSTILE[:-1]:
-        assert " ".join(name.split()) in page.text
-    assert "{{ 7 * 7 }}" in page.text
-    labels = [found["aria-label"] for found in page.all("svg", role="img")]
-    assert any(label.startswith(HOSTILE[2] + ", weight") for label in labels)
-    assert "\u202e" not in text
-    assert "\\u202eevil" in page.text
+from accuracy_booster.inspection.page import write_inspection
+from accuracy_booster.report.figures import to_themed_svg
+from accuracy_booster.report.page import render, write_page
 
 
 def test_a_general_page_escapes_and_lets_nothing_run(tmp_path):
@@ -238,104 +40,219 @@ def test_a_general_page_escapes_and_lets_nothing_run(tmp_path):
     assert len(page.all("td", class_="number")) == 2
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(CannotWrite):
-        write_inspection(tmp_path / "file" / "page.html", make_inspection(RESNET20[:1]))
-    assert (tmp_path / "file").read_text() == "old"
+pytestmark = pytest.mark.skipif(
+    browsers.find() is None, reason=f"needs one of {', '.join(browsers.NAMES)} on the PATH"
+)
+SHOWN = (
+    "[...document.querySelectorAll('[role=tabpanel]')].filter(p => p.offsetHeight).map(p => p.id)"
+)
+FOCUS = "document.activeElement.id"
+SELECTED = "document.querySelector('[role=tab][aria-selected=true]').id"
+WIDE = (
+    "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll > *, .unseen, .skip,"
+    " .pictures') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
+)
+# the contrast (WCAG 2.2) of each text with what lies behind it, where both are plain colours
+CONTRASTS = """(() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = rgb(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return rgb(getComputedStyle(document.body).backgroundColor);
+  };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.disabled || e.closest('script, style')) continue;
+    const style = getComputedStyle(e);
+    const ink = rgb(e instanceof SVGElement ? style.fill : style.color);
+    const [high, low] = [light(ink), light(behind(e))].sort((a, b) => b - a);
+    found.push([(high + 0.05) / (low + 0.05), e.tagName, e.textContent.trim().slice(0, 40)]);
+  }
+  return found;
+})()"""
 
 
-# --- what it leaves out, and how large it is
+@pytest.fixture(scope="module")
+def browser() -> Iterator[browsers.Browser]:
+    with browsers.Browser() as found:
+        yield found
 
 
-def test_without_labels_the_parts_about_classes_are_left_out(tmp_path):
-    page, text = page_of(tmp_path, make_inspection(labelled=False))
-    assert "The images have no labels, so nothing is said about classes." in page.text
-    assert page.text.count("so nothing is shown about classes") == 9
-    assert "Heat map" not in text
-    assert not page.all("button", data_measure="explained")
-    assert "Explained by the class" not in page.text
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "page.html"
+    names = [f"quite a long name of class {i} <b>" for i in range(20)]
+    write_inspection(path, make_inspection(names=names, classes=20))
+    return path
 
 
-def test_without_pictures_a_sentence_says_so(tmp_path):
-    page, text = page_of(tmp_path, make_inspection(pictures=0))
-    assert page.text.count("No pictures were kept, so none are shown.") == 9
-    assert "<use" not in text
-
-
-def test_gates_with_weights_for_positions_or_one_for_all_channels(tmp_path):
-    maps = make_gate("a", 16, (8, 8), numbered=False, per_position=True)
-    one = make_gate("b", 1, (8, 8), shared=True)
-    second = make_gate("a#2", 1, (8, 8), shared=True, numbered=False, per_position=True)
-    gates = Gates({"a": maps, "a#2": second, "b": one}, network="N", images=400)
-    inspection = replace(make_inspection(), gates=gates, frozen={}, layer="a")
-    page, _ = page_of(tmp_path, inspection)
-    assert "This gate has a weight for each position" in page.text
-    assert page.text.count("one weight for all channels") >= 2
-    assert "Conv2_1 #2" in page.text
-    assert page.text.count("weights are not one for each image") == 2
-
-
-def test_one_constant_gate_of_one_image(tmp_path):
-    inspection = make_inspection([("only", 3, None)], images=1, classes=1, pictures=3)
-    page, _ = page_of(tmp_path, replace(inspection, zeroed=()))
-    assert "1 gate, 1 image." in page.text
-    assert "0 of 1 gate alone have an effect that these images tell" in page.text
-    assert "Its weights hardly depend on the image." in page.text
-    assert "No channels were zeroed." in page.text
-
-
-def test_a_large_network_gives_a_small_file(tmp_path):
-    sites = [(f"block{i}.norm", 2048 if i > 56 else 64, (7, 7)) for i in range(60)]
-    inspection = make_inspection(sites, classes=1000, images=1000, pictures=0)
-    noise = torch.randint(0, 256, (1000, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    pictures = dict(enumerate(noise.byte()))  # what compresses worst
-    page, text = page_of(tmp_path, replace(inspection, pictures=pictures))
-    assert len(text.encode()) < 5_000_000
-    assert len(page.all("button", role="tab")) == 60
-    addresses = [found["href"] for found in page.all("image") if "id" in found]
-    assert len(addresses) == len(set(addresses)) > 50
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_pictures_of_any_number_of_channels_and_size(channels):
-    for side in (5, 32, 200):
-        inspection = make_inspection(RESNET20[:1], images=60, pictures=side)
-        generator = torch.Generator().manual_seed(0)
-        pictures = {
-            i: torch.randint(0, 256, (channels, side, side), generator=generator).byte()
-            for i in range(60)
-        }
-        found, most = thumbnails(replace(inspection, pictures=pictures))
-        assert most == 4
-        assert 0 < len(found) <= 24
-        for picture in found.values():
-            assert (picture["width"], picture["height"]) == (min(side, 96),) * 2
-            assert picture["data"].startswith(
-                f"data:image/{'png' if side < 96 else 'jpeg'};base64,"
-            )
-
-
-# --- figures
-
-
-def test_a_themed_figure_has_no_black_and_its_text_is_text():
+@pytest.fixture(scope="module")
+def general(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page as `compare` and `reproduce` write them: a wide table and matplotlib's figure."""
     from matplotlib.figure import Figure
 
-    figure = Figure()
+    figure = Figure(figsize=(10, 4))
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=COLOURS[2], label="a < b")
+    axes.plot([0, 1], [0, 1], label="line")
+    axes.set(title="A title", xlabel="epoch")
     axes.legend(frameon=False)
-    text = to_themed_svg(figure)
-    root = ElementTree.fromstring(text)
-    assert "#000000" not in text
-    assert f"var(--series-2, {COLOURS[2]})" in text
-    assert "currentColor" in text
-    assert "a < b" in [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert root.get("fill") == "currentColor"
+    header = [f"column {i}" for i in range(14)]
+    sections = [
+        {"title": "Table", "table": (header, [["1,000"] * 14] * 3), "text": "words " * 99},
+        {"title": "Figure", "figure": to_themed_svg(figure), "label": "a line"},
+    ]
+    path = tmp_path_factory.mktemp("pages") / "general.html"
+    write_page(path, "A page", "x" * 300, sections)
+    return path
 
 
-def test_the_style_sheet_has_a_colour_for_each_series_in_both_themes():
-    style = render("style.css")
-    for i in range(len(COLOURS)):
-        assert len(re.findall(rf"--series-{i}:", style)) == 2
+def test_the_page_opens_without_errors_and_fetches_nothing(browser, page, general):
+    for path in (page, general):
+        browser.open(path)
+        assert browser.errors == []
+        asked = [address for address in browser.requests if not address.startswith("data:")]
+        assert asked == [path.resolve().as_uri()]
+
+
+def test_a_script_from_outside_does_not_run(browser, page):
+    browser.open(page)
+    browser.run(
+        "document.body.insertAdjacentHTML('beforeend',"
+        ' \'<img src="data:," onerror="window.ran = true">\')'
+    )
+    browser.run("new Promise((done) => setTimeout(done, 100))")
+    assert browser.run("window.ran === undefined")
+    assert any("Content Security Policy" in text for text in browser.errors)
+
+
+def test_a_click_opens_the_block(browser, page):
+    browser.open(page)
+    assert browser.run(SHOWN) == ["block-6"]  # Figure 3's layer
+    browser.click("#tab-1")
+    assert browser.run(SHOWN) == ["block-1"]
+    assert browser.run(SELECTED) == "tab-1"
+    assert "layer1.1.bn2" in browser.run("document.getElementById('block-1').innerText")
+    browser.click("#block-1 [data-step='1']")
+    assert browser.run(SHOWN) == ["block-2"]
+    assert browser.run(FOCUS) == "block-2"
+    browser.click("#block-2 [data-step='0']")
+    assert browser.run(FOCUS) == "tab-2"
+    assert browser.errors == []
+
+
+def test_a_panel_that_opens_below_the_screen_is_scrolled_to(browser, tmp_path):
+    sites = [(f"layer{i}.norm", 8, (8, 8)) for i in range(60)]
+    write_inspection(tmp_path / "a.html", make_inspection(sites, pictures=0, images=40))
+    browser.open(tmp_path / "a.html", width=390, height=600)
+    browser.click("#tab-2")
+    top = browser.run("document.getElementById('block-2').getBoundingClientRect().top")
+    assert -1 <= top < 100
+
+
+def test_keys_move_through_the_blocks(browser, page):
+    browser.open(page)
+    browser.run("document.getElementById('tab-6').focus()")
+    browser.press("ArrowRight")
+    assert (browser.run(FOCUS), browser.run(SHOWN)) == ("tab-7", ["block-7"])
+    browser.press("End")
+    browser.press("ArrowRight")  # around
+    assert (browser.run(FOCUS), browser.run(SHOWN)) == ("tab-0", ["block-0"])
+    browser.press("ArrowLeft")
+    browser.press("Home")
+    assert browser.run(SELECTED) == "tab-0"
+    stops = "[...document.querySelectorAll('[role=tab]')].filter(t => t.tabIndex === 0).length"
+    assert browser.run(stops) == 1
+    browser.press("Tab")  # out of the blocks, into the panel
+    assert browser.run("document.activeElement.closest('[role=tabpanel]').id") == "block-0"
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.run(outline) == "solid"
+
+
+def test_the_measure_changes_colours_values_and_legend(browser, page):
+    browser.open(page)
+    look = (
+        "[...document.querySelectorAll('[role=tab]')]"
+        ".map(t => [t.innerText, getComputedStyle(t).backgroundColor])"
+    )
+    before = browser.run(look)
+    browser.run("document.querySelector('.choice button[data-measure=explained]').focus()")
+    browser.press("Enter")
+    after = browser.run(look)
+    assert all("%" in text for text, _ in after)
+    assert [c for _, c in before] != [c for _, c in after]
+    pressed = "[...document.querySelectorAll('[aria-pressed=true]')].map(b => b.innerText)"
+    assert browser.run(pressed) == ["Explained by the class"]
+    legends = "[...document.querySelectorAll('.explained')].filter(e => e.offsetHeight).length"
+    assert browser.run(legends) == 1
+
+
+@pytest.mark.parametrize("which", ["page", "general"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser, request, which):
+    browser.open(request.getfixturevalue(which), width=390, height=844)
+    assert browser.run("document.documentElement.scrollWidth") == 390
+    assert browser.run(WIDE) == []
+    small = (
+        "[...document.querySelectorAll('button, nav a, summary')].filter(b => b.offsetHeight"
+        " && b.getBoundingClientRect().height < 43.9).map(b => b.innerText)"
+    )
+    assert browser.run(small) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_can_be_read_in_both_themes(browser, page, general, dark):
+    browser.open(page, dark=dark)
+    found = browser.run(CONTRASTS)
+    for measure in ("spread", "explained", "saturated", "mean"):
+        browser.click(f".choice button[data-measure={measure}]")
+        found += browser.run(CONTRASTS)
+    browser.open(general, dark=dark)
+    found += browser.run(CONTRASTS)
+    assert len(found) > 500
+    assert [text for text in found if text[0] < 4.5] == []
+
+
+def test_the_pictures_of_both_themes_are_not_blank(browser, page, general):
+    for path in (page, general):
+        brightness = []
+        for dark in (False, True):
+            browser.open(path, dark=dark)
+            shot = browser.screenshot(whole=True)
+            colours = shot.getcolors(shot.width * shot.height) or []
+            assert len(colours) > (1000 if path == page else 50)
+            most = max(colours)[1]
+            brightness.append(sum(most))
+        assert brightness[0] > 700 > 100 > brightness[1]
+
+
+def test_without_scripts_every_panel_is_shown(browser, page):
+    browser.open(page, script=False)
+    assert browser.run(SHOWN) == [f"block-{i}" for i in range(len(RESNET20))]
+    assert browser.run("document.querySelector('.choice').offsetHeight") == 0
+
+
+def test_headings_are_in_order_and_landmarks_are_there(browser, page):
+    browser.open(page)
+    levels = browser.run(
+        "[...document.querySelectorAll('h1,h2,h3,h4,h5')].filter(h => h.offsetHeight)"
+        ".map(h => Number(h.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(below - above <= 1 for above, below in pairwise(levels))
+    for name in ("header", "nav", "main", "footer"):
+        assert browser.run(f"document.querySelectorAll('{name}').length") == 1
+    unnamed = "[...document.querySelectorAll('svg[role=img]')].filter(s => !s.ariaLabel).length"
+    assert browser.run(unnamed) == 0
+    assert browser.run("document.querySelectorAll('table:not(:has(caption))').length") == 0
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(browser, page):
+    style = "getComputedStyle(document.documentElement).scrollBehavior"
+    for calm, expected in ((True, "auto"), (False, "smooth")):
+        browser.open(page, calm=calm)
+        assert browser.run(style) == expected

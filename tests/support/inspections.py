@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from accuracy_booster.inspection.accumulating import Accumulator
+from accuracy_booster.inspection.gate_statistics import Gates, GateStatistics
 from accuracy_booster.inspection.results import WHICH, Inspection, Outcome, Zeroed
-from accuracy_booster.inspection.statistics import Gates, GateStatistics
 
 RECIPE = "gap | dense(groups=C) | bn | sigmoid"
 RESNET20 = [

@@ -1,17 +1,21 @@
-"""Plants: each changes this process, a child of the test, so that it stops at a chosen moment."""
+"""Plants: each changes this process, a child of the test, so that it stops at a chosen moment.
+
+They are at public seams: the optimizer's step, the loss, a batch, an image, a file that is written.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import time
 from pathlib import Path
 
 import torch
+from PIL import ImageFile
 
-from accuracy_booster.data import batches
-from accuracy_booster.training import classification, evaluation, trainer
+from accuracy_booster.training import classification, run_directory, trainer
 
 
 def die(*_) -> None:
@@ -31,14 +35,14 @@ def counted(number, then=die):
 
 
 def in_the_step(number):
-    """After the backward pass, before the optimizer's step."""
-    real, count = trainer.Trainer._agree, counted(number)
+    """After the backward pass, before the optimizer changes a weight."""
+    real, count = torch.optim.SGD.step, counted(number)
 
-    def agree(self, *rest):
+    def step(self, *rest, **more):
         count()
-        return real(self, *rest)
+        return real(self, *rest, **more)
 
-    trainer.Trainer._agree = agree
+    torch.optim.SGD.step = step
 
 
 def after_the_step(number):
@@ -53,29 +57,40 @@ def after_the_step(number):
     torch.optim.SGD.step = step
 
 
-def in_evaluation(number):
-    real, count = evaluation.measure, counted(number)
+def in_evaluation(number, then=die):
+    """After this number of measured batches, over all measurements."""
+    real, count = classification.measure, counted(number, then)
 
     def measure(*given):
         *given, on_batch = given
 
-        def then(batch):
+        def each(batch):
             count()
             on_batch(batch)
 
-        return real(*given, then)
+        return real(*given, each)
 
     classification.measure = measure
 
 
 def in_the_loader(number):
-    real, count = batches._Keyed.__getitem__, counted(number)
+    """As the pixels of an image are decoded."""
+    real, count = ImageFile.ImageFile.load, counted(number)
 
-    def item(self, key):
+    def load(self):
         count()
-        return real(self, key)
+        return real(self)
 
-    batches._Keyed.__getitem__ = item
+    ImageFile.ImageFile.load = load
+
+
+def before_the_result(then=die):
+    """All epochs are over, and neither the result nor the weights are written."""
+
+    def end(*_):
+        then()
+
+    run_directory.Run.end = end
 
 
 def in_half_a_write(number):
@@ -154,11 +169,11 @@ def announce(number):
         real = trainer.Trainer.train_step
         count = counted(number, ready.touch)
 
-        def step(self, batch):
+        def step(self, *given):
             count()
             if ready.exists():
                 time.sleep(0.2)  # so that the signal comes within it
-            return real(self, batch)
+            return real(self, *given)
 
         trainer.Trainer.train_step = step
 
@@ -166,18 +181,35 @@ def announce(number):
 
 
 def endless(number):
-    """A plant that makes `ready` in a step that does not end."""
+    """A plant that makes `ready` in the loss of this number, which does not end."""
+
+    def hang(ready):
+        ready.touch()
+        time.sleep(600)
 
     def plant(ready):
-        real, calls = trainer.Trainer._loss, [0]
+        real, count = classification.Classification.loss, counted(number, lambda: hang(ready))
 
         def loss(self, *given):
-            calls[0] += 1
-            if calls[0] == number:
-                ready.touch()
-                time.sleep(600)
+            count()
             return real(self, *given)
 
-        trainer.Trainer._loss = loss
+        classification.Classification.loss = loss
 
     return plant
+
+
+def poisoned(monkeypatch, number, kind="loss"):
+    """The loss of this number, or its gradient, is not finite."""
+    real, calls = classification.Classification.loss, [0]
+
+    def loss(self, forward, batch):
+        calls[0] += 1
+        value, sums = real(self, forward, batch)
+        if calls[0] == number and kind == "loss":
+            value = value * math.nan
+        elif calls[0] == number:  # the loss is finite: the slope of the root of 0 is not
+            value = value + 0 * (0 * next(forward.parameters()).sum()).sqrt()
+        return value, sums
+
+    monkeypatch.setattr(classification.Classification, "loss", loss)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.surgery.attach import attach
+from accuracy_booster.surgery import attach
 from accuracy_booster.surgery.sites import Site
 from support.blocks import randomise
 

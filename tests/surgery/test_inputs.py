@@ -12,7 +12,7 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.analysis import complexity
 from accuracy_booster.surgery import attached
-from accuracy_booster.surgery.passes import as_inputs
+from accuracy_booster.surgery.inputs import as_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
 

@@ -1,4 +1,4 @@
-"""Ends and sums where a wrong site would be silent: constants, factors, masks, joins."""
+"""Branches of sums with constants, factors and masks, where a wrong site would be silent."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import copy
 
 import pytest
 import torch
+from support.sites import (
+    BlockOfRank,
+    C,
+    sites_of,
+)
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.surgery.attach import attach, attached
+from accuracy_booster.surgery import attach, attached
 
-C = 4
+CHANNELS = 4
 IMAGE = torch.zeros(1, 3, 12, 12)
 MASK = torch.arange(12) % 2 == 0
 
@@ -22,11 +27,11 @@ class Branch(nn.Module):
     def __init__(self):
         super().__init__()
         self.f = nn.Sequential(
-            nn.Conv2d(C, C, 3, padding=1),
-            nn.BatchNorm2d(C),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(CHANNELS),
             nn.ReLU(),
-            nn.Conv2d(C, C, 3, padding=1),
-            nn.BatchNorm2d(C),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(CHANNELS),
         )
         self.scale = 1.0
 
@@ -38,9 +43,9 @@ class Branch(nn.Module):
 class Net(nn.Module):
     def __init__(self, run):
         super().__init__()
-        self.stem = nn.Conv2d(3, C, 1)
+        self.stem = nn.Conv2d(3, CHANNELS, 1)
         self.b = nn.ModuleList(Branch() for _ in range(2))
-        self.w = nn.Conv2d(C, C, 1)
+        self.w = nn.Conv2d(CHANNELS, CHANNELS, 1)
         self.run = run
 
     def forward(self, x):
@@ -86,7 +91,7 @@ FOUND = {
         torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127) + n.b[0](x)
     ),
     "addcmul by a constant": lambda n, x: torch.addcmul(x, n.b[0](x), torch.ones(1), value=0.5),
-    "lerp by a tensor": lambda n, x: x.lerp(n.b[0](x), torch.full((1, C, 1, 1), 0.3)),
+    "lerp by a tensor": lambda n, x: x.lerp(n.b[0](x), torch.full((1, CHANNELS, 1, 1), 0.3)),
     "lerp in place": lambda n, x: x.clone().lerp_(n.b[0](x), 0.3),
     "foreach in place": lambda n, x: in_place(x, n.b[0](x)),
 }
@@ -146,7 +151,7 @@ SKIPPED = {
     ),
     "lerp by a map": (lambda n, x: torch.lerp(x, n.b[0](x), weight(n, x)), "torch.lerp joins"),
     "a sum over a cat": (
-        lambda n, x: torch.cat([x, n.b[0](x)], 1).unflatten(1, (2, C)).sum(1),
+        lambda n, x: torch.cat([x, n.b[0](x)], 1).unflatten(1, (2, CHANNELS)).sum(1),
         "torch.cat joins",
     ),
     "index_put": (
@@ -166,3 +171,27 @@ def test_what_a_gate_could_not_shut_is_no_site_and_is_told(kind):
     assert [gate.site.name for gate in planned.gates] == ["b.1.f.4"]
     assert len(planned.skipped) == 1
     assert reason in str(planned.skipped[0])
+
+
+class Flattened(nn.Module):
+    """A branch whose map is flattened to [N, C, H W] before the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.b = BlockOfRank(2).b
+
+    def forward(self, x):
+        return x.flatten(2) + self.b(x).flatten(2)
+
+
+def test_a_sum_of_flattened_maps():
+    (site,) = sites_of(Flattened(), torch.randn(2, C, 4, 5))
+    assert (site.name, site.spatial_size) == ("b.4", (4, 5))
+
+
+def test_an_additive_attention_gate_has_no_residual_branch():
+    nets = pytest.importorskip("monai.networks.nets")
+    with pytest.raises(ValueError, match="no residual branch"):
+        ab.plan(
+            nets.AttentionUnet(3, 1, 2, (4, 8, 16), (2, 2)), example=torch.zeros(1, 1, 16, 16, 16)
+        )

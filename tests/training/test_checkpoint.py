@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, that no code runs, and that a write is whole or not there."""
+"""Checkpoints: what comes back, that no code runs, and that a damaged one costs no other one."""
 
 import errno
 import hashlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.trainings import flip
 
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import checkpoint
@@ -27,12 +28,6 @@ def make(run, epochs=(1,), **more):
 def loaded_epoch(run):
     saved, problems = checkpoint.load(run)
     return None if saved is None else saved.values["epoch"], problems
-
-
-def flip(path, place=-1):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path):
@@ -122,43 +117,6 @@ def test_the_same_place_twice(tmp_path):
 
 def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize("where", ["fsync", "replace", "open", "write"])
-def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, where):
-    path = tmp_path / "deep" / "file"
-    checkpoint.write(path, b"old")
-    with monkeypatch.context() as patch:
-        if where == "fsync":
-            patch.setattr(os, "fsync", full)
-        elif where == "write":
-            real = Path.open
-
-            def opened(self, *args, **kwargs):
-                class File:
-                    def __enter__(self):
-                        return self
-
-                    def __exit__(self, *error):
-                        file.close()
-
-                    def write(self, content):
-                        file.write(content[:2])
-                        full()
-
-                file = real(self, *args, **kwargs)
-                return File()
-
-            patch.setattr(Path, "open", opened)
-        else:
-            patch.setattr(Path, where, full)
-        with pytest.raises(TrainingStopped, match=r"cannot write .*file: No space left") as caught:
-            checkpoint.write(path, b"new")
-    assert "\n" not in str(caught.value)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["file"]
-    checkpoint.write(path, b"new")
-    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])

@@ -7,7 +7,7 @@ from support.hostile import (
     nested,
 )
 
-from accuracy_booster.training.config import TrainConfig
+from accuracy_booster.training.train_config import TrainConfig
 
 HUGE = {
     "epochs": [10**400, 10**12, float("inf"), nested(9000)],

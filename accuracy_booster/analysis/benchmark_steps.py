@@ -1,0 +1,103 @@
+"""The networks that `ab.bench` times, made ready, and what each of them runs for one batch."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.analysis.benchmark_results import Case, Variant
+from accuracy_booster.fastpath import compile_for_inference, fast_path, fold, fuse
+from accuracy_booster.fastpath.compiled import Frozen
+from accuracy_booster.models import create_model
+from accuracy_booster.ops.batch_norm import BatchNorms
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function that runs one batch; the other attributes are those of `Measured`."""
+
+    run: Callable[[], None]
+    fast: int
+    places: int
+    frozen: Frozen | None = None
+
+
+def make_network(model: str, block: str, size: tuple[int, int, int]) -> nn.Module:
+    """The network of a benchmark for images of `size` (C, H, W)."""
+    return create_model(model, block=block, in_chans=size[0], input_size=size)
+
+
+def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:
+    """Fold, fuse or compile a network in place, as the case and the variant say.
+
+    Args:
+        x: the batch [N, C, H, W] that the step runs.
+
+    Raises:
+        ValueError: if the compiler did not freeze the weights (`compile_for_inference`).
+    """
+    if case.mode == "infer":
+        return _inference(case, variant, network.eval(), x)
+    fast, places = 0, 0
+    if variant.path == "ours":
+        fuse(network, example=x[:1])
+        fast, places = _fast_places(network)
+    return Step(_training_step(network.train(), x, case.compile), fast, places)
+
+
+def _inference(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:
+    # without a gate, a compiler can compute the sums of a residual network in the convolutions
+    sums = case.compile and variant.block == "none" and _has_sums(network, x)
+    fast, places = 0, 0
+    if variant.path == "ours":
+        network = fold(network, example=x)
+        fast, places = _fast_places(network)
+    if case.compile:
+        compiled = compile_for_inference(network, x, sums=sums)
+
+        def infer_compiled() -> None:
+            compiled(x)
+
+        return Step(infer_compiled, fast, places, compiled.frozen)
+
+    def infer() -> None:
+        with torch.no_grad():
+            network(x)
+
+    return Step(infer, fast, places)
+
+
+def _fast_places(network: nn.Module) -> tuple[int, int]:
+    """How many places of a folded or fused network take the fast path, and of how many."""
+    report = fast_path(network)
+    return report.taken, len(report.places)
+
+
+def _has_sums(network: nn.Module, x: torch.Tensor) -> bool:
+    """Whether branches end in a convolution and its norm, so that one operator can add them."""
+    return fast_path(fuse(copy.deepcopy(network), example=x[:1])).taken > 0
+
+
+def _training_step(network: nn.Module, x: torch.Tensor, compile: bool) -> Callable[[], None]:
+    """A training step as `ab.train` makes it: forward, loss, backward, SGD."""
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=True)
+    forward = torch.compile(network, dynamic=False) if compile else network
+    parallel_norms = compile and x.device.type == "cpu"
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with BatchNorms() if parallel_norms else contextlib.nullcontext():
+            logits = forward(x)
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,153 @@
+"""The timer, the memory meter and the name of the machine, for `compare` and `bench`."""
+
+# N batch, C channels, H W space
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from functools import partial
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from accuracy_booster.surgery.modes import in_eval_mode
+
+Name = TypeVar("Name", bound=Hashable)
+FEWEST_ROUNDS = 3  # these are measured even if the time is up
+
+
+def interleaved_times(
+    steps: Mapping[Name, Callable[[], Any]],
+    device: torch.device,
+    *,
+    rounds: int,
+    warm_up: int = 0,
+    seconds: float | None = None,
+    after_round: Callable[[], object] = lambda: None,
+) -> dict[Name, list[float]]:
+    """Time several steps, each of them once in every round.
+
+    If the machine is slow for a while, it is slow for all steps of a round, so times of one round
+    can be compared. Each round has the steps in another random order, so that none of them always
+    runs after the same other one.
+
+    Args:
+        steps: functions without arguments, by name.
+        device: where the steps compute. On "cuda" the timer waits for the kernels.
+        rounds: how often each step is timed.
+        warm_up: rounds before them that are not timed.
+        seconds: no round starts later than this after the first one, except for the first three.
+        after_round: called after each timed round.
+
+    Returns:
+        Milliseconds by step, one number for each round.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in steps}
+    orders = random.Random(0)
+    begin = time.perf_counter()
+    for number in range(-warm_up, rounds):
+        if number == 0:
+            begin = time.perf_counter()
+        late = seconds is not None and time.perf_counter() - begin > seconds
+        if late and number >= FEWEST_ROUNDS:
+            break
+        for name in orders.sample(list(steps), len(steps)):
+            _wait(device)
+            start = time.perf_counter()
+            steps[name]()
+            _wait(device)
+            if number >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+        if number >= 0:
+            after_round()
+    return times
+
+
+@torch.inference_mode()
+def latency(
+    models: Mapping[str, nn.Module],
+    input_size: tuple[int, int, int],
+    *,
+    batch_size: int = 64,
+    rounds: int = 15,
+) -> dict[str, float]:
+    """Milliseconds per image of inference in eval mode.
+
+    The models run on batches [batch_size, *input_size] of random numbers, on the device of the
+    first model. The time of a model is the median over the rounds.
+    """
+    steps: dict[str, Callable[[], Any]] = {}
+    with contextlib.ExitStack() as modes:
+        for name, model in models.items():
+            modes.enter_context(in_eval_mode(model))
+            like = next(model.parameters())
+            x = torch.randn(batch_size, *input_size, device=like.device, dtype=like.dtype)
+            steps[name] = partial(model, x)
+        device = next(next(iter(models.values())).parameters()).device
+        times = interleaved_times(steps, device, rounds=rounds, warm_up=2)
+    return {name: median(values) / batch_size for name, values in times.items()}
+
+
+def peak_memory(step: Callable[[], Any], device: torch.device, *, warm_up: int = 0) -> int:
+    """Bytes of tensors at the highest point of a step, above what is held before it.
+
+    Args:
+        warm_up: how often the step runs before it is measured.
+    """
+    for _ in range(warm_up):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    with _silent_stderr(), profile(activities=activities, profile_memory=True) as profiler:
+        step()
+    assert profiler.profiler is not None
+    held = most = 0
+    events = profiler.profiler.kineto_results.events()
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def processor() -> str:
+    """The name of the processor's model, as the system knows it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Silence the profiler's C++ code, which writes to descriptor 2 when it starts and stops."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for the kernels of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,127 @@
+"""Put gates on the outputs of named modules of any network, list them, take them off again.
+
+Every parameter and buffer of the network keeps its name, so a checkpoint of the base still loads.
+How a module applies its gate is in `gating`; how gates survive tools that rebuild modules is in
+`repairing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from accuracy_booster.blocks import Recalibrate, Recipe
+from accuracy_booster.errors import unknown
+from accuracy_booster.spelling import renamed
+from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
+from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
+from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
+from accuracy_booster.surgery.sites import Site
+
+
+@renamed("recipe", "block", position=1)
+def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
+    """Put a gate on the output of each site, in place; returns the model.
+
+    A gate gets the device and dtype of its site's parameters. Nothing changes if a site is refused.
+
+    Args:
+        model: any network.
+        block: what the gates compute: a name, a text, or an `ab.recipe(...)`.
+        sites: where to put gates.
+
+    Raises:
+        ValueError: for a site that already has a gate or an attribute of that name, and for a
+            block that does not fit a site (groups that do not divide, say), naming the site.
+    """
+    follow_rebuilt_modules()
+    modules = dict(model.named_modules())
+    gates: dict[str, Recalibrate] = {}
+    for site in sites:
+        if site.name not in modules:
+            raise unknown("module", site.name, modules)
+        if is_gated(modules[site.name]) or hasattr(modules[site.name], ATTRIBUTE):
+            raise ValueError(f"module {site.name!r} already has {ATTRIBUTE!r}; detach it first")
+        try:
+            gate = Recalibrate(
+                site.channels, block, spatial_size=site.spatial_size, layout=site.layout
+            )
+        except ValueError as e:
+            raise ValueError(f"at {site.name!r}: {e}") from None
+        gate.name_norms(f"{site.name}.{ATTRIBUTE}" if site.name else ATTRIBUTE)
+        gates[site.name] = gate
+    fallback = next(model.parameters(), torch.empty(0))
+    done: list[str] = []
+    for name, gate in gates.items():
+        module = modules[name]
+        like = next(module.parameters(), fallback)
+        gate.to(device=like.device, dtype=like.dtype).train(module.training)
+        try:
+            add_gate(module, gate)
+        except ValueError as e:
+            detach(model, done)
+            raise ValueError(f"at {name!r}: {e}") from None
+        done.append(name)
+    every = dict(model.named_modules(remove_duplicate=False))
+    for name, module in every.items():  # a shared module has several names, and owners
+        for gate in (gates[n] for n in gates if name and modules[n] is module):
+            keep_gate(every, name, gate)
+    return model
+
+
+def attached(model: nn.Module) -> dict[str, Recalibrate]:
+    """{qualified name of a gated module: its gate}; changes nothing.
+
+    A gate whose module was rebuilt, and which `ab.repair` or the next pass puts back, is listed
+    too. A gate that several modules share is listed once.
+
+    Raises:
+        ValueError: if it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    gates: dict[str, Recalibrate] = {}
+    waiting: dict[str, Recalibrate] = {}
+    for name, module in model.named_modules():
+        for kept in kept_gates(module):
+            waiting[f"{name}.{kept.current_path}" if name else kept.current_path] = kept.gate
+        gate = applied_gate(module) or waiting.get(name)
+        if gate is not None:
+            gates[name] = gate
+    first: dict[int, str] = {}
+    for name, gate in gates.items():
+        first.setdefault(id(gate), name)
+    return {name: gate for name, gate in gates.items() if first[id(gate)] == name}
+
+
+def detach(model: Model, names: Iterable[str] | None = None) -> Model:
+    """Take all gates off again, or those of the named modules, in place; returns the model."""
+    gates = attached(model)
+    modules = dict(model.named_modules())
+    taken = set(gates if names is None else names)
+    for name in taken:
+        if is_gated(modules[name]):
+            remove_gate(modules[name])
+        else:  # the module was rebuilt since, and not repaired
+            modules[name]._modules.pop(ATTRIBUTE, None)
+    off = None if names is None else {id(gates[name]) for name in taken}
+    for module in modules.values():
+        forget_gates(module, off)
+    return model
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """`with ab.disabled(model):` the network computes without its gates."""
+    gates = attached(model).values()
+    before = [gate.enabled for gate in gates]
+    try:
+        for gate in gates:
+            gate.enabled = False
+        yield model
+    finally:
+        for gate, flag in zip(gates, before, strict=True):
+            gate.enabled = flag

@@ -1,0 +1,54 @@
+"""The final network of a run: written to the run's directory, and loaded from it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.files import pack
+from accuracy_booster.surgery import ATTRIBUTE
+from accuracy_booster.training.network_building import build_network
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import WEIGHTS
+from accuracy_booster.training.train_config import TrainConfig
+
+
+def save_network(network: nn.Module, run: Run, result: Mapping[str, Any], epochs: int) -> None:
+    """Write what a run ended with: its result and its weights, hashed.
+
+    The file of weights does not hold the run's id, so that a repeated run gives the same bytes.
+    run.json holds the id, and the hash of the weights.
+    """
+    values = {"fingerprint": run.info.get("fingerprint"), "epochs": epochs}
+    run.end(result, epochs, *pack(network.state_dict(), values))
+
+
+def load_network(run: Run, config: TrainConfig) -> nn.Module:
+    """The network of a finished run with its final weights.
+
+    Raises:
+        ValueError: if the weights are damaged, or of another run or network.
+    """
+    path = run.path / WEIGHTS
+    try:
+        state = OrderedDict(run.weights())
+        network = build_network(config)
+        if (gated := _gated(state)) != _gated(network.state_dict()):
+            # an older version attached some gates after the activation, not before it
+            network = build_network(config, where=gated)
+        # torchvision's MNASNet asks for the metadata of a state dict, which a file does not hold
+        state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError, OSError) as e:
+        reason = " ".join(str(e).split())[:300]
+        raise ValueError(f"{path} does not load: {reason}") from e
+    return network
+
+
+def _gated(names: Iterable[str]) -> list[str]:
+    """The modules whose gates have tensors in a state dict, each once."""
+    parts = (name.partition(f".{ATTRIBUTE}.") for name in names)
+    return sorted({module for module, found, _ in parts if found})

@@ -1,0 +1,189 @@
+"""Open a network and the data to measure it on: those of a run, or any module and any data.
+
+`evaluate`, `inspect` and the commands that measure begin with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from accuracy_booster.data import Data, class_names, sources
+from accuracy_booster.data.batches import Loader
+from accuracy_booster.errors import unknown
+from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
+from accuracy_booster.progress import note
+from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_outputs import try_network
+from accuracy_booster.training.opening_data import open_data
+from accuracy_booster.training.processes import check_processes_agree
+from accuracy_booster.training.reopening_data import check_place, what_changed
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import MEASURED, SPLITS, TrainConfig
+from accuracy_booster.training.unreadable_images import check_readable
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network on its device, and a split of its data.
+
+    Attributes:
+        run: None for a module.
+        knows_classes: the labels are numbers of the network's outputs.
+    """
+
+    network: nn.Module
+    config: TrainConfig
+    run: Run | None
+    data: Data
+    split: str
+    accelerator: Accelerator
+    knows_classes: bool
+
+    @property
+    def loader(self) -> Loader:
+        """The batches of the split."""
+        return self.data.loaders[self.split]
+
+    def check_readable(self, unreadable: Sequence[str]) -> None:
+        """Raise TrainingStopped if more images cannot be read than `bad_images` allows."""
+        check_readable(unreadable, self.config.bad_images)
+
+    def places(self, outputs: int) -> Sequence[int] | None:
+        """The output of each class; None where they are in the same order.
+
+        Args:
+            outputs: how many the network has.
+
+        Raises:
+            ValueError: if the data have other classes than the network.
+        """
+        if (count := len(self.data.classes)) > outputs:
+            raise ValueError(
+                f"{self.data.name} has {count} classes, more than the head's {outputs}"
+            )
+        if self.knows_classes:
+            return None
+        return class_names.outputs_of(self.data.classes, outputs, self.data.name)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the caller's `model` comes to.
+
+    Attributes:
+        classes: the names of the outputs; None where they are not known.
+        loading: further arguments of `load_data`.
+        own_data: the data are those that the run was trained on.
+    """
+
+    network: nn.Module
+    config: TrainConfig
+    run: Run | None = None
+    classes: Sequence[str] | None = None
+    loading: dict[str, Any] = field(default_factory=dict)
+    own_data: bool = False
+
+
+def open_measured(
+    model: str | Path | nn.Module,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Opened:
+    """The network and the data that `evaluate` measures; its arguments are explained there.
+
+    Raises:
+        ValueError: for a directory without a finished run, an unknown option, or data that do not
+            fit the network: among them class names that tell no outputs.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} must be 'test', 'train' or 'validation'")
+    for name in options:
+        if name not in MEASURED:
+            raise unknown("option", name, MEASURED)
+    if isinstance(model, nn.Module):
+        given = _given_module(model, data, classes, options)
+    elif not isinstance(model, (str, Path)):
+        raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
+    else:
+        if classes is not None:
+            raise ValueError("classes=... is for a module; a run knows the names of its classes")
+        given = _given_run(Path(model), data, options)
+    network, config, run = given.network, given.config, given.run
+    accelerator = make_accelerator(config)
+    # without a split of their own, validation images are held out of the training split
+    splits = ("train",) if split == "validation" else (split,)
+    loaded = open_data(
+        config, splits=splits, training=False, classes=given.classes, **given.loading
+    )
+    check_processes_agree(accelerator, config, loaded)
+    if "own" in given.loading:
+        note(f"images as the module was pretrained on: {_preprocessing_of(loaded)}")
+    if given.own_data and run is not None and (changed := what_changed(run, config, loaded)):
+        warnings.warn(changed, stacklevel=3)
+    if split not in loaded.loaders:
+        raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
+    _check_channels(network, loaded)
+    network.to(accelerator.device)
+    if run is not None and "image_size" in options:
+        try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
+    return Opened(network, config, run, loaded, split, accelerator, given.classes is not None)
+
+
+def _given_module(
+    model: nn.Module,
+    data: str | None,
+    classes: Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> _Given:
+    if data is None:
+        raise ValueError("which data? a module does not know; pass data=...")
+    config = TrainConfig("module", data=data).change(options)
+    size = config.image_size if isinstance(config.image_size, tuple) else None
+    own = preprocessing_of(model, size)
+    return _Given(model, config, classes=classes, loading={"own": own} if own else {})
+
+
+def _given_run(path: Path, data: str | None, options: Mapping[str, Any]) -> _Given:
+    run, config = Run.open(path)
+    network = load_network(run, config)
+    own_data = data is None or sources.full_name(str(data)) == sources.full_name(config.data)
+    if data is None:
+        check_place(run.path, config.data)
+    elif not own_data:  # the columns of other data have other names
+        config = config.change({"data": data, "image_column": None, "label_column": None})
+    return _Given(
+        network,
+        config.change(options),
+        run=run,
+        classes=run.info["classes"],
+        loading={"hold_out": run.hold_out},
+        own_data=own_data,
+    )
+
+
+def _check_channels(network: nn.Module, data: Data) -> None:
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != data.in_chans:
+        raise ValueError(
+            f"the network takes images of {first.in_channels} channels, {data.name} has "
+            f"{data.in_chans}"
+        )
+
+
+def _preprocessing_of(data: Data) -> Preprocessing:
+    """How the images are made, for a line that says so."""
+    how = data.interpolation or "bilinear", data.crop_pct or 0.875, data.crop_mode or "center"
+    return Preprocessing(data.image_size, data.mean, data.std, *how)

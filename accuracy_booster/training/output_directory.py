@@ -1,0 +1,37 @@
+"""Where a run goes that names no output: a directory under runs/ that is named after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accuracy_booster.training.run_config import RunConfig
+
+
+def base_dir(config: RunConfig) -> Path:
+    """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already."""
+    block = config.block if config.block.isidentifier() else "recipe"
+    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
+    return Path("runs") / name
+
+
+def new_dir(path: Path) -> Path:
+    """`path`, or `path-2`, `path-3`, ... if it exists already."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def begun_dir(config: RunConfig, place: Path) -> Path:
+    """Where torchrun's earlier attempt at the same command put its run.
+
+    Args:
+        place: the directory from which `new_dir` counts.
+    """
+    path = Path(config.output) if config.output else place
+    number, last = 1, path
+    while not config.output and path.exists():
+        last, number = path, number + 1
+        path = path.with_name(f"{place.name}-{number}")
+    return last
