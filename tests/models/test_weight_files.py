@@ -14,7 +14,6 @@ from support.hostile import (
 )
 from support.trainings import (
     logits_of,
-    randomise,
 )
 
 import accuracy_booster as ab
@@ -62,14 +61,6 @@ def test_weights_that_hold_themselves_are_refused(tmp_path):
     torch.save(found, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="no tensors by name"):
         read_weights(tmp_path / "w.pth")
-
-
-@pytest.fixture
-def weights_file(tmp_path):
-    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
-    model = randomise(ab.create_model("resnet8", num_classes=3))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    return model, tmp_path / "own.pth"
 
 
 def test_a_safetensors_file_and_the_old_format(weights_file, tmp_path):

@@ -1,4 +1,4 @@
-"""The tensors of a file fit a network whatever wrapped the network that was saved, or are refused."""
+"""The tensors of a file fit a network, whatever wrapped the saved one, or are refused."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ import pytest
 import torch
 from support.trainings import (
     logits_of,
-    randomise,
 )
 
 import accuracy_booster as ab
 from accuracy_booster.models.weight_files import read_weights
 from accuracy_booster.models.weights import load_weights
-
-
-@pytest.fixture
-def weights_file(tmp_path):
-    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
-    model = randomise(ab.create_model("resnet8", num_classes=3))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    return model, tmp_path / "own.pth"
 
 
 def other_prefixes(prefix):
