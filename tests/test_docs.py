@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import timm
 import torch
@@ -34,6 +35,7 @@ WITH_PYTHON = [page for page in PAGES if docs.blocks(page, "python")]
 @pytest.fixture
 def without_downloads(monkeypatch):
     """Pretrained networks of timm get random weights instead of downloaded ones."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     build = timm.create_model
     monkeypatch.setattr(
         timm, "create_model", lambda name, pretrained=False, **given: build(name, **given)
@@ -63,7 +65,7 @@ def place(finished, tmp_path, make_folder, monkeypatch):
     torch.save(base, "FILE.pth")
     renamed = {f"module.{k.replace('fc.', 'linear.')}": v for k, v in base.items()}
     torch.save({"state_dict": renamed}, "resnet8.th")
-    save_file(base, "weights.safetensors")
+    save_file(ab.create_model("resnet8", in_chans=1).state_dict(), "weights.safetensors")
     return tmp_path
 
 

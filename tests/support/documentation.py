@@ -37,13 +37,14 @@ SMALLER = [
     ),
     (r"output=\"RUN\"", 'output="NEW"', "RUN is there already, and has ended"),
     (r"--output RUN\b", "--output NEW", "RUN is there already, and has ended"),
+    (r"--output weights\.safetensors", "--output merged.safetensors", "another command reads it"),
     (r"\bruns/resnet\S+", "RUN", "the name of a run of one's own"),
     (
         r"reproduction\.work\(specs, places\)",
         "assert specs",
         "hours; tests/reproduction makes runs of one epoch",
     ),
-    (r"reproduce counts.*$", "reproduce counts --tables 15", "all eight tables take a minute"),
+    (r"reproduce counts.*$", "reproduce counts --tables 10", "all eight tables take a minute"),
 ]
 
 # (pattern, why): commands whose words are parsed, and which do not run here
@@ -61,6 +62,7 @@ OTHER_PROGRAMS = {
     "pip": "installs",
     "git": "clones",
     "cd": "enters a directory",
+    ".": "enters an environment",
     "python": "the examples have tests of their own, and benchmarks take minutes to hours",
     "torchrun": "tests/training starts several processes",
     "pytest": "it is what runs these tests",
