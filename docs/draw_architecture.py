@@ -2,9 +2,9 @@
 
     python docs/draw_architecture.py
 
-The picture is drawn from the imports, so it shows what is, not what was meant. An arrow leads from
-a folder to one that imports it. Where A -> B -> C is drawn, A -> C is left out. Thick arrows are
-the way of the images: from the data through training to the results.
+The picture is drawn from the imports, so it cannot differ from the code. An arrow leads from a
+folder to one that imports it. Where A -> B -> C is drawn, A -> C is left out. Thick arrows are the
+way of the images: from the data through training to the results.
 """
 
 from __future__ import annotations

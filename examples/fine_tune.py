@@ -38,7 +38,7 @@ def main() -> None:
     everything = ab.train(
         given.model,
         **shared,
-        weights=str(gates.output),  # goes on with the gates and the head of the first stage
+        weights=str(gates.output),  # starts with the gates and the head of stage one
         lr=0.001,
         output=given.output,
     )
