@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -12,10 +11,12 @@ from accuracy_booster import blocks
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.errors import SHOWN, shortened, shown
 from accuracy_booster.models.registry import builder
+from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery import boost
 from accuracy_booster.surgery.where import Where
 
 
+@renamed("recipe", "block")
 def create_model(
     name: str,
     *,
@@ -42,8 +43,8 @@ def create_model(
         input_size: (C, H, W) of the images, by default the network's usual. Blocks with a weight
             for each position (designs G and H, Gather-Excite's learned global gather) need it.
         options: further arguments of timm's or torchvision's own function, such as timm's
-            `drop_path_rate=0.1` or `pretrained_cfg_overlay={"file": PATH}`. `recipe=` is accepted
-            in place of `block=`, with a DeprecationWarning.
+            `drop_path_rate=0.1` or `pretrained_cfg_overlay={"file": PATH}`. `recipe=` is the former
+            name of `block=`.
 
     Returns:
         The network. Its own parameters have the same names, and for the same random state the same
@@ -53,8 +54,6 @@ def create_model(
         ValueError: if the name or the block is unknown, the block does not fit the network, or the
             weights cannot be had.
     """
-    if "recipe" in options:
-        block = _renamed(block, options.pop("recipe"))
     build = builder(name)
     parsed = None if block is None or block == "none" else blocks.recipe(block)
     if parsed is not None and input_size is None and parsed.needs_spatial_size:
@@ -84,16 +83,3 @@ def create_model(
         return model
     example = torch.zeros(1, *input_size) if input_size else None
     return boost(model, parsed, example=example, where=where, init=init)
-
-
-def _renamed(block: str | Recipe | None, recipe: str | Recipe | None) -> str | Recipe | None:
-    """The block, where it may have been given under the argument's former name `recipe`."""
-    if block is not None:
-        raise ValueError(
-            f"create_model got block={shown(str(block))} and recipe={shown(str(recipe))}, which is "
-            "the former name of the same argument; give block= alone"
-        )
-    warnings.warn(
-        "create_model(recipe=...) is now create_model(block=...)", DeprecationWarning, stacklevel=3
-    )
-    return recipe
