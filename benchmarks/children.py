@@ -117,11 +117,12 @@ def plant(place: str, generator: random.Random, latest: int | None = None) -> No
 
         classification.measure = measure
     elif place == "loader":
-        count[0] = generator.randrange(1, 240)  # times that an image is decoded
+        count[0] = generator.randrange(1, 240)  # images
         real_load = ImageFile.ImageFile.load
 
         def load(self: Any) -> Any:
-            countdown()
+            if self.tile:  # not decoded yet
+                countdown()
             return real_load(self)
 
         ImageFile.ImageFile.load = load  # type: ignore

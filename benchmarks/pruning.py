@@ -40,7 +40,8 @@ from accuracy_booster.files import read_json, write_json
 from accuracy_booster.inspection.batches import Inputs
 from accuracy_booster.inspection.opened_networks import gates_of, inputs_of
 from accuracy_booster.progress import note
-from accuracy_booster.pruning.channels import OF, pruned_channels
+from accuracy_booster.pruning import pruned_channels
+from accuracy_booster.pruning.channels import OF
 from accuracy_booster.pruning.criteria import CRITERIA
 from accuracy_booster.tables import Table
 from accuracy_booster.training.opening_data import open_data

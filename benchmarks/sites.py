@@ -1,9 +1,10 @@
-"""Where a folded gate is best computed: at each stage of ResNet-50, from both sides of its conv.
+"""Which form of a folded gate is faster at each stage of ResNet-50.
 
 python benchmarks/sites.py [--batch 1 16] [--rounds 25]
 
-One residual branch's end with AB, compiled with frozen weights: conv, gate, sum and ReLU, against
-the same without a gate; the forms take turns. `fastpath.folding` models its choice on this.
+It times the end of one residual branch: convolution, gate of AB, sum and ReLU, compiled with frozen
+weights. The gate reads the convolution's input, or its output, or there is none; the three take
+turns. The constants in `fastpath/folded_forms.py` are fitted to what this measures.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.analysis.measuring import processor
+from accuracy_booster.fastpath.epilogue import Epilogue
+from accuracy_booster.fastpath.fold_algebra import fold_gate
+from accuracy_booster.fastpath.folded_forms import FORMS, choose_form
 from accuracy_booster.fastpath.folded_modules import GatedConv2d
-from accuracy_booster.fastpath.folding import choose_form, fold_gate
 from accuracy_booster.ops import keep_freed_memory
 
 STAGES = ((64, 256, 56), (128, 512, 28), (256, 1024, 14), (512, 2048, 7))
@@ -47,7 +50,10 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
     shortcut = torch.randn(batch, outputs, side, side).to(memory_format=layout)
     conv = nn.Conv2d(inputs, outputs, 1).eval()
     gate = ab.Recalibrate(outputs, "ab").eval()
-    forms = {form: GatedConv2d(conv, fold_gate(conv, gate, form), form, "relu") for form in FORMS}
+    forms = {
+        form: GatedConv2d(conv, fold_gate(conv, gate, form), form, Epilogue("relu"))
+        for form in FORMS
+    }
     layers = {"no gate": conv, **forms}
     runs = {}
     for name, layer in layers.items():
@@ -69,9 +75,6 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
         **{"device": processor(), "frozen": frozen},
         "milliseconds": {name: round(median(values), 4) for name, values in times.items()},
     }
-
-
-FORMS = ("input", "output")
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ def _train_arguments(parser: Parser) -> None:
 
 
 def _train(given: dict[str, Any]) -> Result:
-    from accuracy_booster.detection.training import resolve, train
+    from accuracy_booster.detection.resolving import resolve
+    from accuracy_booster.detection.training import train
 
     if not any(given.get(name) for name in ("backbone", "resume", "weights")):
         raise ValueError("name a network with --backbone NAME, or a run with --resume RUN")

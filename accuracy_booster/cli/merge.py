@@ -100,7 +100,7 @@ def _merged(
     """
     import torch
 
-    from accuracy_booster.fastpath.merging import merge_gates, told
+    from accuracy_booster.fastpath.merging import merge_gates, sites_by_reason
     from accuracy_booster.inspection.gate_weights import gates_in
     from accuracy_booster.inspection.opened_networks import gates_of
     from accuracy_booster.surgery import attached
@@ -115,7 +115,8 @@ def _merged(
     if kept:
         raise ValueError(
             f"{run}: {len(kept)} of {len(sites)} gates cannot be merged, and a file with gates is "
-            f"none of the plain network: {told(kept)}; ab.merge(model, gates) merges the others"
+            f"none of the plain network: {sites_by_reason(kept)}; ab.merge(model, gates) merges "
+            "the others"
         )
     gates = gates_of(opened, limit)
     merged, _, _ = merge_gates(network, gates, sites)

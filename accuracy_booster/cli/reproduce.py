@@ -116,7 +116,7 @@ def _run_arguments(parser: Parser) -> None:
 
 def _run(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction import plan, work
-    from accuracy_booster.reproduction.records import in_words
+    from accuracy_booster.reproduction.record import in_words
 
     executor = given.get("executor", "local")
     if executor not in EXECUTORS:
@@ -127,7 +127,8 @@ def _run(given: dict[str, Any]) -> Result:
     tables = _chosen(given, "own")
     specs = plan(tables, given.get("budget", "short"), given.get("seeds"))
     if executor == "slurm":
-        from accuracy_booster.reproduction.cluster import parse_options, submit
+        from accuracy_booster.reproduction.slurm_options import parse_options
+        from accuracy_booster.reproduction.slurm_queue import submit
 
         options = parse_options(given.get("slurm_options", ""))
         jobs = given.get("slurm_jobs")
@@ -159,7 +160,7 @@ def _status_arguments(parser: Parser) -> None:
 
 
 def _status(given: dict[str, Any]) -> Result:
-    from accuracy_booster.reproduction.status import status
+    from accuracy_booster.reproduction.status_report import status
 
     found = status(
         _chosen(given, "all"),
@@ -225,9 +226,9 @@ def _pause(given: dict[str, Any]) -> Result:
 
 
 def _continue(given: dict[str, Any]) -> Result:
-    from accuracy_booster.reproduction import go_on
+    from accuracy_booster.reproduction import resume
 
-    was = go_on(_places(given))
+    was = resume(_places(given))
     return {"paused": False, "was_paused": was}, lambda: say("goes on" if was else "was not paused")
 
 

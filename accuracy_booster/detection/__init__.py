@@ -1,10 +1,22 @@
-"""Object detection: Faster R-CNN with any network, boosted or not, as its backbone."""
+"""Object detection: Faster R-CNN with any network, boosted or not, as its backbone.
+
+Where to find what:
+
+data        `layouts` finds files, `coco` reads them, `selecting` decides what is used (`split`),
+            `images` and `augmenting` give images with targets, `batches` and `loaders` batches
+detector    `detector` puts it together: `backbone`, its `stages` and `feature_maps`, `heads`,
+            `anchors`; `norms`, `gate_statistics` and `freezing` decide what is trained
+training    `config`, `resolving` and `building` turn settings into data and a detector; `task` is
+            what the trainer calls; `training` is `ab.detection.train`; `weights` loads a start
+measuring   `metrics` (COCO's numbers), `measuring` (a split), `evaluating` (a run)
+predicting  `predicting` (values), `drawing` (pictures), `predicted_files`
+"""
 
 from typing import TYPE_CHECKING
 
 from accuracy_booster import lazy
 
-# public name: the module that defines it
+# {public name: the file that defines it}
 _PUBLIC = {
     "DetectConfig": "config",
     "DetectionBatch": "batches",
@@ -15,14 +27,14 @@ _PUBLIC = {
     "Prediction": "predicting",
     "coco_metrics": "metrics",
     "draw": "drawing",
-    "estimate_gate_norms": "norms",
+    "estimate_gate_norms": "gate_statistics",
     "evaluate": "evaluating",
     "faster_rcnn": "detector",
     "load": "training",
     "load_coco": "loaders",
     "predict": "predicting",
     "predict_files": "predicted_files",
-    "summary": "freezing",
+    "summary": "trainable_parts",
     "train": "training",
 }
 
@@ -35,16 +47,18 @@ if TYPE_CHECKING:
     from accuracy_booster.detection.detector import faster_rcnn as faster_rcnn
     from accuracy_booster.detection.drawing import draw as draw
     from accuracy_booster.detection.evaluating import evaluate as evaluate
-    from accuracy_booster.detection.freezing import summary as summary
+    from accuracy_booster.detection.gate_statistics import (
+        estimate_gate_norms as estimate_gate_norms,
+    )
     from accuracy_booster.detection.loaders import DetectionData as DetectionData
     from accuracy_booster.detection.loaders import load_coco as load_coco
     from accuracy_booster.detection.metrics import DetectionMetrics as DetectionMetrics
     from accuracy_booster.detection.metrics import coco_metrics as coco_metrics
-    from accuracy_booster.detection.norms import estimate_gate_norms as estimate_gate_norms
     from accuracy_booster.detection.predicted_files import PredictedFiles as PredictedFiles
     from accuracy_booster.detection.predicted_files import predict_files as predict_files
     from accuracy_booster.detection.predicting import Prediction as Prediction
     from accuracy_booster.detection.predicting import predict as predict
+    from accuracy_booster.detection.trainable_parts import summary as summary
     from accuracy_booster.detection.training import load as load
     from accuracy_booster.detection.training import train as train
 

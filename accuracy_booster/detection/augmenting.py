@@ -1,6 +1,6 @@
-"""Augmentation of images with their boxes, as torchvision's reference for detection has it.
+"""Augmentation of images with their boxes, as in torchvision's reference training of detectors.
 
-Random numbers come from torch's generator alone, which the loader seeds for each image.
+All random numbers come from torch's generator, which the loader seeds for each image.
 """
 
 # M boxes of an image, H W space
@@ -20,34 +20,39 @@ from accuracy_booster.errors import shown, unknown
 if TYPE_CHECKING:
     from accuracy_booster.detection.images import Target
 
-FILL = (123, 117, 104)  # ImageNet's mean colour, for what lies beside the image
-SHORTEST = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # pixels, "multiscale"
+FILL = (123, 117, 104)  # ImageNet's mean colour, for the area beside an image
+# "multiscale": pixels of the shorter edge, and the most of the longer one
+SHORTEST = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 LONGEST = 1333
-LARGEST_SQUARE = 4096  # pixels, "lsj"
-JITTER = (0.1, 2.0)  # scales of "lsj"
-ZOOM = 4.0  # how much longer "ssd" makes an edge at most
-SMALLEST_CROPPED = 16  # pixels: the crop of "ssd" keeps 0.3 of an edge, and at least a few pixels
+# "lsj": the largest edge of its squares in pixels, and its scales
+LARGEST_SQUARE = 4096
+JITTER = (0.1, 2.0)
+# "ssd": how many times longer an edge becomes at most, and the shortest edge in pixels of an image
+# that is cropped. A crop keeps at least 0.3 of an edge.
+ZOOM = 4.0
+SMALLEST_CROPPED = 16
 
 
 class Augmentation:
-    """A change of (image, target), random as torch's generator is.
+    """A random change of (image, target).
 
-    none        the image as it is
-    flip        mirrored, or not
-    multiscale  resized so that its shorter edge has one of `SHORTEST` pixels; and mirrored
-    lsj         resized by up to 2 or down to 0.1 times `size`, then a crop of `size`, filled up
-                where the image is smaller (Ghiasi et al., "Simple Copy-Paste"); and mirrored
-    ssd         other colours, the image within a larger one, a crop that keeps some of the boxes
-                (Liu et al., "SSD"); and mirrored
+    none        no change
+    flip        mirrors the image with a probability of one half
+    multiscale  resizes the image so that its shorter edge has one of `SHORTEST` pixels
+    lsj         resizes the image to between 0.1 and 2 times `size`, and crops or fills it to a
+                square of `size` (large-scale jitter; Ghiasi et al., "Simple Copy-Paste")
+    ssd         changes the colours, puts the image into a larger one, and crops it so that some of
+                the boxes remain (Liu et al., "SSD")
 
-    Boxes that come to lie outside, or that become thinner than a pixel, are removed by the last
-    three; the areas change as their boxes do.
+    The last three also mirror the image with a probability of one half. They remove boxes that come
+    to lie outside the image or become thinner than a pixel, and scale the areas as the boxes.
 
     Args:
-        size: edge of the square images that "lsj" makes, in pixels.
+        name: one of these.
+        size: the edge in pixels of the square images that "lsj" makes.
 
     Raises:
-        ValueError: for an unknown name, or for a size that is no whole number from 64 to 4096.
+        ValueError: for an unknown name, or a size that is not a whole number from 64 to 4096.
     """
 
     def __init__(self, name: str, size: int = 1024):
@@ -62,7 +67,7 @@ class Augmentation:
 
         self.name, self.size = name, size
         flip = v2.RandomHorizontalFlip()
-        clean = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=_in_step)]
+        clean = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(labels_getter=_by_box)]
         self.steps: list[Any] = []
         if name == "flip":
             self.steps = [flip]
@@ -76,10 +81,10 @@ class Augmentation:
             self.steps = [v2.RandomPhotometricDistort(), _ZoomOut(), _Crop(), flip, *clean]
 
     def __call__(self, image: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
-        """uint8 [3, H, W] and its target -> others.
+        """Change an image uint8 [3, H, W] and its target; returns new ones.
 
         Raises:
-            TooManyPixels: for an image that is too long, or too thin, to be resized.
+            TooManyPixels: for an image that is too long and thin to be resized.
         """
         if self.name == "none":
             return image, target
@@ -108,7 +113,7 @@ class Augmentation:
         return pixels, {**target, **changed, "iscrowd": sample["iscrowd"]}
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
-        """(H, W) that no image of this size exceeds in pixels once it is augmented."""
+        """(H, W) of an image with at least the pixels of any image of this size, once augmented."""
         if self.name == "multiscale":
             return max(SHORTEST), LONGEST
         if self.name == "lsj":
@@ -117,9 +122,10 @@ class Augmentation:
         return int(height * factor), int(width * factor)
 
     def _check(self, height: int, width: int) -> None:
+        """Raise TooManyPixels for an image that is too long and thin to be resized."""
         if self.name not in ("multiscale", "lsj"):
             return
-        # the least that the shorter edge is scaled to, of which torchvision takes the whole pixels
+        # the smallest scaled shorter edge, which torchvision rounds down; it must not become 0
         least = LONGEST if self.name == "multiscale" else JITTER[0] * self.size
         if least * min(height, width) <= max(height, width):
             raise TooManyPixels(
@@ -131,7 +137,7 @@ class Augmentation:
 
 
 class _ZoomOut:
-    """The image within a larger one, of no more pixels than memory has room for."""
+    """Puts the image into a larger one, which has no more pixels than `data.transforms.MOST`."""
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         from torchvision.transforms import v2
@@ -141,7 +147,7 @@ class _ZoomOut:
 
 
 class _Crop:
-    """A part of the image that keeps some of the boxes; torchvision divides by 0 in tiny ones."""
+    """Crops the image so that some boxes remain. In tiny images torchvision would divide by 0."""
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         from torchvision.transforms import v2
@@ -151,6 +157,7 @@ class _Crop:
 
 
 def _most_zoom(height: int, width: int) -> float:
+    """How many times longer the edges of an image may become."""
     return max(1.0, min(ZOOM, math.sqrt(MOST / (height * width))))
 
 
@@ -158,6 +165,6 @@ def _areas(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _in_step(sample: dict[str, Any]) -> list[torch.Tensor]:
-    """What loses the entries of the boxes that are removed."""
+def _by_box(sample: dict[str, Any]) -> list[torch.Tensor]:
+    """The values from which torchvision removes the entries of removed boxes."""
     return [sample[name] for name in ("labels", "iscrowd", "area", "number")]

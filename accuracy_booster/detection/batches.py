@@ -14,15 +14,18 @@ from accuracy_booster.detection.images import Target
 from accuracy_booster.errors import TrainingStopped
 
 Read = tuple[int, tuple[torch.Tensor, Target] | None, dict[int, str]]
-COUNTS = 5  # whole numbers of an image: its number, its id, height, width and number of boxes
+COUNTS = 5  # values of an image in `Packed`: its index, its id, height, width, number of boxes
 
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """Images uint8 [3, H, W] of their own sizes, their targets, and their numbers [N].
+    """A batch of images with their targets.
 
-    The targets are those of `DetectionImages`. `unreadable` says what was skipped: {number:
-    reason}.
+    Attributes:
+        images: uint8 [3, H, W], each of its own size.
+        targets: those of `DetectionImages`.
+        indices: int64 [N], the indices of the images in their data set.
+        unreadable: the images that were skipped, {index: reason}.
     """
 
     images: list[torch.Tensor]
@@ -34,14 +37,14 @@ class DetectionBatch:
         return len(self.images)
 
     def parts(self, count: int) -> list[DetectionBatch]:
-        """The batch in up to `count` parts of equal size, one after the other."""
+        """The batch in up to `count` parts of equal size (the last may be smaller)."""
         size = max(1, -(-len(self) // count))
         starts = range(0, max(1, len(self)), size)
         spans = [slice(start, start + size) for start in starts]
         return [DetectionBatch(self.images[s], self.targets[s], self.indices[s]) for s in spans]
 
     def to(self, device: torch.device) -> DetectionBatch:
-        """The batch on a device; the numbers of its images stay where they are."""
+        """The batch on a device. `indices` stay where they are."""
         return DetectionBatch(
             [image.to(device, non_blocking=True) for image in self.images],
             [
@@ -53,7 +56,7 @@ class DetectionBatch:
         )
 
     def check_trainable(self) -> None:
-        """Raise TrainingStopped for a training batch none of whose images can be read."""
+        """Raise TrainingStopped for a batch without a readable image."""
         if not self.images:
             reason = next(iter(self.unreadable.values()), "it is empty")
             raise TrainingStopped(
@@ -64,11 +67,14 @@ class DetectionBatch:
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch in three tensors, as a loader's process hands it over.
+    """A batch in three tensors, as a worker process of a loader hands it over.
 
-    pixels   uint8, the images one after the other
-    numbers  int64, `COUNTS` for each image, then the labels of all boxes, then their crowd flags
-    boxes    float32, the corners of all boxes, then their areas
+    Attributes:
+        pixels: uint8, the images one after the other.
+        numbers: int64, `COUNTS` for each image, then the labels and the crowd flags of all boxes.
+        boxes: float32, the corners of all boxes, then their areas.
+        count: the number of images.
+        unreadable: as in `DetectionBatch`.
     """
 
     pixels: torch.Tensor
@@ -78,7 +84,7 @@ class Packed:
     unreadable: dict[int, str]
 
     def to(self, device: torch.device) -> DetectionBatch:
-        """The batch on a device; its tensors are views of these three."""
+        """The batch on a device. Its tensors are views of these three."""
         rows = self.numbers[: COUNTS * self.count].reshape(-1, COUNTS)
         flags = self.numbers[COUNTS * self.count :]
         pixels, flags, floats, ids = (
@@ -93,14 +99,14 @@ class Packed:
         for i, (_, _, height, width, count) in enumerate(rows.tolist()):
             size = 3 * height * width
             images.append(pixels[pixel : pixel + size].reshape(3, height, width))
-            mine = slice(box, box + count)
+            own = slice(box, box + count)
             targets.append(
                 {
-                    "boxes": boxes[mine],
-                    "labels": labels[mine],
+                    "boxes": boxes[own],
+                    "labels": labels[own],
                     "image_id": ids[i : i + 1],
-                    "area": areas[mine],
-                    "iscrowd": crowd[mine],
+                    "area": areas[own],
+                    "iscrowd": crowd[own],
                 }
             )
             pixel, box = pixel + size, box + count
@@ -108,7 +114,12 @@ class Packed:
 
 
 def pack(items: Sequence[Read]) -> Packed:
-    """A loader's `collate`: (number, (image, target) or None, what cannot be read) of each item."""
+    """The `collate` function of a loader.
+
+    Args:
+        items: (index, (image, target), {index of an unreadable image: reason}) of each item, with
+            None in place of (image, target) where no image could be read.
+    """
     unreadable: dict[int, str] = {}
     for _, _, found in items:
         unreadable |= found
@@ -118,14 +129,14 @@ def pack(items: Sequence[Read]) -> Packed:
         torch.tensor([index, int(t["image_id"]), *image.shape[1:], len(t["boxes"])])
         for index, image, t in read
     ]
-    whole, real = torch.empty(0, dtype=torch.int64), torch.empty(0)
+    integers, floats = torch.empty(0, dtype=torch.int64), torch.empty(0)
     labels, crowd = ([t[name] for t in targets] for name in ("labels", "iscrowd"))
     boxes, areas = [t["boxes"].flatten() for t in targets], [t["area"] for t in targets]
     pixels = [image.flatten() for _, image, _ in read]
     return Packed(
         joined([torch.empty(0, dtype=torch.uint8), *pixels]),
-        joined([whole, *rows, *labels, *crowd]),
-        joined([real, *boxes, *areas]),
+        joined([integers, *rows, *labels, *crowd]),
+        joined([floats, *boxes, *areas]),
         len(read),
         unreadable,
     )

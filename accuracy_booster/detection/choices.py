@@ -1,4 +1,4 @@
-"""What settings of a detector may be: `--help` tells it without importing torch."""
+"""The choices of a detector. The file imports nothing, so that `--help` imports no torch."""
 
 HEADS = ("fpn", "c4")
 NORMS = ("auto", "frozen", "synchronised", "normal")

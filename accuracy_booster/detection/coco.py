@@ -1,6 +1,6 @@
-"""A COCO instances file, checked and kept as compact arrays.
+"""Reads a COCO instances file, checks it, and keeps it as compact arrays.
 
-Everything in it is text from outside: each entry's keys and types are checked before they are used.
+The file comes from outside, so the keys and types of each entry are checked before they are used.
 """
 
 # N images, M annotations
@@ -21,17 +21,17 @@ from accuracy_booster.data.image_files import same_name
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import note, printable, track
 
-LARGE = 100 * 2**20  # bytes: reading a larger file takes long enough to be announced
-FARTHEST = 1e9  # pixels: no coordinate is larger
+LARGE = 100 * 2**20  # bytes; a line announces that a larger file is read
+FARTHEST = 1e9  # pixels; larger coordinates are refused
 
 
 @dataclass(frozen=True)
 class Coco:
     """The images, annotations and categories of one file.
 
-    Boxes are as in the file, (x, y, width, height) in pixels; an area that is not given is the
-    box's. `annotation_ids` name annotations in messages: their numbers in the file where they have
-    no id.
+    Boxes are (x, y, width, height) in pixels, as in the file. Where an annotation has no area, it
+    is that of its box. `annotation_ids` name annotations in messages; an annotation without an id
+    is named by its place in the file.
     """
 
     file: Path
@@ -47,12 +47,12 @@ class Coco:
     categories: dict[int, str]  # by id
 
 
-def read(file: Path) -> Coco:
-    """A file of annotations.
+def read_coco(file: Path) -> Coco:
+    """The content of a file of annotations.
 
     Raises:
-        ValueError: if it cannot be read, is damaged, or holds entries of another form; one line
-            that names the file, what is wrong, how often, and the first case.
+        ValueError: if it cannot be read, is damaged, or holds entries of another form. The message
+            is one line that names the file, what is wrong, how often, and the first case.
     """
     content = _parse(file)
     for key in ("images", "annotations", "categories"):
@@ -90,9 +90,9 @@ def read(file: Path) -> Coco:
 
 
 def _parse(file: Path) -> dict[str, Any]:
-    """The JSON object in a file, without the outlines of what it annotates: they are most of it."""
+    """The JSON object in a file. The outlines of objects, most of the file, are dropped at once."""
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # opening a pipe would wait for its writer
             raise ValueError(f"{_name(file)} is no file that is there")
         if (size := file.stat().st_size) > LARGE:
             note(f"reading {_name(file)} ({size / 2**20:,.0f} MiB)")
@@ -132,7 +132,7 @@ def _is_box(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 4
-        # not true of NaN
+        # false for NaN too
         and all(type(v) in (int, float) and -FARTHEST < v < FARTHEST for v in value)
     )
 
@@ -150,13 +150,14 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_below(value: Any) -> bool:
-    """Whether a text is a path that stays below the folder it is joined to, on any system."""
+    """Whether a value is a path that stays below the folder that it is joined to, on any system."""
     if not _is_text(value) or "\0" in value or value[0] in "/\\" or value[1:2] == ":":
         return False
     return ".." not in re.split(r"[/\\]", value)
 
 
-_Rules = Mapping[str, tuple[Callable[[Any], bool], str]]  # key: (whether a value fits, what fits)
+# {key: (a function that says whether a value fits, what fits in words)}
+_Rules = Mapping[str, tuple[Callable[[Any], bool], str]]
 _IMAGE: _Rules = {
     "id": (_is_id, "a whole number"),
     "file_name": (_is_below, "a path below the folder of the images, without .."),
@@ -177,7 +178,7 @@ _ANNOTATION: _Rules = {
 
 
 def _check(file: Path, kind: str, entries: Sequence[Any], rules: _Rules) -> None:
-    """Raise ValueError for entries that lack a key or hold another type: counts and first cases."""
+    """Raise ValueError if entries lack a key or hold another type, with counts and first cases."""
     faults: Counter[str] = Counter()
     first: dict[str, str] = {}
     checks = [(key, fits) for key, (fits, _) in rules.items()]
@@ -206,6 +207,7 @@ def _check(file: Path, kind: str, entries: Sequence[Any], rules: _Rules) -> None
 
 
 def _refuse_repeated(file: Path, kind: str, key: str, values: Sequence[Any]) -> None:
+    """Raise ValueError if a value that must be unique occurs twice."""
     if len(set(values)) == len(values):
         return
     repeated = [(value, count) for value, count in Counter(values).items() if count > 1]

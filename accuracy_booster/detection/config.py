@@ -1,4 +1,4 @@
-"""What a training of Faster R-CNN is told."""
+"""`DetectConfig`: the configuration of a training of Faster R-CNN, its defaults and its rules."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from accuracy_booster.detection.choices import AUGMENTS, EMPTY_IMAGES, GATES, HE
 from accuracy_booster.training.run_config import Rules, RunConfig
 from accuracy_booster.training.setting_types import MAX_SIDE
 
-PLACES = ("train_images", "train_annotations", "val_images", "val_annotations")
-# what may differ when a run is measured
+# fields with paths, beside `data`
+PATH_FIELDS = ("train_images", "train_annotations", "val_images", "val_annotations")
+# fields that may be changed when a finished run is measured
 MEASURED = (
     *("eval_batch_size", "device", "precision", "workers", "bad_images", "bad_annotations"),
-    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img", *PLACES),
+    *("min_size", "max_size", "box_score_thresh", "box_detections_per_img", *PATH_FIELDS),
 )
-LR_PER_IMAGE = 0.02 / 16  # of a step, as Detectron, torchvision and their successors have it
+LR_PER_IMAGE = 0.02 / 16  # learning rate per image of a step, as in Detectron and torchvision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class DetectConfig(RunConfig):
     task: ClassVar[str] = "detection"
     command: ClassVar[str] = "detect train"
     network_field: ClassVar[str] = "backbone"
-    places: ClassVar[tuple[str, ...]] = ("data", *PLACES)
+    places: ClassVar[tuple[str, ...]] = ("data", *PATH_FIELDS)
 
     backbone: str = field(kw_only=False)
     head: str = "fpn"
@@ -105,7 +106,7 @@ class DetectConfig(RunConfig):
     box_detections_per_img: int = 100
     num_classes: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("min_size", "anchor_sizes"):
             if type(getattr(self, name)) is int:
                 object.__setattr__(self, name, (getattr(self, name),))
@@ -113,14 +114,16 @@ class DetectConfig(RunConfig):
 
     @property
     def least_images(self) -> int:
-        """Of each process in each part of a step: a gate's norm of its own needs two values."""
+        """Images that each process needs in each part of a step; a gate's norm needs two values."""
         return 2 if self.norms == "normal" and self.block != "none" else 1
 
     @property
     def synchronised(self) -> bool:
+        """Whether norms use the images of all processes together."""
         return self.norms == "synchronised"
 
     def rules(self) -> Rules:
+        """{field: (whether its value is valid, what is valid in words)}."""
         positive = (
             *("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test"),
             *("box_batch_size_per_image", "box_detections_per_img"),
@@ -170,4 +173,5 @@ class DetectConfig(RunConfig):
 
 
 def _one_of(value: str, known: tuple[str, ...]) -> tuple[bool, str]:
+    """The rule for a field with a few valid values."""
     return value in known, ", ".join(known[:-1]) + f" or {known[-1]}"

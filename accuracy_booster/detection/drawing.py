@@ -1,4 +1,4 @@
-"""Draw what a detector found into the image: boxes with the names of their classes."""
+"""`draw`: draws what a detector found into its image, as boxes with class names and scores."""
 
 # N detections, H W space
 
@@ -19,14 +19,14 @@ from accuracy_booster.progress import printable
 if TYPE_CHECKING:
     from accuracy_booster.detection.predicting import Prediction
 
-# People who see few colours tell neighbours apart by brightness or hue; white text has a contrast
-# of at least 5 to 1 on each.
+# Neighbours differ in brightness or hue, also for people with a colour vision deficiency. White
+# text has a contrast of at least 5 to 1 on each colour.
 COLOURS = (
     *("#0072B2", "#B34700", "#117733", "#882255", "#444444", "#A8417F"),
     *("#7A4B00", "#332288", "#00687A", "#B0121B"),
 )
-LEAST = 320  # pixels of the longer side of a picture
-Box = tuple[int, int, int, int]  # x1, y1, x2, y2, all within
+LEAST = 320  # the shortest longer side of a picture, in pixels
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2, of pixels inside the box
 
 
 def colour(label: int) -> str:
@@ -40,15 +40,16 @@ def draw(
     *,
     truth: Mapping[str, torch.Tensor] | None = None,
 ) -> Image.Image:
-    """A copy of the image with boxes, class names and scores; each class has one colour.
+    """A copy of the image with boxes, class names and scores. Each class has one colour.
 
-    Lines and letters grow with the image, and an image whose longer side is below 320 pixels is
+    Lines and letters grow with the image. An image whose longer side has fewer than 320 pixels is
     enlarged by a whole number, so that names can be read. A name that is longer than the image is
-    cut off, and one in letters that the font does not have is written as its label: #17.
+    cut off. A name with letters that the font lacks is replaced by its label, such as #17.
 
     Args:
-        image: as it was given to `predict`: a PIL image, or uint8 [3, H, W].
-        truth: boxes[M, 4] and labels[M] as torchvision's targets: thin dashed outlines.
+        image: what was given to `predict`: a PIL image, or uint8 [3, H, W].
+        truth: boxes [M, 4] and labels [M] as in torchvision's targets. They are drawn as thin
+            dashed outlines.
 
     Raises:
         ValueError: if the prediction is of an image of another size.
@@ -74,7 +75,9 @@ def draw(
             _dashed(pen, _within(box, picture.size), colour(label), max(1, line // 2))
     boxes = [_within(box, picture.size) for box in (times * prediction.boxes).tolist()]
     labels = prediction.labels.tolist()
-    for box, label in reversed(list(zip(boxes, labels, strict=True))):  # the surest is on top
+    for box, label in reversed(
+        list(zip(boxes, labels, strict=True))
+    ):  # the highest score is drawn last, on top
         _outline(pen, box, colour(label), line)
     font = _font(max(9, round(min(picture.size) / 40)))
     scores = prediction.scores.tolist()
@@ -104,7 +107,7 @@ def _within(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, line: int) -> None:
-    """A line with thin white edges: seen on a ground of any brightness."""
+    """A line with thin white edges, which can be seen on any background."""
     edge = max(1, line // 3)
     for inset, width, fill in ((-edge, line + 2 * edge, "white"), (0, line, colour)):
         x1, y1, x2, y2 = box[0] + inset, box[1] + inset, box[2] - inset, box[3] - inset
@@ -112,7 +115,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, line: int) -> None
 
 
 def _dashed(pen: ImageDraw.ImageDraw, box: Box, colour: str, line: int) -> None:
-    """Dashes of the colour with white between them."""
+    """A dashed line, white between its dashes."""
     x1, y1, x2, y2 = box
     pen.rectangle(box, outline="white", width=line)
     dash = 4 * line
@@ -131,7 +134,7 @@ def _dashed(pen: ImageDraw.ImageDraw, box: Box, colour: str, line: int) -> None:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font has ASCII letters alone."""
+    """DejaVu Sans, which comes with matplotlib. Pillow's own font has only ASCII letters."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -140,12 +143,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _has(font: ImageFont.FreeTypeFont, letter: str) -> bool:
-    """Whether a font has a letter: others are drawn as U+FFFF is, which is none."""
+    """Whether a font has a letter. A missing letter is drawn like U+FFFF, which no font has."""
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def _fitted(font: ImageFont.FreeTypeFont, name: str, label: int, score: float, width: int) -> str:
-    """ "name 0.87", shortened where it is wider than the image."""
+    """The text "name 0.87", shortened if it is wider than the image; "" if nothing fits."""
     name = printable(name)
     if not name.strip() or not all(_has(font, letter) for letter in set(name[:200])):
         name = f"#{label}"
@@ -172,9 +175,10 @@ def _places(
     line: int,
     size: tuple[int, int],
 ) -> list[Box]:
-    """Where each text goes, within an image of (width, height): the place that hides least.
+    """The place of each text, within an image of (width, height).
 
-    The first place that hides no earlier text is taken, of several the one above the box.
+    It is the first of `_candidates` that hides no earlier text, else the one that hides the fewest
+    pixels of them.
     """
     ascent, descent = font.getmetrics()
     height = min(ascent + descent + 2, size[1])
@@ -196,7 +200,7 @@ def _places(
 
 
 def _candidates(box: Box, width: int, height: int, line: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners: at the box's corners, down its sides, beside it, then ever farther."""
+    """Upper left corners of places for a text: first those above the box, the farthest last."""
     x1, y1, x2, y2 = box
     right = x2 - width + 1
     above, below = y1 - height, y2 + 1
@@ -212,7 +216,7 @@ def _candidates(box: Box, width: int, height: int, line: int) -> Iterator[tuple[
 
 
 def _hidden(place: Box, placed: Sequence[Box]) -> int:
-    """How many pixels of earlier texts a place hides."""
+    """How many pixels of the texts placed so far a place hides."""
     if not placed:
         return 0
     x1, y1, x2, y2 = np.array(placed).T

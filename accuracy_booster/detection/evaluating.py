@@ -1,4 +1,4 @@
-"""Measure the detector of a run, or any detector, on a data set in COCO's format."""
+"""`ab.detection.evaluate`: measures a detector on a data set in COCO's format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.detection.config import MEASURED, PLACES, DetectConfig
+from accuracy_booster.detection.building import open_data
+from accuracy_booster.detection.config import MEASURED, PATH_FIELDS, DetectConfig
 from accuracy_booster.detection.loaders import NAMES
 from accuracy_booster.detection.measuring import measure
 from accuracy_booster.detection.metrics import DetectionMetrics
-from accuracy_booster.detection.task import open_data
 from accuracy_booster.detection.training import load_detector
 from accuracy_booster.errors import unknown
 from accuracy_booster.files import write
@@ -39,17 +39,17 @@ def evaluate(
     """COCO's 12 numbers of a finished run, or of any detector, on a data set.
 
     Args:
-        model: a run's directory, or a module as torchvision's detectors: a list of images, float
-            [3, H, W] in 0..1, gives a list of {boxes, labels, scores}.
-        data: a directory in COCO's format; by default, for a run, what it was trained on. A
-            warning says if that is no longer what it was.
-        split: "val", or "train" (those that a training uses, without augmentation).
-        classes: of a module, the names of its labels from 1 on; by default those of the data, in
-            the order of their COCO ids. A run knows its own.
-        results: a JSON file to write the detections to, in COCO's format of results.
+        model: a run's directory, or a module as torchvision's detectors: it takes a list of images,
+            float [3, H, W] in 0..1, and gives a list of {boxes, labels, scores}.
+        data: a directory in COCO's format. By default that of the run's training; a warning says
+            if it was changed since.
+        split: "val"; or "train", the images that a training uses, without augmentation.
+        classes: the names of a module's labels from 1 on. By default those of the data, in the
+            order of their COCO ids. A run knows its own.
+        results: a JSON file that receives the detections in COCO's format of results.
         options: `eval_batch_size`, `device`, `precision`, `workers`, `bad_images`,
-            `bad_annotations`, `train_images` and the other places; for a run also `min_size`,
-            `max_size`, `box_score_thresh`, `box_detections_per_img`; by default the run's own.
+            `bad_annotations`, `train_images` and the other paths; for a run also `min_size`,
+            `max_size`, `box_score_thresh`, `box_detections_per_img`. By default the run's own.
 
     Raises:
         ValueError: for a directory without a finished run, an unknown option, or data that do not
@@ -74,8 +74,8 @@ def evaluate(
             raise ValueError("classes=... is for a module; a run knows the names of its classes")
         run, config = Run.open(Path(model), kind=DetectConfig)
         classes = run.info["classes"]
-        if data is not None:  # other data: their files are elsewhere
-            config = config.change({"data": str(data), **dict.fromkeys(PLACES)})
+        if data is not None:  # the paths of the run belong to its own data
+            config = config.change({"data": str(data), **dict.fromkeys(PATH_FIELDS)})
     config = config.change(options)
     accelerator = make_accelerator(config)
     name = NAMES[split]

@@ -1,8 +1,7 @@
-"""Which stages of a detector's backbone are trained, what happens to their gates, and a summary.
+"""Freezes stages and norms of a detector's backbone, with or without the gates in them.
 
-torchvision freezes a backbone by the names of its layers, and a gate is a child of the norm that it
-follows: freezing `layer1` by its name freezes the gates in it, and whoever freezes norms one by one
-does so everywhere. Here it is one decision with a name, `gates_of_frozen_layers`.
+A gate is a child of the norm that it follows. torchvision freezes layers by name, which freezes the
+gates in them too. Here `gates_of_frozen_layers` decides that.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms, batch_norms, gates_norms
 from accuracy_booster.surgery.attaching import attached
-from accuracy_booster.surgery.gated import ATTRIBUTE
 
-LAYERS = 5  # torchvision's: four stages and the stem
+LAYERS = 5  # torchvision counts four stages and the stem
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Part:
 
     Attributes:
         name: "stem", or the name of the module whose output is the stage's map.
-        tensors: its parameters and buffers, as the detector's state dict names them.
-        trained: False if it is frozen.
+        tensors: the names of its parameters and buffers in the detector's state dict.
+        trained: whether it is trained; if not, it is frozen.
     """
 
     name: str
@@ -36,13 +34,16 @@ class Part:
 
 
 def trained_parts(count: int, trainable_layers: int) -> list[bool]:
-    """For the stem and the stages after it, whether each is trained.
+    """Whether the stem and each stage after it are trained.
 
-    torchvision's meaning: 0 trains nothing, k the last k stages, 5 everything. The stem comes after
-    the first stage: for a ResNet (four stages) 4 trains all but the stem.
+    The number means what it means in torchvision: 0 trains nothing, k the last k stages, and 5
+    everything. For a ResNet with its four stages, 4 trains all but the stem.
+
+    Args:
+        count: of the stem and the stages.
 
     Raises:
-        ValueError: for another number.
+        ValueError: for a number that is not from 0 to 5.
     """
     if type(trainable_layers) is not int or not 0 <= trainable_layers <= LAYERS:
         raise ValueError(
@@ -55,13 +56,18 @@ def trained_parts(count: int, trainable_layers: int) -> list[bool]:
 
 
 def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str) -> None:
-    """Freeze the parts that are not trained, and norms as asked, in place.
+    """Freeze the parts that are not trained, and set how norms work, in place.
+
+    Norms of the base network in frozen parts are always frozen.
 
     Args:
         parts: of the backbone.
-        gates: of frozen parts: "frozen" (parameters and statistics) or "trained".
-        norms: "frozen", "synchronised" or "normal"; see `norms.py`. The base's norms in frozen
-            parts are frozen in any case.
+        gates: what happens to gates in frozen parts: "frozen" (parameters and statistics) or
+            "trained".
+        norms: "frozen", "synchronised" or "normal"; see `norms.py`.
+
+    Warns:
+        If a frozen norm has the weight zero: it is then always zero, and so is what it feeds.
     """
     of_gates = {id(p) for gate in attached(model).values() for p in gate.parameters()}
     frozen = {name for part in parts if not part.trained for name in part.tensors}
@@ -69,7 +75,7 @@ def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str)
         if name in frozen and not (gates == "trained" and id(parameter) in of_gates):
             parameter.requires_grad_(False)
     dead: list[str] = []
-    for prefix, holder in _holders(model):
+    for prefix, holder in norm_holders(model):
         inside, held = gates_norms(holder), []
         for name, norm in batch_norms(holder).items():
             of_gate, in_frozen = name in inside, f"{prefix}.{name}.running_mean" in frozen
@@ -80,9 +86,11 @@ def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str)
                         parameter.requires_grad_(False)
                     if isinstance(norm.weight, nn.Parameter) and not norm.weight.any():
                         dead.append(name)
-        holder.frozen_norms = tuple(held)
-        holder.all_frozen, holder.synchronised = norms == "frozen", norms == "synchronised"
-        holder.hold_norms()
+        holder.set_norms(
+            frozen=tuple(held),
+            all_frozen=norms == "frozen",
+            synchronised=norms == "synchronised",
+        )
     if dead:
         warnings.warn(
             f"{len(dead)} norms of the backbone (such as {dead[0]!r}) have weight zero and are "
@@ -92,54 +100,8 @@ def freeze(model: nn.Module, parts: tuple[Part, ...], *, gates: str, norms: str)
         )
 
 
-def _holders(model: nn.Module) -> Iterator[tuple[str, HoldsNorms]]:
+def norm_holders(model: nn.Module) -> Iterator[tuple[str, HoldsNorms]]:
+    """The parts of a detector that look after their norms, by name."""
     for name, module in model.named_modules():
         if isinstance(module, HoldsNorms):
             yield name, module
-
-
-def summary(model: nn.Module) -> list[str]:
-    """What of a detector is trained: a line for each part, with columns, and one for the whole.
-
-    Columns: trainable and frozen parameters; how many of each are the gates'; how the norms of the
-    base and of the gates work ("frozen": on their running statistics).
-    """
-    parts: tuple[Part, ...] = getattr(model, "parts", ())
-    owner = {tensor: part.name for part in parts for tensor in part.tensors}
-    around = {tensor.rpartition(".")[0]: part for tensor, part in owner.items()}
-    titles = {"backbone.fpn.": "FPN", "rpn.": "RPN", "roi_heads.": "box head"}
-    rows: dict[str, list[int]] = {part.name: [0] * 4 for part in parts}
-    of_gates = {id(p) for gate in attached(model).values() for p in gate.parameters()}
-
-    def title(name: str) -> str:
-        site = name.partition(f".{ATTRIBUTE}.")[0]  # of gates that were attached later
-        part = owner.get(name) or around.get(site)
-        return part or next((t for start, t in titles.items() if name.startswith(start)), "other")
-
-    for name, parameter in model.named_parameters():
-        row = rows.setdefault(title(name), [0] * 4)
-        frozen = not parameter.requires_grad
-        row[frozen] += parameter.numel()
-        row[2 + frozen] += parameter.numel() * (id(parameter) in of_gates)
-    modes: dict[str, tuple[set[str], set[str]]] = {}
-    for prefix, holder in _holders(model):
-        inside = gates_norms(holder)
-        for name in batch_norms(holder):
-            word = "synchronised" if holder.synchronised else "normal"
-            word = "frozen" if holder.all_frozen or name in holder.frozen_norms else word
-            found = modes.setdefault(title(f"{prefix}.{name}.running_mean"), (set(), set()))
-            found[name in inside].add(word)
-    table = [["part", "trainable", "frozen", "gates", "gates frozen", "norms", "gates' norms"]]
-    total = [sum(row[k] for row in rows.values()) for k in range(4)]
-    for name, row in (*rows.items(), ("all", total)):
-        words = [", ".join(sorted(found)) for found in modes.get(name, ((), ()))]
-        table.append([name, *(f"{count:,}" for count in row), *(word or "-" for word in words)])
-    if table[-1][0] == "all":
-        table[-1][-2:] = "", ""
-    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
-    lines = []
-    for cells in table:
-        numbers = [cell.rjust(w) for cell, w in zip(cells[1:5], widths[1:5], strict=True)]
-        words = [cell.ljust(w) for cell, w in zip(cells[5:], widths[5:], strict=True)]
-        lines.append("  ".join([cells[0].ljust(widths[0]), *numbers, *words]).rstrip())
-    return lines

@@ -1,13 +1,12 @@
-"""What stands on a backbone's maps: a feature pyramid (FPN), or the last stage itself (C4).
+"""The two heads of a detector: a feature pyramid (FPN), or the network's last stage (C4).
 
-head="fpn": torchvision's `BackboneWithFPN` by its names (`backbone.body`, `backbone.fpn`), and its
-two-layer box head.
-
-head="c4": Ren et al.'s Faster R-CNN, Detectron's C4. The region proposals and the boxes' features
-are of the map before the last stage. The last stage, with its own gates, is the box head; the mean
-over its positions goes into the predictor. The names: `backbone.body.NAME` for all but the last
-stage and `roi_heads.box_head.NAME` for the last, where NAME is what a parameter is called in the
-classification network (`roi_heads.box_head.layer4.0.conv1.weight`).
+head="fpn"  A feature pyramid on the maps of several stages, with a box head of two layers. Modules
+            have the names of torchvision's `BackboneWithFPN` (`backbone.body`, `backbone.fpn`).
+head="c4"   The Faster R-CNN of Ren et al., Detectron's C4. Regions are proposed on the map before
+            the last stage, and cut out of that map. The last stage, with its gates, is the box
+            head. The mean over its output's positions goes into the predictor. A parameter that is
+            called NAME in the classification network is called `roi_heads.box_head.NAME` if it is
+            in the last stage, and else `backbone.body.NAME`.
 """
 
 # N batch, R regions, C channels, H W space
@@ -22,7 +21,7 @@ from torch import nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from accuracy_booster.detection.bodies import FeatureMaps, give_maps, take_away
+from accuracy_booster.detection.feature_maps import FeatureMaps, give_maps, take_away
 from accuracy_booster.detection.norms import HoldsNorms
 from accuracy_booster.detection.stages import Stage, Stages
 
@@ -35,7 +34,7 @@ class PyramidBackbone(nn.Module):
     def __init__(self, body: FeatureMaps, stages: tuple[Stage, ...]):
         super().__init__()
         self.body = body
-        # no wider than the last map: the networks for CIFAR have few channels
+        # no more channels than the last map has, since networks for CIFAR have few
         self.out_channels = min(WIDTH, max(stages[-1].channels, 64))
         self.fpn = FeaturePyramidNetwork(
             [stage.channels for stage in stages], self.out_channels, LastLevelMaxPool()
@@ -58,19 +57,23 @@ class SingleMapBackbone(nn.Module):
 
 
 class LastStage(HoldsNorms):
-    """The last stage as the box head: regions [R, C, 14, 14] -> their features [R, channels]."""
+    """The last stage as the box head: regions [R, C, 14, 14] -> features [R, out_channels].
+
+    Args:
+        modules: the modules of the stage by their names in the network, in the order of calls.
+    """
 
     def __init__(self, modules: dict[str, nn.Module]):
         super().__init__()
         self.steps = tuple(modules)
         for name, module in modules.items():
-            around: nn.Module = self
+            owner: nn.Module = self
             *parents, child = name.split(".")
-            for parent in parents:  # the same names as in the network
-                if parent not in around._modules:
-                    around.add_module(parent, nn.Module())
-                around = around.get_submodule(parent)
-            around.add_module(child, module)
+            for parent in parents:  # so that the module keeps its name
+                if parent not in owner._modules:
+                    owner.add_module(parent, nn.Module())
+                owner = owner.get_submodule(parent)
+            owner.add_module(child, module)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with self.norms_held():
@@ -80,11 +83,11 @@ class LastStage(HoldsNorms):
 
 
 class RegionPool(MultiScaleRoIAlign):
-    """Cuts regions out of the maps "0", "1", ... of known strides.
+    """Cuts regions out of the maps "0", "1", ..., whose strides are given.
 
-    torchvision's tells the strides from the first batch that it sees, by its images' sizes before
-    they are padded, and keeps them. For images of fewer than 75 pixels they can be wrong, and then
-    a detector depends on what it saw first.
+    torchvision's class derives the strides from the first batch, by the sizes of its images before
+    padding, and keeps them. For images of fewer than 75 pixels they can be wrong, so that a
+    detector depends on its first batch.
     """
 
     def __init__(self, strides: Sequence[int], output_size: int):
@@ -92,15 +95,15 @@ class RegionPool(MultiScaleRoIAlign):
         super().__init__(names, output_size, sampling_ratio=2)
         side = 4 * strides[-1]
         maps = [torch.zeros(1, 1, side // stride, side // stride) for stride in strides]
-        # the first batch: a blank image that needs no padding
+        # a blank image that needs no padding serves as the first batch
         self(dict(zip(names, maps, strict=True)), [torch.zeros(1, 4)], [(side, side)])
 
 
 def pyramid_stages(stages: Stages) -> tuple[Stage, ...]:
-    """The stages whose maps the pyramid takes.
+    """The stages whose maps the pyramid takes: those of stride 4 and more.
 
-    Those of stride 4 and more, or where fewer than two are (networks for CIFAR have strides 1, 2
-    and 4), of stride 2 and more: a pyramid on a map as large as the image costs 40 billion
+    If there are fewer than two, those of stride 2 and more; networks for CIFAR have the strides 1,
+    2 and 4. A map as large as the image is never taken: a pyramid on it costs 40 billion
     multiplications for 256 x 256 pixels.
     """
     coarse = tuple(stage for stage in stages.stages if stage.stride >= 4)
@@ -110,7 +113,10 @@ def pyramid_stages(stages: Stages) -> tuple[Stage, ...]:
 
 
 def pyramid(network: nn.Module, stages: Stages) -> tuple[PyramidBackbone, RegionPool]:
-    """The backbone and what cuts regions out of its maps; the network is changed in place."""
+    """The backbone of head="fpn", and what cuts regions out of its maps.
+
+    The network becomes part of the backbone and is changed.
+    """
     used = pyramid_stages(stages)
     body = give_maps(network, stages.head, [stage.name for stage in used])
     return PyramidBackbone(body, used), RegionPool([stage.stride for stage in used], 7)
@@ -119,10 +125,13 @@ def pyramid(network: nn.Module, stages: Stages) -> tuple[PyramidBackbone, Region
 def last_stage_head(
     network: nn.Module, stages: Stages
 ) -> tuple[SingleMapBackbone, RegionPool, LastStage]:
-    """The same for head="c4", and the box head; the network is changed in place.
+    """The backbone of head="c4", what cuts regions out of its map, and the box head.
+
+    The network becomes part of both and is changed.
 
     Raises:
-        ValueError: if the last stage is not made of modules that can be called on the map before.
+        ValueError: if the last stage is not a chain of modules that can be called on the map before
+            it.
     """
     before, last = stages.stages[-2:]
     if last.after is None or not last.tensors:

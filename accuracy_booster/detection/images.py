@@ -1,4 +1,4 @@
-"""The images of a COCO-format split with what a detector learns of each."""
+"""The images of a split with their targets, and the same images with augmentation."""
 
 # M boxes of an image, H W space
 
@@ -20,7 +20,7 @@ from accuracy_booster.data.images import (
     UnreadableImage,
 )
 from accuracy_booster.data.pixels import to_rgb
-from accuracy_booster.detection.deciding import Split
+from accuracy_booster.detection.split import Split
 
 Target = dict[str, torch.Tensor]
 
@@ -32,8 +32,13 @@ class DetectionImages(EncodedImages):
     labels int64 [M] from 1, image_id int64 [1], area float32 [M], iscrowd int64 [M]. It has no
     crowd boxes.
 
-    An image whose size is not the one that was annotated cannot be read: its boxes would lie
-    elsewhere.
+    An image counts as unreadable if its size is not that in the annotations, since its boxes would
+    then be wrong.
+
+    Args:
+        split: the used images and annotations.
+        paths: the file of each image.
+        source: where the data come from, for messages.
     """
 
     def __init__(self, split: Split, paths: Sequence[str], source: str):
@@ -51,7 +56,7 @@ class DetectionImages(EncodedImages):
         self.areas = torch.from_numpy(split.areas[rows].astype(np.float32))
 
     def target(self, index: int) -> Target:
-        """What a detector learns of an image."""
+        """The target of an image."""
         rows = slice(int(self.starts[index]), int(self.ends[index]))
         labels = self.box_labels[rows].clone()
         return {
@@ -74,6 +79,11 @@ class DetectionImages(EncodedImages):
         return torch.from_numpy(pixels).permute(2, 0, 1), self.target(index)
 
     def _check_size(self, index: int, image: Image.Image, stored: tuple[int, int]) -> None:
+        """Raise ValueError if an upright image does not have the size in its annotations.
+
+        Args:
+            stored: (W, H) of the image before it is turned upright.
+        """
         height, width = self.sizes[index].tolist()
         if image.size == (width, height):
             return
@@ -89,6 +99,7 @@ class DetectionImages(EncodedImages):
         raise ValueError(what)
 
     def annotated(self) -> dict[str, str]:
+        """A hash of the annotations, which `data.marks` keeps to recognise the data."""
         split, sha = self.split, hashlib.sha256()
         columns = (split.image_ids, split.sizes, split.images, split.labels, split.boxes)
         for values in (*columns, split.areas, split.crowd):
@@ -97,7 +108,7 @@ class DetectionImages(EncodedImages):
 
 
 class Augmented(Images):
-    """Images whose pixels and targets are changed together."""
+    """Images with an augmentation, which changes pixels and targets together."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where the files of a COCO-format data set lie: as COCO has them, as Roboflow exports them."""
+"""Finds the files of a data set in COCO's format, laid out as by COCO or by Roboflow."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ LAYOUTS = (
     "train/_annotations.coco.json and valid/_annotations.coco.json beside the images"
 )
 ROBOFLOW = "_annotations.coco.json"
-# a split: what names begin with, the first that is there
+# {split: the beginnings of its names}; the first with a file counts
 _BEGINNINGS = {"train": ("train",), "val": ("val", "test")}
 _BARE = re.compile(r"(train|training|val|valid|validation|test)[-_]?\d*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Place:
-    """The file of a split's annotations, the folder of its images, and a remark on the choice."""
+class SplitFiles:
+    """Where a split lies.
+
+    Attributes:
+        annotations: the JSON file.
+        images: the folder of the images.
+        remark: a note on the choice, "" if there is none.
+    """
 
     annotations: Path
     images: Path
     remark: str = ""
 
 
-def find(
+def find_split(
     data: str | Path | None,
     split: str,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
-) -> Place:
-    """Where a split ("train" or "val") lies.
+) -> SplitFiles:
+    """Where a split lies.
 
     Args:
         data: the directory; None where both paths are given.
-        annotations, images: paths that are given hold, whatever the directory has.
+        split: "train" or "val".
+        annotations, images: the paths, which take precedence over what is in the directory.
 
     Raises:
-        ValueError: if there is no such split, if there are several, or if a path leads nowhere.
+        ValueError: if there is no such split, if several files may be meant, or if a path does not
+            exist.
     """
     folder = None if data is None else Path(data).expanduser()
     if folder is not None and not folder.is_dir():
@@ -59,11 +67,11 @@ def find(
     place = _images(file, split) if images is None else Path(images).expanduser()
     if not place.is_dir():
         raise ValueError(f"{split}_images={str(place)!r} is no directory that is there")
-    return Place(file, place, remark)
+    return SplitFiles(file, place, remark)
 
 
 def _annotations(folder: Path, split: str) -> tuple[Path, str]:
-    """The one file of a split in a directory, and a remark where it is the test split's."""
+    """The one file of a split in a directory, and a remark if it is that of the test split."""
     for beginning in _BEGINNINGS[split]:
         found = _candidates(folder, beginning)
         if len(found) > 1:
@@ -83,7 +91,11 @@ def _annotations(folder: Path, split: str) -> tuple[Path, str]:
 
 
 def _candidates(folder: Path, beginning: str) -> list[Path]:
-    """The files whose names begin so, by path."""
+    """The files of annotations for names that begin so.
+
+    Where there are files named as COCO names them (instances_train2017.json), files that are named
+    after the split alone (train.json) do not count.
+    """
     named: list[Path] = []
     bare: list[Path] = []
     place = folder / "annotations"
@@ -105,7 +117,7 @@ def _candidates(folder: Path, beginning: str) -> list[Path]:
 
 
 def _images(file: Path, split: str) -> Path:
-    """The folder of the images that belongs to a file of annotations."""
+    """The folder of the images that belong to a file of annotations."""
     if file.name == ROBOFLOW:
         return file.parent
     name, root = file.stem.removeprefix("instances_"), file.parent.parent

@@ -1,4 +1,4 @@
-"""Measure a detector on a split: COCO's 12 numbers, each image once."""
+"""Measures a detector on the images of a split, in one or several processes: COCO's 12 numbers."""
 
 # N detections, H W space
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accuracy_booster.detection.batches import DetectionBatch
     from accuracy_booster.detection.loaders import DetectionData
 
-# of an image: its COCO id, boxes[N, 4] (x1, y1, x2, y2), scores[N], labels[N]
+# the detections of an image: its COCO id, boxes [N, 4] (x1, y1, x2, y2), scores [N], labels [N]
 Found = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -37,21 +37,24 @@ def measure(
     max_detections: int = 100,
     results: list[dict[str, Any]] | None = None,
 ) -> DetectionMetrics:
-    """Run `loader` through a detector in eval mode and compare with `data.truth(split)`.
+    """Pass the images of `loader` through a detector and compare with `data.truth(split)`.
 
-    The processes share the images, and each gets the result of all. torchvision's detectors pad the
-    images of a batch to one size, which changes what they find a little: the numbers do not depend
-    on the processes and the batch size where batches have one image. Images that cannot be read
-    are left out of the truth too: their boxes are no misses.
+    The model is in eval mode meanwhile. The processes share the images, and each returns the
+    numbers of all images. torchvision's detectors pad the images of a batch to one size, which
+    changes their detections a little. So the numbers are independent of the processes only where
+    batches have one image. Images that cannot be read are left out of the truth too, so their boxes
+    do not count as missed.
 
     Args:
-        model: as torchvision's detectors: a list of images, float [3, H, W] in 0..1, gives a list
-            of {boxes, labels, scores}; label k is `data.classes[k - 1]`.
-        max_detections: the detections of an image that count, those of the highest scores.
-        results: a list to which the detections are added, as COCO's results files have them.
+        model: as torchvision's detectors: it takes a list of images, float [3, H, W] in 0..1, and
+            gives a list of {boxes, labels, scores}, where label k is `data.classes[k - 1]`.
+        split: "train" or "val".
+        on_batch: called after each batch.
+        max_detections: how many detections of an image count, those of the highest scores.
+        results: a list that receives the detections in COCO's format of results.
 
     Raises:
-        ValueError: if no image can be read, the model gives a label that the data do not have, or
+        ValueError: if no image can be read, the model gives a label that the data do not have or
             boxes that are not finite, or faster-coco-eval is not installed.
     """
     from accelerate.utils import gather_object
@@ -90,10 +93,10 @@ def measure(
 
 
 def detections(model: nn.Module, images: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """What a detector in eval mode finds in images, uint8 [3, H, W] each: boxes, labels, scores.
+    """The outputs {boxes, labels, scores} of a detector in eval mode for images uint8 [3, H, W].
 
     Raises:
-        ValueError: if the model is no detector of torchvision's form.
+        ValueError: if the model's output is not that of torchvision's detectors.
     """
     outputs = model([image.float() / 255 for image in images])
     if not isinstance(outputs, (list, tuple)) or not all(
@@ -110,7 +113,7 @@ def detections(model: nn.Module, images: Sequence[torch.Tensor]) -> list[dict[st
 def _best(
     output: Mapping[str, torch.Tensor], count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, scores and labels of up to `count` detections, in the order of the model."""
+    """The boxes, scores and labels of the `count` highest scores, in the order of the model."""
     boxes, scores = (output[key].cpu().double().numpy() for key in ("boxes", "scores"))
     labels = output["labels"].cpu().numpy()
     if len(scores) > count:
@@ -120,10 +123,13 @@ def _best(
 
 
 def coco_results(image: Found, category_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The detections of an image as COCO writes them, `bbox` being x, y, width, height.
+    """The detections of an image in COCO's format, where `bbox` is (x, y, width, height).
+
+    Args:
+        category_ids: the COCO id of each label, from label 1 on.
 
     Raises:
-        ValueError: for a label beyond the categories.
+        ValueError: for a label that has no category.
     """
     number, boxes, scores, labels = image
     for (x1, y1, x2, y2), score, label in zip(
@@ -143,7 +149,7 @@ def coco_results(image: Found, category_ids: Sequence[int]) -> Iterator[dict[str
 
 
 def _only(truth: Mapping[str, Any], images: Mapping[int, Any]) -> dict[str, Any]:
-    """The truth of some images."""
+    """The part of the truth that belongs to some images, by id."""
     return {
         **truth,
         "images": [image for image in truth["images"] if image["id"] in images],

@@ -1,4 +1,4 @@
-"""COCO's 12 numbers of a detector, by faster-coco-eval."""
+"""COCO's 12 numbers of a detector, computed by faster-coco-eval from the truth and detections."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ NUMBERS = (
 class DetectionMetrics:
     """Average precision (AP) and average recall (AR) in %, as COCO defines them.
 
-    A number is None where no box of the truth counts for it, for which COCO writes -1.
+    A number is None if no box of the truth counts for it, where COCO gives -1.
 
     Args:
-        ap: the mean over classes and the IoU thresholds 0.50, 0.55, ... 0.95.
-        ap50, ap75: at the one IoU threshold.
+        ap: the mean over classes and the IoU thresholds 0.50, 0.55, ..., 0.95.
+        ap50, ap75: at one IoU threshold, 0.50 or 0.75.
         ap_small, ap_medium, ap_large: of objects below 32 x 32 pixels, up to 96 x 96, and above.
-        ar1, ar10, ar100: recall with that many detections of a class in an image.
-        images: the images of the truth.
+        ar1, ar10, ar100: recall with at most that many detections of a class in an image.
+        ar_small, ar_medium, ar_large: recall of objects of these sizes, with 100 detections.
+        images: the number of images in the truth.
         by_class: AP of each class; not part of `to_dict`.
     """
 
@@ -58,21 +59,21 @@ class DetectionMetrics:
 def coco_metrics(
     truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
 ) -> DetectionMetrics:
-    """The numbers that pycocotools gives, and 0 where there is no detection at all.
+    """The numbers that pycocotools gives; 0 where there is no detection at all.
 
-    The arguments are not changed. The truth's annotations are numbered anew: COCO's evaluation
-    takes a box whose id is 0 for one that was never found.
+    The arguments are not changed. The annotations get new ids, because COCO's evaluation never
+    counts a box with the id 0 as found.
 
     Args:
-        truth: a COCO object: images, categories, and annotations with image_id, category_id, bbox
-            (x, y, width, height in pixels), and, where they differ from the box's area and 0,
-            area and iscrowd.
-        results: {image_id, category_id, bbox, score} of each detection. Of detections of one
-            score the earlier counts first.
+        truth: a COCO object with images, categories and annotations. An annotation has image_id,
+            category_id, bbox (x, y, width, height in pixels), and may have area (by default the
+            box's) and iscrowd (by default 0).
+        results: {image_id, category_id, bbox, score} of each detection. Among detections of the
+            same score, an earlier one counts first.
 
     Raises:
-        ValueError: if faster-coco-eval is not installed, the truth has no image, or a detection is
-            of an unknown image or category or is not finite.
+        ValueError: if faster-coco-eval is not installed, the truth has no image, or a detection has
+            an unknown image or category or is not finite.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -95,7 +96,8 @@ def coco_metrics(
     numbers = {
         name: _percent(value) for name, value in zip(NUMBERS, evaluator.stats[:12], strict=True)
     }
-    # [thresholds, recalls, classes, areas, numbers of detections]: all areas, most detections
+    # [thresholds, recalls, classes, areas, numbers of detections]: of all areas (0) and the largest
+    # number of detections (-1)
     precision = evaluator.eval["precision"][:, :, :, 0, -1]
     names = _names(categories)
     by_class = {
@@ -106,7 +108,7 @@ def coco_metrics(
 
 
 def _annotation(number: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the evaluation reads of an annotation; it writes into it."""
+    """A copy of what the evaluation reads of an annotation, because it writes into it."""
     _, _, width, height = given["bbox"]
     return {
         "id": number,
@@ -121,6 +123,11 @@ def _annotation(number: int, given: Mapping[str, Any]) -> dict[str, Any]:
 def _detection(
     given: Mapping[str, Any], images: Mapping[int, Any], categories: Mapping[int, Any]
 ) -> dict[str, Any]:
+    """A checked copy of a detection.
+
+    Raises:
+        ValueError: for an unknown image or category, or a number that is not finite.
+    """
     for key, known in (("image_id", images), ("category_id", categories)):
         if given[key] not in known:
             raise ValueError(
@@ -128,7 +135,7 @@ def _detection(
                 f"{len(known)}; measure it on the data that it was made from"
             )
     box, score = [float(value) for value in given["bbox"]], float(given["score"])
-    # NaN would be a hit: no comparison with a threshold holds
+    # NaN would count as found, because it is not below any threshold
     if not all(map(math.isfinite, (*box, score))):
         raise ValueError(
             f"a detection in image {given['image_id']} has bbox={box} and score={score}; they must "
@@ -139,12 +146,12 @@ def _detection(
         "category_id": given["category_id"],
         "bbox": box,
         "score": score,
-        "segmentation": [],  # else one is made of each box
+        "segmentation": [],  # without it the evaluation makes one from each box
     }
 
 
 def _names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Names by id; those that several categories have are told apart by their ids."""
+    """The names of categories by id. A name that several categories have gets the id added."""
     count = Counter(category["name"] for category in categories)
     return {
         c["id"]: c["name"] if count[c["name"]] == 1 else f"{c['name']} ({c['id']})"
@@ -153,10 +160,11 @@ def _names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what COCO counts, or -1."""
+    """The mean of the values that COCO counts, which are not -1; -1 if there are none."""
     counted = values[values > -1]
     return float(counted.mean()) if len(counted) else -1.0
 
 
 def _percent(value: float) -> float | None:
+    """A number of COCO in %; None for -1."""
     return None if value == -1 else 100 * float(value)

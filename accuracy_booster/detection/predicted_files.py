@@ -1,4 +1,4 @@
-"""What a detector finds in image files: a picture with boxes for each, and one JSON file."""
+"""`predict_files`: pictures with the boxes that a detector finds, and one JSON file of all."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class PredictedFiles:
 
     Args:
         predictions: of each image that could be read.
-        pictures: the file with its boxes, one for each prediction.
-        unreadable: {path: reason} of the others.
+        pictures: the file with the boxes of each prediction.
+        unreadable: {path: reason} of the other images.
     """
 
     predictions: list[Prediction] = field(default_factory=list)
@@ -50,25 +50,29 @@ def predict_files(
 ) -> PredictedFiles:
     """Write OUTPUT/NAME.png with the boxes of each image, and OUTPUT/predictions.json.
 
-    An image that cannot be read is skipped and told in the result and in predictions.json. Images
-    of one name get NAME.png, NAME-2.png and so on. No file is overwritten but the pictures of an
-    earlier prediction into the same directory.
+    An image that cannot be read is skipped, and named in the result and in predictions.json. Images
+    of the same name get NAME.png, NAME-2.png and so on. Only the pictures of an earlier prediction
+    into the same directory are overwritten.
 
     Args:
+        detector: as in `predict`.
+        classes: the names of the labels from 1 on.
         paths: of files, or of directories for all images below them.
-        on_image: called after each image with its path and its prediction, or None where it could
-            not be read.
+        output: the directory.
+        threshold: the lowest score that counts, 0..1.
+        on_image: called after each image with its path and its prediction, which is None if the
+            image could not be read.
 
     Raises:
         CannotWrite: if a file cannot be written.
-        ValueError: if no image can be read, the output directory holds other files, or as
-            `predict`.
+        ValueError: if no image can be read, the output directory holds other files, or for the
+            reasons of `predict`.
     """
     check_threshold(threshold)
     sources = find_images(paths)
     names = _names(sources, output, _earlier(output))
     about = {"classes": list(classes), "threshold": threshold}
-    # what tells a later prediction into this directory that these pictures are no others' files
+    # written first: so a later prediction into this directory knows that the pictures are ours
     begun = {**about, "finished": False, "images": [], "pictures": names}
     files.write_json(output / PREDICTIONS, begun)
     made = PredictedFiles()
@@ -99,10 +103,10 @@ def predict_files(
 
 
 def _earlier(output: Path) -> set[str]:
-    """The pictures in a directory that an earlier prediction made.
+    """The names of the pictures that an earlier prediction made in a directory.
 
     Raises:
-        ValueError: if it is no directory, or holds files and no prediction.
+        ValueError: if it is a file, or holds files that are not of an earlier prediction.
     """
     files.check_folder(output)
     if not output.is_dir():
@@ -120,7 +124,10 @@ def _earlier(output: Path) -> set[str]:
 
 
 def _names(sources: Sequence[str], output: Path, earlier: set[str]) -> list[str]:
-    """A PNG file's name for each source: none twice, none of a source or of another's file."""
+    """The name of a PNG file for each source, all different.
+
+    None is that of a source, or of a file that no earlier prediction made.
+    """
     kept = {os.path.realpath(source) for source in sources}
     taken: set[str] = {PREDICTIONS.casefold()}
     names = []
@@ -130,7 +137,7 @@ def _names(sources: Sequence[str], output: Path, earlier: set[str]) -> list[str]
             name = f"{stem}.png" if count == 1 else f"{stem}-{count}.png"
             place, count = output / name, count + 1
             others = os.path.lexists(place) and name not in earlier
-            # file systems that do not tell A from a, or two spellings of an accent
+            # some file systems do not distinguish A from a, or two encodings of an accent
             key = image_files.same_name(name).casefold()
             if key not in taken and not others and os.path.realpath(place) not in kept:
                 break

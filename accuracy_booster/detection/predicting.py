@@ -1,4 +1,4 @@
-"""What a detector finds in images, as values."""
+"""`predict`: what a detector finds in images, as values."""
 
 # N detections, H W space
 
@@ -29,15 +29,15 @@ Picture = str | Path | Image.Image | torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector found in an image, the surest first.
+    """What a detector found in an image, the highest score first.
 
     Args:
-        image: the path of the image, or its number among those that were given.
+        image: the path of the image, or its index among the given images.
         size: (H, W) of the upright image.
-        boxes: float32 [N, 4], x1, y1, x2, y2 in pixels of that image, on the CPU.
+        boxes: float32 [N, 4], x1, y1, x2, y2 in pixels of the upright image, on the CPU.
         scores: float32 [N], 0..1.
         labels: int64 [N], from 1.
-        names: of the classes, one for each box.
+        names: the class of each box.
     """
 
     image: str | int
@@ -51,7 +51,7 @@ class Prediction:
         return len(self.names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; each number is the shortest that is the same float32."""
+        """Plain values for JSON. Numbers are the shortest decimals that give the same float32."""
         return {
             "image": self.image,
             "height": self.size[0],
@@ -75,21 +75,21 @@ def predict(
     threshold: float = 0.5,
     device: torch.device | str | None = None,
 ) -> Iterator[Prediction]:
-    """What a detector finds, image by image; the model's mode is afterwards what it was.
+    """What a detector finds, image by image. The model is in eval mode only meanwhile.
 
     Args:
-        model: the directory of a run of `train`, or a module as torchvision's detectors: a list of
-            images, float [3, H, W] in 0..1, gives a list of {boxes, labels, scores}.
-        classes: label k is `classes[k - 1]`; by default those that `load` gave the detector.
+        model: the directory of a run of `train`, or a module as torchvision's detectors: it takes a
+            list of images, float [3, H, W] in 0..1, and gives a list of {boxes, labels, scores}.
         images: paths of files, or of directories for all images below them; PIL images; tensors,
             uint8 [3, H, W]. Files and PIL images are turned upright.
+        classes: the names of the labels from 1 on; by default the detector's own.
         threshold: the lowest score that counts, 0..1.
-        device: to which the model is moved; by default it stays where it is.
+        device: the device that the model is moved to; by default it stays where it is.
 
     Raises:
-        UnreadableImage: for a file that does not decode.
-        ValueError: for a path that leads nowhere, a directory without images, a tensor of another
-            form, a threshold beyond 0..1, or a label beyond the classes.
+        UnreadableImage: for a file that cannot be decoded.
+        ValueError: for a path that does not exist, a directory without images, a tensor of another
+            shape or type, a threshold out of range, or a label without a class.
     """
     check_threshold(threshold)
     if isinstance(model, (str, Path)):
@@ -120,18 +120,18 @@ def _predict(
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise ValueError for a threshold beyond 0..1."""
+    """Raise ValueError for a threshold that is not from 0 to 1."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must be from 0 to 1, such as 0.5")
 
 
 def find_images(paths: Iterable[str | Path]) -> list[str]:
-    """Files as they are given, for directories the images below them, sorted; each file once.
+    """The given files, and for a directory the images below it, sorted. Each file comes once.
 
     Raises:
-        ValueError: for a path that leads nowhere, or a directory without images.
+        ValueError: for a path that does not exist, or a directory without images.
     """
-    found: dict[str, str] = {}  # by where they really are
+    found: dict[str, str] = {}  # {real path: given path}
     for path in map(str, paths):
         if os.path.isdir(path):
             inside = image_files.collect({"": [path]}, path)[""]
@@ -155,16 +155,22 @@ def read(path: str) -> torch.Tensor:
     """The upright image of a file, uint8 [3, H, W].
 
     Raises:
-        UnreadableImage: if it does not decode.
+        UnreadableImage: if it cannot be decoded.
     """
     return EncodedImages(ReadPath([path]), [0], path)[0][0]
 
 
 def _pixels(image: Image.Image | torch.Tensor, number: int) -> torch.Tensor:
+    """The upright image as uint8 [3, H, W].
+
+    Raises:
+        UnreadableImage: if it cannot be decoded.
+        ValueError: for another kind of image, or a tensor of another shape or type.
+    """
     if isinstance(image, Image.Image):
         try:
             return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
-        except Exception as e:  # Pillow's decoders raise what they like
+        except Exception as e:  # Pillow's decoders raise errors of all kinds
             raise UnreadableImage(f"cannot read the image number {number}: {e}") from e
     if not isinstance(image, torch.Tensor):
         raise ValueError(
@@ -180,7 +186,7 @@ def _pixels(image: Image.Image | torch.Tensor, number: int) -> torch.Tensor:
 
 @contextmanager
 def _scores_from(model: nn.Module, threshold: float) -> Iterator[None]:
-    """Let a detector of torchvision's give boxes of scores below those that it gives otherwise."""
+    """Lower the threshold of a torchvision detector, if it is higher, while in the context."""
     heads: Any = getattr(model, "roi_heads", None)
     before = getattr(heads, "score_thresh", None)
     if before is None or before <= threshold:
@@ -201,7 +207,14 @@ def predict_one(
     classes: Sequence[str],
     threshold: float = 0.5,
 ) -> Prediction:
-    """What a detector finds in one image, uint8 [3, H, W], on the model's device."""
+    """What a detector finds in one image, uint8 [3, H, W], which is moved to the model's device.
+
+    Args:
+        image: the path or index that the prediction gets.
+
+    Raises:
+        ValueError: for a label without a class.
+    """
     at = next(model.parameters(), torch.empty(0)).device
     with in_eval_mode(model), _scores_from(model, threshold):
         (output,) = detections(model, [pixels.to(at)])

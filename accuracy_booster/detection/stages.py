@@ -1,8 +1,8 @@
-"""The feature maps and stages of any classification network, found by one pass, not by its class.
+"""Finds the stages of any classification network by one pass through it, not by its class.
 
-A *stage* is what computes one resolution. Its map is the last output of a module at that
-resolution; modules that halve the map themselves are not looked into (a map inside ResNet's
-`layer2` that still has the size of `layer1`'s output is no stage's map).
+A *stage* is the part of a network that computes at one resolution. Its feature map is the last
+output of a module at that resolution. Outputs inside a module that itself halves the resolution do
+not count: inside ResNet's `layer2`, some still have the size of `layer1`'s output.
 """
 
 # N batch, C channels, H W space
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from accuracy_booster.detection.bodies import run_to
+from accuracy_booster.detection.feature_maps import run_to
 from accuracy_booster.models.heads import classifier
 from accuracy_booster.surgery.examples import default_size
 from accuracy_booster.surgery.gated import ATTRIBUTE
@@ -27,22 +27,25 @@ from accuracy_booster.surgery.quiet_passes import quiet_pass, traced
 from accuracy_booster.surgery.trace import Trace, Value
 
 MAX_STRIDE = 64
-MOST = 4  # stages: torchvision's "layer1" to "layer4"
-# H, W that tell strides from global pools; the second is for networks that do not pad
+MOST = 4  # the largest number of stages, as in torchvision: "layer1" to "layer4"
+# Sizes (H, W) of the images that are passed through the network. H and W differ, so that a stride
+# can be told from a global pool. The second size is for networks that do not pad.
 SIZES = ((128, 160), (224, 288))
-SMALL = (64, 96)  # for networks made for small images, whose first maps are not smaller
+SMALL = (64, 96)  # for networks that were made for small images
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its map is the output of the module `name`.
+    """One stage of a network.
 
     Attributes:
+        name: the module whose output is the stage's map.
+        channels: of the map.
         stride: pixels of the image per position of the map, a power of two.
-        tensors: the parameters and buffers of the modules that run for the first time in this
-            stage, those of its gates too, by name.
-        after: the modules that lead from the last stage's map to this one, each a function of
-            the one before it alone; None if there are no such modules.
+        tensors: the names of the parameters and buffers of the modules that first run in this
+            stage, those of its gates included.
+        after: a chain of modules from the map of the stage before to this one, in which each takes
+            only the output of the one before it; None if there is no such chain.
     """
 
     name: str
@@ -54,11 +57,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stages:
-    """The last stages of a network (up to four), each of half the size of the one before.
+    """The last stages of a network, four at most. Each map has half the size of the one before.
 
     Attributes:
-        stem: the parameters and buffers of what runs before the first of them.
-        head: the modules that run after the last map, or never, and that hold weights.
+        stages: the finest first.
+        stem: the names of the parameters and buffers of what runs before the first stage.
+        head: the modules with weights that run after the last map, or never.
     """
 
     stages: tuple[Stage, ...]
@@ -67,13 +71,21 @@ class Stages:
 
 
 @dataclass
-class _Found:
+class _Pass:
+    """What one pass through the network showed.
+
+    Attributes:
+        trace: the values that were computed.
+        size: (H, W) of the image.
+        outputs: the outputs of the modules that ran once, by name.
+    """
+
     trace: Trace
     size: tuple[int, int]
-    outputs: dict[str, Value] = field(default_factory=dict)  # of modules that run once
+    outputs: dict[str, Value] = field(default_factory=dict)
 
     def stride(self, value: Value) -> int | None:
-        """How many pixels a position stands for; None if it is no map or of unequal sides."""
+        """Pixels per position of a map; None for no map, or if the strides of its sides differ."""
         if len(value.shape) != 4 or 0 in value.shape:
             return None
         ratios = [side / own for side, own in zip(self.size, value.shape[2:], strict=True)]
@@ -82,11 +94,11 @@ class _Found:
 
 
 def find_stages(network: nn.Module) -> Stages:
-    """The stages of a classification network, boosted or not; the network is not changed.
+    """The stages of a classification network, boosted or not. The network is not changed.
 
     Raises:
-        ValueError: for images of other than 3 channels, and for networks without two maps of
-            which one is half as large as the other, such as vision transformers.
+        ValueError: for a network whose images do not have 3 channels, and for one without two maps
+            of which one is half as large as the other, such as a vision transformer.
     """
     channels, *size = default_size(network)
     if channels != 3 or len(size) != 2:
@@ -99,7 +111,7 @@ def find_stages(network: nn.Module) -> Stages:
     for height, width in dict.fromkeys((*sizes, (size[0], size[1]))):
         try:
             found = _look(network, (height, width))
-        except ValueError as e:  # a network for images of one size
+        except ValueError as e:  # the network takes images of one size only
             failure = failure or e
             continue
         values = _maps(network, found)
@@ -114,9 +126,10 @@ def find_stages(network: nn.Module) -> Stages:
     raise failure
 
 
-def _look(network: nn.Module, size: tuple[int, int]) -> _Found:
+def _look(network: nn.Module, size: tuple[int, int]) -> _Pass:
+    """Pass a blank image of this size (H, W) through the network."""
     trace = traced(network, [torch.zeros(1, 3, *size)])
-    found = _Found(trace, size)
+    found = _Pass(trace, size)
     for value in trace.values:
         for name in (*value.modules, *value.through):
             if trace.calls_of.get(name) == 1 and name in trace.gives_tensor:
@@ -124,8 +137,8 @@ def _look(network: nn.Module, size: tuple[int, int]) -> _Found:
     return found
 
 
-def _maps(network: nn.Module, found: _Found) -> dict[str, Value]:
-    """{module: its output} of the last map of each resolution, the finest first, four at most."""
+def _maps(network: nn.Module, found: _Pass) -> dict[str, Value]:
+    """{module: its output} for the last map of each resolution, the finest first, four at most."""
     end = _head_begins(network, found)
     best: dict[int, tuple[str, Value]] = {}
     for value in found.trace.values[:end]:
@@ -138,7 +151,7 @@ def _maps(network: nn.Module, found: _Found) -> dict[str, Value]:
             best[stride] = (name, value)
     if not best:
         return {}
-    # not the coarsest: attention can look at a smaller map inside a block
+    # The last map is not always the coarsest: attention may use a smaller map inside a block.
     stride = max(best, key=lambda s: best[s][1].index)
     last = best[stride][1]
     kept: list[tuple[str, Value]] = []
@@ -148,8 +161,8 @@ def _maps(network: nn.Module, found: _Found) -> dict[str, Value]:
     return dict(reversed(kept))
 
 
-def _head_begins(network: nn.Module, found: _Found) -> int | None:
-    """The index of the first value that the classifier gives (SqueezeNet's is a map)."""
+def _head_begins(network: nn.Module, found: _Pass) -> int | None:
+    """The index of the classifier's output (a map in SqueezeNet); None if it is not found."""
     try:
         name, _ = classifier(network)
     except ValueError:
@@ -158,8 +171,8 @@ def _head_begins(network: nn.Module, found: _Found) -> int | None:
     return None if value is None else value.index
 
 
-def _is_inside_step(name: str, stride: int, found: _Found) -> bool:
-    """Whether a module around `name` takes maps of its stride and gives the next stride's."""
+def _is_inside_step(name: str, stride: int, found: _Pass) -> bool:
+    """Whether a module around `name` takes a map of this stride and gives one of twice that."""
     while name := name.rpartition(".")[0]:
         before, after = found.trace.input_of.get(name), found.outputs.get(name)
         if before is None or after is None:
@@ -169,7 +182,12 @@ def _is_inside_step(name: str, stride: int, found: _Found) -> bool:
     return False
 
 
-def _as_stages(network: nn.Module, found: _Found, values: dict[str, Value]) -> Stages:
+def _as_stages(network: nn.Module, found: _Pass, values: dict[str, Value]) -> Stages:
+    """The stages with these maps, and which tensors belong to each.
+
+    A tensor belongs to the first stage whose map is computed after the tensor's module first runs.
+    What runs before the first stage is the stem.
+    """
     head = _unused(network, found.size, list(values))
     first = _first_runs(network, found)
     first = {n: i for n, i in first.items() if not any(_is_in(n, module) for module in head)}
@@ -179,7 +197,7 @@ def _as_stages(network: nn.Module, found: _Found, values: dict[str, Value]) -> S
     groups: list[list[str]] = [[] for _ in range(len(names) + 1)]
     for tensor, index in first.items():
         group = next((k for k, end in enumerate(ends, start=1) if index <= end), len(ends))
-        if group == 1:  # the first map's module, or what runs at its resolution
+        if group == 1:  # of the first stage, or of the stem
             at = found.stride(found.trace.values[index])
             group = int(_is_in(tensor, names[0]) if own else at == stride)
         groups[group].append(tensor)
@@ -192,8 +210,11 @@ def _as_stages(network: nn.Module, found: _Found, values: dict[str, Value]) -> S
     return Stages(tuple(stages), tuple(groups[0]), head)
 
 
-def _chain(before: Value, end: Value, found: _Found) -> tuple[str, ...] | None:
-    """Modules m1, m2, ... with m1(before) and so on that give `end`, if nothing bypasses them."""
+def _chain(before: Value, end: Value, found: _Pass) -> tuple[str, ...] | None:
+    """Modules that lead from `before` to `end`: end = m_k(... m_2(m_1(before))).
+
+    None if there are none, or if another module reads a value between them.
+    """
     readers: dict[int, list[str]] = {}
     for name, value in found.trace.input_of.items():
         if name and name in found.outputs and found.outputs[name].index > value.index:
@@ -215,12 +236,12 @@ def _chain(before: Value, end: Value, found: _Found) -> tuple[str, ...] | None:
 
 
 def _is_in(name: str, module: str) -> bool:
-    """Whether a module or a tensor is inside a module, or is it."""
+    """Whether a module or a tensor is inside a module, or is that module."""
     return f"{name}.".startswith(f"{module}.")
 
 
 class _Tensors(TorchFunctionMode):
-    """The identities of all tensors that functions of torch are given."""
+    """Collects the ids of all tensors that are given to functions of torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,8 +252,8 @@ class _Tensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _first_runs(network: nn.Module, found: _Found) -> dict[str, int]:
-    """{parameter or buffer: the index of the first value of the module that holds it}."""
+def _first_runs(network: nn.Module, found: _Pass) -> dict[str, int]:
+    """{parameter or buffer: the index of the first value that its module computes}."""
     runs: dict[str, int] = {}
     for value in found.trace.values:
         name = value.call.module if value.call is not None else None
@@ -249,15 +270,15 @@ def _first_runs(network: nn.Module, found: _Found) -> dict[str, int]:
 
 
 def _unused(network: nn.Module, size: tuple[int, int], names: Sequence[str]) -> tuple[str, ...]:
-    """The outermost modules that hold weights of which the pass to the last map uses none."""
-    mode, ran = _Tensors(), set[int]()
+    """The outermost modules with weights that the pass to the last map does not use."""
+    used, ran = _Tensors(), set[int]()
 
     def note(module: nn.Module, args: Any) -> None:
         ran.add(id(module))
 
     handles = [module.register_forward_pre_hook(note) for module in network.modules()]
     try:
-        with quiet_pass(network, torch.zeros(1, 3, *size)) as image, mode:
+        with quiet_pass(network, torch.zeros(1, 3, *size)) as image, used:
             run_to(network, network, image, names)
     finally:
         for handle in handles:
@@ -267,6 +288,6 @@ def _unused(network: nn.Module, size: tuple[int, int], names: Sequence[str]) -> 
         if not name or any(_is_in(name, other) for other in found):
             continue
         tensors = {id(t) for t in (*module.parameters(), *module.buffers())}
-        if tensors and not tensors & mode.seen and not any(id(m) in ran for m in module.modules()):
+        if tensors and not tensors & used.seen and not any(id(m) in ran for m in module.modules()):
             found.append(name)
     return tuple(found)

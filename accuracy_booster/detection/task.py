@@ -1,12 +1,10 @@
-"""The task of detection: Faster R-CNN's four losses, and COCO's average precision."""
+"""Detection as a task of the trainer: Faster R-CNN's four losses, and COCO's average precision."""
 
 # N images of a batch, C channels, H W space
 
 from __future__ import annotations
 
 import itertools
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,42 +13,43 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks.gate_norm import small_batches_allowed
-from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.batches import DetectionBatch
-from accuracy_booster.detection.config import LR_PER_IMAGE, PLACES, DetectConfig
-from accuracy_booster.detection.detector import faster_rcnn
-from accuracy_booster.detection.freezing import summary
-from accuracy_booster.detection.loaders import DetectionData, load_coco
+from accuracy_booster.detection.building import build_detector, open_data
+from accuracy_booster.detection.config import DetectConfig
+from accuracy_booster.detection.gate_statistics import estimate_gate_norms
+from accuracy_booster.detection.loaders import DetectionData
 from accuracy_booster.detection.measuring import measure
 from accuracy_booster.detection.metrics import DetectionMetrics
-from accuracy_booster.detection.norms import estimate_gate_norms
+from accuracy_booster.detection.resolving import fill_in, with_absolute_paths
+from accuracy_booster.detection.trainable_parts import summary
 from accuracy_booster.detection.weights import start_from_weights
-from accuracy_booster.models.pretrained import pretrained_preprocessing
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
-from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.network_building import check_network_and_block
 from accuracy_booster.training.output_directory import base_dir
 from accuracy_booster.training.reopening_data import check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
-from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# torchvision's names of the losses: of the box head and of the region proposals
+# torchvision's names of the losses: two of the box head, two of the region proposals
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
-KINDS = (TrainConfig, DetectConfig)  # of the runs that a detector may start from
-ESTIMATED_ON = 128  # training images from which new gates' statistics are taken
-TRIED = 128  # pixels of the blank images on which a backbone is tried
+ESTIMATED_ON = 128  # training images on which the statistics of new gates are measured
+TRIED = 128  # the sides in pixels of the blank images that a backbone is tried on
 
 
 class Detection(Task):
-    """Images of any size with boxes and their classes."""
+    """The training of a detector on images of any size, with boxes and their classes.
+
+    Attributes:
+        gates_are_new: whether the gates have no trained weights, so that their statistics are
+            measured first.
+    """
 
     config_type: ClassVar[type[DetectConfig]] = DetectConfig
-    sums: ClassVar[int] = len(LOSSES) + 1  # the losses, images
+    sums: ClassVar[int] = len(LOSSES) + 1  # the losses, and the number of images
 
     config: DetectConfig
     data: DetectionData
@@ -80,10 +79,7 @@ class Detection(Task):
 
     @classmethod
     def place(cls, config: DetectConfig) -> DetectConfig:
-        given = {name: getattr(config, name) for name in config.places}
-        return config.change(
-            {n: os.path.abspath(Path(p).expanduser()) for n, p in given.items() if p is not None}
-        )
+        return with_absolute_paths(config)
 
     @classmethod
     def read_metrics(cls, values: Mapping[str, Any]) -> DetectionMetrics:
@@ -99,7 +95,9 @@ class Detection(Task):
 
     def build(self) -> nn.Module:
         config = self.config
-        return build(config, pretrained=config.pretrained, filled=config.weights is not None)
+        return build_detector(
+            config, pretrained=config.pretrained, filled=config.weights is not None
+        )
 
     def start_from_weights(self, network: nn.Module) -> str:
         line, self.gates_are_new = start_from_weights(network, self.config, self.data.classes)
@@ -121,7 +119,7 @@ class Detection(Task):
         loader = self.data.loaders["train"]
         count = -(-ESTIMATED_ON // loader.batch_size)
         device = next(network.parameters()).device
-        # the same images in every process
+        # the same images in every process, so that the statistics are the same
         batches = list(itertools.islice(loader.batches(0, device=device), count))
         for batch in batches:
             batch.check_trainable()
@@ -130,7 +128,7 @@ class Detection(Task):
         estimate_gate_norms(network, batches)
 
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
-        return []  # `build` froze what is to be frozen, and the detector keeps its norms so
+        return []  # `build_detector` has frozen everything, and the detector keeps its norms frozen
 
     def describe(self, network: nn.Module) -> Sequence[str]:
         return summary(network)
@@ -180,101 +178,5 @@ class Detection(Task):
 
 
 def _or_nan(value: float | None) -> float:
+    """A number of COCO, or NaN where no object counts for it."""
     return float("nan") if value is None else value
-
-
-def open_data(config: DetectConfig, **more: Any) -> DetectionData:
-    """The data that a configuration names; `more` are further arguments of `load_coco`."""
-    names = (
-        *("batch_size", "eval_batch_size", "augment", "empty_images", "bad_annotations"),
-        *("seed", "workers", *PLACES),
-    )
-    given = {name: getattr(config, name) for name in names}
-    return load_coco(config.data, **{**given, **more})
-
-
-def fill_in(config: DetectConfig, data: DetectionData) -> DetectConfig:
-    """The configuration with what the data and the start decide: it repeats the run as it is.
-
-    Raises:
-        ValueError: for classes that do not fit it, more missing images than `bad_images` allows, or
-            weights that cannot be read.
-    """
-    data.check_trainable()
-    if (count := len(data.missing)) > config.bad_images:
-        raise ValueError(
-            f"{count:,} image files of {data.name} are not there, more than "
-            f"bad_images={config.bad_images}, the first {data.missing[0]}; put them there, or "
-            "allow more"
-        )
-    config = Detection.place(decide_start(config, KINDS))
-    classes = len(data.classes)
-    if config.num_classes not in (None, classes):
-        raise ValueError(f"num_classes={config.num_classes}, but {data.name} has {classes}")
-    trained = config.pretrained or config.weights is not None
-    mean, std = _preprocessing(config)
-    batch = data.loaders["train"].batch_size  # no larger than the training set
-    rate = config.lr
-    if batch < config.batch_size:
-        own = rate == LR_PER_IMAGE * config.batch_size  # the default, which goes with the batch
-        rate = LR_PER_IMAGE * batch if own else rate
-        note(f"batch_size={batch}, not {config.batch_size}: there are no more training images")
-    norms, layers = config.norms, config.trainable_layers
-    if norms == "auto":
-        norms = "frozen" if trained else "normal"
-    if layers is None:
-        layers = 3 if trained else 5
-    config = config.change(
-        {
-            **{"num_classes": classes, "norms": norms, "trainable_layers": layers},
-            "image_mean": config.image_mean or mean,
-            "image_std": config.image_std or std,
-            **{"batch_size": batch, "lr": rate},
-            "accumulate": config.accumulate if batch == config.batch_size else 1,
-        }
-    )
-    if config.norms == "frozen" and not trained:
-        note(
-            "norms=frozen, but the backbone starts from random weights: the running statistics of "
-            "its norms stay 0 and 1; norms=normal learns them"
-        )
-    return config
-
-
-def _preprocessing(config: DetectConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of pixels, as the backbone's weights were trained on."""
-    found = None if config.weights is None else run_of(config.weights, KINDS)
-    if found is not None:
-        begun = found[1]
-        if isinstance(begun, DetectConfig):
-            return begun.image_mean or IMAGENET_MEAN, begun.image_std or IMAGENET_STD
-        return begun.mean or IMAGENET_MEAN, begun.std or IMAGENET_STD
-    own = pretrained_preprocessing(config.backbone) if config.pretrained else None
-    return (IMAGENET_MEAN, IMAGENET_STD) if own is None else (own.mean, own.std)
-
-
-def build(config: DetectConfig, *, pretrained: bool = False, filled: bool = False) -> nn.Module:
-    """The detector of a resolved configuration, in its memory format.
-
-    Args:
-        filled: weights will be loaded into it, so its own are nothing to warn of.
-    """
-    names = (
-        *("head", "trainable_layers", "gates_of_frozen_layers", "norms", "min_size", "max_size"),
-        *("image_mean", "image_std", "anchor_sizes"),
-        *("rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test", "box_batch_size_per_image"),
-        *("box_score_thresh", "box_detections_per_img"),
-    )
-    with warnings.catch_warnings():
-        if filled:
-            warnings.filterwarnings("ignore", ".*weight (is )?zero")
-        network = faster_rcnn(
-            config.backbone,
-            block=None if config.block == "none" else config.block,
-            init="identity" if config.block != "none" and config.init == "identity" else "paper",
-            num_classes=(config.num_classes or 0) + 1,
-            pretrained=pretrained,
-            **{name: getattr(config, name) for name in names},
-        )
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return network.to(memory_format=layout)

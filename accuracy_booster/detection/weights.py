@@ -1,4 +1,4 @@
-"""Start a detector from trained weights: of its backbone, or of a whole detector."""
+"""Loads trained weights into a new detector: those of its backbone, or of a whole detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accuracy_booster.training.initial_weights import run_of, told
 from accuracy_booster.training.train_config import TrainConfig
 
 Tensors = Mapping[str, torch.Tensor]
-# where a detector has the modules of its classification network, by the names that they have there
+# the prefixes that a detector puts before the names of its classification network
 BACKBONE = ("backbone.body.", "roi_heads.box_head.")
 PREDICTOR = "roi_heads.box_predictor."
 
@@ -24,10 +24,14 @@ PREDICTOR = "roi_heads.box_predictor."
 def start_from_weights(
     detector: nn.Module, config: DetectConfig, classes: Sequence[str]
 ) -> tuple[str, bool]:
-    """Load `config.weights` into a fresh detector, in place.
+    """Load `config.weights` into a new detector, in place.
+
+    Args:
+        classes: the names of the detector's classes. The predictor of a run is loaded only if the
+            run's classes are the same.
 
     Returns:
-        A line that says what came, and whether the gates, if there are any, are new.
+        A line that says what was loaded, and whether the gates have no trained weights.
 
     Raises:
         ValueError: for weights of another network.
@@ -35,10 +39,10 @@ def start_from_weights(
     source = str(config.weights)
     found = run_of(source, (TrainConfig, DetectConfig))
     tensors = read_weights(source) if found is None else found[0].weights()
-    plain = _without_wrappers(tensors)
-    if any(name.startswith(BACKBONE[0]) for name in plain):
+    unwrapped = _without_wrappers(tensors)
+    if any(name.startswith(BACKBONE[0]) for name in unwrapped):
         same = found is None or found[0].info["classes"] == list(classes)
-        loaded = _load_detector(detector, plain, source, keep_predictor=same)
+        loaded = _load_detector(detector, unwrapped, source, keep_predictor=same)
     else:
         loaded = _load_backbone(detector, config, tensors, source)
     new_gates = any(GATES in f".{name}" for name in loaded.new)
@@ -46,7 +50,10 @@ def start_from_weights(
 
 
 def _without_wrappers(tensors: Tensors) -> dict[str, torch.Tensor]:
-    """Names without the prefixes that wrappers around a detector give."""
+    """The tensors without prefixes that wrappers put before all names of a detector.
+
+    `models.weights` also removes prefixes such as "backbone.", but a detector's own names begin so.
+    """
     state = dict(tensors)
     for prefix in ("module.", "_orig_mod.", "model."):
         if state and all(name.startswith(prefix) for name in state):
@@ -57,7 +64,11 @@ def _without_wrappers(tensors: Tensors) -> dict[str, torch.Tensor]:
 def _load_detector(
     detector: nn.Module, tensors: Tensors, source: str, *, keep_predictor: bool
 ) -> Loaded:
-    """Weights of a whole detector; its predictor stays fresh where the classes are others."""
+    """Load the weights of a whole detector, in place.
+
+    Args:
+        keep_predictor: whether the weights of the predictor are loaded if their shapes fit.
+    """
     has_gates = any(GATES in f".{name}" for name in tensors)
     own = detector.state_dict()
     state = {
@@ -74,7 +85,7 @@ def _load_detector(
             f"{list(own[others[0]].shape)} here; give the backbone, block and head that they are of"
         )
     try:
-        # its hooks know the names that older versions of torchvision gave
+        # torchvision's hooks rename tensors of its older versions
         found = detector.load_state_dict(state, strict=False)
     except RuntimeError as e:
         reason = " ".join(str(e).split())[:300]
@@ -98,7 +109,10 @@ def _load_detector(
 def _load_backbone(
     detector: nn.Module, config: DetectConfig, tensors: Tensors, source: str
 ) -> Loaded:
-    """Weights of the classification network, by way of that network, which knows its own names."""
+    """Load the weights of the classification network, in place.
+
+    They are first loaded into that network, where `models.weights` matches their names.
+    """
     block = None if config.block == "none" else config.block
     network: Any = create_model(config.backbone, recipe=block)
     loaded = load_weights(network, tensors, source)
@@ -112,7 +126,7 @@ def _load_backbone(
             continue
         inner = name.removeprefix(prefix)
         if gates and GATES in f".{inner}":
-            continue  # the detector's own new gates, which started as `init` says
+            continue  # new gates stay as `init` started them in the detector
         if inner in given:
             fits[name] = given[inner]
         elif prefix == BACKBONE[0]:

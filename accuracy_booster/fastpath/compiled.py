@@ -1,4 +1,8 @@
-"""A network compiled for inference in torch's fastest form, and the check that it has that form."""
+"""A network compiled for inference with frozen weights, and the check that they are frozen.
+
+Frozen weights are constants in the compiled network, laid out for the processor. On the CPU this
+is the fastest form that torch has.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,18 @@ from typing import Any
 import torch
 from torch import nn
 
-PACKED = "mkldnn::_convolution_pointwise"  # weights are constants, laid out for the processor
-PLAIN = "aten::convolution"
+# what the profiler calls a convolution with frozen weights, and one without
+PACKED, PLAIN = "mkldnn::_convolution_pointwise", "aten::convolution"
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the profile of one call shows.
+    """How many convolutions of each kind the profile of one call shows.
 
     Attributes:
-        packed: convolutions with frozen weights (`mkldnn::_convolution_pointwise`).
-        plain: convolutions without.
-        sums: packed convolutions that also compute the residual sum (and a ReLU after it).
+        packed: those with frozen weights (`mkldnn::_convolution_pointwise`).
+        plain: those without.
+        sums: of the packed ones, those that also compute the residual sum (and a ReLU after it).
     """
 
     packed: int
@@ -32,9 +36,13 @@ class Frozen:
 
 
 class Compiled:
-    """A compiled network without gradients; `frozen` is None where there was nothing to check.
+    """A compiled network, to be called as the network is; it gives no gradients.
 
-    An input of another shape is compiled at its first call.
+    The first call with another shape of input compiles the network for that shape.
+
+    Attributes:
+        network: the network.
+        frozen: what the check found; None if there was none, as on a GPU.
     """
 
     def __init__(self, network: nn.Module):
@@ -50,17 +58,16 @@ class Compiled:
 def compile_for_inference(
     network: nn.Module, *example: torch.Tensor, sums: bool = False
 ) -> Compiled:
-    """Compile a network with frozen weights; check that they are.
+    """Compile a network with frozen weights, and check that they are frozen.
 
     `torch.compile(network, options={"freezing": True})` does not freeze (torch 2.15): the setting
     must hold while the first call compiles, and gradients must be off. On the CPU one call is
-    profiled. Weights that change later have no effect.
+    profiled for the check. Weights that change later have no effect.
 
     Args:
         network: in eval mode; `ab.fold` it first.
         example: what it is called with.
-        sums: whether its convolutions compute residual sums, so that none in the profile is an
-            error.
+        sums: whether some convolution must compute a residual sum; if none does, that is an error.
 
     Raises:
         ValueError: for a network that is compiled or in training mode, and for one that this
@@ -84,7 +91,7 @@ def compile_for_inference(
 
 
 def profile(run: Any, *example: torch.Tensor) -> Frozen:
-    """Count the convolutions of one call, on the CPU, of 2-D and 3-D maps."""
+    """Count the convolutions over 2-D and 3-D maps in one call, on the CPU."""
     run(*example)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with _quiet(), torch.profiler.profile(activities=activities, record_shapes=True) as seen:
@@ -102,7 +109,7 @@ def profile(run: Any, *example: torch.Tensor) -> Frozen:
 
 
 def check(found: Frozen, *, sums: bool = False) -> None:
-    """Raise for a compiled network that is slower than it need be.
+    """Raise for a compiled network that is slower than torch can make it.
 
     Raises:
         ValueError: where no convolution is frozen, or with `sums` none computes a residual sum.
@@ -132,7 +139,7 @@ def _freezing() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the lines that the profiler's library writes to stderr, unless a level is set."""
+    """Keep the profiler's library from writing to stderr, unless the user has set its level."""
     name = "KINETO_LOG_LEVEL"
     given = name in os.environ
     os.environ.setdefault(name, "6")

@@ -1,7 +1,7 @@
-"""Modules that compute what they did and apply their gate in the same pass.
+"""Norms and convolutions that compute their gate, the sum and the ReLU in their own pass.
 
-`ab.fuse` changes the class of a norm or convolution to one of these and nothing else: parameters,
-buffers, children and hooks stay. Each falls back to what it was where the fast way does not apply.
+`class_swapping` turns a module of a network into one of these. Where the fast way does not apply,
+each computes what it computed before, and its gate after that.
 """
 
 # N batch, C channels, H W space (or L, or D H W)
@@ -9,43 +9,39 @@ buffers, children and hooks stay. Each falls back to what it was where the fast 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from accuracy_booster.blocks import Gate, Recalibrate
-from accuracy_booster.ops import (
-    accumulation_dtype,
-    backend,
-    leaf_module,
-    without_autocast,
-)
-from accuracy_booster.ops import (
-    affine as fused,
-)
-from accuracy_booster.ops.deferred import Pending
+from accuracy_booster.fastpath.epilogue import Epilogue
+from accuracy_booster.fastpath.gated_convolution import gated_convolution, mean_over_space
+from accuracy_booster.ops import accumulation_dtype, affine, backend, leaf_module, without_autocast
 from accuracy_booster.ops.moments import Merge, over_samples, update_running
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.surgery.gate_warnings import warn_of_frozen_gate
 from accuracy_booster.surgery.gated import gate_of
-from accuracy_booster.surgery.hooks import is_read
 from accuracy_booster.surgery.own_forwards import set_forward
 
 Map = Any  # a tensor [N, C, H, W], or one that is Pending
+Self = TypeVar("Self", bound="Fused")
 
 
 class Fused(nn.Module):
-    """What fused modules have in common. Each applies its gate itself, if it has one."""
+    """What fused modules have in common: each applies its own gate, if it has one.
 
-    _applies_gate = True
+    Attributes:
+        epilogue: what follows; `class_swapping.to_fused_class` sets it.
+        ranks: how many dimensions a map has for which there is a fast way.
+    """
+
+    _applies_gate = True  # read by `surgery.gated`, as is the path to the gate
     _gate_path: tuple[str, ...] = ()
-    then = ""  # what follows, as `surgery.flow.Flow.then`
-    around: tuple[nn.Module, ...] = ()  # the other modules whose output this module's is
-    adder: tuple[nn.Module, ...] = ()  # the one that adds something to it
-    ranks: tuple[int, ...] = ()  # how many dimensions a map has that takes the fast way
+    epilogue = Epilogue()
+    ranks: tuple[int, ...] = ()
 
     def _gate(self) -> Gate | None:
         """The gate, if there is one and it is enabled."""
@@ -58,48 +54,52 @@ class Fused(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def eval(self):
+    def eval(self: Self) -> Self:
         warn_of_frozen_gate(self)
         return super().eval()
 
-    def requires_grad_(self, requires_grad: bool = True):
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         if not requires_grad:
             warn_of_frozen_gate(self)
         return super().requires_grad_(requires_grad)
 
-    def _plain(self, x: torch.Tensor) -> torch.Tensor:
-        """As before fusing."""
-        y = super().forward(x)  # type: ignore[misc]
-        block = gate_of(self)
+    def _original_forward(self, x: torch.Tensor) -> torch.Tensor:
+        """That of the class before fusing, without the gate."""
+        return super().forward(x)  # type: ignore[misc]
+
+    def _unfused(self, x: torch.Tensor) -> torch.Tensor:
+        """What the module gave before fusing: its output, then the gate."""
+        y, block = self._original_forward(x), gate_of(self)
         return y if block is None else block(y)
 
-    def _waits(self, x: torch.Tensor) -> bool:
-        """Whether to hand on a pending map: nobody but a sum (and a ReLU) will read it."""
-        if not self.then or fused.traced(x) or is_read(self, *self.around):
-            return False
-        # what is recomputed for the gradient (torch.utils.checkpoint) has to give tensors
-        trains = any(module.training for module in (self, *self.adder))
-        return (torch.is_grad_enabled() or not trains) and fused.backward_pass() == -1
-
-    def _given(
+    def _finish(
         self,
         z: torch.Tensor,
         mean: torch.Tensor | None,
         scale: torch.Tensor,
         shift: torch.Tensor | None,
-        link: fused.Link | None,
-        waits: bool,
+        handoff: affine.Link | None,
+        may_defer: bool,
     ) -> Map:
-        """(z - mean) * scale + shift, now or when what follows is known."""
-        if waits and self._waits(z):
-            return Pending(z, mean, scale, shift, link, last=self.then)
-        return fused.affine(z, mean, scale, shift, link=link)
+        """(z - mean) * scale + shift, now or together with the sum and the ReLU that follow."""
+        if may_defer:
+            deferred = self.epilogue.defer(self, z, mean, scale, shift, handoff)
+            if deferred is not None:
+                return deferred
+        return affine.affine(z, mean, scale, shift, link=handoff)
 
 
 class FusedNorm(Fused):
-    """Batch norm and gate from one reduction: the descriptor is GAP(BN(z)) = a (mean_nc - mu) + b.
+    """Batch norm and gate from one reduction over the map z[N, C, H, W].
 
-    BN(z) = a (z - mean_nc) + descriptor, so the gated map is (z - mean_nc) (a p) + descriptor p.
+    Let mu_nc be the mean over space of sample n and channel c, mu and var the batch's (or the
+    running) mean and variance of channel c, a = gamma / sqrt(var + eps), and p the gate's weight.
+
+        d_nc = mean over space of BN(z) = a (mu_nc - mu) + beta        what the gate reads
+        p BN(z) = (z - mu_nc) a p + d_nc p                             what the module returns
+
+    So the moments of z give the statistics and the descriptor, and one affine pass gives the rest.
+    Without a gate p = 1; in eval mode without a gate 0 takes the place of mu_nc.
     """
 
     running_mean: torch.Tensor | None
@@ -111,39 +111,39 @@ class FusedNorm(Fused):
     bias: Any
     eps: float
 
-    @leaf_module(waits=False)  # of a graph anybody may read any node
-    def forward(self, x: torch.Tensor, waits: bool = True) -> Map:
+    @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
+    def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
+        """x[N, C, H, W] -> the same shape; a pending map only with `may_defer`."""
         if backend.is_plain() or x.ndim not in self.ranks or x.numel() == 0:
-            return self._plain(x)
+            return self._unfused(x)
         gate = self._gate()
-        batch = self.training or self.running_mean is None
-        mean_nc = link = None
+        mean_nc = handoff = None
         dtype = accumulation_dtype(x.dtype)
-        if batch:
-            link = fused.Link() if fused.needs_link(x) else None
-            mean_nc, var_nc = fused.moments(x, link)
-            mean, var = self._statistics(mean_nc, var_nc, x)
+        if self.training or self.running_mean is None:
+            handoff = affine.Link() if affine.needs_link(x) else None
+            mean_nc, var_nc = affine.moments(x, handoff)
+            mean, var = self._batch_statistics(mean_nc, var_nc, x)
         else:
-            assert self.running_mean is not None
             assert self.running_var is not None
             mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
             if gate is not None:
-                mean_nc = x.mean(tuple(range(2, x.ndim)), dtype=dtype)
+                mean_nc = mean_over_space(x)
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        around = mean.new_zeros(()) if mean_nc is None else mean_nc
-        descriptor = (around - mean) * scale
+        centre = mean.new_zeros(()) if mean_nc is None else mean_nc
+        descriptor = (centre - mean) * scale
         if self.bias is not None:
             descriptor = descriptor + self.bias
-        # [N, C] values: over the samples too, so that their gradients are sums over space alone
+        # [N, C] also where all samples have the same: their gradients are then sums over space
+        # alone, as those of the gate are
         scale, descriptor = scale.expand(len(x), -1), descriptor.expand(len(x), -1)
         if gate is not None:
             p = gate.weigh([descriptor])
             scale, descriptor = scale * p, descriptor * p
-        return self._given(x, mean_nc, scale.to(dtype), descriptor.to(dtype), link, waits)
+        return self._finish(x, mean_nc, scale.to(dtype), descriptor.to(dtype), handoff, may_defer)
 
-    def _statistics(
+    def _batch_statistics(
         self, mean_nc: torch.Tensor, var_nc: torch.Tensor, x: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The batch's mean[C] and variance[C]; running statistics move as PyTorch's do."""
@@ -164,7 +164,7 @@ class FusedNorm(Fused):
         return found[0], found[1]
 
     def _merge(self) -> Merge | None:
-        """How the moments of several processes are put together, if not by the scope."""
+        """How the moments of several processes are merged; None leaves that to the scope."""
         return None
 
 
@@ -193,26 +193,33 @@ class FusedSyncBatchNorm(FusedNorm, nn.SyncBatchNorm):
 
 
 class FusedConv(Fused):
-    """A convolution at whose output a gate stands: the descriptor is known before it runs."""
+    """A convolution with a gate, known before the convolution runs where pooling allows it."""
 
-    @leaf_module(waits=False)
-    def forward(self, x: torch.Tensor, waits: bool = True) -> Map:
+    @leaf_module(may_defer=False)
+    def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
+        """x[N, C, H, W] -> p * conv(x); a pending map only with `may_defer`."""
         gate = self._gate()
         if gate is None or backend.is_plain() or x.ndim not in self.ranks:
-            return self._plain(x)
+            return self._unfused(x)
         conv: Any = self
-        if not has_pooled_form(conv):
-            z = super(Fused, self).forward(x)  # type: ignore[misc]
-            dtype = accumulation_dtype(z.dtype)
-            p = gate.weigh([z.mean(tuple(range(2, z.ndim)), dtype=dtype)])
-            return self._given(z, None, p.to(dtype), None, None, waits)
-        with without_autocast(x):
-            descriptor = pooled_conv(x, conv)
-        p = gate.weigh([descriptor])
-        if scales_weights(x, conv):
-            return scaled_conv(x, conv, p)
-        z = super(Fused, self).forward(x)  # type: ignore[misc]
-        return self._given(z, None, p.to(accumulation_dtype(z.dtype)), None, None, waits)
+
+        def describe(x: torch.Tensor) -> torch.Tensor:
+            with without_autocast(x):
+                return pooled_conv(x, conv)
+
+        def weigh(descriptor: torch.Tensor) -> torch.Tensor:
+            return gate.weigh([descriptor])
+
+        pools = has_pooled_form(conv)
+        if pools and scales_weights(x, conv):
+            return scaled_conv(x, conv, weigh(describe(x)))
+        z, p = gated_convolution(
+            x,
+            convolve=self._original_forward,
+            weigh=weigh,
+            describe=describe if pools else None,
+        )
+        return self._finish(z, None, p, None, None, may_defer)
 
 
 class FusedConv1d(FusedConv, nn.Conv1d):

@@ -1,4 +1,4 @@
-"""Fused forms of timm's norms; imported only where a network has them."""
+"""Fused forms of timm's batch norms. This file imports timm, so it is imported only with timm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from accuracy_booster.fastpath.fused_modules import FusedNorm, FusedSyncBatchNor
 
 
 class FusedBatchNormAct2d(FusedNorm, BatchNormAct2d):
-    """One whose activation and dropout are identities: at the end of a residual branch."""
+    """For norms whose activation and dropout are identities, as at the end of a branch."""
 
     ranks = (4,)
 
 
 class FusedSyncBatchNormAct(FusedSyncBatchNorm, SyncBatchNormAct):
-    """The same, synchronised."""
+    """The same, with statistics over all processes."""

@@ -1,4 +1,4 @@
-"""timm's norms with an activation inside, for networks that have them."""
+"""timm's batch norms with an activation inside. timm is imported only if the user has done so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accuracy_booster.surgery.gated import ungated_class
 
 
 def norm_act_classes() -> tuple[type[nn.Module], ...]:
-    """timm's BatchNormAct2d and its synchronised form; none if timm has not been imported."""
+    """(BatchNormAct2d, SyncBatchNormAct) of timm; () if timm has not been imported."""
     if "timm" not in sys.modules:
         return ()
     from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
@@ -19,7 +19,7 @@ def norm_act_classes() -> tuple[type[nn.Module], ...]:
 
 
 def after_norm(module: nn.Module) -> list[nn.Module]:
-    """What such a norm does after normalising, identities left out; [] for other norms."""
+    """The dropout and the activation of such a norm, without identities; [] for other modules."""
     if ungated_class(module) not in norm_act_classes():
         return []
     steps = [getattr(module, name, None) for name in ("drop", "act")]

@@ -1,4 +1,20 @@
-"""The criteria by which `ab.prune` scores channels, one a row, and the mean weights they read."""
+"""The criteria by which `ab.prune` scores channels, one a row, and the mean weights they read.
+
+At the end of a branch let W[C, ...] be the weight of the last layer, gamma[C] and var[C] those of
+the norm after it, and p[C] the mean weights of the gate. Channel c scores
+
+    gates       p_c
+    magnitude   |W_c| |gamma_c| / sqrt(var_c + eps)
+
+Inside a branch let V[K, C] hold the norm of each kernel of the layer that reads the channels,
+s[K] = |gamma| / sqrt(var + eps) of the norm after that layer, p[K] the mean weights of the gate
+there, and gamma[C] the weight of the norm before it. Channel c scores
+
+    gates       |gamma_c| sqrt(sum_k (p_k s_k V_kc)^2)
+    magnitude   |gamma_c| sqrt(sum_k (s_k V_kc)^2)
+
+A factor whose module is not there is 1.
+"""
 
 # C channels of a cut, K outputs of the layer that reads them
 
@@ -18,16 +34,26 @@ from accuracy_booster.surgery.gated import ATTRIBUTE
 
 
 class Signals:
-    """What is known of the channels of one cut: each gives [C], on the CPU in float64."""
+    """The scores of one cut's channels: each method gives [C], on the CPU, in float64.
+
+    Args:
+        cuts: those of the network.
+        cut: the channels.
+        means: {site: mean weights of its gate}.
+        random: the generator for the criterion "random".
+
+    Attributes:
+        has_means: whether the gate that counts for the channels has mean weights.
+    """
 
     def __init__(
         self, cuts: Cuts, cut: Cut, means: Mapping[str, torch.Tensor], random: torch.Generator
     ):
         self._modules, self._cut = cuts.modules, cut
         self._random = random
-        # of a map inside a branch: the norm and the gate that follow the layer that reads it
-        self._next = cuts.norm_after.get(cut.consumer or "")
-        sites = cut.gates if cut.consumer is None else (cut.consumer, self._next or "")
+        self._norm_after_consumer = cuts.norm_after.get(cut.consumer or "")
+        at_end = cut.consumer is None
+        sites = cut.gates if at_end else (cut.consumer or "", self._norm_after_consumer or "")
         self._means = next((means[site] for site in sites if site in means), None)
         self.has_means = self._means is not None
 
@@ -47,15 +73,19 @@ class Signals:
         return torch.rand(self._cut.channels, generator=self._random, dtype=torch.float64)
 
     def _outgoing(self, means: torch.Tensor | None) -> torch.Tensor:
-        """The norm of what the next layer's K outputs take of each channel, outputs weighted."""
+        """How much the layer that reads the channels takes of each: the formula at the top.
+
+        Args:
+            means: p[K]; None for ones.
+        """
         assert self._cut.consumer is not None
         taken = self._weight(self._cut.consumer).flatten(2).norm(dim=2)  # [K, C / groups]
-        taken = taken * self._scale(self._next).view(-1, 1)
+        taken = taken * self._scale(self._norm_after_consumer).view(-1, 1)
         if means is not None:
             taken = taken * means[:, None]
         groups = getattr(self._modules[self._cut.consumer], "groups", 1)
         outgoing = taken.unflatten(0, (groups, -1)).norm(dim=1).flatten()
-        # after a batch norm the spread of a channel is its |gamma|, whatever it was before
+        # a batch norm gives each channel the standard deviation |gamma|
         norm = None if self._cut.norm is None else self._modules[self._cut.norm]
         gamma = getattr(norm, "weight", None)
         return outgoing if gamma is None else outgoing * gamma.detach().double().abs().cpu()
@@ -65,7 +95,7 @@ class Signals:
         return weight[..., None] if weight.ndim == 2 else weight
 
     def _scale(self, name: str | None) -> torch.Tensor:
-        """|gamma| / sqrt(running variance + eps): what a norm scales each filter with."""
+        """|gamma| / sqrt(running variance + eps) of a norm; 1 for other modules and for None."""
         norm = None if name is None else self._modules[name]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
             return torch.ones(1, dtype=torch.float64)
@@ -75,7 +105,13 @@ class Signals:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How channels are scored; the highest scores stay."""
+    """How channels are scored; the highest scores stay.
+
+    Attributes:
+        score: the method of `Signals`.
+        needs_gates: whether it reads mean weights.
+        what: its name in reports.
+    """
 
     score: Callable[[Signals], torch.Tensor]
     needs_gates: bool
@@ -95,7 +131,14 @@ CRITERIA = {
 
 
 def mean_weights(gates: Any, criterion: Criterion) -> dict[str, torch.Tensor]:
-    """{site: mean weights [C]}; those of several gates at one place are multiplied."""
+    """{site: mean weights [C]}; {} for a criterion that needs none.
+
+    Args:
+        gates: as for `ab.prune`. The mean weights of several gates at one site are multiplied.
+
+    Raises:
+        ValueError: for what is neither a mapping nor has a method `means()`.
+    """
     if not criterion.needs_gates:
         return {}
     given = gates.means() if callable(getattr(gates, "means", None)) else gates
@@ -119,13 +162,13 @@ def check_means(
     criterion: Criterion,
     by: str,
 ) -> None:
-    """Raise ValueError where a criterion needs mean weights that there are not."""
+    """Raise ValueError if a criterion needs mean weights and they are missing or do not fit."""
     if not criterion.needs_gates:
         return
     if not cuts.gates:
         raise ValueError(f"by={by!r} needs gates, and the network has none; use by='magnitude'")
     for site in means:
-        # `ab.gates` tells of gates that are modules of the network's own, too
+        # `ab.gates` also reports blocks that the network's author put there
         own = (cuts.modules.get(name) for name in (site, f"{site}.{ATTRIBUTE}"))
         if site not in cuts.gates and not any(isinstance(m, Recalibrate) for m in own):
             raise unknown("site of a gate", site, cuts.gates)

@@ -1,4 +1,4 @@
-"""The parts of a pruned network: layers, norms and gates of fewer channels, and zeros put back."""
+"""How modules lose channels: layers, norms and gates; and `Expand`, which puts zeros back."""
 
 # N batch, C channels before, K channels kept, H W space (or L, or D H W, or nothing: [N, C])
 
@@ -19,12 +19,13 @@ CHANNELWISE = {"gap", "gmp", "gather", "dwconv", "bn", "relu", "sigmoid"}  # par
 
 
 class Expand(nn.Module):
-    """x[N, K, H, W] -> [N, C, H, W]: the kept channels at their places, zeros at all others.
+    """x[N, K, H, W] -> [N, C, H, W]: the kept channels at their indices, zeros at all others.
 
-    One gather from the map and a channel of zeros, which compilers join with the sum that follows.
+    It is one gather from the map with a channel of zeros at its end. Compilers make one pass of it
+    and the sum that follows.
 
     Args:
-        kept: the K places of the channels, in order, each under `channels`.
+        kept: the indices of the K channels, ascending, each below `channels`.
         channels: C.
         space: how many dimensions follow the channels: 2 of [N, K, H, W], 0 of [N, K] and of maps
             whose channels come last.
@@ -48,7 +49,7 @@ class Expand(nn.Module):
 
 
 def _take(module: nn.Module, name: str, kept: torch.Tensor, dim: int = 0) -> None:
-    """Keep some rows (or columns) of a parameter or buffer that may be None."""
+    """Keep some indices of one dimension of a parameter or buffer; None stays None."""
     old = getattr(module, name, None)
     if old is None:
         return
@@ -62,7 +63,7 @@ def _take(module: nn.Module, name: str, kept: torch.Tensor, dim: int = 0) -> Non
 
 
 def keep_outputs(layer: nn.Module, kept: torch.Tensor) -> None:
-    """A convolution or linear layer that gives the kept channels alone, in place."""
+    """Make a convolution or linear layer give only the kept channels, in place."""
     _take(layer, "weight", kept)
     _take(layer, "bias", kept)
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
@@ -70,7 +71,7 @@ def keep_outputs(layer: nn.Module, kept: torch.Tensor) -> None:
 
 
 def keep_inputs(layer: nn.Module, kept: torch.Tensor) -> None:
-    """A layer that reads the kept channels alone, in place; as many in each of its groups."""
+    """Make a layer read only the kept channels, in place; each of its groups keeps as many."""
     groups = getattr(layer, "groups", 1)
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
@@ -87,7 +88,7 @@ def keep_inputs(layer: nn.Module, kept: torch.Tensor) -> None:
 
 
 def keep_channels(module: nn.Module, kept: torch.Tensor) -> None:
-    """A module with parameters per channel (a norm, a depthwise convolution, a PReLU), in place."""
+    """Make a norm, a depthwise convolution or a PReLU act on only the kept channels, in place."""
     if isinstance(module, nn.PReLU):
         if module.num_parameters > 1:
             _take(module, "weight", kept)
@@ -103,7 +104,7 @@ def keep_channels(module: nn.Module, kept: torch.Tensor) -> None:
 
 
 def why_not_gate(gate: Recalibrate) -> str | None:
-    """Why a gate cannot do with fewer channels and compute the same weights; None if it can."""
+    """Why a gate's weights would change if other channels are gone; None if they would not."""
     if part := next(filter(None, map(_mixes, _parts(gate.recipe))), None):
         return (
             f"its gate weighs a channel by others ({part} in {gate.recipe}); of='outputs' takes "
@@ -119,7 +120,7 @@ def _parts(recipe: Recipe) -> list[Part]:
 
 
 def _mixes(part: Part) -> Part | None:
-    """The part itself if its output at one channel depends on other channels."""
+    """The part itself, if one channel of its output depends on other channels; else None."""
     own = isinstance(part, DensePart) and part.groups == "C"
     return None if own or part.name in CHANNELWISE else part
 
@@ -136,7 +137,7 @@ def attach_smaller(model: nn.Module, name: str, old: Recalibrate, kept: torch.Te
                 rows = value.detach().index_select(0, kept.to(value.device))
                 after._parameters[key] = nn.Parameter(rows, value.requires_grad)
         for key, buffer in before._buffers.items():
-            if buffer is not None:  # one number is a count of batches
+            if buffer is not None:  # a scalar buffer counts batches, and stays
                 index = kept.to(buffer.device)
                 after._buffers[key] = buffer.index_select(0, index) if buffer.ndim else buffer
     new.enabled = old.enabled

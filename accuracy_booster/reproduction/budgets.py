@@ -1,9 +1,9 @@
-"""How long a training may take: the settings of a budget for each data set.
+"""How long a training may take: the settings of each budget, by data set.
 
 paper   the standard schedule of the network's family (`training.presets`)
-short   the same settings in few epochs, with the rate falling along a cosine
-smoke   an epoch on the built-in digits, or of a detector on a few images: that every row trains;
-        its accuracy means nothing
+short   the same settings in few epochs, with a learning rate that falls along a cosine
+smoke   one epoch on the built-in digits, or of a detector on a few images. It shows that every row
+        can be trained; its accuracies mean nothing
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _CIFAR: dict[str, Mapping[str, Any]] = {
     "short": {"epochs": 10, "schedule": "cosine"},
     "smoke": SMOKE,
 }
-# 16 images a step, two at a time: with frozen norms that is the same step
+# A step has 16 images, which are computed two at a time to save memory. The norms are frozen, so
+# the step is the same as with all 16 at once.
 _COCO = {"batch_size": 16, "accumulate": 8, "lr": 0.02, "workers": 4}
 STANDARD: dict[str, dict[str, Mapping[str, Any]]] = {
     "cifar10": _CIFAR,
@@ -30,7 +31,7 @@ STANDARD: dict[str, dict[str, Mapping[str, Any]]] = {
         "smoke": {"data": "coco_tiny", "epochs": 1, "batch_size": 4, "lr": 0.005},
     },
 }
-# of a table of times: the batch and the rounds in which the networks take turns
+# For tables of times: the images of a batch, and how often each network is timed in turn.
 TIMES: dict[str, Mapping[str, Any]] = {
     "paper": {"batch_size": 256, "rounds": 10},
     "short": {"batch_size": 16, "rounds": 10},

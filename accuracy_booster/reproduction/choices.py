@@ -1,4 +1,4 @@
-"""What `reproduce` lets one choose, in a file that imports nothing: the command line needs it."""
+"""The choices of `reproduce`. The file imports nothing, so that `--help` imports no torch."""
 
 from __future__ import annotations
 

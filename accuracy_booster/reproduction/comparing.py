@@ -1,6 +1,7 @@
-"""From results to a table: accuracies by seed, paired differences, and what the rule says of them.
+"""From results to one table: accuracies by seed, paired differences, and verdicts.
 
-What is said of a number here is said by `rule.md`. Nothing is written or drawn.
+Which results count and how they are compared follows `rule.md`. The report's files show what is
+computed here.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
-from accuracy_booster.reproduction.datasets import KNOWN
-from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.known_data import KNOWN
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.specs import Spec, spec_of
 from accuracy_booster.reproduction.table import TIME, TOP1, Row, Table
 from accuracy_booster.reproduction.verdicts import Difference, Verdict, judge
 
-TIME_DIGITS = 1  # of the paper's differences of times, in %
+TIME_DIGITS = 1  # digits that the paper's differences of times are rounded to, in %
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A row beside a reference.
+    """A row compared with a reference.
 
     Attributes:
-        difference: row minus reference in points, or extra time in %, by seed; None without a pair.
-        printed: the same of the printed numbers, to their digits; None where either is missing.
-        diverged: the seeds whose pair is left out because a training of it diverged.
-        key: the same for pairs of the same runs, in whichever table they stand.
+        difference: row minus reference in points, or the extra time in %, by seed; None where no
+            pair of runs has ended.
+        printed: the difference of the printed numbers, to their digits; None where one is missing.
+        verdict: what the rule says of the difference.
+        diverged: the seeds whose pair is left out because one of its trainings diverged.
+        key: identifies the runs that are compared: it is the same for the same pair in all tables.
     """
 
     row: Row
@@ -43,20 +47,20 @@ class Pair:
 
     @property
     def was_run(self) -> bool:
-        """Whether a pair has ended, be it that it diverged."""
+        """Whether a pair of runs has ended. A pair that diverged has ended too."""
         return self.difference is not None or bool(self.diverged)
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a row came to.
+    """The results of a row.
 
     Attributes:
-        spec: of the row's run with seed 0.
-        by_seed: top-1 accuracy of the last epoch in %; in a table of times seconds per batch.
-        diverged: what happened, by seed.
-        hours: of compute of the row's runs.
-        pairs: one a reference that the row is compared with.
+        spec: the row's run with seed 0.
+        by_seed: the row's number in each run: an accuracy in %, or the seconds per batch.
+        diverged: why a training diverged, by seed.
+        hours: the compute of the row's runs.
+        pairs: the comparisons with each reference.
     """
 
     row: Row
@@ -68,6 +72,7 @@ class RowResult:
 
     @property
     def mean(self) -> float | None:
+        """The mean over seeds; None without a result."""
         return mean(self.by_seed.values()) if self.by_seed else None
 
     @property
@@ -77,24 +82,25 @@ class RowResult:
 
     @property
     def run(self) -> str:
-        """The name of the row's result files up to their seed."""
+        """The name of the row's result files, without their seeds."""
         return run_of(self.spec)
 
     @property
     def seeds(self) -> list[int]:
-        """Those of the runs that have ended, the diverged ones too."""
+        """The seeds of the runs that have ended, diverged ones included."""
         return sorted({*self.by_seed, *self.diverged})
 
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table at a budget.
+    """The results of a table at one budget.
 
     Attributes:
-        budgets: more than one where they come to the same runs.
-        machines: the processors and versions of torch that its runs were made with.
-        other_data: names of results that were made with other images than most of the table's; they
-            have no part in it.
+        budgets: the budget; or several, where they have the same runs.
+        rows: the results of each row.
+        machines: the processors and versions of torch that the runs were made with.
+        other_data: the names of results that are left out because they were made with other images
+            than most of the table's.
     """
 
     table: Table
@@ -105,35 +111,41 @@ class TableResult:
 
     @property
     def budget(self) -> str:
+        """The budgets in words, such as "paper and short"."""
         return " and ".join(self.budgets)
 
     @cached_property
     def pairs(self) -> list[Pair]:
+        """All comparisons of the table."""
         return [pair for row in self.rows for pair in row.pairs]
 
     @property
     def has_results(self) -> bool:
+        """Whether any run has ended, even one that is left out."""
         return any(row.seeds for row in self.rows) or bool(self.other_data)
 
     @property
     def has_differences(self) -> bool:
+        """Whether any pair of runs has ended without diverging."""
         return any(pair.difference is not None for pair in self.pairs)
 
     @property
     def hours(self) -> float:
-        """Of compute of the table's runs. Rows of a table of times share theirs."""
+        """The compute of the table's runs. A run that several rows share counts once."""
         return sum({row.spec.hash: row.hours for row in self.rows}.values())
 
     @property
     def names(self) -> set[str]:
-        """The results in the table."""
+        """The names of the results in the table."""
         return {f"{row.run}-s{seed}" for row in self.rows for seed in row.seeds}
 
     @property
     def has_times(self) -> bool:
+        """Whether the table is one of times."""
         return self.table.measures == TIME
 
     def label(self, row: Row) -> str:
+        """A row's label, with the network where the table has several."""
         return label_of(self.table, row)
 
 
@@ -143,7 +155,7 @@ def label_of(table: Table, row: Row) -> str:
 
 
 def run_of(spec: Spec) -> str:
-    """The name of a run's result file up to its seed."""
+    """The name of a run's result file, without its seed."""
     return spec.name.removesuffix(f"-s{spec.seed}")
 
 
@@ -154,7 +166,7 @@ def compare_table(table: Table, budget: str, records: Records) -> TableResult:
     """A table at a budget, from the results of the seeds that count.
 
     Raises:
-        ValueError: for a budget that there is not.
+        ValueError: for an unknown budget.
     """
     specs = [spec_of(table, row, budget, 0) for row in table.rows]
     hashes = {spec.hash for spec in specs}
@@ -177,7 +189,7 @@ def compare_table(table: Table, budget: str, records: Records) -> TableResult:
 
 
 def _machine(record: Record) -> str:
-    """What a run was made with, where that may change its result."""
+    """The processor and the version of torch, which may change a result."""
     about = record.about
     packages = about.get("packages") or {}
     parts = [about.get("processor"), f"torch {packages.get('torch')}"]
@@ -185,13 +197,14 @@ def _machine(record: Record) -> str:
 
 
 def _seeds(table: Table, hashes: set[str], records: Records) -> set[int]:
-    """The seeds that count: those declared, and further ones that every row of the table has."""
+    """The seeds that count: the declared ones, and further ones that every row of the table has."""
     more = {seed for _, seed in records.found if seed >= table.seeds}
     whole = {seed for seed in more if all((hash_, seed) in records.found for hash_ in hashes)}
     return {*range(table.seeds), *whole}
 
 
 def _row(row: Row, spec: Spec, records: Mapping[tuple[str, int], Record]) -> RowResult:
+    """The results of a row, without comparisons."""
     own = {seed: record for (hash_, seed), record in records.items() if hash_ == spec.hash}
     values = {seed: value_of(record, row) for seed, record in sorted(own.items())}
     return RowResult(
@@ -203,7 +216,7 @@ def _row(row: Row, spec: Spec, records: Mapping[tuple[str, int], Record]) -> Row
 
 
 def value_of(record: Record, row: Row) -> float | None:
-    """The row's accuracy or time in a result; None if it diverged, or holds no finite number."""
+    """The row's number in a result; None if the run diverged, or the number is not finite."""
     if record.diverged:
         return None
     value = record.values.get(row.cell or (row.block if record.spec.measures == TIME else TOP1))
@@ -211,6 +224,7 @@ def value_of(record: Record, row: Row) -> float | None:
 
 
 def _pair(table: Table, row: RowResult, reference: RowResult) -> Pair:
+    """The comparison of a row with a reference, over the seeds in which both have a number."""
     both = sorted(set(row.by_seed) & set(reference.by_seed))
     by_seed = {
         seed: _difference(table, row.by_seed[seed], reference.by_seed[seed]) for seed in both
@@ -233,6 +247,7 @@ def _pair(table: Table, row: RowResult, reference: RowResult) -> Pair:
 
 
 def _difference(table: Table, value: float, reference: float) -> float:
+    """Value minus reference, or the extra time in % of the reference's."""
     return 100 * (value / reference - 1) if table.measures == TIME else value - reference
 
 
@@ -246,12 +261,15 @@ def printed_difference(table: Table, row: Row, reference: Row) -> float | None:
 
 
 def decimals(number: float) -> int:
-    """How many digits stand behind a number's point."""
+    """The number of decimal places that a number is written with."""
     return len(repr(number).partition(".")[2]) if number != int(number) else 0
 
 
 def _of_other_data(table: Table, found: Mapping[tuple[str, int], Record]) -> set[tuple[str, int]]:
-    """The results whose images are not the data set's, or differ from those of most of them."""
+    """The results that were made with other images than the others.
+
+    Those of the public data set are kept, if there are any. Else the most frequent ones are kept.
+    """
     images = {key: _images(record) for key, record in found.items()}
     counted = Counter(images.values())
     if len(counted) < 2:
@@ -262,6 +280,6 @@ def _of_other_data(table: Table, found: Mapping[tuple[str, int], Record]) -> set
 
 
 def _images(record: Record) -> str:
-    """What tells a result's images from others: the digest of a known data set, or its marks."""
+    """What identifies a result's images: the digest of a known data set, or what the run noted."""
     own = record.data if isinstance(record.data, dict) else {}
     return str(own.get("digest") or json.dumps(record.data, sort_keys=True))

@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG: paired differences, and a layer's mean weights."""
+"""The pictures of the report as SVG: a table's paired differences, and a layer's mean weights."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.report.figures import COLOURS, to_svg, to_themed_svg
-from accuracy_booster.reproduction import words
+from accuracy_booster.reproduction import cells
 from accuracy_booster.reproduction.comparing import Pair, TableResult
+from accuracy_booster.reproduction.phrases import of_declared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 8.33  # inches: 800 pixels
-LINE, ABOVE, BELOW = 0.32, 0.75, 0.85  # inches of a line of the picture, and around them
-CHARACTER = 0.072  # inches of a letter of the text, about
+# All sizes are in inches.
+WIDTH = 8.33  # of the picture: 800 pixels
+LINE = 0.32  # the height of a row of the picture
+ABOVE, BELOW = 0.75, 0.85  # the space above and below the rows
+CHARACTER = 0.072  # the width of a letter, about
 OURS, PAPER, INK, FAINT, GRID = COLOURS[2], COLOURS[3], "#1c1c1c", "#8c8c8c", "#e4e4e4"
 NO_PAIR = "No pair of runs has ended."
 
@@ -24,10 +27,11 @@ NO_PAIR = "No pair of runs has ended."
 def differences(result: TableResult | None, *, themed: bool = False) -> str:
     """An <svg> of the mean differences with their intervals, grouped by reference.
 
-    The same results give the same bytes. Without a pair it says so.
+    The same results give the same bytes. If no pair of runs has ended, the picture says so.
 
     Args:
-        themed: for inside an HTML page, in the page's colours.
+        result: the table; None for an empty picture.
+        themed: whether the picture is for an HTML page and takes the page's colours.
     """
     return _svg(_figure(result), themed)
 
@@ -56,7 +60,7 @@ def _svg(figure: Figure, themed: bool) -> str:
     with _look():
         if themed:
             return to_themed_svg(figure, {INK: "currentColor", GRID: "var(--line)"})
-        # on dark pages too; the figure's own background is transparent
+        # the figure is transparent: on a dark page it needs a white ground
         figure.add_artist(
             Rectangle((0, 0), 1, 1, transform=figure.transFigure, color="white", zorder=-1)
         )
@@ -64,6 +68,7 @@ def _svg(figure: Figure, themed: bool) -> str:
 
 
 def _look() -> AbstractContextManager[None]:
+    """Matplotlib's settings while a picture is made."""
     import matplotlib
 
     look: Any = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", "font.size": 9}
@@ -86,7 +91,7 @@ def _figure(result: TableResult | None) -> Figure:
 
 
 def _groups(result: TableResult) -> dict[str, list[Pair]]:
-    """The pairs that have a difference, by their reference's label."""
+    """The pairs that have a difference, by the heading of their reference."""
     found: dict[str, list[Pair]] = {}
     for pair in result.pairs:
         found.setdefault(pair.reference.heading, [])
@@ -101,7 +106,7 @@ def _draw(
     pairs = [pair for group in groups.values() for pair in group]
     labels = [result.label(pair.row) for pair in pairs] + [f"minus {name}" for name in groups]
     left = 0.35 + CHARACTER * max(map(len, labels))
-    right = 0.25 + CHARACTER * max(len(_said(pair)) for pair in pairs)
+    right = 0.25 + CHARACTER * max(len(_verdict(pair)) for pair in pairs)
     lines = sum(1 + len(group) for group in groups.values())
     axes = figure.add_axes(
         (
@@ -115,9 +120,9 @@ def _draw(
         axes.text(-0.02, line, f"minus {name}", transform=beside, **_text("right"), weight="bold")
         for pair in group:
             line += 1
-            label, said = result.label(pair.row), _said(pair)
+            label, word = result.label(pair.row), _verdict(pair)
             axes.text(-0.02, line, label, transform=beside, **_text("right"))
-            axes.text(1.02, line, said, transform=beside, **_text("left"))
+            axes.text(1.02, line, word, transform=beside, **_text("left"))
             _draw_pair(axes, pair, line)
         line += 1
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
@@ -130,18 +135,19 @@ def _draw(
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(axis="x", color=FAINT, labelcolor=INK)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.6g}" if abs(x) > 1e-9 else "0")
-    axes.set_xlabel(words.unit(result), color=INK)
+    axes.set_xlabel(cells.unit(result), color=INK)
     inch = 1 / height
     figure.text(0.012, 1 - 0.28 * inch, result.table.title, **_text("left"), weight="bold", size=11)
-    figure.text(0.012, 1 - 0.53 * inch, _lead(result), **_text("left"))
+    figure.text(0.012, 1 - 0.53 * inch, _subtitle(result), **_text("left"))
     _legend(figure, result, any(pair.printed is not None for pair in pairs))
 
 
-def _lead(result: TableResult) -> str:
+def _subtitle(result: TableResult) -> str:
+    """The line below the title: the budget, its epochs, and the number of seeds."""
     what = "repetitions" if result.has_times else "seeds"
     least = min(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
     most = max(len(p.difference.seeds) for p in result.pairs if p.difference is not None)
-    number = words.of_declared(most, result.table.seeds)
+    number = of_declared(most, result.table.seeds)
     number = number if least == most else f"{least} to {number}"
     epochs = "" if result.has_times else _epochs(result)
     return f"Budget {result.budget}{epochs}; {number} {what}"
@@ -152,12 +158,13 @@ def _epochs(result: TableResult) -> str:
     return f": {', '.join(map(str, numbers))} epoch{'s'[: numbers != [1]]}"
 
 
-def _said(pair: Pair) -> str:
+def _verdict(pair: Pair) -> str:
     so_far = " so far" if pair.verdict.so_far else ""
     return f"{pair.verdict.word}{so_far}"
 
 
 def _text(side: str) -> dict[str, Any]:
+    """The style of a text that ends ("right") or begins ("left") at its place."""
     return {"ha": side, "va": "center", "color": INK}
 
 
@@ -174,6 +181,7 @@ def _draw_pair(axes: Axes, pair: Pair, line: float) -> None:
 
 
 def _diamond() -> dict[str, Any]:
+    """The mark of the paper's difference."""
     return {
         **{"marker": "D", "markerfacecolor": "none", "markeredgecolor": PAPER, "markersize": 8},
         **{"markeredgewidth": 1.8, "linestyle": "none", "zorder": 5},

@@ -1,4 +1,4 @@
-"""What all results say of all tables, and which of them have no part in any."""
+"""What all results together say: every table, the count of verdicts, and the results left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from functools import cached_property
 
 from accuracy_booster.reproduction.budgets import BUDGETS
 from accuracy_booster.reproduction.comparing import Pair, TableResult, compare_table
-from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.specs import MAX_SEEDS, Spec, spec_of
 from accuracy_booster.reproduction.table import Table
 from accuracy_booster.reproduction.tables import TABLES
@@ -32,12 +33,12 @@ class Findings:
     """Everything that the results say.
 
     Attributes:
-        tables: those with results, each budget for itself, smoke never.
-        used: the results in them, by name.
-        other_data: results that every table they belong to leaves out for their images.
-        smoke: results of the budget smoke.
-        beyond: results of seeds beyond those that their tables declare, which not all rows have.
-        unasked: results that no row of a table asks for, or that hold no number for it.
+        tables: the tables with results, separately for each budget but smoke.
+        used: the results in these tables, by name.
+        other_data: the names of results that every table leaves out because of their images.
+        smoke: the names of results of the budget smoke.
+        beyond: the names of results of seeds beyond the declared ones, which not all rows have.
+        unasked: the names of results that no row asks for, or that hold no number for their row.
     """
 
     tables: tuple[TableResult, ...]
@@ -49,11 +50,11 @@ class Findings:
 
     @property
     def hours(self) -> float:
-        """Of compute of the results in the tables."""
+        """The compute of the results in the tables."""
         return math.fsum(record.seconds for record in self.used.values()) / 3600
 
     def pairs(self) -> dict[tuple[object, ...], list[tuple[TableResult, Pair]]]:
-        """The pairs that were run, each once, with the tables that they stand in."""
+        """The comparisons whose runs have ended, each with the tables that it stands in, by key."""
         found: dict[tuple[object, ...], list[tuple[TableResult, Pair]]] = {}
         for result in self.tables:
             for pair in result.pairs:
@@ -63,18 +64,21 @@ class Findings:
 
     @property
     def intervals(self) -> int:
-        """How many intervals there are, each pair of runs counted once."""
+        """The number of confidence intervals. A pair of runs that tables share counts once."""
         kept = (found[0][1].difference for found in self.pairs().values())
         return sum(d is not None and d.interval is not None for d in kept)
 
     def verdicts(self) -> Counter[str]:
-        """How often the rule says which word of the pairs, most telling first."""
+        """How often each verdict was reached. A pair of runs that tables share counts once."""
         said = Counter(found[0][1].verdict.word for found in self.pairs().values())
         return Counter({word: said[word] for word in WORDS if said[word]} | {NOT_RUN: self.not_run})
 
     @cached_property
     def not_run(self) -> int:
-        """How many pairs of all tables were run at no budget; pairs of the same runs count once."""
+        """How many comparisons of all tables have no pair of runs at any budget.
+
+        A comparison that tables share counts once.
+        """
         run = {key for key, ((_, pair), *_) in self.pairs().items() if pair.difference}
         every = set()
         for table in TABLES.values():
@@ -87,7 +91,7 @@ class Findings:
 
 
 def budgets_of(table: Table) -> list[tuple[str, ...]]:
-    """The budgets of a table but smoke; those that come to the same runs stand together."""
+    """The budgets of a table but smoke. Budgets with the same runs stand together."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for budget in BUDGETS:
         if budget != SMOKE:
@@ -97,7 +101,7 @@ def budgets_of(table: Table) -> list[tuple[str, ...]]:
 
 
 def compare(records: Records) -> Findings:
-    """All tables at all budgets but smoke, from results."""
+    """What results say of all tables, at all budgets but smoke."""
     tables = []
     for table in TABLES.values():
         for alike in budgets_of(table):
@@ -127,7 +131,7 @@ def compare(records: Records) -> Findings:
 
 
 def _specs(budgets: list[str]) -> Iterator[tuple[Table, Spec]]:
-    """The run with seed 0 of every row of every table."""
+    """The run with seed 0 of every row of every table, at these budgets."""
     for table in TABLES.values():
         for budget in budgets:
             for row in table.rows:
@@ -135,7 +139,7 @@ def _specs(budgets: list[str]) -> Iterator[tuple[Table, Spec]]:
 
 
 def _declared() -> dict[str, int]:
-    """The number of seeds by configuration: the most that a table of it declares."""
+    """The number of seeds of each configuration, by hash: the most that any table declares."""
     found: dict[str, int] = {}
     for table, spec in _specs([budget for budget in BUDGETS if budget != SMOKE]):
         found[spec.hash] = max(table.seeds, found.get(spec.hash, 0))

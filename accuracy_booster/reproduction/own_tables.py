@@ -1,4 +1,4 @@
-"""Our own tables: the paper's questions on a small network, and questions that it leaves open."""
+"""Our own tables: the paper's questions asked of a small network, and questions it leaves open."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ from accuracy_booster.reproduction.table import GATES, MERGED, After, Row, Table
 
 FINE_TUNED = {
     "weights": "resnet20_cifar10.th",
-    "mean": (0.485, 0.456, 0.406),  # as these weights were trained
+    "mean": (0.485, 0.456, 0.406),  # the preprocessing that these weights were trained with
     "std": (0.229, 0.224, 0.225),
     "lr": 0.01,
-    "gate_lr": 0.1,  # the gates start from zero, the other weights are trained
+    "gate_lr": 0.1,  # higher: the gates are new, and the other weights are trained already
     "schedule": "cosine",
 }
-GATES_ONLY = {"freeze": "base"}
+GATES_ONLY = {"freeze": "base"}  # only the gates are trained
+# AB and design F, with room for the options of their BN
 AB_TEXT = "gap | dense(groups=C) | bn{} | sigmoid"
 F_TEXT = "gap | bn{} | sigmoid"
-CONSTANTS = After("ab", merged=True)
+CONSTANTS = After("ab", merged=True)  # from a network with AB whose gates were made constants
 ONE_MORE = {"epochs": 1, "lr": 0.01, "schedule": "cosine"}
 
 
 def _more(label: str, block: str = "none", after: After = CONSTANTS, **about: Any) -> Row:
-    """A row that trains the network of another row for one more epoch."""
+    """A row that trains the network of another row for one more epoch.
+
+    Args:
+        after: that network.
+        about: further fields of the row.
+    """
     return Row(label, "resnet20", block, settings=ONE_MORE, after=after, **about)
 
 
-PLAIN_MORE, GATED_MORE = "no block, one more epoch", "AB, one more epoch"
+UNGATED_MORE, GATED_MORE = "no block, one more epoch", "AB, one more epoch"
 
 OWN = (
     Table(
@@ -117,11 +123,11 @@ OWN = (
         (
             Row(BASE[0], "resnet20", *BASE[1:]),
             Row(AB[0], "resnet20", *AB[1:], against=("no block",)),
-            _more(PLAIN_MORE, "none", After("none")),
-            _more(GATED_MORE, "ab", After("ab"), against=(PLAIN_MORE,)),
+            _more(UNGATED_MORE, "none", After("none")),
+            _more(GATED_MORE, "ab", After("ab"), against=(UNGATED_MORE,)),
             _more("AB as constants", cell=MERGED[0], against=("no block", "AB")),
             _more("and norms re-estimated", cell=MERGED[1], against=("no block", "AB")),
-            _more("and one epoch", against=(PLAIN_MORE, GATED_MORE)),
+            _more("and one epoch", against=(UNGATED_MORE, GATED_MORE)),
         ),
         references=(),
         printed_for="ResNet-56",

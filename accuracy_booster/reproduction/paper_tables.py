@@ -1,6 +1,6 @@
-"""The paper's tables of accuracy and time, as declarations.
+"""The paper's tables of accuracy and time, declared as rows with the numbers that the paper prints.
 
-Errors are written as accuracies: an error of 28.6 % is a top-1 accuracy of 71.4 %.
+Where the paper prints an error, the accuracy stands here: 71.4 % for an error of 28.6 %.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from accuracy_booster.reproduction.table import AP, AP50, GATES, TIME, After, Ro
 
 
 def _errors(model: str, none: float, se: float, ab: float, ab_plus: float) -> tuple[Row, ...]:
-    """A line of Table 5 or 6: errors in %."""
+    """The rows of one network in Table 5 or 6, from the printed errors in %."""
     named = {"none": none, "se": se, "ab": ab, "ab_plus": ab_plus}
     return tuple(Row(LABELS[b], model, b, round(100 - e, 2)) for b, e in named.items())
 
 
 LABELS = {"none": "no block", "se": "SE", "ab": "AB", "ab_plus": "AB-Plus"}
-# ResNet-56 on CIFAR-100, Tables 10 to 14
+# ResNet-56 on CIFAR-100 (Tables 10 to 14): label, block, top-1 accuracy in %
 BASE, SE, AB, AB_PLUS = (
     ("no block", "none", 71.4),
     ("SE", "se", 72.7),
@@ -39,24 +39,27 @@ TABLE_14 = (
     ("N: M + depthwise 1x1 + BN", "design_n", 73.0),
     ("O: M + full 1x1 + BN", "design_o", 73.5),
 )
-NO_BN = 0.3  # points that section 6.1 says AB loses without BN, on ResNet-56
+NO_BN = 0.3  # points of accuracy that AB loses without BN on ResNet-56 (end of section 6.1)
 
-DETECTORS = (  # Table 9: AP at an IoU of 0.5, and its mean over 0.5 to 0.95
+# Table 9: label, block, AP at an IoU of 0.5, and the mean AP over IoUs from 0.5 to 0.95
+DETECTORS = (
     ("no block", "none", 45.2, 25.1),
     ("SE", "se", 46.8, 26.4),
     ("AB", "ab", 47.2, 26.7),
 )
-# of He et al. 2016 (C4 head, 300 proposals) and Ren et al. 2015 (600 pixels, anchors from 64)
-OF_THEN = {
+# The detectors' settings are those of He et al. 2016 (C4 head, 300 proposals) and Ren et al. 2015
+# (600 pixels, anchors from 64).
+DETECTOR_SETTINGS = {
     **{"head": "c4", "min_size": (600,), "max_size": 1000, "anchor_sizes": (64, 128, 256, 512)},
     "rpn_post_nms_top_n_test": 300,
 }
-LITTLE = {  # what a processor makes in minutes, from random weights
+# for the budget smoke: a detector that a CPU trains in minutes, from random weights
+SMALL_DETECTOR = {
     **{"min_size": (64,), "max_size": 96, "anchor_sizes": (16, 32, 64), "norms": "normal"},
     **{"rpn_post_nms_top_n_train": 16, "rpn_post_nms_top_n_test": 16},
     "box_batch_size_per_image": 8,
 }
-OF_DETECTORS = (
+DETECTOR_NOTE = (
     "The paper does not say how its backbones were trained: each detector starts from the network "
     "of Table 2 with the same block and seed. Nor does it give the detectors' settings. Head, "
     "image size, anchors and proposals are those of Ren et al. 2015 and He et al. 2016; the "
@@ -64,7 +67,8 @@ OF_DETECTORS = (
     "the backbone's layers."
 )
 
-# Table 16: % of the channels, top-1 without those of the highest and of the lowest weights
+# Table 16: % of the channels that are zeroed; the top-1 accuracy where these channels have the
+# highest weights, and where they have the lowest
 ZEROED = (
     (5, 76.13, 91.32),
     (10, 53.52, 84.50),
@@ -78,7 +82,12 @@ WHOLE = "all channels"
 def detectors(
     model: str, rows: tuple[tuple[str, str, float, float], ...], data: str
 ) -> tuple[Row, ...]:
-    """Table 9: two rows a detector, which starts from the network trained on `data`."""
+    """Table 9: for each detector a row with AP50 and a row with AP.
+
+    Args:
+        data: the data set that the classification network was trained on, from which the detector
+            starts.
+    """
     return tuple(
         Row(
             f"{label}, {name}",
@@ -95,7 +104,7 @@ def detectors(
 
 
 def zeroing(model: str) -> tuple[Row, ...]:
-    """Table 16, with random channels beside those of the highest and the lowest weights."""
+    """Table 16, and as a control the same number of channels zeroed at random."""
     rows = [Row(WHOLE, model, "ab", 94.66, cell="top1")]
     for percent, highest, lowest in ZEROED:
         control = f"random {percent} %"
@@ -218,10 +227,10 @@ PAPER = (
         "Faster R-CNN with ResNet-50 on COCO",
         "coco",
         detectors("resnet50v1", DETECTORS, "imagenet"),
-        settings=OF_THEN,
-        budgets={"smoke": LITTLE},
+        settings=DETECTOR_SETTINGS,
+        budgets={"smoke": SMALL_DETECTOR},
         measures=AP,
-        note=OF_DETECTORS,
+        note=DETECTOR_NOTE,
     ),
     Table(
         "10",

@@ -1,42 +1,37 @@
-"""Pausing a queue: a file named `paused` in its work folder, which it looks for."""
+"""Pausing and resuming the local queue, by a file named `paused` in its work folder."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.training.lock import is_locked
+from accuracy_booster.reproduction.work_folder import running
 
 PAUSED = "paused"
-POLL = 0.5  # seconds
+POLL = 0.5  # seconds between two looks at a file or a process
 
 
 def is_paused(places: Places) -> bool:
+    """Whether the queue is to start no run."""
     return (places.work / PAUSED).exists()
 
 
-def running(places: Places) -> Path | None:
-    """The directory of the run that is being made, or None."""
-    if not places.work.is_dir():
-        return None
-    folders = sorted(path for path in places.work.iterdir() if path.is_dir())
-    return next((path for path in folders if is_locked(path)), None)
-
-
 def pause(places: Places, patience: float = 60.0) -> str:
-    """Stop the run under way, which saves where it is, and start no other until `go_on`.
+    """Stop the run under way, which saves a checkpoint, and start no other until `resume`.
+
+    Args:
+        patience: how many seconds to wait for the run to stop.
 
     Returns:
         The name of the run that was stopped, or "" if none was under way.
 
     Raises:
-        ValueError: if there is no queue's folder, or it cannot be written to.
-        TrainingStopped: if the run has not ended within `patience` seconds; it will.
+        ValueError: if there is no work folder, or it cannot be written to.
+        TrainingStopped: if the run has not stopped within `patience` seconds. It still will.
     """
     places = places.absolute()
-    _check_queue(places)
+    _check_work_folder(places)
     try:
         (places.work / PAUSED).touch()
     except OSError as e:
@@ -53,20 +48,20 @@ def pause(places: Places, patience: float = 60.0) -> str:
     return "" if first is None else first.name
 
 
-def _check_queue(places: Places) -> None:
+def resume(places: Places) -> bool:
+    """End a pause; returns whether there was one.
+
+    Raises:
+        ValueError: if there is no work folder.
+    """
+    _check_work_folder(places)
+    was_paused = is_paused(places)
+    (places.work / PAUSED).unlink(missing_ok=True)
+    return was_paused
+
+
+def _check_work_folder(places: Places) -> None:
     if not places.work.is_dir():
         raise ValueError(
             f"there is no folder {places.work}; give --work, the folder of the `reproduce run`"
         )
-
-
-def go_on(places: Places) -> bool:
-    """End a pause; returns whether there was one.
-
-    Raises:
-        ValueError: if there is no queue's folder.
-    """
-    _check_queue(places)
-    was = is_paused(places)
-    (places.work / PAUSED).unlink(missing_ok=True)
-    return was

@@ -1,6 +1,7 @@
-"""Make one run, from wherever it had come to, and write its result.
+"""Make one run, or continue one that was interrupted, and write its result.
 
-What runs here may be killed at any instant: the same call goes on, and ends with the same result.
+The process may be killed at any instant. The same call then continues the run and ends with the
+same result.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster import detection
 from accuracy_booster.detection.config import DetectConfig
+from accuracy_booster.detection.training import train as train_detector
 from accuracy_booster.errors import Diverged
 from accuracy_booster.progress import note
-from accuracy_booster.reproduction.constants import constant_weights
-from accuracy_booster.reproduction.datasets import summary
+from accuracy_booster.reproduction.environment import this_environment
+from accuracy_booster.reproduction.known_data import summary
+from accuracy_booster.reproduction.merged_gates import weights_of_merged
 from accuracy_booster.reproduction.places import Places
-from accuracy_booster.reproduction.records import Record, about, write_record
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import write_record
 from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1
 from accuracy_booster.training import TrainResult, new_dir, train
@@ -30,15 +33,15 @@ def perform(spec: Spec, places: Places) -> Path:
     Raises:
         ValueError: if its data or weights are not at hand, or do not fit.
         CannotWrite: if there is no room on the disk.
-        TrainingInterrupted: after a signal; the same call goes on.
-        TrainingStopped: where it cannot go on.
+        TrainingInterrupted: after a signal; the same call continues the run.
+        TrainingStopped: if the training cannot continue.
     """
     makers = {TOP1: _trained, AP: _trained, TIME: _timed, GATES: _inspected}
     return write_record(places.results, makers[spec.measures](spec, places))
 
 
 def _trained(spec: Spec, places: Places) -> Record:
-    """What the last epoch was measured to have; nothing where the training diverged."""
+    """The result of a training: the numbers of its last epoch, or why it diverged."""
     begun, where = time.time(), places.run(spec)
     more: dict[str, Any]
     weights, at_once = _start(spec, places)
@@ -60,12 +63,12 @@ def _trained(spec: Spec, places: Places) -> Record:
             "device": run.info.get("device"),
         }
     data = summary(str(spec.options["data"]), run.info.get("data"))
-    own = about(begun=begun, more={"run": run.id, **more})
+    own = this_environment(begun=begun, more={"run": run.id, **more})
     return Record(spec, values, epochs, seconds, diverged, data, own)
 
 
 def _measured(result: TrainResult) -> dict[str, float]:
-    """The numbers in %, without those of a kind of objects that the images do not have."""
+    """The numbers in %. Those for sizes of objects that no image has are left out."""
     if not isinstance(result.config, DetectConfig):
         return {"top1": result.test.top1, "top5": result.test.top5}
     found = result.test.to_dict()
@@ -73,16 +76,20 @@ def _measured(result: TrainResult) -> dict[str, float]:
 
 
 def _start(spec: Spec, places: Places) -> tuple[Path | None, dict[str, float]]:
-    """The weights that a training starts from, and accuracies of the network before it."""
+    """The weights that a training starts from (None for random ones).
+
+    The second value holds the accuracies of a network whose gates were made constants, before it
+    is trained further.
+    """
     if spec.parent is None:
         name = spec.config.weights
         return (None if name is None else places.weights_of(name)), {}
     begun = _parent(spec, places)
-    return constant_weights(spec, places) if spec.options["merged"] else (begun, {})
+    return weights_of_merged(spec, places) if spec.options["merged"] else (begun, {})
 
 
 def _parent(spec: Spec, places: Places) -> Path:
-    """The directory of the finished run whose network a run takes.
+    """The directory of the finished run whose network a run starts from; it is made if need be.
 
     Raises:
         Diverged: if that training diverged.
@@ -93,14 +100,16 @@ def _parent(spec: Spec, places: Places) -> Path:
 
 
 def _inspected(spec: Spec, places: Places) -> Record:
-    """Accuracies of a trained network with its gates changed, and what Figure 3 shows of it."""
+    """The accuracies of a trained network with its gates changed, and its weights for Figure 3."""
     from accuracy_booster.inspection import inspect
 
     begun, place = time.time(), places.data_of(str(spec.options["data"]))
     try:
         where = _parent(spec, places)
     except Diverged as e:
-        return Record(spec, {}, [], time.time() - begun, str(e), None, about(begun=begun))
+        return Record(
+            spec, {}, [], time.time() - begun, str(e), None, this_environment(begun=begun)
+        )
     found = inspect(where, place["data"], percents=spec.options["percents"])
     run, _ = Run.open(where)
     values = {"top1": found.top1, "frozen": found.all_frozen.top1}
@@ -109,25 +118,29 @@ def _inspected(spec: Spec, places: Places) -> Record:
     figure = {"layer": found.layer, "mean_weights": [round(float(w), 4) for w in layer.mean]}
     more = {"run": run.id, "images": found.images, "figure_3": figure}
     data = summary(str(spec.options["data"]), run.info.get("data"))
-    own = about(begun=begun, more=more)
+    own = this_environment(begun=begun, more=more)
     return Record(spec, values, [], time.time() - begun, "", data, own)
 
 
 def _training(spec: Spec, places: Places, weights: Path | None) -> TrainResult:
-    """The finished training: begun, gone on with, or found."""
+    """The finished training of a run: started, continued, or found finished.
+
+    Raises:
+        Diverged: if it diverged, now or before.
+    """
     where = places.run(spec)
     place = places.data_of(str(spec.options["data"]))
     config = spec.config.change({**place, "output": str(where)})
     if weights is not None:
         config = config.change({"weights": str(weights)})
-    training: Any = detection.train if spec.measures == AP else train
+    training: Any = train_detector if spec.measures == AP else train
     if is_run(where):
         try:
             run, _ = Run.open(where, ended=False, kind=type(config))
             if run.info.get("diverged"):
                 raise Diverged(run.info["diverged"])
             return training(resume=where, **place)
-        except ValueError as e:  # damaged: it is kept, and the run made anew
+        except ValueError as e:  # the run is damaged: it is kept aside and made again
             aside = new_dir(where.with_name(f"{where.name}.damaged"))
             where.rename(aside)
             note(f"{e}; it is now {aside}, and the run is made anew")
@@ -135,7 +148,7 @@ def _training(spec: Spec, places: Places, weights: Path | None) -> TrainResult:
 
 
 def _timed(spec: Spec, _: Places) -> Record:
-    """Seconds per batch of each block, the compiled networks in turns."""
+    """The seconds per batch of each block; the compiled networks are timed in turn."""
     from accuracy_booster.analysis import bench
 
     begun = time.time()
@@ -152,4 +165,6 @@ def _timed(spec: Spec, _: Places) -> Record:
     )
     values = {row.block: row.milliseconds / 1000 for row in found.rows}
     more = {"input_size": list(found.input_size)}
-    return Record(spec, values, seconds=time.time() - begun, about=about(begun=begun, more=more))
+    return Record(
+        spec, values, seconds=time.time() - begun, about=this_environment(begun=begun, more=more)
+    )

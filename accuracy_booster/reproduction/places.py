@@ -1,4 +1,4 @@
-"""Where a reproduction's files are: results, runs, data sets and weights."""
+"""`Places`: where the files are that a reproduction reads and writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.reproduction.choices import RESULTS, WORK
-from accuracy_booster.reproduction.datasets import KNOWN, coco_fault, coco_files, fault
+from accuracy_booster.reproduction.known_data import KNOWN, coco_fault, coco_files, fault
 from accuracy_booster.reproduction.specs import Spec
 
+# how each data set is laid out, for messages and the report
 LAYOUTS = {
     "cifar10": "a directory of Parquet files, as Hugging Face has it",
     "cifar100": "a directory of Parquet files, as Hugging Face has it",
@@ -32,7 +33,7 @@ def _not_at_hand(name: str, reason: str) -> str:
 
 @dataclass(frozen=True)
 class Weights:
-    """Public weights that a table starts from."""
+    """Public weights that a table starts from: the hash of the file, and where it comes from."""
 
     sha256: str
     source: str
@@ -48,14 +49,14 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Places:
-    """Directories.
+    """The directories of a reproduction.
 
     Attributes:
-        results: the JSON files, one a run.
-        work: the runs themselves, with their weights, and the queue's lock.
-        data: a folder that has a folder of each data set by its name; CIFAR may also be as
-            torchvision has it there, and is downloaded to it where it is missing.
-        weights: public weights.
+        results: holds a JSON file for each run.
+        work: holds the runs themselves with their weights, and the lock of the process that works.
+        data: holds a folder for each data set, named after it. CIFAR may also lie in it as
+            torchvision stores it, and is downloaded into it where it is missing.
+        weights: holds public weights.
     """
 
     results: Path = Path(RESULTS)
@@ -64,7 +65,7 @@ class Places:
     weights: Path | None = None
 
     def absolute(self) -> Places:
-        """The same from every working directory."""
+        """The same directories as absolute paths, which hold in any working directory."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return Places(**{n: Path(os.path.abspath(p.expanduser())) for n, p in given.items()})
 
@@ -80,18 +81,19 @@ class Places:
         return self.work / spec.name
 
     def log(self, name: str) -> Path:
-        """The file of what the process of the run of this name prints."""
+        """The file that receives what the process of this run prints."""
         return self.work / f"{name}.log"
 
     def result(self, name: str) -> Path:
-        """The file of the result of the run of this name."""
+        """The result file of this run."""
         return self.results / f"{name}.json"
 
     def data_of(self, name: str) -> dict[str, str]:
-        """The arguments of a training that name its data; CIFAR is downloaded if need be.
+        """The arguments of a training that name a data set. CIFAR is downloaded if it is missing.
 
         Raises:
-            ValueError: if it is not at hand, or is another data set; with how it is laid out.
+            ValueError: if the data set is not at hand, or the folder holds another one. The message
+                says how the folder must be laid out.
         """
         if self.data is not None and not self.data.is_dir():
             raise ValueError(f"there is no folder {self.data}; give --data-dir one that is there")
@@ -115,10 +117,10 @@ class Places:
         return found
 
     def weights_of(self, name: str) -> Path:
-        """The file of public weights.
+        """The file of public weights, whose hash is checked.
 
         Raises:
-            ValueError: if it is not at hand, or is another file.
+            ValueError: if it is not at hand, or has another content.
         """
         known = WEIGHTS[name]
         if self.weights is None or not (self.weights / name).is_file():
@@ -138,7 +140,7 @@ class Places:
         return self.weights / name
 
     def missing_for(self, spec: Spec) -> str:
-        """What a run needs and is not at hand, or ""."""
+        """What a run needs that is not at hand, as a message; "" if nothing is missing."""
         try:
             if weights := spec.options.get("weights"):
                 self.weights_of(str(weights))

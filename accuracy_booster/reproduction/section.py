@@ -1,4 +1,4 @@
-"""A part of the report, without Markdown and HTML."""
+"""`Section`: a part of the report as plain text, which `markdown` and `html_page` lay out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accuracy_booster.reproduction.comparing import TableResult
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The mean weight of each channel of a layer, over the test images, in one trained network."""
+    """The mean weight of each channel of a layer over the test images, in one trained network."""
 
     network: str
     layer: str
@@ -29,13 +29,19 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report, from top to bottom; what it does not have is empty.
+    """A part of the report. Its pieces stand in this order, and may be empty.
+
+    In all texts, backticks mark names of files, runs and commands.
 
     Attributes:
-        rule: Markdown that is taken as it is.
-        picture: the table that is drawn.
-        weights: the mean weights of a layer that are drawn, as the paper's Figure 3.
-        items: a list, and `items_title` the line above it.
+        title: the heading.
+        text: a paragraph.
+        rule: Markdown, which is taken over as it is.
+        picture: the table whose differences are drawn.
+        weights: the mean weights that are drawn, as in the paper's Figure 3.
+        table: its header and its rows.
+        items_title: the line above the list.
+        items: the lines of a list.
     """
 
     title: str = ""

@@ -1,6 +1,6 @@
-"""What the report says, as plain sections: no Markdown, no HTML. All of it is computed.
+"""All sections of the report, as plain text: head, summary, rule, tables, and what was not run.
 
-In a text `backticks` mark a name of a file, a run or a command.
+All numbers and words are computed from the results.
 """
 
 from __future__ import annotations
@@ -10,34 +10,35 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
-from accuracy_booster.reproduction import words
+from accuracy_booster.reproduction import cells
 from accuracy_booster.reproduction.comparing import label_of
 from accuracy_booster.reproduction.findings import Findings, budgets_of
-from accuracy_booster.reproduction.hours import duration, hours_left
+from accuracy_booster.reproduction.phrases import count, duration, name_list, one_line
 from accuracy_booster.reproduction.places import LAYOUTS
-from accuracy_booster.reproduction.queue import missing_runs
-from accuracy_booster.reproduction.records import Record, Records
+from accuracy_booster.reproduction.record import Record
+from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.section import Section
 from accuracy_booster.reproduction.specs import plan, spec_of
 from accuracy_booster.reproduction.table import Table
-from accuracy_booster.reproduction.table_section import table_section
+from accuracy_booster.reproduction.table_section import section_of
 from accuracy_booster.reproduction.tables import TABLES
+from accuracy_booster.reproduction.time_left import hours_left
 from accuracy_booster.reproduction.verdicts import rule
-from accuracy_booster.reproduction.words import count, names, told
+from accuracy_booster.reproduction.work_list import missing_runs
 
 COMMAND = "accuracy-booster reproduce report"
 TITLE = "The paper's tables, made again"
-AT_HAND = (*BUILT_IN, None)  # data sets that are downloaded, or none
-NOT_TOLD = (*BUILT_IN, "coco_tiny")  # data sets that no table of this page needs
+AT_HAND = (*BUILT_IN, None)  # data sets that are built in or downloaded; None: no data
+NO_LAYOUT = (*BUILT_IN, "coco_tiny")  # data sets whose layout no reader of the page needs
 
 
-def sections(findings: Findings, records: Records) -> list[Section]:
-    """All sections, in their order. The first has no title."""
+def all_sections(findings: Findings, records: Records) -> list[Section]:
+    """All sections in their order. The first has no title."""
     return [
         _head(findings, records),
         *([_in_short(findings)] if findings.tables else []),
         Section("The rule", rule=rule().strip()),
-        *(table_section(result, findings) for result in findings.tables),
+        *(section_of(result, findings) for result in findings.tables),
         _not_run(records),
     ]
 
@@ -46,6 +47,7 @@ def sections(findings: Findings, records: Records) -> list[Section]:
 
 
 def _head(findings: Findings, records: Records) -> Section:
+    """What the page is made from: results, machines, software, and what is left out."""
     made = f"`{COMMAND}` made this page from the result files alone."
     left_out = _left_out(findings, records)
     used = findings.used.values()
@@ -53,7 +55,7 @@ def _head(findings: Findings, records: Records) -> Section:
         text = f"Nothing was run: there is no result of a table. {made}"
         return Section(text=text, items=left_out)
     ended = sorted(str(record.about["ended"]) for record in used if record.about.get("ended"))
-    when = f", made from {told(ended[0][:10])} to {told(ended[-1][:10])}" if ended else ""
+    when = f", made from {one_line(ended[0][:10])} to {one_line(ended[-1][:10])}" if ended else ""
     items = [
         f"Results: {len(used)}, with {duration(findings.hours)} of compute{when}.",
         f"Processors: {_counted(used, lambda about: about.get('processor'))}.",
@@ -69,8 +71,8 @@ def _head(findings: Findings, records: Records) -> Section:
 
 
 def _counted(records: Iterable[Record], what: Callable[[Mapping[str, Any]], Any]) -> str:
-    """What the results are about; where that differs, with the number of results."""
-    counts = Counter(told(what(record.about) or "unknown") for record in records)
+    """A property of results; if they differ in it, each value with its number of results."""
+    counts = Counter(one_line(what(record.about) or "unknown") for record in records)
     if len(counts) == 1:
         return next(iter(counts))
     return "; ".join(f"{value} ({count(n, 'result')})" for value, n in sorted(counts.items()))
@@ -89,7 +91,7 @@ def _software(about: Mapping[str, Any]) -> str:
 
 
 def _left_out(findings: Findings, records: Records) -> list[str]:
-    """What has no part in the tables, and why: each reason with its files, counted."""
+    """A line for each reason for which results or files are left out of the tables."""
     items = []
     if number := len(findings.smoke):
         meaning = "Its accuracies mean nothing."
@@ -100,12 +102,12 @@ def _left_out(findings: Findings, records: Records) -> list[str]:
         ("that no table asks for", findings.unasked),
     ):
         if these:
-            items.append(f"Left out: {count(len(these), 'result')} {reason}: {names(these)}.")
+            items.append(f"Left out: {count(len(these), 'result')} {reason}: {name_list(these)}.")
     reasons: dict[str, list[str]] = {}
     for path, reason in records.left_out.items():
-        reasons.setdefault(told(reason.replace(path.name, "it")), []).append(path.name)
+        reasons.setdefault(one_line(reason.replace(path.name, "it")), []).append(path.name)
     for reason, files in sorted(reasons.items()):
-        items.append(f"Left out: {count(len(files), 'file')}, {names(files)}: {reason}.")
+        items.append(f"Left out: {count(len(files), 'file')}, {name_list(files)}: {reason}.")
     return items
 
 
@@ -113,18 +115,19 @@ def _left_out(findings: Findings, records: Records) -> list[str]:
 
 
 def _in_short(findings: Findings) -> Section:
+    """All comparisons in one table, with the counts of the verdicts and how to read them."""
     rows = []
     for found in findings.pairs().values():
         result, pair = found[0]
-        places = [f"{other.table.heading}, {other.budget}" for other, _ in found]
+        where = [f"{other.table.heading}, {other.budget}" for other, _ in found]
         rows.append(
             [
-                "; ".join(places),
+                "; ".join(where),
                 f"{result.label(pair.row)} minus {pair.reference.label}",
-                words.measured(pair, result),
+                cells.measured(pair, result),
                 str(0 if pair.difference is None else len(pair.difference.seeds)),
-                words.printed(pair, result),
-                words.verdict(pair),
+                cells.printed(pair, result),
+                cells.verdict(pair),
             ]
         )
     header = ["table, budget", "difference", "ours", "seeds", "paper", "verdict"]
@@ -147,7 +150,7 @@ def _in_short(findings: Findings) -> Section:
 
 
 def verdicts_line(findings: Findings) -> str:
-    """How often the rule says which word; pairs of the same runs count once."""
+    """How often each verdict was reached, as a sentence."""
     said = ", ".join(f"{number} {word}" for word, number in findings.verdicts().items())
     return f"Of the differences in all tables: {said}."
 
@@ -156,6 +159,7 @@ def verdicts_line(findings: Findings) -> str:
 
 
 def _not_run(records: Records) -> Section:
+    """What each table lacks, what it needs, and the command that makes it."""
     rows = []
     for table in TABLES.values():
         for alike in budgets_of(table):
@@ -166,13 +170,13 @@ def _not_run(records: Records) -> Section:
         "from the runs that have ended there."
     )
     header = ["table", "budget", "not run", "what it needs", "command"]
-    layouts = [f"{name}: {LAYOUTS[name]}" for name in LAYOUTS if name not in NOT_TOLD]
+    layouts = [f"{name}: {LAYOUTS[name]}" for name in LAYOUTS if name not in NO_LAYOUT]
     title = "How data sets that are not downloaded are laid out:"
     return Section("Not run", text, table=(header, rows), items_title=title, items=layouts)
 
 
 def _missing(table: Table, alike: tuple[str, ...], records: Records) -> list[list[str]]:
-    """A line on a table at a budget; none if nothing is missing."""
+    """The line on a table at a budget; no line if nothing is missing."""
     specs = plan([table], alike[0])
     missing = missing_runs(specs, records)
     if not missing:

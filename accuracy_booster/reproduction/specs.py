@@ -1,4 +1,4 @@
-"""One run of a table: what is trained or timed, with which seed, and the hash that names it."""
+"""From a row of a table to a run: what is trained or timed, with which seed, and its hash."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from accuracy_booster.training.identity import FREE
 from accuracy_booster.training.presets import resolve
 from accuracy_booster.training.train_config import TrainConfig
 
-# What a training means. It goes up when a change of the code could change an accuracy; results of
-# other versions are then left out of the report, and their runs are made again.
+# The version of what a training does. It goes up when a change of the code could change an
+# accuracy. Results of other versions are left out of the report, and their runs are made again.
 CODE_VERSION = 1
 MAX_SEEDS = 1000
-# what has no part in a configuration's hash: where things are, the seed, and how a preset is called
+# Fields that are not hashed: places of files, the seed, the name of a preset, and others that do
+# not change the result. The block is hashed as text (`Spec.settings`).
 _NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epochs", "data"}
 
 
@@ -30,12 +31,15 @@ _NOT_HASHED = {*FREE, "seed", "preset", "block", "device", "precision"} - {"epoc
 class Spec:
     """One run.
 
-    `options` are the arguments of `ab.train`, of `ab.detection.train` for a table of detectors
-    (where `model` is the backbone), or of `ab.bench` for a table of times. Their `data` and
-    `weights` are names; `places` knows where they are. Where a training goes on from another run,
-    `after` has that one's options, and `merged` says that its gates become constants. Where gates
-    are changed in a trained network, the options are that network's, and `percents` says how many
-    channels are zeroed.
+    Attributes:
+        measures: TOP1, AP, TIME or GATES (`table`).
+        options: the arguments of the call that makes the run: of `ab.train` (TOP1), of
+            `ab.detection.train` (AP, where `model` is the backbone) or of `ab.bench` (TIME). For
+            GATES they are those of the trained network, and `percents` says how many channels are
+            zeroed. `data` and `weights` are names, which `places` resolves. Where a training
+            starts from another run, `after` has that run's options, and `merged` says whether its
+            gates are made constants.
+        seed: of the training; in a table of times the number of the repetition.
     """
 
     measures: str
@@ -44,7 +48,7 @@ class Spec:
 
     @cached_property
     def config(self) -> TrainConfig | DetectConfig:
-        """The training's configuration, but for the places of its data, weights and output."""
+        """The training's configuration, without the places of its data, weights and output."""
         own = ("model", "after", "merged", "percents")
         options = {name: value for name, value in self.options.items() if name not in own}
         if self.measures == AP:
@@ -53,7 +57,7 @@ class Spec:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What is hashed: the settings that are not at their defaults, and the block as a text."""
+        """What is hashed: the settings that differ from their defaults, and the block as text."""
         if self.measures == TIME:
             return {"measures": TIME, **_plain(self.options)}
         config = self.config
@@ -74,12 +78,12 @@ class Spec:
 
     @cached_property
     def hash(self) -> str:
-        """The same for the runs that differ in their seeds alone."""
+        """A hash of the settings: runs that differ only in their seeds have the same."""
         return hash_of({**self.settings, "code_version": CODE_VERSION})[:12]
 
     @cached_property
     def parent(self) -> Spec | None:
-        """The run whose trained network this one takes; None if it takes none."""
+        """The run whose trained network this run starts from; None if there is none."""
         if self.measures == GATES:
             return Spec(TOP1, {k: v for k, v in self.options.items() if k != "percents"}, self.seed)
         after = self.options.get("after")
@@ -87,7 +91,7 @@ class Spec:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a run is looked up by."""
+        """What identifies the run among results: its hash and its seed."""
         return self.hash, self.seed
 
     @property
@@ -100,7 +104,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        """The name of the run's folder and of its result."""
+        """The name of the run's folder and of its result file."""
         if self.measures == TIME:
             what = "times"
         else:
@@ -113,6 +117,7 @@ class Spec:
         return f"{self.model.replace('/', '_')}-{what}-{self.hash}-s{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, from which `from_json` makes the same run."""
         return {"measures": self.measures, "options": _plain(self.options), "seed": self.seed}
 
     @classmethod
@@ -121,15 +126,15 @@ class Spec:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON gives them back: lists for tuples."""
+    """Values as JSON gives them back, with lists in place of tuples."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
-    """The run of a row. Rows of a table of times share one run, in which they take turns.
+    """The run of a row. All rows of a table of times share one run, in which they take turns.
 
     Raises:
-        ValueError: for a budget that there is not.
+        ValueError: for an unknown budget.
     """
     if budget not in BUDGETS:
         raise unknown("budget", budget, BUDGETS)
@@ -140,7 +145,7 @@ def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
     if table.measures == GATES:
         percents = [percent for percent, *_ in ZEROED]
         return Spec(GATES, {**options, "percents": percents}, seed)
-    # the digits are grey, so a detector of coloured images cannot start from their network
+    # At the budget smoke networks learn grey digits: a detector of coloured images cannot use them.
     if row.after is not None and not (budget == "smoke" and table.measures == AP):
         begun = _options(table, row.model, row.after.block, budget)
         if row.after.data:
@@ -148,12 +153,12 @@ def spec_of(table: Table, row: Row, budget: str, seed: int) -> Spec:
         options |= {"after": begun, "merged": row.after.merged}
     options |= row.settings
     if budget == "smoke" and "weights" in table.settings:
-        options["freeze"] = "none"  # without trained weights there is nothing to freeze
+        options["freeze"] = "none"  # the weights are random then, so all of them must learn
     return Spec(table.measures, options, seed)
 
 
 def _options(table: Table, model: str, block: str, budget: str) -> dict[str, Any]:
-    """The arguments of the training for a row without settings of its own."""
+    """The arguments of a training in a table, without the settings of its row."""
     own = (table.budgets or {}).get(budget, {})
     options = _standard(model, block, table.data, budget)
     options |= {**table.settings, **own}
@@ -163,21 +168,22 @@ def _options(table: Table, model: str, block: str, budget: str) -> dict[str, Any
 
 
 def _standard(model: str, block: str, data: str, budget: str) -> dict[str, Any]:
-    """The arguments of the training of a network with a block on a data set."""
+    """The arguments of the standard training of a network with a block on a data set."""
     return {"model": model, "block": block, "data": data, **STANDARD[data][budget]}
 
 
 def plan(tables: Sequence[Table], budget: str, seeds: int | None = None) -> list[Spec]:
-    """The runs of tables, each once, in the order in which they tell most.
+    """The runs of tables, each once, in the order in which they are best made.
 
-    Table after table; within a table every row with the first seed, then every row with the next.
-    A run whose trained network another one takes comes before that one.
+    They come table after table. Within a table every row comes with the first seed, then every row
+    with the next, so that rows can be compared early. A run that starts from the network of another
+    run comes after it.
 
     Args:
-        seeds: how many; by default the number that each table declares.
+        seeds: the number of seeds; by default the number that each table declares.
 
     Raises:
-        ValueError: for a number of seeds out of range, or a budget that there is not.
+        ValueError: for a number of seeds out of range, or an unknown budget.
     """
     if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
         raise ValueError(f"seeds={seeds} must be from 1 to {MAX_SEEDS:,}")

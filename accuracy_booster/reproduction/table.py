@@ -1,4 +1,4 @@
-"""What a table of the paper, or of our own, consists of."""
+"""What a table consists of: `Table`, its rows, and the network that a row may start from."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TOP1, TIME, GATES, AP = "top1", "time", "gates", "ap"  # what a table measures
-TRAINED = (TOP1, AP)  # of these each run is a training
-AP50 = "ap50"  # a cell of a table of detectors, beside AP
-WHICH = ("highest", "lowest", "random")  # weights whose channels are zeroed
-MERGED = ("top1_merged", "top1_reestimated")  # accuracies before the training of merged gates
+# What the rows of a table show:
+TOP1 = "top1"  # the top-1 accuracy of a training
+AP = "ap"  # the average precision of a training of a detector
+TIME = "time"  # the seconds of inference
+GATES = "gates"  # the top-1 accuracies of one trained network with its gates changed
+TRAINED = (TOP1, AP)  # of these, each run is a training
+
+# Names of values in a result, beside "top1", "ap" and the blocks of a table of times:
+AP50 = "ap50"  # a detector's average precision at an IoU of 0.5
+WHICH = ("highest", "lowest", "random")  # channels of which weights are zeroed
+# accuracies of a network whose gates were made constants, before it is trained further: as it is,
+# and with re-estimated running statistics
+MERGED = ("top1_merged", "top1_reestimated")
 
 
 @dataclass(frozen=True)
 class After:
-    """A training that goes on from the trained network of another row, with the same seed.
+    """Where a training starts: from the trained network of another row, with the same seed.
 
     Attributes:
-        merged: its gates are first folded to constants, and the norms' statistics re-estimated.
-            What is then trained is the plain network.
-        data: the data set that the other network is trained on, with that one's own settings; by
-            default the table's, with the table's.
+        block: the block of that network.
+        merged: first replace its gates by constants and re-estimate the running statistics of its
+            norms. The network that is trained then has no gates.
+        data: the data set that the other network was trained on, with the standard settings for
+            that data set. By default the table's data set and settings.
     """
 
     block: str
@@ -31,17 +40,21 @@ class After:
 
 @dataclass(frozen=True)
 class Row:
-    """A network with a block, and what is printed for it: top-1 and top-5 accuracy in %.
-
-    In a table of times `printed` is seconds per batch, and in one of detectors average precision.
+    """A network with a block, and what the paper prints for it.
 
     Attributes:
-        settings: fields of the configuration in which the row differs from the others of its table.
-        after: what its training goes on from; None if that begins anew.
-        cell: which value of the run's result is the row's; by default the accuracy, or the time of
-            its block. So rows can share a run. Blocks are compared in the same cell.
+        label: the row's name in the table.
+        model: the network.
+        block: its block.
+        printed: the paper's top-1 accuracy in %; in a table of times the seconds per batch, and in
+            one of detectors the average precision in %.
+        printed_top5: the paper's top-5 accuracy in %.
+        settings: fields of the configuration in which the row differs from its table.
+        after: the network that its training starts from; None for random weights.
+        cell: which value of the run's result the row shows; by default the accuracy, or the time of
+            its block. Rows can so share a run. Two rows are compared only in the same cell.
         against: labels of the rows that it is compared with, in place of the table's references.
-        column: the heading of the column of comparisons with this row; by default its label.
+        column: the heading of the comparisons with this row; by default its label.
     """
 
     label: str
@@ -57,7 +70,7 @@ class Row:
 
     @property
     def heading(self) -> str:
-        """Of the column of comparisons with this row."""
+        """The heading of the comparisons with this row."""
         return self.column or self.label
 
 
@@ -72,12 +85,11 @@ class Table:
         rows: all networks and blocks.
         references: the blocks that the other rows of the same network are compared with.
         settings: fields of the configuration for every row, at every budget.
-        budgets: own settings by budget; by default those of the data set (`budgets`).
-        seeds: the number of seeds after which the verdict is final.
-        measures: top1 (a training), ap (a training of a detector), time (seconds of inference), or
-            gates (accuracies of a trained network with its gates changed).
-        printed_for: where the printed numbers are another network's than the rows'.
-        note: sentences on what the paper leaves open, and what was chosen.
+        budgets: further settings by budget, over those of the data set (`budgets.STANDARD`).
+        seeds: the number of seeds after which a verdict is final.
+        measures: TOP1, AP, TIME or GATES.
+        printed_for: the network of the printed numbers, where it is not the rows' own.
+        note: sentences on what the paper leaves open and what was chosen.
     """
 
     name: str
@@ -94,16 +106,21 @@ class Table:
 
     @property
     def models(self) -> list[str]:
+        """The networks, each once."""
         return list(dict.fromkeys(row.model for row in self.rows))
 
     @property
     def heading(self) -> str:
+        """ "Table 6", "Section 6.1", or the capitalised name of a table of our own."""
         if "." in self.name:
             return f"Section {self.name}"
         return f"Table {self.name}" if self.name.isdigit() else self.name.capitalize()
 
     def references_of(self, row: Row) -> list[Row]:
-        """The rows of the same network that a row is compared with."""
+        """The rows of the same network that a row is compared with.
+
+        A row that is itself a reference is compared only with the references before it.
+        """
         of_model = [other for other in self.rows if other.model == row.model and other != row]
         if row.against:
             return [other for label in row.against for other in of_model if other.label == label]
@@ -111,11 +128,11 @@ class Table:
         found = []
         for block in self.references:
             if row.block == block and not row.settings:
-                break  # a reference is compared with those before it alone
+                break
             found += [other for other in of_model if other.block == block and not other.settings]
         return found
 
 
 def blocks(model: str, *rows: tuple[Any, ...]) -> tuple[Row, ...]:
-    """Rows of one network: (label, block, printed top-1, printed top-5)."""
+    """Rows of one network, each given as (label, block, printed top-1, printed top-5)."""
     return tuple(Row(label, model, *more) for label, *more in rows)

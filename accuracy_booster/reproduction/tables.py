@@ -1,7 +1,4 @@
-"""Every table, by its name. A row says what is trained and what the paper prints for it.
-
-Nothing here is a result of ours.
-"""
+"""All tables by name: our own, then the paper's. They hold no result of ours."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ TABLES: dict[str, Table] = {table.name: table for table in (*OWN, *PAPER)}
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:
-    """The tables of these names, each once, in their order.
+    """The tables of these names ("6", "table 6", "small"), each once, in the given order.
 
     Raises:
-        ValueError: for a name that is no table's, with the nearest.
+        ValueError: for an unknown name; the message names the nearest.
     """
     found = {}
     for name in names:

@@ -1,6 +1,6 @@
 """Paired differences over seeds, their intervals, and the rule that turns them into verdicts.
 
-The rule is `rule.md`. It was committed before the first run of the tables.
+The rule is written in `rule.md`, which was committed before the first run of the tables.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 CONFIDENCE = 0.95
-POWER = 0.8  # with which the wanted number of seeds tells a difference
-SMALLEST = 0.3  # points: the difference of interest where the paper prints none
-MOST_SEEDS = 1000
+POWER = 0.8  # the probability with which the reported number of seeds finds a difference
+SMALLEST = 0.3  # points: the smallest difference of interest where the paper prints none
+MOST_SEEDS = 1000  # larger numbers of seeds are not reported
 
 CONFIRMED, CONTRADICTED = "confirmed", "contradicted"
 TOO_SMALL, NOT_RUN = "too small to tell", "not run"
@@ -28,7 +28,7 @@ def rule() -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired differences of a row and a reference, in points (or % of time), by seed."""
+    """The differences row minus reference, in points (or in % of time), by seed."""
 
     by_seed: Mapping[int, float]
 
@@ -47,7 +47,10 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The interval of the mean; None for one seed."""
+        """The 95 % confidence interval of the mean difference; None for one seed.
+
+        For n seeds and the sample standard deviation s it is mean ± t(n - 1) * s / sqrt(n).
+        """
         if self.spread is None:
             return None
         number = len(self.by_seed)
@@ -55,7 +58,10 @@ class Difference:
         return self.mean - half, self.mean + half
 
     def seeds_to_tell(self, difference: float) -> int | None:
-        """How many seeds tell a difference from zero; None if unknown, or over `MOST_SEEDS`."""
+        """How many seeds it takes to tell a difference from zero with a power of 80 %.
+
+        None if the spread is unknown, or if it takes more than `MOST_SEEDS`.
+        """
         if self.spread is None or difference == 0:
             return None
         for number in range(2, MOST_SEEDS + 1):
@@ -66,7 +72,7 @@ class Difference:
 
 
 def _t(number: int, share: float) -> float:
-    """Student's t for a number of seeds."""
+    """The quantile `share` of Student's t distribution for the mean of `number` seeds."""
     from scipy.stats import t
 
     return float(t.ppf(share, number - 1))
@@ -77,10 +83,10 @@ class Verdict:
     """What the rule says of a difference.
 
     Attributes:
-        word: one of the words of the rule.
+        word: CONFIRMED, CONTRADICTED, TOO_SMALL, MORE, LESS or NOT_RUN.
         holds_printed: whether the interval holds the printed difference; None where there is no
             interval, or nothing is printed.
-        seeds_to_tell: how many seeds it would take, where the word is "too small to tell".
+        seeds_to_tell: how many seeds it would take; given where the word is TOO_SMALL.
         so_far: whether there are fewer seeds than the table declares.
     """
 
@@ -91,7 +97,13 @@ class Verdict:
 
 
 def judge(difference: Difference | None, printed: float | None, declared: int) -> Verdict:
-    """The rule: paired differences, the difference that the paper prints (None if it does not)."""
+    """Apply the rule.
+
+    Args:
+        difference: the paired differences; None if no pair has ended.
+        printed: the difference that the paper prints; None if it prints none.
+        declared: the number of seeds after which the verdict is final.
+    """
     if difference is None or not difference.by_seed:
         return Verdict(NOT_RUN)
     so_far = len(difference.by_seed) < declared
@@ -100,12 +112,12 @@ def judge(difference: Difference | None, printed: float | None, declared: int) -
     if interval is None:
         return Verdict(TOO_SMALL, so_far=so_far)
     low, high = interval
-    side = (low > 0) - (high < 0)  # 1 above zero, -1 below, 0 if it holds zero
+    side = (low > 0) - (high < 0)  # 1: the interval is above zero; -1: below; 0: it holds zero
     holds = None if printed is None else low <= printed <= high
     if printed is None:
         word = {1: MORE, -1: LESS, 0: TOO_SMALL}[side]
     elif side:
-        # a printed difference of zero has no side, and any other contradicts it
+        # a printed difference of 0 is contradicted by an interval on either side of zero
         word = CONFIRMED if side * printed > 0 else CONTRADICTED
     else:
         word = TOO_SMALL if holds else CONTRADICTED

@@ -15,12 +15,14 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
+from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
 from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
 from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
 from accuracy_booster.surgery.sites import Site
 
 
+@renamed("recipe", "block", position=1)
 def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
     """Put a gate on the output of each site, in place; returns the model.
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recipe
+from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.attaching import attach, attached, detach
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
 from accuracy_booster.surgery.examples import infer_examples
@@ -20,6 +21,7 @@ from accuracy_booster.surgery.state import update_state
 from accuracy_booster.surgery.where import Where
 
 
+@renamed("recipe", "block", position=1)
 def boost(
     model: Model,
     block: str | Recipe = "ab",
@@ -47,7 +49,7 @@ def boost(
     Raises:
         ValueError: as `ab.plan`.
     """
-    planned = make_plan(model, block, example=example, where=where, init=init, stacklevel=3)
+    planned = make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
     sites = [gate.site for gate in planned.gates]
     if is_lazy(model):  # a pass gives lazy modules their weights
         traced(model, infer_examples(model) if example is None else [example])

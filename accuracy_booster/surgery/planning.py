@@ -12,6 +12,7 @@ from torch import nn
 
 from accuracy_booster import blocks
 from accuracy_booster.blocks import Recalibrate, Recipe
+from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.attaching import disabled
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.surgery.finding import Found
@@ -27,6 +28,7 @@ from accuracy_booster.surgery.where import Where, find_sites, where_text
 INITS = ("paper", "identity")
 
 
+@renamed("recipe", "block", position=1)
 def plan(
     model: nn.Module,
     block: str | Recipe = "ab",
@@ -52,7 +54,7 @@ def plan(
         ValueError: where nothing fits, a name is unknown, the block does not fit, or the network
             is wrapped (DDP, compiled, quantised) or boosted there already.
     """
-    return make_plan(model, block, example=example, where=where, init=init, stacklevel=3)
+    return make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
 
 
 def make_plan(

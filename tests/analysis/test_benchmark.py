@@ -1,9 +1,16 @@
 """`ab.bench`: which variants it measures, and their memory; never a time."""
 
+import contextlib
 import json
 
-import accuracy_booster as ab
+import pytest
+import torch
 
+import accuracy_booster as ab
+from accuracy_booster import cli
+from accuracy_booster.fastpath import compiled
+
+BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"
 SMALL = {"input_size": (3, 8, 8), "rounds": 3, "device": "cpu"}
 
 
@@ -46,3 +53,35 @@ def test_the_fast_path_of_a_block_needs_no_more_memory_than_none_in_training():
     ratio = {(r.path, r.block): r.memory_ratio for r in result.rows}
     assert ratio["ours", "ab"] < 1.02
     assert ratio["naive", "ab"] > 1.05, "the measurement sees the maps that a plain gate keeps"
+
+
+def test_bench_freezes_the_network_without_a_block_and_with_one_alike(capsys):
+    torch._dynamo.reset()
+    assert cli.main([*BENCH.split(), "--paths", "ours"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    frozen = {r["block"]: r["frozen"] for r in rows}
+    # 7 convolutions; between the branch's last one and the sum there is a gate
+    assert frozen == {
+        "none": {"packed": 7, "plain": 0, "sums": 3},
+        "se": {"packed": 7, "plain": 0, "sums": 0},
+    }
+
+
+def test_bench_prints_no_ratio_to_an_unfrozen_network(capsys, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiled, "_freezing", contextlib.nullcontext)
+    assert cli.main(BENCH.split()) == 2
+    out, err = capsys.readouterr()
+    assert "ratio" not in out
+    assert "not frozen: none of 7 convolutions" in err
+    assert "--compile off" in err
+    assert err.count("\n") == 1
+
+
+def test_the_time_for_rounds_is_bounded():
+    given = {"modes": ["infer"], "batch_sizes": [1], "compile": [False], "blocks": ["none"]}
+    given |= {"input_size": (3, 8, 8), "device": "cpu"}
+    assert {r.rounds for r in ab.bench("resnet8", rounds=50, seconds=1e-9, **given).rows} == {3}
+    assert {r.rounds for r in ab.bench("resnet8", rounds=2, seconds=60, **given).rows} == {2}
+    with pytest.raises(ValueError, match="seconds=0 must be > 0"):
+        ab.bench("resnet8", seconds=0, **given)

@@ -1,24 +1,143 @@
-"""Folded networks on maps with 0 to 3 dimensions of space."""
+"""Both forms of a folded gate compute the gate, whatever the layer and whoever reads the map."""
+
+# N batch, C channels, H W space
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
-from support.ranks import (
-    Block,
-    Last,
+import torch.nn.functional as F
+from support.folded_networks import (
+    IN_FLOAT64,
+    OneBranch,
     boosted,
+    norms_left,
 )
+from support.fused_networks import BranchModule, ResidualNet
+from support.gated_networks import NETWORKS, difference, images, network
+from support.ranks import Block, Last
+from support.ranks import boosted as boosted_on_ranks
+from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 
 import accuracy_booster as ab
+from accuracy_booster.fastpath.folded_modules import GatedConv2d
 
-pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
+pytestmark = WARNINGS_ARE_ERRORS
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("name", ["resnet8", "preact11", "timm/regnetx_002", "shufflenet_g3"])
+def test_both_forms_are_the_network(name, form):
+    """Grouped and pointwise convolutions too, of other batches and sizes than the example's."""
+    model, x = network(name), images(name)
+    folded = ab.fold(model, example=x[:1])
+    gates = [m for m in folded.modules() if isinstance(m, GatedConv2d)]
+    assert len(gates) == NETWORKS[name][1]
+    assert all(m.form == form for m in gates)
+    side = x.shape[2]
+    for n, height, width in ((1, side, side), (5, side, side), (2, side + 9, side + 16)):
+        given = torch.randn(n, 3, height, width, dtype=torch.float64)
+        assert difference(model, folded, given) < IN_FLOAT64
+
+
+CONVS = {
+    "1x1": {"kernel_size": 1},
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "5x3 dilated": {"kernel_size": (5, 3), "padding": (4, 1), "dilation": (2, 1)},
+    "grouped": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8},
+    "grouped 1x1": {"kernel_size": 1, "groups": 4},
+    "circular": {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+    "same": {"kernel_size": 3, "padding": "same"},
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("recipe", ["ab", "ab_g2", "se", "eca"])
+@pytest.mark.parametrize("conv", CONVS)
+def test_every_kind_of_convolution(conv, recipe, bias, form):
+    model, x = boosted(OneBranch(nn.Conv2d(8, 8, bias=bias, **CONVS[conv])), recipe)
+    folded = ab.fold(model, example=x[:1])
+    assert ab.fast_path(folded).taken == 1
+    for given in (x, torch.randn(1, 3, 2, 9, dtype=torch.float64)):
+        assert difference(model, folded, given) < IN_FLOAT64
+    assert norms_left(folded) == []
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_formats(layout, form):
+    model, x = network("resnet8"), images("resnet8")
+    folded = ab.fold(model.to(memory_format=layout), example=x[:1])
+    assert difference(model, folded, x.contiguous(memory_format=layout)) < IN_FLOAT64
+
+
+class Apart(OneBranch):
+    """The same as a pair, so that nothing but the caller reads the convolution's output."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        z = self.conv2(F.relu(self.bn1(self.conv1(x))))
+        return self.head(F.relu(self.bn2(z) + x).mean((2, 3))), z
+
+
+class Sum(OneBranch):
+    """The sum before the ReLU, and the branch, are returned too."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.branch(x)
+        total = y + x
+        return self.head(F.relu(total).mean((2, 3))), total, y
+
+
+@pytest.mark.parametrize("recipe", ["ab", None])
+@pytest.mark.parametrize("build", [Apart, Sum])
+def test_maps_that_are_returned_stay_right(build, recipe, form):
+    model, x = boosted(build(), recipe)
+    folded = ab.fold(model, example=x[:1])
+    with torch.no_grad():
+        for found, expected in zip(folded(x), model(x), strict=True):
+            assert isinstance(found, torch.Tensor)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["branch", "path"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_hooks_on_what_hands_the_map_on_see_tensors(name, when, form):
+    model, x = boosted(ResidualNet(BranchModule()), where=["blocks.0.branch.4"])
+    seen = []
+
+    def register(network):
+        network.get_submodule(f"blocks.0.{name}").register_forward_hook(
+            lambda m, a, y: seen.append(y)
+        )
+
+    if when == "before":
+        register(model)
+    folded = ab.fold(model, example=x[:1])
+    assert ab.fast_path(folded).taken == 1
+    if when == "after":
+        register(model)
+        register(folded)
+    seen.clear()
+    assert difference(model, folded, x) < IN_FLOAT64
+    torch.testing.assert_close(*seen, rtol=1e-10, atol=1e-11)
+
+
+def test_a_branch_that_is_a_module_copies(form):
+    model, x = boosted(ResidualNet(BranchModule()), where=["blocks.0.branch.4"])
+    fused = ab.fuse(copy.deepcopy(model), example=x[:1])
+    for other in (fused, ab.fold(model, example=x[:1])):
+        for again in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+            seen = []
+            again.blocks[0].branch.register_forward_hook(lambda m, a, y, seen=seen: seen.append(y))
+            assert difference(model, again, x) < IN_FLOAT64
+            assert isinstance(seen[0], torch.Tensor)
+            assert list(again.state_dict()) == list(other.state_dict())
+            assert len(list(again.modules())) == len(list(other.modules()))
 
 
 @pytest.mark.parametrize("recipe", ["ab", "se", "eca", "ab_g2"])
@@ -26,7 +145,7 @@ def _seed():
 @pytest.mark.parametrize("kind", [Block, Last])
 @pytest.mark.parametrize("dims", [0, 1, 3])
 def test_folded_networks_compute_the_same(dims, kind, kernel, recipe):
-    net, x = boosted(dims, kernel, recipe, kind, bias=True)
+    net, x = boosted_on_ranks(dims, kernel, recipe, kind, bias=True)
     net.eval()
     folded = ab.fold(net, example=x, verify=True)
     assert ab.fast_path(folded).taken == 2, str(ab.fast_path(folded))
@@ -40,13 +159,9 @@ def test_folded_networks_compute_the_same(dims, kind, kernel, recipe):
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("form", ["input", "output"])
 @pytest.mark.parametrize("dims", [1, 3])
-def test_both_forms_of_a_folded_gate(monkeypatch, dims, form):
-    from accuracy_booster.fastpath import folding
-
-    monkeypatch.setattr(folding, "choose_form", lambda *_: form)
-    net, x = boosted(dims, 3, "ab_plus", bias=True)
+def test_both_forms_of_a_folded_gate(dims, form):
+    net, x = boosted_on_ranks(dims, 3, "ab_plus", bias=True)
     folded = ab.fold(net.eval(), example=x)
     assert f"form={form}" in str(folded)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)

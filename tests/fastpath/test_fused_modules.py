@@ -1,43 +1,341 @@
-"""Fused networks on maps with 0 to 3 dimensions of space."""
+"""Fused norms and convolutions: statistics, precision, gradients and memory, as before fusing."""
+
+# N batch, C channels, H W space
 
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
-from support.ranks import (
-    Block,
-    Last,
-    boosted,
+from accuracy_booster.training.synchronise import synchronised
+from support.fused_networks import (
+    CLOSE,
+    MODES,
+    ResidualBlock,
+    ResidualNet,
+    assert_same_buffers,
+    assert_same_pass,
+    fused_copy,
+    pair,
+    run,
 )
+from support.networks import randomise
+from support.processes import cannot_fork, ranks, said, wait
+from support.ranks import Block, Last, boosted
+from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
+from torchvision.models import video
 
 import accuracy_booster as ab
-from accuracy_booster.surgery import attach
+from accuracy_booster.fastpath.class_swapping import to_fused_class
+from accuracy_booster.fastpath.epilogue import Epilogue
+from accuracy_booster.ops import backend
+from accuracy_booster.ops.pooled_conv import has_pooled_form
+from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.sites import Site
 
-pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
+pytestmark = WARNINGS_ARE_ERRORS
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+NORMS = {
+    "momentum_none": lambda: nn.BatchNorm2d(6, momentum=None),
+    "momentum_1": lambda: nn.BatchNorm2d(6, momentum=1.0, eps=0.1),
+    "no_running_statistics": lambda: nn.BatchNorm2d(6, track_running_stats=False),
+    "no_affine": lambda: nn.BatchNorm2d(6, affine=False),
+    "neither": lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False),
+    "sync": lambda: nn.SyncBatchNorm(6),
+    "sync_momentum_none": lambda: nn.SyncBatchNorm(6, momentum=None),
+}
 
 
-def results(net, x):
-    x = x.clone().requires_grad_()
-    for p in net.parameters():
-        p.grad = None
-    y = net(x)
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
-    (y * weights).sum().backward()
-    return [
-        y.detach(),
-        x.grad,
-        *(p.grad for p in net.parameters()),
-        *(b.clone() for b in net.buffers()),
-    ]
+@pytest.mark.parametrize("recipe", ["ab", "se", None])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_kind_of_batch_norm(norm, recipe):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(norm=NORMS[norm]())), recipe)
+    assert ab.fast_path(other).taken == 1
+    for training in (True, True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+def test_statistics_that_are_no_longer_tracked_stay():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    for model in (unfused, other):
+        model.blocks[0].bn2.track_running_stats = False
+    for training in (True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+@pytest.mark.parametrize("gate_too", [True, False])
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_frozen_norm_in_a_network_that_trains(gate_too, learns):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused.train(), other.train()):
+        norm = model.blocks[1].bn2
+        norm.eval()
+        norm.recalibrate.train(not gate_too)
+        norm.requires_grad_(learns)
+    assert_same_pass(unfused, other, x)
+    assert unfused.blocks[1].bn2.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("frozen", ["stem", "blocks.0.conv2", "blocks.0.bn2", "blocks.1.bn2"])
+def test_parts_without_gradients(frozen):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused, other):
+        model.get_submodule(frozen).requires_grad_(False)
+        model(x).sum().backward()  # no gradient for the images
+    for a, b in zip(unfused.parameters(), other.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, **CLOSE)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_small_and_odd_maps(side):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()), side=side, n=3)
+    for training in (True, False):
+        assert_same_pass(unfused.train(training), other.train(training), x)
+
+
+def test_a_single_value_per_channel_is_an_error_as_before():
+    for recipe in ("se", None):
+        unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()), recipe, side=1, n=1)
+        for model in (unfused, other):
+            with pytest.raises(ValueError, match=r"[Ee]xpected more than 1 value per channel"):
+                model.train()(x)
+            assert model.eval()(x).isfinite().all()
+
+
+def test_an_empty_batch():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()), None)
+    for model in (unfused.eval(), other.eval()):
+        assert model(x[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_norm_of_16_bits_keeps_its_statistics_in_float32(dtype):
+    """Output and gradient against batch norm in float64 on the same rounded map."""
+    other = randomise(nn.BatchNorm2d(5))
+    exact = copy.deepcopy(other).double()
+    to_fused_class(other, Epilogue())
+    z = (3 + torch.randn(4, 5, 6, 6)).to(dtype)
+    mine, truth = z.clone().requires_grad_(), z.double().requires_grad_()
+    y, expected = other(mine), exact(truth)
+    assert y.dtype == dtype
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.double(), expected, rtol=rounding, atol=rounding)
+    grad = torch.randn(z.shape).to(dtype)
+    y.backward(grad)
+    expected.backward(grad.double())
+    torch.testing.assert_close(mine.grad.double(), truth.grad, rtol=2 * rounding, atol=2 * rounding)
+    torch.testing.assert_close(other.running_var.double(), exact.running_var, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(other.weight.grad.double(), exact.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_mean_far_from_zero_loses_nothing():
+    """mean 1000, spread 1 in float32: as near to float64 as torch's own batch norm, or nearer."""
+    z = 1000 + torch.randn(4, 6, 9, 9)
+    weight, bias, grad = torch.randn(6), torch.randn(6), torch.randn(4, 6, 9, 9)
+    found = {}
+    for name, dtype in (("truth", torch.float64), ("torch", torch.float32), ("fused", None)):
+        kind = dtype or torch.float32
+        norm = nn.BatchNorm2d(6).to(kind)
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+            norm.bias.copy_(bias)
+        if dtype is None:
+            to_fused_class(norm, Epilogue())
+        leaf = z.to(kind).requires_grad_()
+        y = norm(leaf)
+        y.backward(grad.to(kind))
+        found[name] = [y.detach(), leaf.grad, norm.weight.grad, norm.bias.grad, norm.running_var]
+    for truth, theirs, ours in zip(*found.values(), strict=True):
+        error = float((ours.double() - truth).abs().max())
+        other = float((theirs.double() - truth).abs().max())
+        assert error <= max(3 * other, 1e-4 * float(truth.abs().max())), (error, other)
+
+
+def test_the_backend_unfused_is_layer_by_layer():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    with backend.using("unfused"):
+        assert torch.equal(other.eval()(x), unfused.eval()(x))
+    with pytest.raises(ValueError, match="backend"), backend.using("fast"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 1, "padding": 1, "stride": 2},
+        {"kernel_size": (1, 3), "stride": (2, 1)},
+    ],
+)
+def test_convolutions_without_a_pooled_form(options):
+    """They are not claimed, and a gate after one is right."""
+    conv = nn.Conv2d(6, 6, **options)
+    assert not has_pooled_form(conv)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), conv, nn.ReLU())
+    unfused, other, x = pair(model, where=["1"])
+    assert ab.fast_path(other).taken == 1
+    assert_same_pass(unfused, other, x)
+
+
+@pytest.mark.forks
+@cannot_fork
+@pytest.mark.parametrize("how", ["scope", "sync"])
+def test_two_processes_of_unequal_shares_are_one_with_all(how, tmp_path):
+    """The norms' statistics and running statistics, gates' norms included, and the gradients."""
+    unfused, other, x = pair(
+        ResidualNet(ResidualBlock(), ResidualBlock()), None if how == "sync" else "ab", n=5
+    )
+    if how == "sync":  # torch's refuses CPU tensors, so the norm inside stays unfused: only sites
+        for model in (unfused, other):
+            model.blocks[0].bn1.eval()
+            model.blocks[1].bn1.eval()
+        other = ab.unfuse(other)
+        for block in other.blocks:
+            block.bn2 = nn.SyncBatchNorm.convert_sync_batchnorm(block.bn2)
+        other = fused_copy(other.double(), x)
+        other.blocks[0].bn1.eval()
+        other.blocks[1].bn1.eval()
+        assert ab.fast_path(other).taken == 2
+    else:
+        unfused.train()
+        other.train()
+    for block in (*unfused.blocks, *other.blocks):
+        block.bn2.train()
+    y, grads = run(unfused, x, torch.ones(5, 4, dtype=torch.float64))
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        share = x[:3] if rank == 0 else x[3:]
+        with synchronised() if how == "scope" else nullcontext():
+            out, mine = run(other, share, torch.ones(len(share), 4, dtype=torch.float64))
+        torch.testing.assert_close(out, y[:3] if rank == 0 else y[3:], **CLOSE)
+        for name, grad in mine.items():
+            if name == "input":
+                grad, expected = grad, grads[name][:3] if rank == 0 else grads[name][3:]
+            else:
+                expected = grads[name]
+                torch.distributed.all_reduce(grad)
+            torch.testing.assert_close(grad, expected, rtol=1e-8, atol=1e-9, msg=name)
+        assert_same_buffers(unfused, other)
+        torch.distributed.destroy_process_group()
+
+    codes = [wait(pid) for pid in ranks(work, tmp_path)]
+    assert codes == [0, 0], said(tmp_path)
+
+
+def saved_maps(model, x):
+    """How many distinct maps as large as x a pass keeps for the gradient."""
+    kept = {}
+
+    def pack(tensor):
+        if tensor.numel() >= x.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = model(x)
+    assert y.requires_grad
+    return len(kept)
+
+
+def test_a_gate_keeps_no_further_map():
+    x = torch.randn(4, 6, 8, 8, requires_grad=True)
+    bare = ResidualBlock(act=nn.ReLU(inplace=True))
+    boosted = ab.boost(copy.deepcopy(bare), "ab", example=x[:1], where=["bn2"])
+    counts = {
+        "bare": saved_maps(bare, x),
+        "boosted": saved_maps(boosted, x),
+        "fused": saved_maps(fused_copy(boosted, x), x),
+        "fused bare": saved_maps(fused_copy(bare, x), x),
+    }
+    assert counts["fused"] <= counts["bare"] < counts["boosted"], counts
+    assert counts["fused bare"] <= counts["bare"], counts
+
+
+def test_a_graph_that_is_kept():
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    grads = []
+    for model in (unfused, other):
+        loss = model(x).square().sum()
+        weight = model.blocks[0].bn2.weight
+        (first,) = torch.autograd.grad(loss, [weight], retain_graph=True)
+        (bias,) = torch.autograd.grad(loss, [model.blocks[1].bn2.bias], retain_graph=True)
+        loss.backward(retain_graph=True)
+        loss.backward()
+        torch.testing.assert_close(weight.grad, 2 * first)
+        grads.append([first, bias, *(p.grad for p in model.parameters())])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_two_losses_and_of_a_map():
+    """Passes that reach the network in part leave nothing behind for the next."""
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    grads = []
+    for model in (unfused, other):
+        y = model(x)
+        kept = [
+            torch.autograd.grad(y[:, i].sum(), x_, retain_graph=True)
+            for i in (0, 1)
+            for x_ in [
+                list(model.head.parameters()),
+                [model.blocks[1].bn2.bias],
+                [model.blocks[0].conv1.weight],
+                list(model.parameters()),
+            ]
+        ]
+        grads.append([g for group in kept for g in group])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+def test_the_second_derivative_is_the_same_or_refused():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(unfused(x).square().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    (grad,) = torch.autograd.grad(other(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|twice"):
+        grad.square().sum().backward()
+
+
+def test_functional_calls_and_function_transforms():
+    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+    unfused.eval()
+    other.eval()
+    found = []
+    for model in (unfused, other):
+        values = {k: v.detach() for k, v in model.named_parameters()}
+
+        def loss(values, x, model=model):
+            return torch.func.functional_call(model, values, (x,)).square().sum()
+
+        grads = torch.func.grad(loss)(values, x)
+        every = torch.func.grad(loss, argnums=1)
+        each = torch.func.vmap(every, in_dims=(None, 0))(values, x[:, None])
+        found.append([*grads.values(), each])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@MODES
+def test_without_gradients(mode, training):
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    with mode():
+        torch.testing.assert_close(other.train(training)(x), unfused.train(training)(x), **CLOSE)
+    assert_same_buffers(unfused, other)
+    assert_same_pass(unfused, other, x)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -49,9 +347,7 @@ def test_fused_networks_compute_the_same(dims, kind, kernel, recipe, training):
     net, x = boosted(dims, kernel, recipe, kind)
     other = ab.fuse(copy.deepcopy(net), example=x[:1])
     assert ab.fast_path(other).taken == 2, str(ab.fast_path(other))
-    expected = results(net.train(training), x)
-    for a, b in zip(expected, results(other.train(training), x), strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-9)
+    assert_same_pass(net.train(training), other.train(training), x)
     ab.unfuse(other)
     assert {type(m) for m in other.modules()} == {type(m) for m in net.modules()}
 
@@ -68,8 +364,6 @@ def test_vectors_are_not_fused_and_the_reason_is_true():
 
 @pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18"])
 def test_video_networks_are_fused_and_folded(name):
-    from torchvision.models import video
-
     net = getattr(video, name)(num_classes=5)
     sites = [
         Site(f"{module}.conv2.1", block.conv2[1].num_features, (1, 1, 1))
@@ -78,12 +372,7 @@ def test_video_networks_are_fused_and_folded(name):
     ]
     assert len(sites) == 8
     attach(net, "ab", sites)
-    net.double()
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.running_var.uniform_(0.5, 2)
-                module.running_mean.normal_()
+    randomise(net).double()
     x = torch.randn(4, 3, 4, 16, 16, dtype=torch.float64)
     folded = ab.fold(net.eval(), example=x, verify=True)
     fused = ab.fuse(copy.deepcopy(net), example=x[:1])

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import accuracy_booster as ab
-from accuracy_booster.fastpath.fusing import fast_path, fuse
+from accuracy_booster.fastpath import fast_path, fuse
 from accuracy_booster.ops import affine_reference, backend
 
 if not backend.has_triton():

@@ -1,11 +1,9 @@
-"""A pointwise convolution with the scale in its weights, and where a folded gate is computed."""
+"""A pointwise convolution with the scale in its weights."""
 
 import pytest
 import torch
 from torch import nn
 
-import accuracy_booster as ab
-from accuracy_booster.fastpath.folding import choose_form
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 
 
@@ -53,13 +51,3 @@ def test_which_convolutions_take_it():
     for other in ({"stride": 2}, {"padding": 1}, {"groups": 2}):
         assert not scales_weights(h, nn.Conv2d(8, 8, 1, **other))
     assert not scales_weights(h, nn.Conv2d(8, 8, 3))
-
-
-def test_a_gate_is_computed_where_less_is_read():
-    """At 56x56 with 64 channels from the input, at 7x7 with 512 from the output."""
-    chosen = []
-    for inputs, outputs, side in ((64, 256, 56), (512, 2048, 7)):
-        gate = ab.Recalibrate(outputs, "ab").eval()
-        shapes = (16, inputs, side, side), (16, outputs, side, side)
-        chosen.append(choose_form(nn.Conv2d(inputs, outputs, 1), gate, *shapes))
-    assert chosen == ["input", "output"]

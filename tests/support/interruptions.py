@@ -74,11 +74,12 @@ def in_evaluation(number, then=die):
 
 
 def in_the_loader(number):
-    """As the pixels of an image are decoded."""
+    """As the pixels of the image of this number are decoded."""
     real, count = ImageFile.ImageFile.load, counted(number)
 
     def load(self):
-        count()
+        if self.tile:  # not decoded yet
+            count()
         return real(self)
 
     ImageFile.ImageFile.load = load

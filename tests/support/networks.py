@@ -32,7 +32,7 @@ def randomise(
       U(1 - s, 1 + s)
     - biases, and running means: N(0, s^2)
     - running variances: U(0.5, 2)
-    - parameters of gates, except their norms': N(0, 1)
+    - parameters of gates, except their norms': N(0, 1 / fan-in), where a vector has fan-in 1
     - weights of convolutions and linear layers: as they are; with `weights` N(0, 1 / fan-in)
 
     Args:
@@ -66,11 +66,16 @@ def randomise(
             elif name == "running_mean" or (is_norm and name == "bias"):
                 tensor.normal_(std=spread, generator=generator)
             elif module in in_gates and not is_norm:
-                tensor.normal_(generator=generator)
+                tensor.normal_(std=_std(tensor), generator=generator)
             elif name.endswith("bias"):
                 tensor.normal_(std=spread, generator=generator)
             elif tensor.ndim <= 1 or bool((tensor == tensor.flatten()[0]).all()):
                 draw_scale(tensor)
             elif weights:
-                tensor.normal_(std=1 / math.sqrt(tensor[0].numel()), generator=generator)
+                tensor.normal_(std=_std(tensor), generator=generator)
     return model
+
+
+def _std(tensor: torch.Tensor) -> float:
+    """1 / sqrt(fan-in); 1 for vectors."""
+    return 1 / math.sqrt(tensor[0].numel())

@@ -1,0 +1,71 @@
+"""What follows a fused or folded module, and when the module's last step joins it.
+
+A residual block ends in `relu(branch + shortcut)`, and a gated branch ends in an affine map per
+sample and channel. Computed apart these are three passes over the feature map. A fused or folded
+module therefore may return a `Pending` map, which computes its affine map together with the sum and
+the ReLU, in one pass.
+"""
+
+# N batch, C channels, H W space (or L, or D H W, or nothing: [N, C])
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from accuracy_booster.ops import affine, backend
+from accuracy_booster.ops.deferred import Pending
+from accuracy_booster.surgery.hooks import is_read
+
+FollowedBy = Literal["", "sum", "relu"]
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What follows the output of one module.
+
+    Attributes:
+        followed_by: "sum" if one sum with a map of the same shape reads the output and nothing else
+            does; "relu" if, besides, one ReLU alone reads that sum; else "".
+        aliases: the other modules whose output is the same map, such as a container that ends in
+            the module, or an nn.Identity after it. A hook on one of them reads the map.
+        sum_owner: the module in whose forward the sum runs; None if there is no sum.
+    """
+
+    followed_by: FollowedBy = ""
+    aliases: tuple[nn.Module, ...] = ()
+    sum_owner: nn.Module | None = None
+
+    def defer(
+        self,
+        module: nn.Module,
+        z: torch.Tensor,
+        mean: torch.Tensor | None,
+        scale: torch.Tensor,
+        shift: torch.Tensor | None,
+        handoff: affine.Link | None = None,
+    ) -> Pending | None:
+        """(z - mean) * scale + shift, to be computed with the sum and the ReLU that follow.
+
+        Args:
+            module: the module whose output it is.
+            z: [N, C, H, W]; mean, scale and shift are [N, C] or None, as for `affine.affine`.
+            handoff: as for `affine.affine`.
+
+        Returns:
+            A pending map; None where the module must compute the map now, since something other
+            than the sum may read it.
+        """
+        if affine.traced(z) or backend.is_plain() or not self.followed_by:
+            return None
+        if is_read(module, *self.aliases):
+            return None
+        # torch.utils.checkpoint needs tensors: in its first pass, which may run without gradients,
+        # and in the second one, which runs inside the backward pass
+        trains = module.training or (self.sum_owner is not None and self.sum_owner.training)
+        if (trains and not torch.is_grad_enabled()) or affine.backward_pass() != -1:
+            return None
+        return Pending(z, mean, scale, shift, handoff, last=self.followed_by)

@@ -1,0 +1,56 @@
+"""From which map a folded gate takes its means, and which choice reads less memory."""
+
+# N batch, C channels in, K channels out
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from accuracy_booster.blocks import Recalibrate
+from accuracy_booster.fastpath.fold_algebra import Layer, affine_segments, is_channelwise
+from accuracy_booster.ops.pooled_conv import has_pooled_form
+
+FORMS = {  # as reports tell them
+    "input": "from the mean of the convolution's input",
+    "output": "from the mean of its output",
+}
+
+# How long reading takes, fitted to what `benchmarks/sites.py` measures. A map that has just been
+# written and fits in a cache of this many bytes is read in a third of the time of a larger one. A
+# matrix is read anew for every batch, which takes as long as reading a map of three times its size.
+CACHE_BYTES, CACHED, MATRIX = 16 << 20, 1 / 3, 3
+
+
+def choose_form(
+    conv: Layer, gate: Recalibrate, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> str:
+    """ "input" or "output": the side of the layer on which the gate reads fewer bytes.
+
+    Args:
+        conv: the layer before the gate, with the norm folded in.
+        gate: one that reads each channel's mean.
+        input_shape: [N, C, ...] that the layer reads.
+        output_shape: [N, K, ...] that it writes.
+    """
+    if isinstance(conv, nn.Linear) or not has_pooled_form(conv):
+        return "output"
+    first = affine_segments(gate)[0]
+    size, taps = conv.weight.element_size(), math.prod(conv.kernel_size)
+    # the convolution's weights become a part of the first stage: [width, C * taps]
+    merged_matrix = _width(first, conv.out_channels) * conv.in_channels * taps
+    before = size * (math.prod(input_shape) + MATRIX * merged_matrix)
+    matrix = 0 if is_channelwise(first) else sum(p.numel() for m in first for p in m.parameters())
+    written = size * math.prod(output_shape)
+    after = written * (CACHED if written < CACHE_BYTES else 1) + size * MATRIX * matrix
+    return "input" if before < after else "output"
+
+
+def _width(layers: list[nn.Module], width: int) -> int:
+    """How many values come out of affine layers that `width` values go into."""
+    for layer in layers:
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.ndim == 2:
+            width = len(weight)
+    return width

@@ -1,0 +1,32 @@
+"""What the tests of the fast path share: a fixed start, and the choice of a folded gate's form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from accuracy_booster.fastpath import folding
+from accuracy_booster.fastpath.folded_forms import FORMS
+from accuracy_booster.ops.pooled_conv import has_pooled_form
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same random numbers for each test, and nothing compiled."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The form of every folded gate that has a choice, whatever would be faster."""
+    choose = folding.choose_form
+
+    def chosen(layer: nn.Module, *given: Any) -> str:
+        return request.param if has_pooled_form(layer) else choose(layer, *given)
+
+    monkeypatch.setattr(folding, "choose_form", chosen)
+    return request.param

@@ -1,0 +1,37 @@
+"""The report of a fused or folded network: its table, its summary, its JSON."""
+
+import json
+
+import pytest
+from support.gated_networks import network
+
+import accuracy_booster as ab
+from accuracy_booster.fastpath.report import FastPath, SiteReport
+
+REPORT = FastPath("fused", [SiteReport("a.bn2", True, "norm + sum"), SiteReport("b", False, "no")])
+
+
+def test_the_table_and_the_summary():
+    header, rows = REPORT.table()
+    assert header == ["module", "path", "how, or why not"]
+    assert rows == [["a.bn2", "fast", "norm + sum"], ["b", "as before", "no"]]
+    assert REPORT.summary() == "fused: 1 of 2 places take the fast path"
+    assert str(REPORT).splitlines()[-1] == REPORT.summary()
+
+
+def test_json():
+    assert json.loads(json.dumps(REPORT.to_dict())) == {
+        "kind": "fused",
+        "places": [
+            {"name": "a.bn2", "fast": True, "how": "norm + sum"},
+            {"name": "b", "fast": False, "how": "no"},
+        ],
+        "taken": 1,
+    }
+
+
+def test_what_has_no_report():
+    with pytest.raises(ValueError, match="ResNetCifar is neither fused nor folded"):
+        ab.fast_path(network())
+    with pytest.raises(ValueError, match=r"expected an nn\.Module, got int"):
+        ab.fast_path(3)

@@ -1,0 +1,81 @@
+"""The benchmark of the fast path: its file keeps old rows, and the documents show its figures."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import accuracy_booster as ab
+
+ROOT = Path(ab.__file__).parent.parent
+
+
+@pytest.fixture
+def x():
+    torch.manual_seed(1)
+    return torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def fast_path():
+    file = ROOT / "benchmarks" / "fast_path.py"
+    if not file.is_file():
+        pytest.skip("the repository's benchmarks are not here")
+    spec = importlib.util.spec_from_file_location("benchmark_fast_path", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(block, path, ratio, **changes):
+    return {
+        **{"mode": "infer", "batch_size": 1, "compile": True, "block": block, "path": path},
+        **{"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "rounds": 9, "fast": 16},
+        **{"places": 16, "paper": None, "memory_ratio": 1.0},
+        "frozen": {"packed": 53, "plain": 0, "sums": 16},
+        **changes,
+    }
+
+
+RESULT = {
+    **{"model": "resnet50", "input_size": [3, 224, 224], "device": "A processor", "threads": 2},
+    **{"torch": "2.15.0", "rounds": 15},
+    "rows": [row("none", "naive", 1.0), row("ab", "naive", 1.2), row("ab", "ours", 1.04)],
+}
+
+
+def test_the_benchmark_keeps_what_it_has_and_mixes_no_machines(fast_path):
+    new = {**RESULT, "rows": [row("ab", "ours", 1.05), row("ab", "ours", 1.03, batch_size=16)]}
+    both = fast_path.merged(RESULT, new)
+    found = {(r["block"], r["path"], r["batch_size"]): r["ratio"] for r in both["rows"]}
+    assert found == {
+        ("none", "naive", 1): 1.0,
+        ("ab", "naive", 1): 1.2,
+        ("ab", "ours", 1): 1.05,
+        ("ab", "ours", 16): 1.03,
+    }
+    other = {**new, "device": "another"}
+    assert fast_path.merged(RESULT, other) == other
+
+
+def test_the_documents_get_the_figures_from_the_json(fast_path):
+    text = "a\n<!-- measured x -->\nold\n<!-- end -->\nb\n<!-- measured x:line -->\n<!-- end -->\n"
+    text = text.replace("-->\n<!-- end", "-->\nold\n<!-- end")
+    assert fast_path.filled(text, {}) == text
+    new = fast_path.filled(text, {"x": RESULT})
+    assert "| ab | 1.200 (1.190 to 1.210) | 1.040 (1.030 to 1.050) | 16 of 16 |" in new
+    assert "A processor, 2 threads, torch 2.15.0, 9 rounds" in new
+    assert "53 convolutions are frozen; 16 of them add a shortcut." in new
+    assert " takes 1.04 times at batch 1\n" in new
+    assert "\nold\n" not in new
+    assert fast_path.filled(new, {"x": RESULT}) == new
+
+
+def test_the_documents_hold_what_the_json_holds(fast_path):
+    done = json.loads((ROOT / "benchmarks" / "fast_path.json").read_text())
+    for document in fast_path.DOCUMENTS:
+        text = document.read_text()
+        assert fast_path.MARKS.search(text), f"{document.name} has no place for figures"
+        assert fast_path.filled(text, done) == text, "run benchmarks/fast_path.py --write"
