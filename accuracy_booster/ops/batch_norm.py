@@ -22,7 +22,7 @@ from accuracy_booster.ops.moments import (
     BatchMoments,
     Synchronise,
     moments_of_samples,
-    synchronised,
+    over_processes,
     synchronised_by,
     update_running_statistics,
 )
@@ -33,7 +33,7 @@ def batch_moments(x: torch.Tensor) -> BatchMoments:
     """x[N, C, ...] -> the moments of each channel, of all processes if they are synchronised."""
     if x.ndim == 2:
         var, mean = torch.var_mean(x, 0, correction=0)
-        return synchronised(BatchMoments(mean, var, len(x)))
+        return over_processes(BatchMoments(mean, var, len(x)))
     var_nc, mean_nc = torch.var_mean(x, list(range(2, x.ndim)), correction=0)
     return moments_of_samples(mean_nc, var_nc, x[0, 0].numel())
 

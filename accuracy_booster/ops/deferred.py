@@ -114,7 +114,7 @@ class DeferredMap(torch.Tensor):
         self._residual = None
 
     def _plus(self, other: Any) -> DeferredMap | torch.Tensor:
-        """The sum: deferred still if `other` is a tensor like this map and the first to be added."""
+        """The sum; it is deferred if `other` is a tensor like this map, and the first added."""
         fits = (
             isinstance(other, torch.Tensor)
             and not isinstance(other, DeferredMap)

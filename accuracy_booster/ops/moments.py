@@ -86,10 +86,10 @@ def moments_of_samples(
     """
     mean = mean_nc.mean(0)
     var = var_nc.mean(0) + (mean_nc - mean).square().mean(0)
-    return synchronised(BatchMoments(mean, var, len(mean_nc) * area), synchronise)
+    return over_processes(BatchMoments(mean, var, len(mean_nc) * area), synchronise)
 
 
-def synchronised(own: BatchMoments, synchronise: Synchronise | None = None) -> BatchMoments:
+def over_processes(own: BatchMoments, synchronise: Synchronise | None = None) -> BatchMoments:
     """The moments of all processes; by default `synchronised_by` says what combines them."""
     synchronise = synchronise or _scope.synchronise
     return own if synchronise is None else synchronise(own)

@@ -65,7 +65,7 @@ def _torch_directories() -> list[str]:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which to sum values of this type: float32 for 16-bit types, else the type itself."""
+    """The type in which values of `dtype` are summed: float32 for 16-bit types, else `dtype`."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 

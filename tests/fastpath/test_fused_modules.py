@@ -9,7 +9,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from accuracy_booster.training.synchronise import synchronised
 from support.fused_networks import (
     CLOSE,
     MODES,
@@ -35,6 +34,7 @@ from accuracy_booster.ops import backend
 from accuracy_booster.ops.pooled_conv import has_pooled_form
 from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.training.processes import synchronised
 
 pytestmark = WARNINGS_ARE_ERRORS
 
