@@ -70,7 +70,7 @@ OPERATIONS = {
     "larger": lambda y, x: y + x[None],
     "float32": lambda y, x: y + x.float(),
     "integer": lambda y, x: y + torch.ones(3, 4, 5, 6, dtype=torch.int64),
-    "pending": lambda y, x: y + y,
+    "deferred": lambda y, x: y + y,
     "alpha": lambda y, x: torch.add(y, x, alpha=2),
     "x alpha": lambda y, x: torch.add(x, y, alpha=2),
     "torch.add": lambda y, x: torch.add(y, x),
