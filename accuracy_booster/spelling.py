@@ -12,12 +12,12 @@ from accuracy_booster.errors import shown
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def renamed(former: str, today: str, position: int) -> Callable[[Function], Function]:
+def renamed(former: str, today: str, position: int | None = None) -> Callable[[Function], Function]:
     """For a function: its argument `today` is also accepted as `former`, with a warning.
 
     Args:
-        position: of the argument, from 0. Where it is given by position and by its former name,
-            that is an error, as for any argument that is given twice.
+        position: of the argument, from 0, or None if it is given by name alone. Giving it twice is
+            an error.
     """
 
     def decorate(function: Function) -> Function:
@@ -27,8 +27,9 @@ def renamed(former: str, today: str, position: int) -> Callable[[Function], Func
                 return function(*args, **kwargs)
             value = kwargs.pop(former)
             name = function.__name__
-            if today in kwargs or len(args) > position:
-                other = kwargs[today] if today in kwargs else args[position]
+            by_position = position is not None and len(args) > position
+            if today in kwargs or by_position:
+                other = kwargs[today] if today in kwargs else args[position or 0]
                 raise ValueError(
                     f"{name} got {today}={shown(other)} and {former}={shown(value)}, which is its "
                     f"former name; give {today}= alone"

@@ -59,7 +59,7 @@ def same_weights(first: Path, second: Path) -> bool:
 def network(seed: int) -> Any:
     """A boosted network whose gates are a function of the seed."""
     torch.manual_seed(0)
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     torch.manual_seed(seed)
     for gate in attached(model).values():
         for parameter in gate.parameters():

@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{'network':24} {'block':6} {'ours':>16} {'torch':>16} {'fvcore':>16}  ours - torch")
     for name in NETWORKS:
         for block in BLOCKS:
-            model = ab.create_model(name, recipe=block).eval()
+            model = ab.create_model(name, block=block).eval()
             x = infer_examples(model)[-1]
             cost = ab.complexity(model, tuple(x.shape[1:]))
             row = {

@@ -35,7 +35,7 @@ from torch.optim.swa_utils import update_bn
 
 import accuracy_booster as ab
 from accuracy_booster.data import Data, normalise
-from accuracy_booster.data.batches import worker_faults
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.files import read_json, write_json
 from accuracy_booster.inspection.batches import Inputs
 from accuracy_booster.inspection.opened_networks import gates_of, inputs_of

@@ -31,8 +31,10 @@ from torchvision import transforms
 import accuracy_booster as ab
 from accuracy_booster.analysis.measuring import peak_memory
 from accuracy_booster.data import Data
-from accuracy_booster.data.batches import Loader, as_is, crop
+from accuracy_booster.data.augmentation import train_batch_transform
+from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.images import TensorImages
+from accuracy_booster.data.transforms import unchanged
 from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.presets import resolve
@@ -69,7 +71,7 @@ def forever(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 
 
 def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -> Callable:
-    network = ab.create_model(name, recipe=block, num_classes=CLASSES).train()
+    network = ab.create_model(name, block=block, num_classes=CLASSES).train()
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
         pictures,
@@ -99,10 +101,11 @@ def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -
 def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool) -> Callable:
     config = resolve(name, block=block, data="cifar100", batch_size=batch, num_classes=CLASSES)
     config = config.change({"in_chans": 3, "image_size": (32, 32), "device": "cpu"})
-    loader = Loader(images, as_is, batch, shuffled=True, whole=crop((32, 32), True))
+    crops = train_batch_transform("crop_flip", (32, 32))
+    loader = Loader(images, unchanged, batch, shuffled=True, batch_transform=crops)
     data = Data(
-        *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip", []),
-        *({"train": loader}, lambda seed: {}),
+        *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip"),
+        *(None, None, None, [], {}, {}, {"train": loader}, lambda seed: {}),
     )
     one = trainer.Trainer(Classification(config, data))
     one.initialise()

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # workers share the processors; what they start has one thread too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# No test asks the Hugging Face hub, which would also delay tests on a machine without a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 Picture = np.ndarray | Image.Image | bytes
+SHARED = Path(__file__).parents[2] / "shared"  # real data and weights, beside the checkout
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +48,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which tests were skipped because real data or weights are absent."""
+    found = Counter(
+        report.nodeid.partition("::")[0].removeprefix("tests/")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple) and f"{SHARED}" in report.longrepr[2]
+    )
+    if found:
+        files = ", ".join(f"{file} ({number})" for file, number in sorted(found.items()))
+        terminalreporter.write_line(
+            f"{found.total()} tests were skipped, since the real data and weights that they check "
+            f"are not in {SHARED}: {files}"
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Shapes are tiny, and on a busy machine threads wait for each other: up to 50 times slower."""
@@ -52,10 +72,9 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights beside the checkout."""
-    folder = Path(__file__).parents[2] / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"needs the real data and weights of {folder}, which is absent")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real data and weights of {SHARED}, which is absent")
+    return SHARED
 
 
 def random_pixels(name: str, height: int, width: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path, monkeypat
 def network(seed):
     """A boosted network whose gates are a function of the seed."""
     torch.manual_seed(0)
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     torch.manual_seed(seed)
     for gate in attached(model).values():
         for parameter in gate.parameters():

@@ -32,7 +32,7 @@ class Step:
 
 def make_network(model: str, block: str, size: tuple[int, int, int]) -> nn.Module:
     """The network of a benchmark for images of `size` (C, H, W)."""
-    return create_model(model, recipe=block, in_chans=size[0], input_size=size)
+    return create_model(model, block=block, in_chans=size[0], input_size=size)
 
 
 def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:

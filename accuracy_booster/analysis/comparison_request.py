@@ -12,7 +12,7 @@ from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.files import write_json
 from accuracy_booster.training import TrainConfig
 from accuracy_booster.training.identity import new_id
-from accuracy_booster.training.run_directory import BLOCKS
+from accuracy_booster.training.run_files import BLOCKS
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _complexity(given: dict[str, Any]) -> Result:
         with torch.device("meta"):
             try:
                 model = create_model(
-                    name, recipe=block, input_size=size, in_chans=size[0] if size else 3
+                    name, block=block, input_size=size, in_chans=size[0] if size else 3
                 )
             except ValueError as e:
                 more = "; --block none counts the plain network" if block != "none" else ""

@@ -1,4 +1,8 @@
-"""Which output of a network the name of a class stands for."""
+"""Which output of a network belongs to a class, by the name of the class.
+
+Evaluation measures a network of ImageNet on data with some of its classes (`outputs_of`), and
+`class_numbers` compares names of such classes in several spellings (`translate`).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,20 @@ from functools import cache
 _WNID = re.compile(r"n\d{8}")
 
 
-def places(classes: Sequence[str], outputs: int, data: str) -> list[int] | None:
-    """The output of each class, or None where the classes are the outputs in their order.
+def outputs_of(classes: Sequence[str], outputs: int, data: str) -> list[int] | None:
+    """The number of the output of each class; None if the outputs are the classes in their order.
 
-    Numbers are outputs' numbers where there are fewer of them than outputs. Names are looked up
-    among ImageNet's where the network has as many outputs as ImageNet-1k (or one of timm's other
-    ImageNets) has classes: WordNet ids (n01440764), whole descriptions, or single words of these.
+    If the classes are called by numbers, and there are fewer of them than outputs, these are the
+    numbers of the outputs. If the network has as many outputs as ImageNet-1k, or another of timm's
+    ImageNets, has classes, other names are looked up there: WordNet ids (n01440764), descriptions,
+    or one of the descriptions' words.
+
+    Args:
+        outputs: how many outputs the network has.
+        data: the name of the data set, for messages.
 
     Raises:
-        ValueError: if there are fewer classes than outputs and their names tell none.
+        ValueError: if there are fewer classes than outputs and their names tell no outputs.
     """
     fewer = len(classes) < outputs
     if all(re.fullmatch(r"\d+", name) for name in classes):
@@ -28,11 +37,12 @@ def places(classes: Sequence[str], outputs: int, data: str) -> list[int] | None:
         return None
     table = _imagenet(outputs)
     found = [_look_up(table, name) for name in classes]
-    unique = [places[0] for places in found if len(places) == 1]
+    unique = [numbers[0] for numbers in found if len(numbers) == 1]
     if len(set(unique)) == len(classes):
         return unique
     if fewer and any(found):
-        strange = [name for name, places in zip(classes, found, strict=True) if len(places) != 1]
+        pairs = zip(classes, found, strict=True)
+        strange = [name for name, numbers in pairs if len(numbers) != 1]
         raise ValueError(
             f"the network has {outputs} outputs, which are ImageNet's, and {data} has "
             f"{len(classes)} classes; these are not one class of ImageNet each: "
@@ -54,7 +64,10 @@ def _refuse_fewer(classes: Sequence[str], outputs: int, data: str) -> None:
 
 
 def translate(names: Sequence[str], target: Sequence[str]) -> tuple[str, ...] | None:
-    """Names of ImageNet's classes as `target` writes them, or None where they are not its names."""
+    """`names` of ImageNet's classes in the spelling of `target`; None if one is not among `target`.
+
+    One of the two must be WordNet ids.
+    """
     if not any(_WNID.search(name) for name in (names[0], target[0])):
         return None
     table = _imagenet(1000)
@@ -72,18 +85,23 @@ def translate(names: Sequence[str], target: Sequence[str]) -> tuple[str, ...] | 
 
 
 def _look_up(table: dict[str, set[int]], name: str) -> list[int]:
+    """The numbers of the classes that a name means; it may contain a WordNet id."""
     if table and (wnid := _WNID.search(name)):
         return sorted(table.get(wnid[0], ()))
-    return sorted(table.get(_plain(name), ()))
+    return sorted(table.get(_normal(name), ()))
 
 
-def _plain(name: str) -> str:
+def _normal(name: str) -> str:
+    """A name in lower case, its words separated by single spaces."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).casefold().split())
 
 
 @cache
 def _imagenet(outputs: int) -> dict[str, set[int]]:
-    """Name -> numbers of the classes it names; empty for other numbers of outputs."""
+    """The numbers of the classes by their names, for the ImageNet with so many classes.
+
+    Empty if there is none. A name may mean several classes: "crane" is a bird and a machine.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": outputs})
@@ -94,11 +112,11 @@ def _imagenet(outputs: int) -> dict[str, set[int]]:
     for number, wnid in enumerate(info.label_names()):
         table[wnid] = {number}
         description = info.label_name_to_description(wnid)
-        for name in {_plain(description), *map(_plain, description.split(","))}:
+        for name in {_normal(description), *map(_normal, description.split(","))}:
             table.setdefault(name, set()).add(number)
-    if outputs == 1000:  # torchvision calls some classes by names of its own
+    if outputs == 1000:  # torchvision has other names for some classes
         from torchvision.models import ResNet18_Weights
 
         for number, name in enumerate(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]):
-            table.setdefault(_plain(name), {number})
+            table.setdefault(_normal(name), {number})
     return table

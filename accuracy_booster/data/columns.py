@@ -1,4 +1,7 @@
-"""The columns of Parquet files: which hold the images and the labels, and what labels mean."""
+"""The columns of Parquet files: which hold the images and the labels, and what the labels mean.
+
+`parquet` reads the columns that these functions choose.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from accuracy_booster.data.source import Names
 from accuracy_booster.errors import unknown
-
-Names = tuple[str, ...] | None
 
 
 def choose(schema: Any, image: str | None, label: str | None) -> tuple[str, str | None, Names]:
     """The image column, the label column, and the names of the classes if the file has them.
 
-    Columns come from the `datasets` schema in the file, else from their types, else by name. The
-    label column is None where no column can hold labels.
+    `image` and `label` are the columns that the user names. Otherwise the `datasets` schema in the
+    file decides, then the columns' types, then their names. The label column is None if no column
+    can hold labels.
 
     Raises:
-        ValueError: for a column that is not there or cannot hold what is asked, or a choice that
-            only the user can make.
+        ValueError: if a column is not there or cannot hold what it should, or if several columns
+            could, so that the user must choose.
     """
     features = _features(schema)
     kinds = {name: f.get("_type") for name, f in features.items() if isinstance(f, dict)}
@@ -50,7 +53,7 @@ def choose(schema: Any, image: str | None, label: str | None) -> tuple[str, str 
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """The `datasets` schema that Hugging Face writes into the file, if it is there and sound."""
+    """The schema that Hugging Face `datasets` writes into the file; {} if absent or broken."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
@@ -59,7 +62,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 
 def _class_names(feature: Any) -> Names:
-    """The names of a ClassLabel: a list, or {"0": name, "1": name}."""
+    """The names of a `datasets` ClassLabel, which are a list or {"0": name, "1": name}."""
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):
         try:
@@ -75,7 +78,7 @@ def _class_names(feature: Any) -> Names:
 
 
 def _holds_images(kind: Any) -> bool:
-    """Bytes of any layout, or Hugging Face's struct of bytes and path."""
+    """Whether a type is bytes, in any layout, or Hugging Face's struct of bytes and path."""
     import pyarrow.types as t
 
     if t.is_struct(kind):
@@ -84,7 +87,10 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _holds_labels(kind: Any, name: str) -> bool:
-    """Whole numbers, truth values and text; fractions and an empty column by their name alone."""
+    """Whether a type is integers, truth values or text.
+
+    A column of fractions, or one without values, holds labels only if it is called "label".
+    """
     import pyarrow.types as t
 
     if t.is_dictionary(kind):
@@ -109,7 +115,10 @@ def _is_number(kind: Any) -> bool:
 
 
 def kind_of_labels(kind: Any) -> str | None:
-    """Text, truth values or numbers: what shards must have in common. None for an empty column."""
+    """ "text", "truth values" or "numbers"; None for a column without values.
+
+    All shards of a split must have the same.
+    """
     import pyarrow.types as t
 
     if t.is_dictionary(kind):
@@ -120,10 +129,10 @@ def kind_of_labels(kind: Any) -> str | None:
 
 
 def numbers_of(values: Sequence[Any], names: Names, where: str) -> tuple[list[int], Names] | None:
-    """Labels as class numbers, and the names of the classes; None where no row has a label.
+    """The labels as class numbers, and the names of the classes; None if no row has a label.
 
     Raises:
-        ValueError: where some rows have a label and others have none, or a label is no class.
+        ValueError: if some rows have a label and others have none, or if a label is no class.
     """
     missing = [v is None or v == "" or (isinstance(v, float) and math.isnan(v)) for v in values]
     if values and all(m or v == -1 for m, v in zip(missing, values, strict=True)):
@@ -163,6 +172,7 @@ def numbers_of(values: Sequence[Any], names: Names, where: str) -> tuple[list[in
 
 
 def _only(kind: str, found: list[str], schema: Any) -> str:
+    """The one column among those found, or of several the one that is called `kind`."""
     if len(found) > 1 and kind in found:
         return kind
     if len(found) != 1:
@@ -175,7 +185,7 @@ def _only(kind: str, found: list[str], schema: Any) -> str:
 
 
 def no_labels(schema: Any) -> str:
-    """What a user reads where no column of a training split can hold labels."""
+    """The error message for a training split in which no column can hold labels."""
     return (
         "which Parquet column holds the label? none fits; name it with --label_column "
         f"(columns: {', '.join(schema.names)})"

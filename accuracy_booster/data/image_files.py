@@ -1,4 +1,7 @@
-"""Which files and folders of a data set count, and which kinds of files Pillow reads."""
+"""Which files and folders of a data set count, and which kinds of files Pillow reads.
+
+All sources of files, and `detection`, look for their files with these functions.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-# What operating systems, file servers and editors leave in folders; names that start with a dot
-# (._x.jpg, .DS_Store, .ipynb_checkpoints) never count either.
+# What operating systems, file servers and editors leave in folders. Names that start with a dot
+# (._x.jpg, .DS_Store, .ipynb_checkpoints) do not count either.
 LEFTOVERS = frozenset(
     (
         *("__macosx", "__pycache__", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin"),
@@ -19,9 +22,9 @@ LEFTOVERS = frozenset(
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
     )
 )
-# Formats that Pillow only recognises, or for which it runs another program.
+# Formats that Pillow recognises and cannot read, or for which it runs another program.
 NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
-# Files beside images that are no images: they need no remark.
+# Other files that commonly lie beside images; no warning is given of them.
 COMPANIONS = frozenset(
     (
         *(".txt", ".md", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".html"),
@@ -31,18 +34,18 @@ COMPANIONS = frozenset(
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or a leftover of some other program."""
+    """Whether a file or folder of this name is hidden, or left there by some other program."""
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def same_name(name: str) -> str:
-    """The one spelling (NFC) of a name: macOS stores an accent as a letter of its own."""
+    """A name in Unicode's NFC spelling. macOS stores an accent as a character of its own."""
     return unicodedata.normalize("NFC", name)
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The extensions, in lower case, of what Pillow reads here."""
+    """The extensions, in lower case, of the files that Pillow reads on this machine."""
     from PIL import Image
 
     Image.init()
@@ -52,7 +55,7 @@ def extensions() -> frozenset[str]:
 
 @dataclass
 class Found:
-    """The images below some folders, and how many other files there are of each extension."""
+    """The paths of the images below some folders, and the number of other files by extension."""
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
@@ -60,7 +63,7 @@ class Found:
 
 
 def entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What counts in a folder, by name.
+    """The files and folders in a folder that are no leftovers, by name.
 
     Raises:
         ValueError: if the folder cannot be read.
@@ -73,26 +76,26 @@ def entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def folders(path: Path | str) -> list[str]:
-    """The names of the folders in a folder that count."""
+    """The names of the folders in a folder, without leftovers."""
     return [e.name for e in entries(path) if e.is_dir()]
 
 
 def walk(
     starts: Iterable[tuple[str, str]], root: Path | str
 ) -> Iterator[tuple[str, str, list[os.DirEntry[str]]]]:
-    """(key, folder, its entries that are no folders) of every folder at or below the starts.
+    """(key, folder, the files in it) of every folder at or below `starts`, pairs (key, folder).
 
-    Each folder is entered once, however many links lead to it, and the real folders come before
-    the linked ones. A link to `root` or to a folder above it is a loop and is not followed.
+    Each folder is entered once, however many links lead to it. Folders that are no links come
+    first. A link to `root` or to a folder further up would be a loop, and is not followed.
     """
-    place = Path(root).resolve()
-    seen = {_identity(folder) for folder in (place, *place.parents)}
+    top = Path(root).resolve()
+    seen = {_identity(folder) for folder in (top, *top.parents)}
     real: list[tuple[str, str]] = []
     linked: list[tuple[str, str]] = []
     for key, folder in starts:
         (linked if os.path.islink(folder) else real).append((key, folder))
-    if any(os.path.samefile(folder, place) for _, folder in real):
-        seen.discard(_identity(place))
+    if any(os.path.samefile(folder, top) for _, folder in real):
+        seen.discard(_identity(top))
     while real or linked:
         key, folder = real.pop() if real else linked.pop(0)
         identity = _identity(folder)
@@ -111,6 +114,7 @@ def walk(
 
 
 def _identity(folder: Path | str) -> tuple[int, int]:
+    """What two paths of the same folder have in common: its device and its number there."""
     try:
         found = os.stat(folder)
     except OSError as e:
@@ -119,9 +123,9 @@ def _identity(folder: Path | str) -> tuple[int, int]:
 
 
 def collect(classes: Mapping[str, Iterable[str]], root: Path | str) -> dict[str, Found]:
-    """What lies below the folders of each class, the images by folder and name.
+    """What lies below the folders of each class, {class: its folders}; images by folder and name.
 
-    Only regular files count: a pipe that is called x.png is never opened.
+    Only regular files count, so a pipe that is called x.png is never opened.
     """
     starts = [(name, folder) for name, paths in classes.items() for folder in paths]
     found = {name: Found() for name in classes}
@@ -143,7 +147,7 @@ def collect(classes: Mapping[str, Iterable[str]], root: Path | str) -> dict[str,
 
 
 def files(path: Path | str, suffix: str) -> list[Path]:
-    """The regular files at or below a folder whose names end so, by path."""
+    """The regular files at or below a folder whose names end with `suffix`, by path."""
     found = [
         Path(entry.path)
         for _, _, rest in walk([("", str(path))], path)
@@ -154,6 +158,6 @@ def files(path: Path | str, suffix: str) -> list[Path]:
 
 
 def kinds(others: Mapping[str, int], leave_out: frozenset[str] = frozenset()) -> str:
-    """ "12 .heic, 3 .npy": the extensions of files, those with most first."""
+    """The most frequent extensions of files, as text: "12 .heic, 3 .npy"."""
     rows = sorted((-n, suffix) for suffix, n in others.items() if suffix not in leave_out)
     return ", ".join(f"{-n} {suffix or 'without an extension'}" for n, suffix in rows[:4])

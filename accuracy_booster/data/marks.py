@@ -1,6 +1,6 @@
-"""What tells the images of one data set from those of another: numbers, labels, names, contents.
+"""Marks of a split: what tells its images from other images (number, labels, names, contents).
 
-A run keeps the marks of its data, and compares them whenever it reads its data again.
+A run stores the marks of its data, and compares them when it reads the data again.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from accuracy_booster.data.images import EncodedImages, Images, TensorImages, UnreadableImage
+from accuracy_booster.data.encoded_images import EncodedImages
+from accuracy_booster.data.images import Images, TensorImages, UnreadableImage
 
-GROUPS = 1024  # of files: each has one hash, so that few changed files are found among many
-CHEAP = 64 * 2**20  # bytes: files of no more in all are read whole, of others the sizes are taken
+GROUPS = 1024  # of files, each with one hash, so that the few files that changed are found quickly
+CHEAP = 64 * 2**20  # bytes: if all files have no more, their bytes are hashed, else their sizes
 DIGITS = 8  # of a group's hash
 
 
 def marks_of(images: Images) -> dict[str, Any]:
-    """Plain values that tell a split's images from other ones.
+    """The marks of a split, as values for a JSON file:
 
-    images     how many
-    labels     a hash of their labels, or `annotations`, of their boxes and labels
-    names      a hash of their files' names, where they have any
-    pixels     a hash of images that are in memory
-    contents   a hash of each of up to `GROUPS` groups of files, one after the other: of names,
-               sizes, and bytes where all are no more than `CHEAP`; file i is in group i % GROUPS
-    whole      whether the bytes count
+    images     the number of images
+    labels     a hash of their labels; a detector's data have `annotations`, of boxes and labels
+    names      a hash of the files' names, if the images have names
+    pixels     a hash of the pixels, if the images are in memory
+    contents   the hashes of up to `GROUPS` groups of files, one after the other. File i is in group
+               i % GROUPS. A hash is of the files' sizes, and also of their bytes if all files have
+               no more than `CHEAP` bytes
+    whole      whether `contents` is also of the bytes
     """
     marks: dict[str, Any] = {"images": len(images), **images.annotated()}
     if images.names is not None:
@@ -40,13 +42,13 @@ def marks_of(images: Images) -> dict[str, Any]:
         marks["pixels"] = hashlib.sha256(images.images.contiguous().numpy().data).hexdigest()[:16]
     elif isinstance(images, EncodedImages):
         sizes = list(_sizes(images))
-        whole = all(size is not None for size in sizes) and sum(sizes) <= CHEAP  # type: ignore
+        whole = None not in sizes and sum(size or 0 for size in sizes) <= CHEAP
         marks |= {"contents": _contents(images, sizes, whole), "whole": whole}
     return marks
 
 
 def _sizes(images: EncodedImages) -> Iterator[int | None]:
-    """The size of each encoded image in bytes; None of what cannot be read."""
+    """The size of each encoded image in bytes; None for a file that cannot be read."""
     from accuracy_booster.progress import track
 
     for index in track(range(len(images)), f"Looking at the files of {images.source}"):
@@ -62,6 +64,7 @@ def _sizes(images: EncodedImages) -> Iterator[int | None]:
 
 
 def _contents(images: EncodedImages, sizes: list[int | None], whole: bool) -> str:
+    """The hashes of the groups, as `marks_of` describes them."""
     count = min(GROUPS, len(images))
     hashes = [0] * count
     for index, size in enumerate(sizes):
@@ -83,11 +86,12 @@ def _bytes(images: EncodedImages, index: int) -> bytes:
 
 
 def difference(images: EncodedImages | None, now: Mapping[str, Any], known: Any) -> str:
-    """How images with the marks `now` differ from those whose marks are `known`, or "".
+    """How images with the marks `now` differ from those with the marks `known`, as text, or "".
 
-    Files that changed and cannot be read as images are no difference: a training counts them.
+    A group of files is not reported as changed if one of them cannot be read as an image: a file
+    that was damaged since then is not other data, and a training counts and skips it.
     """
-    before = _plain(known)
+    before = _mapping(known)
     if now["images"] != before.get("images", now["images"]):
         return f"{now['images']} images and had {before['images']} images"
     kinds = {"labels": "labels", "annotations": "annotations", "names": "file names"}
@@ -104,8 +108,8 @@ def difference(images: EncodedImages | None, now: Mapping[str, Any], known: Any)
     return ""
 
 
-def _plain(known: Any) -> Mapping[str, Any]:
-    """Marks as a mapping; older versions wrote "16 images, labels 1a2b3c4d"."""
+def _mapping(known: Any) -> Mapping[str, Any]:
+    """Marks as a mapping. Older versions wrote the text "16 images, labels 1a2b3c4d"."""
     if isinstance(known, Mapping):
         return known
     count, _, labels = str(known).partition(" images, labels ")
@@ -114,8 +118,8 @@ def _plain(known: Any) -> Mapping[str, Any]:
 
 def _changed(now: str, before: str) -> list[int]:
     """The groups whose hashes differ."""
-    places = range(0, len(now), DIGITS)
-    return [i // DIGITS for i in places if now[i : i + DIGITS] != before[i : i + DIGITS]]
+    starts = range(0, len(now), DIGITS)
+    return [i // DIGITS for i in starts if now[i : i + DIGITS] != before[i : i + DIGITS]]
 
 
 def _is_readable(images: Images, index: int) -> bool:

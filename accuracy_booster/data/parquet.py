@@ -1,4 +1,4 @@
-"""Directories of Parquet files as Hugging Face `datasets`, pandas and Polars write them."""
+"""Directories of Parquet files, as Hugging Face `datasets`, pandas, Polars and Spark write them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from typing import Any
 import torch
 
 from accuracy_booster.data import columns
+from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.image_files import files as find_files
-from accuracy_booster.data.images import EncodedImages
-from accuracy_booster.data.sources import Source, Unlabelled, name_splits
+from accuracy_booster.data.source import Names, Part, Source, Unlabelled
+from accuracy_booster.data.split_names import name_splits
 
 
 def parquet_source(path: Path, image_column: str | None, label_column: str | None) -> Source:
-    """The splits of `train-00000-of-00002.parquet`, ... or `train/0000.parquet`, ...
+    """The splits of `train-00000-of-00002.parquet`, ... or of `train/0000.parquet`, ...
 
-    The encoded images of a split are held in memory.
+    The images of a split are in memory, encoded.
+
+    Raises:
+        ValueError: if no file is named after a split, or if there are several data sets.
     """
     files: dict[str, list[Path]] = defaultdict(list)
     for file in find_files(path, ".parquet"):
@@ -43,7 +47,7 @@ def parquet_source(path: Path, image_column: str | None, label_column: str | Non
         names = ", ".join(sorted(files)[:5])
         raise ValueError(f"{path} has Parquet files, but none is named train, val or test: {names}")
 
-    def read(split: str):
+    def read(split: str) -> Part:
         trained = files[splits["train"]] if split != "train" and "train" in splits else []
         return _read(path, splits[split], files[splits[split]], trained, image_column, label_column)
 
@@ -55,7 +59,7 @@ def _first_word(name: str) -> str:
 
 
 class _ReadRow:
-    """`read` for the Arrow columns of shards, of bytes or of `{bytes, path}`."""
+    """`read` of `EncodedImages` for the image columns of shards, of bytes or of {bytes, path}."""
 
     def __init__(self, shards: Sequence[Any], folder: Path):
         self.shards, self.folder = list(shards), folder
@@ -69,16 +73,17 @@ class _ReadRow:
             if value.get("bytes") is None and value.get("path"):
                 return _below(self.folder, value["path"])
             value = value.get("bytes")
-        if value is not None and not isinstance(value, bytes):  # a text would be taken for a path
+        if value is not None and not isinstance(value, bytes):  # text would be taken for a path
             raise ValueError(f"its column holds {type(value).__name__}, and not bytes")
         return value if value is not None else b""
 
 
 def _below(folder: Path, name: object) -> str:
-    """The path of a file that a row names, which must lie below the folder of the data.
+    """The path of a file that a row names, below the folder of the data.
 
     Raises:
-        ValueError: for any other: a file of data from elsewhere must not choose what is read here.
+        ValueError: if it lies elsewhere. A data set of somebody else must not choose which files of
+            this machine are read.
     """
     kinds = PurePosixPath, PureWindowsPath
     if not isinstance(name, str):
@@ -88,8 +93,15 @@ def _below(folder: Path, name: object) -> str:
     return str(folder / name)
 
 
-def _read(path, split, files, trained, image_column, label_column):
-    """A split's images and class names; the files of the training split name the columns."""
+def _read(
+    path: Path,
+    split: str,
+    files: Sequence[Path],
+    trained: Sequence[Path],
+    image_column: str | None,
+    label_column: str | None,
+) -> Part:
+    """A split's images and class names. The training split's files, `trained`, name the columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,10 +132,12 @@ def _read(path, split, files, trained, image_column, label_column):
     return EncodedImages(_ReadRow(shards, path), numbers, f"{path.name}/{split}"), names
 
 
-def _check_shards(path, files, schemas, image, label) -> None:
-    """Raise ValueError unless all shards have both columns, and labels of one kind."""
+def _check_shards(
+    path: Path, files: Sequence[Path], schemas: Sequence[Any], image: str, label: str
+) -> None:
+    """Raise ValueError unless all shards have both columns and the same kind of labels."""
     kinds: dict[str, str] = {}
-    names: columns.Names = None
+    names: Names = None
     for file, schema in zip(files, schemas, strict=True):
         for name in (image, label):
             if name not in schema.names:

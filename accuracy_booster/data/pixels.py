@@ -1,4 +1,4 @@
-"""The pixels of an image file as a viewer shows them."""
+"""The pixels of an image file as a viewer shows them. `encoded_images` and `detection` use it."""
 
 # H W space
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from accuracy_booster.data.choices import SMALL
 
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on height and width change places
+ORIENTATION = 0x0112  # the EXIF tag; its values from 5 on exchange height and width
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,9 +22,9 @@ TURNS = {
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as a viewer shows it: upright, 8 bits, and over white where it is transparent.
+    """An image as a viewer shows it: upright, of 8 bits, and on white where it is transparent.
 
-    The pixels under a transparent place hold whatever the program that wrote them left there.
+    The colours under transparent pixels are accidental, so they must not show.
     """
     image.load()
     turn = TURNS.get(_orientation(image))
@@ -41,20 +41,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data do not make an image unreadable
+    except Exception:  # whatever is wrong with the EXIF data, the image itself can be read
         return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) as `to_rgb` gives it; Pillow turns TIFF itself."""
+    """(H, W) of the image that `to_rgb` gives. Pillow itself turns TIFF images."""
     size = image.height, image.width
-    # a PNG's orientation may stand behind its pixels: only a small one is read for it
+    # a PNG's orientation may stand behind its pixels, so only small images are read for it
     turned = max(size) <= SMALL and image.format != "TIFF" and _orientation(image) >= 5
     return size[::-1] if turned else size
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """The high byte of 16 bits, as OpenCV takes it; fractions up to 1 are of full brightness."""
+    """Pixels of more than 8 bits as uint8: the high byte of 16 bits, as OpenCV takes it.
+
+    Fractions are brightness from 0 to 1, or if one is above 1 the values of 8 or 16 bits.
+    """
     if values.dtype.kind == "f":
         values = np.nan_to_num(values)
         scale = 255 if values.max() <= 1 else 1 if values.max() <= 255 else 1 / 256

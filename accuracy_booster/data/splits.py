@@ -1,4 +1,7 @@
-"""Which images train and which measure: a data set's own splits, or a share that is held out."""
+"""Which images train and which measure: a data set's own splits, or a share that is held out.
+
+`loaders` reads the splits of a source with `read`, and divides the training split with `hold_out`.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,19 @@ import hashlib
 from collections.abc import Sequence
 
 from accuracy_booster.data.images import Images, Subset
-from accuracy_booster.data.sources import Source, Unlabelled
+from accuracy_booster.data.source import Part, Source, Unlabelled
 from accuracy_booster.progress import note
-
-Part = tuple[Images, tuple[str, ...] | None]
 
 
 def read(source: Source, splits: Sequence[str], validation: float) -> tuple[dict[str, Part], str]:
     """Images and class names of each split, and which split the held-out share becomes, or "".
 
-    A split without labels is left out and named. A test split that is missing or without labels
-    is replaced by the validation split, or else by the share `validation` of the training images.
+    A split without labels is left out, with a note. A test split that is missing, or has no labels,
+    is replaced by the validation split. If there is none, the share `validation` of the training
+    images becomes the test split.
 
     Raises:
-        ValueError: if nothing is left to measure on, with what to do.
+        ValueError: if nothing is left to measure on; it says what to do.
     """
     found: dict[str, Part] = {}
     held, untried = "", set(source.splits)
@@ -55,7 +57,10 @@ def read(source: Source, splits: Sequence[str], validation: float) -> tuple[dict
 def _without_test(
     source: Source, found: dict[str, Part], validation: float, bare: list[str], notes: list[str]
 ) -> str:
-    """Fill in the test split of a source that has none with labels; returns the share's split."""
+    """What replaces the test split of a source that has none with labels.
+
+    Adds to `found` what must be read for it, and returns the split that the held-out share becomes.
+    """
     if "train" not in source.splits:
         raise ValueError("; ".join(bare) or f"{source.name} has no test split")
     if validation:
@@ -80,11 +85,14 @@ def _without_test(
 
 
 def hold_out(images: Images, share: float, by: str) -> tuple[Images, Images]:
-    """The images that train and the share that is held out: of each class alike, for any seed.
+    """The images that train, and the share that is held out. Each class loses the same share.
+
+    The draw does not depend on a seed.
 
     Args:
-        by: "names" draws by the files' names, so that an image stays on its side when others come
-            or go; "rows" by their numbers. Images without names are always drawn by numbers.
+        by: "names" draws by the files' names, so that an image stays where it is when others are
+            added or removed; "rows" draws by their numbers. Images without names are always drawn
+            by numbers.
 
     Raises:
         ValueError: if one of the two would be empty.
@@ -102,13 +110,13 @@ def hold_out(images: Images, share: float, by: str) -> tuple[Images, Images]:
     rows, labels = range(len(images)), images.labels.numpy()
     try:
         kept, held = train_test_split(rows, test_size=count, stratify=labels, random_state=0)
-    except ValueError:  # a class with one image, or fewer held out than classes
+    except ValueError:  # a class has one image, or fewer images are held out than there are classes
         kept, held = train_test_split(rows, test_size=count, random_state=0)
     return Subset(images, kept), Subset(images, held)
 
 
 def _drawn_by_name(images: Images, names: Sequence[str], count: int) -> list[int]:
-    """`count` rows, of each class its share, those whose names have the smallest hashes."""
+    """The `count` rows whose names have the smallest hashes, of each class its share."""
     sizes = images.labels.bincount().double()
     quotas = sizes * count / len(images)
     whole = (quotas + 1e-9).long()

@@ -1,4 +1,7 @@
-"""From an image of any size to the network's input size, for training and for measuring."""
+"""Resizing and cropping an image of any size to the network's input size, without randomness.
+
+`loaders` measures with `eval_transform`. `augmentation` and `detection` resize as it does.
+"""
 
 # C channels, H W space
 
@@ -6,34 +9,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from accuracy_booster.data.images import TooManyPixels
 
+if TYPE_CHECKING:
+    from torchvision.transforms.v2 import InterpolationMode
+
 MOST = 100_000_000  # pixels that an image may have while it is resized
-EDGE = 1_000_000  # pixels along an edge of an image that is resized: torch weights each of them
-LONGEST = 4  # an image longer than this, in terms of its shorter edge, is cropped before resizing
+EDGE = 1_000_000  # pixels along an edge: torch computes resizing weights for each of them
+LONGEST = 4  # longer sides are cropped to this many times the shorter side before resizing
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 def resize(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
-    """uint8 [C, *, *] -> uint8 [C, *size], with antialiasing, as Pillow does it.
+    """uint8 [C, *, *] -> uint8 [C, *size], antialiased as in Pillow.
 
     Raises:
-        TooManyPixels: for a size, or a shape, that takes too much memory.
+        TooManyPixels: for a size or a shape that takes too much memory.
     """
     from torchvision.transforms.v2 import functional as F
 
     check_pixels(image.shape[-2], image.shape[-1], size)
-    mode = _mode(interpolation)
+    mode = interpolation_mode(interpolation)
     return F.resize(image, list(size), interpolation=mode, antialias=True)
 
 
 def check_pixels(height: int, width: int, size: tuple[int, int]) -> None:
-    """Raise TooManyPixels for an image that has more than `MOST` pixels while it is resized.
+    """Raise TooManyPixels if resizing an image to `size` makes more than `MOST` pixels on the way.
 
-    torch resizes along the width first, and then along the height.
+    torch resizes the width first and then the height, so height x new width pixels lie between.
     """
     if max(height, width) > EDGE:
         raise TooManyPixels(
@@ -49,32 +56,12 @@ def check_pixels(height: int, width: int, size: tuple[int, int]) -> None:
     )
 
 
-def _mode(interpolation: str):
+def interpolation_mode(interpolation: str) -> InterpolationMode:
+    """torchvision's name for one of `choices.INTERPOLATIONS`; its "nearest" is half a pixel off."""
     from torchvision.transforms.v2 import InterpolationMode
 
     exact = {"nearest": "nearest-exact"}
     return InterpolationMode(exact.get(interpolation, interpolation))
-
-
-def train_transform(
-    augment: str,
-    size: tuple[int, int],
-    now: tuple[int, int] | None,
-    interpolation: str = "bilinear",
-) -> Transform:
-    """uint8 [C, *, *] -> uint8 [C, *size], random; `now` are the images' size if all have one."""
-    from torchvision.transforms import v2
-
-    if augment == "resized_crop":
-        cropped = v2.RandomResizedCrop(size, interpolation=_mode(interpolation), antialias=True)
-        return v2.Compose([cropped, v2.RandomHorizontalFlip()])
-    steps: list = [] if size == now else [Resize(size, interpolation)]
-    if augment in ("crop", "crop_flip"):
-        pad = [max(1, round(side / 8)) for side in size]  # 4 for CIFAR's 32
-        steps.append(v2.RandomCrop(size, padding=[pad[1], pad[0]]))
-    if augment == "crop_flip":
-        steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose(steps) if steps else unchanged
 
 
 def eval_transform(
@@ -86,12 +73,14 @@ def eval_transform(
     crop_mode: str = "center",
     fill: tuple[float, ...] = (0.0,),
 ) -> Transform:
-    """uint8 [C, *, *] -> uint8 [C, *size]: small images are resized, large ones centre-cropped.
+    """The transform for measuring, uint8 [C, *, *] -> uint8 [C, *size].
 
     Args:
-        crop_pct: what share of the resized image's edge the crop keeps; by default 224 / 256.
-        crop_mode: "center" crops the image, "squash" first makes it as wide as high, and "border"
-            keeps all of it, between borders of the colour `fill`, per channel in [0, 1].
+        now: [H, W] of the images, if all have one size.
+        small: whether the data set's images are small. They are resized, large ones are cropped.
+        crop_pct: the share of the resized image's edge that the crop keeps; by default 224 / 256.
+        crop_mode: "center" crops the image, "squash" first gives it the crop's aspect ratio, and
+            "border" keeps all of it between borders of the colour `fill`, per channel in [0, 1].
     """
     if small:
         return unchanged if size == now else Resize(size, interpolation)
@@ -105,11 +94,12 @@ class Resize:
         self.size, self.interpolation = size, interpolation
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 [C, *, *] -> uint8 [C, *size]."""
         return resize(image, self.size, self.interpolation)
 
 
 class CentreCrop:
-    """The centre of a resized image, as timm's `crop_mode` says; by default as for ImageNet."""
+    """The centre of a resized image, in one of timm's crop modes; arguments as `eval_transform`."""
 
     def __init__(
         self,
@@ -127,24 +117,26 @@ class CentreCrop:
             self.cover = tuple(math.floor(side / crop_pct + 1e-6) for side in size)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 [C, *, *] -> uint8 [C, *size]."""
         from torchvision.transforms.v2 import functional as F
 
-        height, width = self.cover
-        if self.mode == "squash":
-            new = [height, width]
-        else:
-            if self.mode == "center":
-                longest = LONGEST * -(-max(self.cover) // min(self.cover))
-                image = _shortened(image, longest)
-            h, w = image.shape[-2:]
-            by_height = (height * w >= width * h) == (self.mode == "center")
-            whole = int if self.mode == "center" else round  # as torchvision and timm do it
-            new = [height, whole(height * w / h)] if by_height else [whole(width * h / w), width]
-            new = [max(1, side) for side in new]
-        image = resize(image, (new[0], new[1]), self.interpolation)
+        if self.mode == "center":
+            longest = LONGEST * -(-max(self.cover) // min(self.cover))
+            image = _shortened(image, longest)
+        image = resize(image, self._resized(*image.shape[-2:]), self.interpolation)
         if self.mode != "border":
             return F.center_crop(image, list(self.size))
         return self._between_borders(image)
+
+    def _resized(self, h: int, w: int) -> tuple[int, int]:
+        """The size to which an image of h x w pixels is resized before it is cropped."""
+        height, width = self.cover
+        if self.mode == "squash":
+            return height, width
+        by_height = (height * w >= width * h) == (self.mode == "center")
+        whole = int if self.mode == "center" else round  # as torchvision and timm do it
+        new = (height, whole(height * w / h)) if by_height else (whole(width * h / w), width)
+        return max(1, new[0]), max(1, new[1])
 
     def _between_borders(self, image: torch.Tensor) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as F
@@ -156,10 +148,10 @@ class CentreCrop:
 
 
 def _shortened(image: torch.Tensor, longest: int) -> torch.Tensor:
-    """The middle of a very long image: what a centre crop takes, before it is enlarged.
+    """The middle of a very long image, from which the centre crop is taken.
 
-    The shorter edge of a 30000 x 1 image is enlarged to 256 pixels, and the whole of it would then
-    have two billion.
+    Otherwise a 30000 x 1 image, whose shorter edge is enlarged to 256 pixels, would become one of
+    two billion pixels.
     """
     h, w = image.shape[-2:]
     keep_h, keep_w = (
@@ -171,4 +163,5 @@ def _shortened(image: torch.Tensor, longest: int) -> torch.Tensor:
 
 
 def unchanged(image: torch.Tensor) -> torch.Tensor:
+    """The image as it is."""
     return image

@@ -12,13 +12,13 @@ from torchvision.models.detection import FasterRCNN
 
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.blocks import recipe as as_recipe
-from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.norms import batch_norms
 from accuracy_booster.detection.stages import find_stages
 from accuracy_booster.errors import shown
 from accuracy_booster.models import builder, create_model
-from accuracy_booster.models.create import is_model
-from accuracy_booster.models.pretrained import preprocessing_of, pretrained_preprocessing
+from accuracy_booster.models.preprocessing import preprocessing_of, pretrained_preprocessing
+from accuracy_booster.models.registry import is_model
 from accuracy_booster.surgery import attached, boost
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.training.network_files import load_network

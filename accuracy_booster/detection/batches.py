@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from accuracy_booster.data.workers import joined
+from accuracy_booster.data.shared_memory import joined
 from accuracy_booster.detection.images import Target
 from accuracy_booster.errors import TrainingStopped
 

@@ -12,13 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from accuracy_booster.data.images import (
-    EncodedImages,
-    Images,
-    ReadPath,
-    TooManyPixels,
-    UnreadableImage,
-)
+from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
+from accuracy_booster.data.images import Images, TooManyPixels, UnreadableImage
 from accuracy_booster.data.pixels import to_rgb
 from accuracy_booster.detection.split import Split
 

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import nn
 
 from accuracy_booster.data import image_files
-from accuracy_booster.data.images import EncodedImages, ReadPath, UnreadableImage
+from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
+from accuracy_booster.data.images import UnreadableImage
 from accuracy_booster.data.pixels import to_rgb
 from accuracy_booster.detection.measuring import detections
 from accuracy_booster.errors import shown

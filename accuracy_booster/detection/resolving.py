@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accuracy_booster.data.loaders import IMAGENET_MEAN, IMAGENET_STD
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.loaders import DetectionData
-from accuracy_booster.models.create import is_model
-from accuracy_booster.models.pretrained import pretrained_preprocessing
+from accuracy_booster.models.preprocessing import pretrained_preprocessing
+from accuracy_booster.models.registry import is_model
 from accuracy_booster.progress import note
 from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.run_directory import Run

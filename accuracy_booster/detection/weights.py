@@ -11,7 +11,8 @@ from torch import nn
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import shown
 from accuracy_booster.models import create_model
-from accuracy_booster.models.weights import GATES, Loaded, load_weights, read_weights
+from accuracy_booster.models.weight_files import read_weights
+from accuracy_booster.models.weights import GATES, Loaded, load_weights
 from accuracy_booster.training.initial_weights import run_of, told
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -114,7 +115,7 @@ def _load_backbone(
     They are first loaded into that network, where `models.weights` matches their names.
     """
     block = None if config.block == "none" else config.block
-    network: Any = create_model(config.backbone, recipe=block)
+    network: Any = create_model(config.backbone, block=block)
     loaded = load_weights(network, tensors, source)
     given = network.state_dict()
     own = detector.state_dict()

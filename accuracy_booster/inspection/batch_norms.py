@@ -39,6 +39,6 @@ def in_random_order(loader: Loader) -> Loader:
         shuffled=True,
         seed=loader.seed,
         workers=loader.workers,
-        whole=loader.whole,
+        batch_transform=loader.batch_transform,
         shape=loader.shape,
     )

@@ -1,7 +1,8 @@
-"""The paper's networks, plain, and one function that makes them."""
+"""The paper's networks without gates, and one function that makes any network, boosted or not."""
 
-from accuracy_booster.models.create import MODELS, builder, create_model, list_models
+from accuracy_booster.models.creating import create_model
 from accuracy_booster.models.heads import classifier
+from accuracy_booster.models.registry import MODELS, builder, list_models
 from accuracy_booster.models.resnet_cifar import from_akamaster
 
 __all__ = ["MODELS", "builder", "classifier", "create_model", "from_akamaster", "list_models"]

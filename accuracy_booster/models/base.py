@@ -1,4 +1,4 @@
-"""What every network of ours has in common: timm's conventions for the head and the features."""
+"""What all networks of ours have in common: timm's conventions for the head and the features."""
 
 # N batch, C channels, H W space
 
@@ -9,18 +9,18 @@ import math
 import torch
 from torch import nn
 
-# What a name of ours may ask for: more than was published (ResNet-1202, WRN-40-14)
+# The largest network that a name may ask for; published ones are smaller (ResNet-1202, WRN-40-14).
 MAX_DEPTH = 2000
-MAX_WEIGHTS = 250_000_000  # 1 GB; a training takes at least three times that
+MAX_WEIGHTS = 250_000_000  # 1 GB; a training takes at least three times as much memory
 
 
 def check_size(what: str, depth: int, weights: int) -> None:
-    """Raise ValueError, before anything is built, for a network that no machine would train.
+    """Raise ValueError, before anything is built, if a network is too large to be trained.
 
     Args:
-        what: the network in the error, such as "depth=16, width=9".
-        depth: of the network, in layers.
-        weights: about how many it has.
+        what: the name of the network in the error, such as "depth=16, width=9".
+        depth: the number of layers.
+        weights: about how many weights it has.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"{what}: the depth must be <= {MAX_DEPTH:,}")
@@ -33,25 +33,23 @@ def check_size(what: str, depth: int, weights: int) -> None:
 
 
 class Network(nn.Module):
-    """A plain classification network (no gates) of three stages and a linear head.
+    """A classification network without gates, which ends in a linear head.
 
-    A subclass sets `stem`-like modules, `num_features`, and ends its constructor with `_head`.
-    `recalibration_sites` are the names of the last layers of its residual branches: where the
-    paper puts its block (section 3: before the summation).
+    A subclass makes its layers in its constructor, and calls `_head` at the end.
     """
 
     num_features: int
     num_classes: int
     fc: nn.Module
     default_cfg: dict[str, tuple[int, int, int]]  # {"input_size": (C, H, W)}, as timm's
-    last_layer: str  # of a residual block: the name of the branch's last layer
+    last_layer: str  # the name, in a residual block, of the branch's last layer
 
     def _head(self, num_features: int, num_classes: int) -> None:
         self.num_features = num_features
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new head of `num_classes` outputs, on the device of the network; 0 removes it."""
+        """Make a new head of `num_classes` outputs, on the network's device; 0 removes the head."""
         if num_classes < 0:
             raise ValueError(f"num_classes={num_classes} must be >= 0")
         self.num_classes = num_classes
@@ -61,10 +59,12 @@ class Network(nn.Module):
         self.fc = head.to(device=like.device, dtype=like.dtype)
 
     def get_classifier(self) -> nn.Module:
+        """The head, under the name that timm gives the method."""
         return self.fc
 
     @property
     def recalibration_sites(self) -> list[str]:
+        """The sites of the paper's block (section 3): the last layers of the residual branches."""
         return [
             f"{name}.{self.last_layer}"
             for name, module in self.named_modules()
@@ -72,24 +72,28 @@ class Network(nn.Module):
         ]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """x[N, C, H, W] -> the last feature map."""
+        """x[N, C, H, W] -> the last feature map [N, num_features, *, *]."""
         raise NotImplementedError
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """The last feature map -> logits [N, num_classes], or its mean [N, num_features]."""
+        """The last feature map -> logits [N, num_classes].
+
+        With `pre_logits` it gives the map's mean, the features [N, num_features].
+        """
         x = x.mean((2, 3))
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x[N, C, H, W] -> logits [N, num_classes]."""
         return self.forward_head(self.forward_features(x))
 
 
 class ResidualBlock(nn.Module):
-    """Marks the blocks whose branch a gate may scale."""
+    """A residual block. `Network` finds its sites by this class."""
 
 
 def initialise_convs(model: nn.Module) -> None:
-    """He's initialisation, N(0, 2 / (k * k * outputs / groups)), for convolutions; zero biases."""
+    """Initialise convolutions as He et al. 2015: N(0, 2 / (k * k * outputs / groups)), biases 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
@@ -101,4 +105,5 @@ def initialise_convs(model: nn.Module) -> None:
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False, *, groups: int = 1
 ) -> nn.Conv2d:
+    """A convolution that keeps H and W at stride 1, by default without bias."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)

@@ -1,4 +1,7 @@
-"""The layers of a network that give its logits: its head, and auxiliary heads."""
+"""The layers of a network that give its logits: its head, and auxiliary heads.
+
+Training uses them to load weights for other classes, detection to remove the head.
+"""
 
 # K classes
 
@@ -15,13 +18,13 @@ def outputs_of(head: Head) -> int:
 
 
 def _layers(model: nn.Module) -> dict[str, Head]:
-    """Linear layers and convolutions by name, without those of gates."""
+    """The linear layers and convolutions by name, without those of gates."""
     found = {n: m for n, m in model.named_modules() if isinstance(m, Head)}
     return {n: m for n, m in found.items() if ".recalibrate." not in f".{n}."}
 
 
 def _named(model: nn.Module, layers: dict[str, Head]) -> list[str]:
-    """The names of the layers that the network itself (timm's) calls its classifiers."""
+    """The names of the layers that the network itself calls its classifiers, as timm's do."""
     if not callable(ask := getattr(model, "get_classifier", None)):
         return []
     found = ask()
@@ -33,13 +36,13 @@ def _named(model: nn.Module, layers: dict[str, Head]) -> list[str]:
 
 
 def classifier(model: nn.Module) -> tuple[str, Head]:
-    """The layer that gives the logits, linear or a convolution, and its name.
+    """The name of the layer that gives the logits, and the layer: linear, or a convolution.
 
-    timm's networks say which it is. Elsewhere it is the last linear layer that belongs to no
-    auxiliary head, or in a network without linear layers (SqueezeNet) the last convolution.
+    timm's networks say which it is. In others it is the last linear layer that belongs to no
+    auxiliary head, or the last convolution if there is no linear layer (SqueezeNet).
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the network has neither.
     """
     layers = _layers(model)
     if not layers:
@@ -55,15 +58,15 @@ def classifier(model: nn.Module) -> tuple[str, Head]:
 
 
 def _is_auxiliary(name: str) -> bool:
-    """Whether a module around the layer, or the layer, says that it is auxiliary, as all do."""
+    """Whether the name of the layer, or of a module around it, says that it is auxiliary."""
     return "aux" in name.lower()
 
 
 def heads(model: nn.Module) -> dict[str, Head]:
-    """All layers that give logits, by name: the head and auxiliary ones (GoogLeNet, Inception).
+    """All layers that give logits, by name: the head and auxiliary heads (GoogLeNet, Inception).
 
-    An auxiliary head has "aux" in its name, is of the head's kind, gives as many logits, and is the
-    last layer of the module around it.
+    An auxiliary head has "aux" in its name, has the type of the head, gives as many logits, and is
+    the last layer of the module around it.
     """
     name, head = classifier(model)
     layers = _layers(model)

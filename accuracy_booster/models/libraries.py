@@ -1,10 +1,7 @@
-"""Networks of timm and torchvision, by the names they have there."""
+"""Networks of timm and torchvision, by the names that they have there. `registry` asks for them."""
 
 from __future__ import annotations
 
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,17 +12,19 @@ from torch import nn
 
 from accuracy_booster.errors import is_out_of_memory, shortened, shown, unknown
 from accuracy_booster.models.heads import replace_heads
+from accuracy_booster.models.hub_cache import cached_if_unreachable
 
 
 @dataclass(frozen=True)
 class Library:
-    """How to list a library's classification networks and how to build one."""
+    """How to list a library's classification networks, how to build one, and whether it has one."""
 
     names: Callable[[], list[str]]
     build: Callable[..., nn.Module]
     has: Callable[[str], bool]
 
     def builder(self, name: str) -> Callable[..., nn.Module]:
+        """The function that builds the network of this name; ValueError if there is none."""
         if not self.has(name):
             raise unknown("model", name, self.names())
         return partial(self.build, name)
@@ -50,36 +49,10 @@ def _timm(
 
     if num_classes is not None:
         options["num_classes"] = num_classes
-    with _weights_or_value_error(f"timm/{name}"), _hub_if_reachable(pretrained):
+    if pretrained:
+        options = cached_if_unreachable(name, options)
+    with _weights_or_value_error(f"timm/{name}"):
         return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **options)
-
-
-@contextmanager
-def _hub_if_reachable(pretrained: bool) -> Iterator[None]:
-    """Without a network only the local cache is asked, instead of retrying for a minute."""
-    if not pretrained:
-        yield
-        return
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(address: str) -> bool:
-    if urllib.request.getproxies():
-        return True  # the proxy knows
-    url = urllib.parse.urlsplit(address)
-    try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def _torchvision_names() -> list[str]:
@@ -107,24 +80,19 @@ def _torchvision(
     return model
 
 
-class _weights_or_value_error:
-    """Tells in one line that weights cannot be had, whatever the library raised."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if error is None or isinstance(error, ValueError) or is_out_of_memory(error):
-            return
-        words = str(error).splitlines()
-        reason = shortened(words[0], 300) if words else type(error).__name__
-        if isinstance(error, (OSError, RuntimeError)):
-            raise ValueError(
-                f"cannot make {self.name} or get its weights (is there a network?): {reason}"
-            ) from error
+@contextmanager
+def _weights_or_value_error(name: str) -> Iterator[None]:
+    """Turn a library's error about weights that cannot be had into a ValueError of one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        if isinstance(e, ValueError) or is_out_of_memory(e):
+            raise
+        words = str(e).splitlines()
+        reason = shortened(words[0], 300) if words else type(e).__name__
+        raise ValueError(
+            f"cannot make {name} or get its weights (is there a network?): {reason}"
+        ) from e
 
 
 LIBRARIES = {

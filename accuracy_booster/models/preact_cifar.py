@@ -1,6 +1,7 @@
 """Pre-activation networks for CIFAR: ResNet-164 (He et al. 2016) and wide ResNets (Zagoruyko 2016).
 
-A branch ends in a convolution, not in a norm; the next block's norm comes after the sum.
+ResNet-164 and WRN-22-10 are networks of the paper's Tables 5 and 6, and ResNet-164 is that of its
+Table 15. A residual branch ends in a convolution; the next norm comes after the sum.
 """
 
 # N batch, C channels, H W space
@@ -21,9 +22,12 @@ from accuracy_booster.models.base import (
 
 
 class PreActBlock(ResidualBlock):
-    """(norm, ReLU, conv) repeated; where the shape changes, a 1x1 shortcut from the first ReLU.
+    """A branch of (norm, ReLU, convolution), repeated.
 
-    `layers` is (outputs, kernel, stride, bias) of each convolution.
+    If the shape changes, the shortcut is a 1x1 convolution of the first ReLU's output.
+
+    Args:
+        layers: (outputs, kernel, stride, bias) of each convolution.
     """
 
     def __init__(self, inputs: int, layers: list[tuple[int, int, int, bool]]):
@@ -50,7 +54,7 @@ class PreActBlock(ResidualBlock):
 
 
 class PreActNet(Network):
-    """A 3x3 convolution, 3 stages of blocks, a last norm and ReLU, and the head."""
+    """A 3x3 convolution, 3 stages of blocks, a norm, a ReLU, and the head."""
 
     def _build(
         self, blocks: list[list[PreActBlock]], width: int, num_classes: int, in_chans: int
@@ -68,11 +72,11 @@ class PreActNet(Network):
 
 
 class PreActResNet(PreActNet):
-    """Bottlenecks of 1x1, 3x3, 1x1; depth = 9n + 2.
+    """A pre-activation ResNet of bottlenecks (1x1, 3x3, 1x1); depth = 9n + 2.
 
-    `variant="v1"` has the stride in the first 1x1 convolution and a bias in the third: the only
-    network whose parameters and MACs fit the paper's Table 15. `"standard"` has the stride in the
-    3x3 and no biases.
+    `variant="standard"` has the stride in the 3x3 convolution, and no biases. `variant="v1"` has
+    the stride in the first 1x1 convolution, and biases in the third. Only the latter has the
+    parameters and MACs of the paper's Table 15.
     """
 
     last_layer = "conv3"
@@ -104,7 +108,10 @@ class PreActResNet(PreActNet):
 
 
 class WideResNet(PreActNet):
-    """Basic blocks of two 3x3 convolutions, `width` times as wide as a ResNet; depth = 6n + 4."""
+    """A wide ResNet of blocks of two 3x3 convolutions; depth = 6n + 4.
+
+    It has `width` times as many channels as a ResNet.
+    """
 
     last_layer = "conv2"
 
@@ -116,7 +123,7 @@ class WideResNet(PreActNet):
             )
         if width < 1:
             raise ValueError(f"width={shown(width)} of a wide ResNet must be >= 1")
-        # of two 3x3 convolutions in each block of 16, 32 and 64 times the width
+        # those of the blocks: two 3x3 convolutions each, of 16, 32 and 64 times the width
         weights = (depth - 4) // 6 * 18 * (16**2 + 32**2 + 64**2) * width**2
         check_size(f"depth={shown(depth)}, width={shown(width)}", depth, weights)
         inputs, stages = 16, []

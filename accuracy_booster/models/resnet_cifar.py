@@ -1,4 +1,7 @@
-"""ResNets for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2): ResNet-20 ... ResNet-110."""
+"""ResNets for CIFAR of depth 6n + 2 (He et al. 2015, section 4.2): ResNet-20 ... ResNet-110.
+
+ResNet-56 is the network of the paper's Tables 5, 6, 10 to 12, 14 and 16.
+"""
 
 # N batch, C channels, H W space
 
@@ -21,7 +24,10 @@ from accuracy_booster.models.base import (
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th position, and zero channels on both sides. No parameters."""
+    """The shortcut of option A: every `stride`-th position, with zero channels on both sides.
+
+    It has no parameters.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -34,6 +40,8 @@ class PadShortcut(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions with batch norms, a shortcut, and a ReLU after the sum."""
+
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.conv1 = conv(inputs, outputs, 3, stride)
@@ -51,7 +59,7 @@ class BasicBlock(ResidualBlock):
 
 
 class ResNetCifar(Network):
-    """3 stages of n basic blocks with 16, 32, 64 channels; depth = 6n + 2."""
+    """3 stages of n basic blocks, with 16, 32 and 64 channels; depth = 6n + 2."""
 
     last_layer = "bn2"
 
@@ -83,10 +91,13 @@ class ResNetCifar(Network):
 
 
 def from_akamaster(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Map a checkpoint of akamaster/pytorch_resnet_cifar10 (ResNet-20 ... 1202) to our names.
+    """The tensors of a checkpoint of akamaster/pytorch_resnet_cifar10, by the names in our ResNets.
 
-    Its keys carry a `module.` prefix (DataParallel) and its head is `linear`, ours is `fc`; all
-    other names agree. The argument is the checkpoint's `state_dict` entry.
+    Its keys have the prefix `module.` (of DataParallel), and its head is called `linear` where ours
+    is `fc`. All other names agree.
+
+    Args:
+        state_dict: the checkpoint's `state_dict` entry.
     """
     renamed = {key.removeprefix("module."): value for key, value in state_dict.items()}
     return {

@@ -1,4 +1,8 @@
-"""The paper's ImageNet ResNets on timm's `ResNet`, whose parameters have torchvision's names."""
+"""The paper's ResNets for ImageNet: timm's `ResNet`, whose parameters have torchvision's names.
+
+Those with the stride in the first convolution are in the paper's Tables 2, 3, 9 and 13, and
+WRN-18-2 is in Table 4. (The ResNeXt-101 of Table 8 is timm's as it is.)
+"""
 
 # N batch, C channels, H W space
 
@@ -10,9 +14,9 @@ from torch import nn
 
 
 def wide_resnet18(*, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
-    """WRN-18-2: ResNet-18 with twice the channels in its stages (CBAM, Table 4); the stem keeps 64.
+    """WRN-18-2: ResNet-18 with twice as many channels in its stages (CBAM, Table 4).
 
-    Its first stage then starts with a projection, 64 -> 128.
+    The stem keeps its 64 channels, so the first stage starts with a projection, 64 -> 128.
     """
     from timm.models.resnet import BasicBlock, ResNet
 
@@ -29,7 +33,7 @@ def wide_resnet18(*, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
 def stride_in_first_conv(model: Any) -> nn.Module:
     """Move the stride of each bottleneck from its 3x3 convolution to the 1x1 before it, in place.
 
-    So it was in He et al. 2015 (Caffe's ResNets, "v1"); later libraries moved it.
+    He et al. 2015 had it there (Caffe's ResNets, "v1"); later libraries moved it to the 3x3.
     """
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)

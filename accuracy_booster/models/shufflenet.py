@@ -1,4 +1,7 @@
-"""ShuffleNet v1 (Zhang et al. 2017, Table 1): grouped 1x1 convolutions with shuffled channels."""
+"""ShuffleNet v1 (Zhang et al. 2017, Table 1): grouped 1x1 convolutions and shuffled channels.
+
+With 3 groups it is the network of the paper's Table 7.
+"""
 
 # N batch, C channels, H W space
 
@@ -14,7 +17,7 @@ REPEATS = (4, 8, 4)
 
 
 class ChannelShuffle(nn.Module):
-    """x[N, C, H, W] -> the same, with the channels of the groups taken in turn."""
+    """x[N, C, H, W] -> the same channels in another order: one of each group, then the next."""
 
     def __init__(self, groups: int):
         super().__init__()
@@ -28,9 +31,13 @@ class ChannelShuffle(nn.Module):
 
 
 class ShuffleUnit(ResidualBlock):
-    """Figure 2 (b) and (c): with stride 2 the branch is set beside the pooled input, not added.
+    """The unit of Figure 2 (b) and (c) of Zhang et al.
 
-    `first_groups` is that of the first 1x1 convolution: 1 where few channels come in.
+    At stride 1 the branch is added to the input. At stride 2 it is concatenated to the pooled
+    input.
+
+    Args:
+        first_groups: groups of the first 1x1 convolution; 1 if its input has few channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int, first_groups: int):
@@ -56,7 +63,7 @@ class ShuffleUnit(ResidualBlock):
 
 
 class ShuffleNet(Network):
-    """ShuffleNet 1x with `groups` groups. Its gates stand before the concatenation or the sum."""
+    """ShuffleNet 1x with `groups` groups. Its sites are before the concatenation or the sum."""
 
     last_layer = "bn3"
 

@@ -66,7 +66,7 @@ def counts(tables: Sequence[int] | None = None) -> Counts:
 @cache
 def _cost(model: str, block: str, size: tuple[int, int, int], classes: int) -> Complexity:
     with torch.device("meta"):
-        network = create_model(model, recipe=block, num_classes=classes, input_size=size)
+        network = create_model(model, block=block, num_classes=classes, input_size=size)
         return complexity(network, size)
 
 

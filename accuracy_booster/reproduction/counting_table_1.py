@@ -82,7 +82,7 @@ def _lowest_rtm() -> Iterator[Check]:
             totals = {}
             for row in TABLE_1:
                 with torch.device("meta"):
-                    network = create_model("resnet50v1", recipe=row.block)
+                    network = create_model("resnet50v1", block=row.block)
                     blocks = complexity(network, size, batch_size=batch).blocks
                 totals[row.label] = sum(getattr(block, attribute) for block in blocks)
             lowest = min(totals, key=lambda label: totals[label])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.data.workers import worker_faults
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.progress import bars
 from accuracy_booster.training.measuring import Metrics, measure
 from accuracy_booster.training.opening_to_measure import Opened, open_measured

@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import Any
 
-from accuracy_booster.data.workers import worker_faults
+from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.compiling import choose_forward
 from accuracy_booster.training.epoch_log import EpochLog

@@ -13,7 +13,8 @@ from torch import nn
 from accuracy_booster.blocks import recipe
 from accuracy_booster.models import builder, classifier
 from accuracy_booster.models.heads import heads, outputs_of
-from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights, read_weights
+from accuracy_booster.models.weight_files import read_weights
+from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights
 from accuracy_booster.progress import note
 from accuracy_booster.surgery.saved_files import read_save
 from accuracy_booster.training.run_config import Config, RunConfig

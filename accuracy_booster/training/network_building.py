@@ -29,7 +29,7 @@ def build_network(
     """
     network = create_model(
         config.model,
-        recipe=config.block,
+        block=config.block,
         init="identity" if config.block != "none" and config.init == "identity" else "paper",
         where=where,
         pretrained=pretrained,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import Data, load_data, sources
-from accuracy_booster.models.pretrained import pretrained_preprocessing
+from accuracy_booster.models.preprocessing import pretrained_preprocessing
 from accuracy_booster.progress import note
 from accuracy_booster.training.initial_weights import decide_start, run_of
 from accuracy_booster.training.train_config import TrainConfig
@@ -53,7 +53,7 @@ def open_data_of_new_run(config: TrainConfig) -> Data:
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """The configuration with absolute paths of its data: they hold in every working directory."""
     root = config.data_dir and os.path.abspath(Path(config.data_dir).expanduser())
-    return config.change({"data": sources.place(config.data), "data_dir": root})
+    return config.change({"data": sources.full_name(config.data), "data_dir": root})
 
 
 def fill_in(config: TrainConfig, data: Data) -> TrainConfig:

@@ -16,7 +16,7 @@ from torch import nn
 from accuracy_booster.data import Data, class_names, sources
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.errors import unknown
-from accuracy_booster.models.pretrained import Preprocessing, preprocessing_of
+from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
 from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.network_files import load_network
@@ -73,7 +73,7 @@ class Opened:
             )
         if self.knows_classes:
             return None
-        return class_names.places(self.data.classes, outputs, self.data.name)
+        return class_names.outputs_of(self.data.classes, outputs, self.data.name)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _given_module(
 def _given_run(path: Path, data: str | None, options: Mapping[str, Any]) -> _Given:
     run, config = Run.open(path)
     network = load_network(run, config)
-    own_data = data is None or sources.place(str(data)) == sources.place(config.data)
+    own_data = data is None or sources.full_name(str(data)) == sources.full_name(config.data)
     if data is None:
         check_place(run.path, config.data)
     elif not own_data:  # the columns of other data have other names

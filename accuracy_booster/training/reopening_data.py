@@ -56,7 +56,7 @@ def check_place(where: str | Path, data: str) -> None:
     if relative and typed.is_dir() and data not in BUILT_IN:
         note(
             f"{where} has its data in {data!r}{relative} which is taken to be "
-            f"{sources.place(data)}; an older version stored nothing to check that by"
+            f"{sources.full_name(data)}; an older version stored nothing to check that by"
         )
 
 

@@ -83,7 +83,7 @@ def state(model: nn.Module) -> tuple:
 
 @pytest.mark.parametrize("size", [(3, 16, 16), (1, 16, 16)], ids=["counted", "refused"])
 def test_nothing_of_the_model_changes(size):
-    model = ab.create_model("resnet8", recipe="cbam").train()
+    model = ab.create_model("resnet8", block="cbam").train()
     model.fc = nn.Sequential(nn.Dropout(0.5), model.fc)
     model.layer2.eval()
     before = state(model)
@@ -118,7 +118,7 @@ def test_a_network_with_real_weights_costs_what_it_does_on_meta(name, recipe, op
     for device in ("cpu", "meta"):
         with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # networks that have attention modules
-            model = ab.create_model(name, recipe=recipe, **options)
+            model = ab.create_model(name, block=recipe, **options)
             costs.append(ab.complexity(model, size, batch_size=3).to_dict())
     assert costs[0] == costs[1]
 
@@ -143,7 +143,7 @@ def test_images_of_other_channels():
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_mode_makes_no_difference(around):
-    model = ab.create_model("resnet8", recipe="se")
+    model = ab.create_model("resnet8", block="se")
     with around():
         cost = ab.complexity(model)
     assert cost.to_dict() == ab.complexity(model).to_dict()
@@ -204,7 +204,7 @@ def test_a_gate_of_one_size_refuses_images_of_another(recipe):
     ],
 )
 def test_complexity(model, recipe, macs):
-    network = ab.create_model(model, recipe=recipe, num_classes=100)
+    network = ab.create_model(model, block=recipe, num_classes=100)
     network.train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     cost = ab.complexity(network, (3, 32, 32))

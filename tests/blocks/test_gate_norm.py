@@ -109,7 +109,7 @@ def warned(model, count):
 @pytest.mark.parametrize("count", [2, 3, 8, 15])
 @pytest.mark.usefixtures("warning_due")
 def test_one_warning_below_16(count):
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     (message,) = warned(model, count)
     assert f"sees {count} values" in message
     assert "layer1.0.bn2.recalibrate.0.bn" in message
@@ -122,17 +122,17 @@ def test_one_warning_below_16(count):
 @pytest.mark.parametrize("count", [16, 33])
 @pytest.mark.usefixtures("warning_due")
 def test_no_warning_from_16_on(count):
-    assert warned(ab.create_model("resnet8", recipe="ab"), count) == []
+    assert warned(ab.create_model("resnet8", block="ab"), count) == []
 
 
 @pytest.mark.usefixtures("warning_due")
 def test_a_norm_of_maps_sees_more_values():
-    assert warned(ab.create_model("resnet8", recipe="dw3_bn"), 2) == []
+    assert warned(ab.create_model("resnet8", block="dw3_bn"), 2) == []
 
 
 @pytest.mark.usefixtures("warning_due")
 def test_one_image_is_an_error_and_frozen_statistics_are_a_remedy():
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     with pytest.raises(ValueError, match=r"layer1\.0\.bn2\.recalibrate\.0\.bn"):
         warned(model, 1)
     for norm in model.train().modules():
@@ -144,7 +144,7 @@ def test_one_image_is_an_error_and_frozen_statistics_are_a_remedy():
 
 
 def test_the_gates_norm_is_a_batch_norm_to_converters_and_freezers():
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     norms = [n for n, m in model.named_modules() if isinstance(m, GateNorm)]
     assert len(norms) == 3
     for name in norms:

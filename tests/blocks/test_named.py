@@ -663,11 +663,11 @@ def test_a_published_cbam_resnet_gives_its_logits():
     zoo = pytest.importorskip("pytorchcv.models.cbamresnet")
     theirs = zoo.cbam_resnet18(num_classes=11)
     size = (3, 224, 224)
-    ours = ab.create_model("resnet18", recipe="cbam", num_classes=11)
+    ours = ab.create_model("resnet18", block="cbam", num_classes=11)
     got, expected = logits(ours, theirs, cbam_resnet, size)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
     former = str(ab.recipe("cbam")).replace("channel_pool", "channel_pool(order=mean_max)")
-    wrong = ab.create_model("resnet18", recipe=former, num_classes=11)
+    wrong = ab.create_model("resnet18", block=former, num_classes=11)
     got, expected = logits(wrong, theirs, cbam_resnet, size)
     assert (got - expected).abs().max() > 1e-3 * expected.abs().max()
 
@@ -704,7 +704,7 @@ def test_a_published_se_resnet_for_cifar_gives_its_logits():
 )
 def test_a_published_network_of_timm_gives_its_logits(plain, published, block, names):
     """timm's plain network, boosted, with the weights of the one that has the block built in."""
-    ours = ab.create_model(f"timm/{plain}", recipe=block, num_classes=7)
+    ours = ab.create_model(f"timm/{plain}", block=block, num_classes=7)
     theirs = timm.create_model(published, num_classes=7)
     got, expected = logits(ours, theirs, lambda name: replaced(name, *names), (3, 64, 64))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)

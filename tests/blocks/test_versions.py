@@ -97,7 +97,7 @@ def test_a_pickled_recipe_and_layer():
 @pytest.mark.parametrize("block", ["cbam", CBAM])
 def test_a_state_dict(tmp_path, block):
     """torch notes each module's version in it: CBAM's weights of 0.1 are turned where need be."""
-    old = ab.create_model("resnet8", recipe=CBAM)
+    old = ab.create_model("resnet8", block=CBAM)
     for p in old.parameters():
         nn.init.normal_(p, std=0.3)
     state = old.state_dict()
@@ -106,11 +106,11 @@ def test_a_state_dict(tmp_path, block):
             assert about["version"] == 2
             about["version"] = 1  # as in 0.1
     torch.save(state, tmp_path / "weights.pt")
-    model, x = ab.create_model("resnet8", recipe=block), torch.randn(2, 3, 9, 12)
+    model, x = ab.create_model("resnet8", block=block), torch.randn(2, 3, 9, 12)
     model.load_state_dict(torch.load(tmp_path / "weights.pt"))
     torch.testing.assert_close(model.eval()(x), old.eval()(x))
     # of today's state dicts, and of those without versions, nothing is turned
-    today = ab.create_model("resnet8", recipe=block)
+    today = ab.create_model("resnet8", block=block)
     for versions in (True, False):
         today.load_state_dict(model.state_dict() if versions else dict(model.state_dict()))
         assert torch.equal(today.eval()(x), model(x))
@@ -119,7 +119,7 @@ def test_a_state_dict(tmp_path, block):
 @torch.no_grad()
 @pytest.mark.parametrize("block", [CBAM, OLD_TEXT])
 def test_saved_gates(tmp_path, block):
-    model = ab.create_model("resnet8", recipe=block)
+    model = ab.create_model("resnet8", block=block)
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
     with pytest.warns(UserWarning, match="have changed"):

@@ -17,7 +17,7 @@ def test_complexity_as_json(capsys):
     rows = json.loads(out)["rows"]
     assert [row["block"] for row in rows] == ["none", "ab", "se"]
     for row in rows:
-        cost = ab.complexity(ab.create_model("resnet20", recipe=row.pop("block")))
+        cost = ab.complexity(ab.create_model("resnet20", block=row.pop("block")))
         assert row == json.loads(json.dumps(cost.to_dict()))
     assert rows[0]["depth"] == 0
     assert rows[1]["block_weights"] == 3 * (16 + 32 + 64)

@@ -1,18 +1,24 @@
-"""Batches as a function of (seed, epoch, place): order, augmentation, shares, unreadable images."""
+"""Batches depend on seed, epoch and position alone; unreadable images are replaced."""
 
-# N batch, C channels, H W space
-
+import re
 import warnings
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from support.datasets import (
+    everything,
+    image_numbers,
+)
 
 from accuracy_booster.data import load_data
-from accuracy_booster.data.batches import IMAGE, LEFT, MIRROR, ORDER, TOP, TRIES, Crop, Loader
+from accuracy_booster.data.augmentation import unchanged_batch
+from accuracy_booster.data.batches import TRIES, Loader
 from accuracy_booster.data.images import Images, TensorImages, UnreadableImage
-from accuracy_booster.data.random_streams import integers, mix
+from accuracy_booster.data.random_streams import IMAGE, ORDER, mix
+from accuracy_booster.data.transforms import unchanged
 
 
 class Broken(Images):
@@ -26,10 +32,6 @@ class Broken(Images):
         if index in self.broken:
             raise UnreadableImage(f"cannot read the image number {index}")
         return torch.full((1, 4, 4), index, dtype=torch.uint8), index
-
-
-def unchanged(image):
-    return image
 
 
 def loader(count=10, broken=(), batch_size=4, **options):
@@ -48,7 +50,6 @@ def same(first, second):
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
     """`kinds(kind)`: load_data's arguments for data in memory, and read from the disk."""
-    from PIL import Image
 
     root = tmp_path_factory.mktemp("large")
     for split, count in (("train", 11), ("test", 7)):
@@ -69,9 +70,6 @@ def kinds(tmp_path_factory):
         return load_data(**given, **more)
 
     return make
-
-
-# order
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 1000])
@@ -107,9 +105,6 @@ def test_iterating_goes_from_epoch_to_epoch():
     for epoch in range(3):
         expected = [b.labels.tolist() for b in other.batches(epoch)]
         assert [labels.tolist() for _, labels in made] == expected
-
-
-# going on within an epoch
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk", "disk, crop"])
@@ -170,9 +165,6 @@ def test_a_random_transform_is_seeded_for_the_image_and_the_epoch():
             assert torch.equal(image, expected)
 
 
-# several processes
-
-
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_processes_training_batches_are_the_one_process_batch(kinds, kind, world):
@@ -195,7 +187,11 @@ def ranks(made, world):
             rank,
             Loader(
                 *(made.dataset.images, made.dataset.transform, made.batch_size),
-                **{"shuffled": made.shuffled, "seed": made.seed, "whole": made.whole},
+                **{
+                    "shuffled": made.shuffled,
+                    "seed": made.seed,
+                    "batch_transform": made.batch_transform,
+                },
             ),
         )
 
@@ -209,69 +205,11 @@ def test_the_processes_measure_every_image_once(count, world):
             images = TensorImages(torch.zeros(count, 1, 4, 4, dtype=torch.uint8), range(count))
         seen = []
         for rank in range(world):
-            made = Loader(images, unchanged, 4, shuffled=False, whole=lambda x, *_: x)
+            made = Loader(images, unchanged, 4, shuffled=False, batch_transform=unchanged_batch)
             for batch in made.batches(0, rank=rank, world=world):
                 assert 0 < len(batch.labels) <= 4
                 seen += batch.labels.tolist()
         assert Counter(seen) == Counter(range(count))
-
-
-# augmentation a batch at a time
-
-
-def slow_crop(image, pad, top, left, mirrored):
-    """[C, H, W] -> the same: pad by hand, slice, flip."""
-    chans, height, width = image.shape
-    out = np.zeros((chans, height + 2 * pad[0], width + 2 * pad[1]), np.uint8)
-    out[:, pad[0] : pad[0] + height, pad[1] : pad[1] + width] = image.numpy()
-    out = out[:, top : top + height, left : left + width]
-    return torch.from_numpy(np.ascontiguousarray(out[:, :, ::-1] if mirrored else out))
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize(("size", "pad"), [((8, 8), (1, 1)), ((6, 9), (2, 1)), ((5, 4), (0, 3))])
-@pytest.mark.parametrize("chans", [1, 3])
-def test_crops_equal_a_slow_reference(mirror, size, pad, chans):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (60, chans, *size), dtype=torch.uint8, generator=generator)
-    samples = torch.randperm(60, generator=generator) * 1000
-    before = images.clone()
-    got = Crop(pad, mirror)(images, samples, 5, 2)
-    top = integers(2 * pad[0] + 1, samples, 5, 2, TOP)
-    left = integers(2 * pad[1] + 1, samples, 5, 2, LEFT)
-    flip = integers(2, samples, 5, 2, MIRROR)
-    assert torch.equal(images, before)
-    assert (got.shape, got.dtype) == (images.shape, torch.uint8)
-    for i, image in enumerate(images):
-        where = int(top[i]), int(left[i])
-        assert torch.equal(got[i], slow_crop(image, pad, *where, mirror and bool(flip[i])))
-    places = Counter(zip(top.tolist(), left.tolist(), strict=True))
-    assert len(places) >= min((2 * pad[0] + 1) * (2 * pad[1] + 1), 9)
-    assert 15 < int(flip.sum()) < 45
-
-
-def test_crops_belong_to_the_image_not_to_its_batch():
-    images = torch.arange(10 * 64).remainder(251).to(torch.uint8).view(10, 1, 8, 8)
-    samples = torch.arange(10)
-    whole = Crop((2, 2), True)(images, samples, 1, 1)
-    order = torch.tensor([7, 2, 9, 0])
-    assert torch.equal(Crop((2, 2), True)(images[order], samples[order], 1, 1), whole[order])
-
-
-def test_a_crop_of_the_padding_alone_is_never_drawn():
-    """At the largest offset the image's last pixel is still there."""
-    images = torch.full((200, 1, 2, 2), 255, dtype=torch.uint8)
-    got = Crop((1, 1), True)(images, torch.arange(200), 0)
-    assert int(got.amax((1, 2, 3)).min()) == 255
-
-
-def test_the_padding_is_an_eighth_of_each_side(make_folder):
-    data = load_data(str(make_folder({"train/a": 4, "test/a": 1}, size=(16, 8))), batch_size=4)
-    assert data.loaders["train"].whole == Crop((2, 1), True)
-    assert data.loaders["test"].whole is not None  # no augmentation, a batch at a time too
-
-
-# unreadable images
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -341,7 +279,92 @@ def test_a_data_set_that_is_all_unreadable_ends():
         assert 0 < len(batch.unreadable) <= 3 * TRIES
 
 
-def test_padding_is_black():
-    images = torch.full((50, 1, 4, 4), 9, dtype=torch.uint8)
-    got = Crop((1, 1), False)(images, torch.arange(50), 0)
-    assert set(got.unique().tolist()) == {0, 9}
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_large_image_is_skipped_and_named(make_folder, png, pixels, workers):
+    """The rule: it is found when it is asked for, left out, and a warning of one line names it.
+
+    A worker process must not add its traceback to the line.
+    """
+    picture = png(pixels("large", 80, 80))
+    root = make_folder({"train/a": 1, "val/a": [picture, picture[:9000]]}, size=(80, 80))
+    data = load_data(str(root), splits=("test",), workers=workers)
+    with pytest.warns(UserWarning, match=re.escape(str(root / "val/a/001.png"))) as warned:
+        images, labels = everything(data, "test")
+    assert len(images) == len(labels) == 1
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
+    assert data.unreadable == []
+
+
+def test_a_seed_is_an_order(ten):
+    first, same, other = (load_data(ten, batch_size=5, seed=seed) for seed in (1, 1, 2))
+    epochs = [image_numbers(first, "train") for _ in range(3)]
+    assert epochs == [image_numbers(same, "train") for _ in range(3)]
+    assert epochs != [image_numbers(other, "train") for _ in range(3)]
+    assert epochs[0] != epochs[1]  # each epoch has its own
+
+
+def test_the_order_does_not_hang_on_the_global_random_state(ten):
+    orders = []
+    for state in (0, 1):
+        torch.manual_seed(state)
+        orders.append(image_numbers(load_data(ten, batch_size=5), "train"))
+    assert orders[0] == orders[1]
+
+
+def test_augmentation_belongs_to_the_loaders_seed_the_epoch_and_the_image():
+    """The rule: torch's global seed decides nothing in batches; `dataset[i]` draws from it."""
+    epochs = []
+    for state, seed in ((0, 0), (1, 0), (0, 1)):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        data = load_data("digits", batch_size=64, seed=seed)
+        epochs.append(everything(data, "train")[0])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(everything(data, "train")[0], epochs[2])  # the next epoch
+    dataset = data.loaders["train"].dataset
+    drawn = []
+    for state in (0, 0, 1, 2, 3):
+        torch.manual_seed(state)
+        drawn.append(dataset[0][0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
+
+
+def test_training_batches_are_never_ragged(ten):
+    data = load_data(ten, batch_size=4, eval_batch_size=4)
+    assert len(data.loaders["train"]) == 2
+    for _ in range(3):
+        batches = image_numbers(data, "train")
+        assert [len(batch) for batch in batches] == [4, 4]
+        assert len({n for batch in batches for n in batch}) == 8
+    assert image_numbers(data, "test") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_labels_follow_their_images(ten):
+    for images, labels in load_data(ten, batch_size=3).loaders["train"]:
+        assert labels.tolist() == (images[:, 0, 4, 4] // 20 >= 5).int().tolist()
+
+
+@pytest.mark.parametrize("batch_size", [10, 11, 128])
+def test_data_no_larger_than_a_batch(ten, batch_size):
+    data = load_data(ten, batch_size=batch_size, eval_batch_size=batch_size)
+    for split in ("train", "test"):
+        (batch,) = image_numbers(data, split)
+        assert sorted(batch) == list(range(10))
+
+
+def test_measuring_the_training_split(ten):
+    data = load_data(ten, splits=("train",), training=False, batch_size=3, eval_batch_size=4)
+    assert image_numbers(data, "train") == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    images, labels = everything(data, "train")
+    assert torch.equal(images, (torch.arange(10) * 20)[:, None, None, None].expand(10, 3, 8, 8))
+    assert labels.tolist() == [0] * 5 + [1] * 5
+
+
+def test_workers_give_the_same_images_in_the_same_order(ten):
+    alone, helped = (load_data(ten, batch_size=5, workers=workers) for workers in (0, 1))
+    assert image_numbers(alone, "train") == image_numbers(helped, "train")
+    assert image_numbers(alone, "test") == image_numbers(helped, "test")

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample: against splitmix64 in plain Python, whole numbers."""
+"""Random numbers against splitmix64 in plain Python, and their independence."""
 
 import pytest
 import torch

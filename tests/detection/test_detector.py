@@ -145,7 +145,7 @@ class Flat(nn.Module):
         (3, {}, "must be a network's name"),
         ("torchvision/squeezenet1_1", {"block": "ab"}, "where="),
         (ab.create_model("resnet8", in_chans=1), {}, "1 channels"),
-        (ab.create_model("resnet8", recipe="se"), {"block": "ab"}, "has gates of"),
+        (ab.create_model("resnet8", block="se"), {"block": "ab"}, "has gates of"),
         (nn.DataParallel(Flat()), {}, "model.module"),
     ],
 )

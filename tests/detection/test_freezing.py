@@ -61,7 +61,7 @@ _made = {}
 
 def network_of_18(block=None):
     if block not in _made:
-        _made[block] = ab.create_model("torchvision/resnet18", recipe=block)
+        _made[block] = ab.create_model("torchvision/resnet18", block=block)
     return _made[block]
 
 

@@ -101,7 +101,7 @@ def test_new_gates_on_trained_weights(data, start, tmp_path, capsys):
     means = [v for k, v in buffers.items() if "recalibrate" in k and k.endswith("running_mean")]
     assert len(means) == 4
     assert all(mean.abs().min() > 0 for mean in means)
-    measured = dict(boosted.measured().named_buffers())
+    measured = dict(boosted.state.kept_network.named_buffers())
     assert all(torch.equal(measured[name], buffers[name]) for name in buffers)
 
 

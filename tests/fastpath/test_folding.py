@@ -246,7 +246,7 @@ def test_a_tied_weight_is_folded_twice():
 @pytest.mark.parametrize("recipe", ["ab", "se"])
 def test_a_network_where_every_convolution_has_a_gate(recipe, form):
     model = ab.create_model(
-        "resnet8", recipe=recipe, where="conv", num_classes=5, input_size=(3, 12, 12)
+        "resnet8", block=recipe, where="conv", num_classes=5, input_size=(3, 12, 12)
     )
     model, x = randomise(model, signs=True).double().eval(), images()
     folded = ab.fold(model, example=x[:1])

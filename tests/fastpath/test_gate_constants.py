@@ -108,7 +108,7 @@ class Found(dict):
 
 
 def test_gates_of_another_network_are_told():
-    net = ab.create_model("resnet8", recipe="ab").eval()
+    net = ab.create_model("resnet8", block="ab").eval()
     one = {"layer1.0.bn2": torch.full((16,), 0.5)}
     with pytest.warns(UserWarning, match=r"not merged.*layer2.0.bn2.*has no constants"):
         merged = ab.merge(net, Found(one))

@@ -228,7 +228,7 @@ def test_gates_that_are_no_factor_per_channel(recipe, why):
 
 def test_an_attention_module_that_was_replaced():
     model = ab.create_model(
-        "timm/seresnet18", recipe="ab", where="attention", num_classes=5, input_size=(3, 32, 32)
+        "timm/seresnet18", block="ab", where="attention", num_classes=5, input_size=(3, 32, 32)
     )
     model, x = (
         randomise(model, signs=True).double().eval(),

@@ -118,7 +118,7 @@ def test_a_module(run, found):
 
 def test_the_heads_order_of_classes_is_looked_up(make_folder):
     torch.manual_seed(0)
-    net = ab.create_model("resnet8", recipe="ab", num_classes=3)
+    net = ab.create_model("resnet8", block="ab", num_classes=3)
     folder = str(make_folder({"train/b": 2, "train/c": 2, "val/b": 6, "val/c": 5}, (32, 32)))
     given = {"image_size": 32, "percents": (50,), "device": "cpu"}
     for classes, outputs in ((["a", "b", "c"], [1, 2]), (["c", "a", "b"], [2, 0])):
@@ -133,7 +133,7 @@ def test_the_heads_order_of_classes_is_looked_up(make_folder):
 
 def test_classes_named_by_their_outputs(make_folder):
     """Folders 1 and 4 of a network with five outputs, which always says 4."""
-    net = ab.create_model("resnet8", recipe="ab", num_classes=5)
+    net = ab.create_model("resnet8", block="ab", num_classes=5)
     nn.init.zeros_(net.fc.weight)
     net.fc.bias.data = torch.tensor([0.0, 0, 0, 0, 9])
     folder = str(make_folder({"train/1": 2, "train/4": 2, "val/1": 1, "val/4": 3}, (32, 32)))
@@ -146,7 +146,7 @@ def test_classes_named_by_their_outputs(make_folder):
 def test_broken_images(make_folder, png, pixels, kept):
     """Those in memory are found when they are read, and have no number; those in files later."""
     torch.manual_seed(0)
-    net = ab.create_model("resnet8", recipe="ab", num_classes=2)
+    net = ab.create_model("resnet8", block="ab", num_classes=2)
     side = 32 if kept == "in memory" else 80
     good = [pixels(f"{i}", side, side) for i in range(5)]
     broken = [*good[:2], png(good[0])[:60], *good[2:]]
@@ -206,11 +206,11 @@ def test_data_of_other_classes(run, make_folder):
     net.register_forward_hook(lambda *_: passes.append(1))
     with pytest.raises(ValueError, match=r"takes images of 1 channels, .* has 3"):
         ab.inspect(net, folder, image_size=32, device="cpu")
-    net = ab.create_model("resnet8", recipe="ab", num_classes=10)
+    net = ab.create_model("resnet8", block="ab", num_classes=10)
     net.register_forward_hook(lambda *_: passes.append(1))
     with pytest.raises(ValueError, match=r"has 10 outputs and .* has 2 classes \(cat, dog\)"):
         ab.inspect(net, folder, image_size=32, device="cpu")
-    small = ab.create_model("resnet8", recipe="ab", num_classes=3, in_chans=1)
+    small = ab.create_model("resnet8", block="ab", num_classes=3, in_chans=1)
     with pytest.raises(ValueError, match="digits has 10 classes, more than the head's 3"):
         ab.inspect(small, "digits", device="cpu")
     assert len(passes) <= 1  # it is told before the pass over the data
@@ -220,10 +220,10 @@ def test_networks_without_gates(tmp_path):
     with pytest.raises(ValueError, match="has no gates; give a network that was boosted"):
         ab.inspect(ab.create_model("resnet8", in_chans=1), "digits", device="cpu")
     with pytest.raises(ValueError, match="which data"):
-        ab.inspect(ab.create_model("resnet8", recipe="ab", num_classes=10))
+        ab.inspect(ab.create_model("resnet8", block="ab", num_classes=10))
     with pytest.raises(ValueError):
         ab.inspect(tmp_path / "none")
-    off = ab.create_model("resnet8", recipe="ab", in_chans=1)
+    off = ab.create_model("resnet8", block="ab", in_chans=1)
     with ab.disabled(off), pytest.raises(ValueError, match="none of the gates ran"):
         ab.inspect(off, "digits", device="cpu")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from accuracy_booster.training.open_to_measure import open_measured
 from support.inspected_runs import SITES
 
 import accuracy_booster as ab
@@ -15,6 +14,7 @@ from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.inspection.sentences import summary
 from accuracy_booster.inspection.variant_accuracies import measure_variants
 from accuracy_booster.inspection.variants import frozen
+from accuracy_booster.training.opening_to_measure import open_measured
 
 
 def test_everything_is_told_as_json(found):

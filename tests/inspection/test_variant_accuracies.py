@@ -145,7 +145,7 @@ def test_accuracies_do_not_depend_on_the_batches(net):
 def test_constants_in_the_network_are_what_freezing_measures():
     """`ab.merge` makes a network of constants; its answers are the frozen network's."""
     torch.manual_seed(0)
-    net = ab.create_model("resnet8", recipe="ab", num_classes=4).eval()
+    net = ab.create_model("resnet8", block="ab", num_classes=4).eval()
     for gate in attached(net).values():
         nn.init.normal_(gate[0].bn.weight, std=2)
     x = torch.randn(40, 3, 32, 32)

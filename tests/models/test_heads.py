@@ -46,5 +46,5 @@ def test_heads_are_those_that_timm_names_and_no_layer_of_as_many_outputs():
     # a hidden layer that happens to give as many values as there are classes is no head
     plain = nn.Sequential(nn.Sequential(nn.Linear(4, 6)), nn.Linear(6, 6))
     assert list(heads(plain)) == ["1"]
-    boosted = ab.create_model("resnet8", recipe="se", num_classes=64)
+    boosted = ab.create_model("resnet8", block="se", num_classes=64)
     assert list(heads(boosted)) == ["fc"]

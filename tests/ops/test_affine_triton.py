@@ -144,7 +144,7 @@ class TestKernels:
         if DEVICE == "cuda":
             monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         torch.manual_seed(0)
-        fused = ab.create_model(name, recipe="ab")
+        fused = ab.create_model(name, block="ab")
         for module in fused.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 for tensor in (module.weight, module.running_var):

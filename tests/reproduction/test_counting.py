@@ -135,7 +135,7 @@ def test_a_note_names_the_convention_that_would_give_a_number(everything):
     name = re.match(r"(mac[+\w]*) gives it", check.note)[1]
     with torch.device("meta"):
         size = (3, 224, 224)
-        model = ab.create_model("resnext101_32x4d", recipe="ge_theta_plus", input_size=size)
+        model = ab.create_model("resnext101_32x4d", block="ge_theta_plus", input_size=size)
         assert verdict("8.02G", ab.complexity(model, size, convention=name).macs) != DIFFERENT
 
 

@@ -95,7 +95,7 @@ def has_parameters(model: str, block: str, data: str) -> bool:
     """Whether a block adds parameters to a network, which is built without allocating weights."""
     size = (3, 32, 32) if data.startswith("cifar") else (3, 224, 224)
     with torch.device("meta"):
-        network = ab.create_model(model, recipe=block, input_size=size)
+        network = ab.create_model(model, block=block, input_size=size)
     return any(True for _ in ab.added_parameters(network))
 
 

@@ -12,7 +12,7 @@ import accuracy_booster as ab
 
 def on_meta(name: str, recipe: str | None = None, **options) -> nn.Module:
     with torch.device("meta"):
-        return ab.create_model(name, recipe=recipe, **options)
+        return ab.create_model(name, block=recipe, **options)
 
 
 RESNET50, WRN18, SHUFFLENET = "resnet50v1", "wrn18_2", "shufflenet_g3"

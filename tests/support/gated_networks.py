@@ -46,7 +46,7 @@ def network(name: str = "resnet8", recipe: str | None = "ab", **options: Any) ->
             ab.boost(model, recipe, example=torch.zeros(1, 3, side, side), **options)
     else:
         size = (3, side, side)
-        model = ab.create_model(name, recipe=recipe, num_classes=5, input_size=size, **options)
+        model = ab.create_model(name, block=recipe, num_classes=5, input_size=size, **options)
     return randomise(model, signs=True).double().eval()
 
 

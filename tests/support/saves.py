@@ -15,7 +15,7 @@ from accuracy_booster.surgery import attached
 def network(seed: int) -> nn.Module:
     """A boosted network. Its base is always the same; its gates are a function of the seed."""
     torch.manual_seed(0)
-    model = ab.create_model("resnet8", recipe="ab")
+    model = ab.create_model("resnet8", block="ab")
     torch.manual_seed(seed)
     for gate in attached(model).values():
         for parameter in gate.parameters():

@@ -307,7 +307,7 @@ def test_create_model_attaches_and_keeps_the_weights():
     torch.manual_seed(3)
     plain = ab.create_model("resnet20", num_classes=7)
     torch.manual_seed(3)
-    gated = ab.create_model("resnet20", num_classes=7, recipe="ab")
+    gated = ab.create_model("resnet20", num_classes=7, block="ab")
     assert list(attached(gated)) == plain.recalibration_sites
     for key, value in plain.state_dict().items():
         assert torch.equal(gated.state_dict()[key], value)

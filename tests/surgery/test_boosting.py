@@ -266,7 +266,7 @@ def test_create_model_boosts_the_networks_of_libraries(name):
     torch.manual_seed(1)
     plain = ab.create_model(name, num_classes=7).eval()
     torch.manual_seed(1)
-    model = ab.create_model(name, recipe="ab", init="identity", num_classes=7).eval()
+    model = ab.create_model(name, block="ab", init="identity", num_classes=7).eval()
     assert len(attached(model)) == 8
     for key, value in plain.state_dict().items():
         assert torch.equal(model.state_dict()[key], value)
@@ -301,7 +301,7 @@ def test_weights_that_cannot_be_had_are_told_in_one_line(monkeypatch, name, erro
 
     patch_weights(monkeypatch, refuse)
     with pytest.raises(ValueError, match=re.escape(name)) as caught:
-        ab.create_model(name, pretrained=True, recipe="ab", init="identity")
+        ab.create_model(name, pretrained=True, block="ab", init="identity")
     assert "\n" not in str(caught.value)
 
 
@@ -310,11 +310,11 @@ def test_pretrained_weights_survive_boosting(monkeypatch, tmp_path, name):
     base = randomise(ab.create_model(name)).eval()
     torch.save(base.state_dict(), tmp_path / "weights.pt")
     patch_weights(monkeypatch, lambda *a, **k: torch.load(tmp_path / "weights.pt"))
-    model = ab.create_model(name, pretrained=True, recipe="ab", init="identity").eval()
+    model = ab.create_model(name, pretrained=True, block="ab", init="identity").eval()
     assert attached(model)
     x = images(2, 64)
     assert torch.equal(model(x), base(x))
-    other = ab.create_model(name, pretrained=True, recipe="ab", num_classes=7)
+    other = ab.create_model(name, pretrained=True, block="ab", num_classes=7)
     shared = [k for k, v in base.state_dict().items() if v.shape == other.state_dict()[k].shape]
     assert len(shared) >= len(base.state_dict()) - 2
     for key in shared:

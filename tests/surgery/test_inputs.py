@@ -84,7 +84,7 @@ def test_several_inputs_are_counted(kind, batch):
 
 
 def test_an_example_of_one_tensor_counts_as_its_size():
-    net = ab.create_model("resnet8", recipe="ab")
+    net = ab.create_model("resnet8", block="ab")
     by_size = complexity(net, (3, 16, 16), batch_size=2).to_dict()
     assert complexity(net, example=torch.zeros(4, 3, 16, 16), batch_size=2).to_dict() == by_size
 

@@ -8,7 +8,6 @@ import re
 
 import pytest
 import torch
-from accuracy_booster.training.config import TrainConfig
 from safetensors.torch import save_file
 from support.attaching import (
     Tiny,
@@ -40,6 +39,7 @@ from accuracy_booster.surgery import Site, attached
 from accuracy_booster.training.network_building import build_network
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import TrainConfig
 
 
 def test_where_takes_names_a_pattern_or_a_predicate():

@@ -92,7 +92,7 @@ def test_random_weights_start_as_in_the_paper(folder, tmp_path, monkeypatch):
     config, network = begun(folder, tmp_path, monkeypatch)
     assert config.init == "paper"
     torch.manual_seed(0)
-    expected = ab.create_model("resnet8", recipe="ab", init="paper", num_classes=3)
+    expected = ab.create_model("resnet8", block="ab", init="paper", num_classes=3)
     assert torch.equal(logits_of(network), logits_of(expected))
 
 

@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.forks, cannot_fork]
 @pytest.mark.parametrize("world", [2, 3])
 def test_metrics_count_each_image_once(world, tmp_path):
     """360 test images over 3 processes, and a data set smaller than the processes."""
-    from accuracy_booster.data.batches import Loader, as_is
+    from accuracy_booster.data.augmentation import unchanged_batch
+    from accuracy_booster.data.batches import Loader
     from accuracy_booster.data.images import TensorImages
     from accuracy_booster.training import resolve
     from accuracy_booster.training.measuring import measure
@@ -27,7 +28,7 @@ def test_metrics_count_each_image_once(world, tmp_path):
     config = resolve("resnet8", device="cpu")
     data = open_data(config)
     few = TensorImages(data.loaders["test"].dataset.images.images[:1], torch.tensor([3]))
-    small = Loader(few, lambda x: x, 4, shuffled=False, whole=as_is)
+    small = Loader(few, lambda x: x, 4, shuffled=False, batch_transform=unchanged_batch)
 
     def both():
         accelerator = make_accelerator(config)

@@ -16,7 +16,7 @@ def test_weight_decay_and_rates_of_gates_and_norms():
         **{"lr": 0.2, "gate_lr": 0.3, "weight_decay": 1e-4},
         **{"norm_weight_decay": 0.0, "gate_weight_decay": 5e-4},
     )
-    network = ab.create_model("resnet8", recipe="ab", num_classes=10)
+    network = ab.create_model("resnet8", block="ab", num_classes=10)
     optimizer = make_optimizer(network, config)
     found = {
         id(p): (g["lr0"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]

@@ -94,7 +94,7 @@ def test_run_directory_and_reported_accuracy(grey, tmp_path):
     assert any(p.name.startswith("events") for p in (run / "tensorboard").iterdir())
     # the weights on disk are those that were measured, and a network without us can hold them
     assert ab.evaluate(run).top1 == result.test.top1
-    model = ab.create_model("resnet8", recipe="ab", num_classes=3)
+    model = ab.create_model("resnet8", block="ab", num_classes=3)
     model.load_state_dict(load_file(run / "model.safetensors"))
     # `train --config RUN/config.yaml` repeats it to the bit
     again = TrainConfig.from_yaml((run / "config.yaml").read_text())

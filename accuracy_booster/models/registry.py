@@ -1,4 +1,4 @@
-"""One table of networks and one function that makes them, plain or boosted."""
+"""The table of our networks by name, and the lookup of names of ours, timm's and torchvision's."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from accuracy_booster import blocks
-from accuracy_booster.blocks import Recipe
-from accuracy_booster.errors import SHOWN, shortened, shown, unknown
+from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models.libraries import LIBRARIES
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
 from accuracy_booster.models.resnet_imagenet import stride_in_first_conv, wide_resnet18
 from accuracy_booster.models.shufflenet import ShuffleNet
-from accuracy_booster.surgery import boost
-from accuracy_booster.surgery.where import Where
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A network: how to build it, what it is, its usual input [C, H, W] and number of classes.
+    """A row of the table.
 
-    `build` takes num_classes and in_chans; where there are weights (`pretrained`), that too.
+    Attributes:
+        build: makes the network, from num_classes and in_chans; and from pretrained, if there are
+            weights.
+        about: what the network is.
+        input_size: (C, H, W) of the images that it is usually given.
+        num_classes: how many classes it usually has.
+        pretrained: whether there are weights for it.
     """
 
     build: Callable[..., nn.Module]
@@ -45,11 +46,12 @@ def _imagenet(build: Callable[..., nn.Module], about: str, pretrained: bool = Fa
 
 
 def _timm(name: str, **given: Any) -> nn.Module:
-    """A ResNet of timm that starts as torchvision's do: no norm has weight zero."""
+    """A ResNet of timm, initialised as torchvision's: no norm starts with the weight zero."""
     return LIBRARIES["timm"].builder(name)(zero_init_last=False, **given)
 
 
 def _v1(name: str, **given: Any) -> nn.Module:
+    """A ResNet with the stride where He et al. 2015 put it, of which there are no weights."""
     return stride_in_first_conv(_timm(name, pretrained=False, **given))
 
 
@@ -103,10 +105,10 @@ _WIDE = re.compile(r"wrn(\d{1,9})_(\d{1,9})", re.ASCII)
 
 
 def entry(name: str) -> Entry:
-    """The row of a network's name; `wrnD_K` works for any depth D = 6n + 4 and width K.
+    """The row of a network of ours; `wrnD_K` may have any depth D = 6n + 4 and width K.
 
     Raises:
-        ValueError: for an unknown name, with the nearest ones.
+        ValueError: if the name is unknown, with the nearest ones.
     """
     if name in MODELS:
         return MODELS[name]
@@ -118,9 +120,9 @@ def entry(name: str) -> Entry:
 
 
 def list_models(filter: str = "*") -> list[str]:
-    """The names of our networks that match a shell-style pattern, as timm's `list_models`.
+    """The names of our networks that match a shell-style pattern, as in timm's `list_models`.
 
-    A pattern that starts with "timm/" or "torchvision/" lists theirs.
+    A pattern that starts with "timm/" or "torchvision/" lists the networks of that library.
     """
     library, _, pattern = filter.rpartition("/")
     if library in LIBRARIES:
@@ -136,77 +138,11 @@ def is_model(name: str) -> bool:
     return name in MODELS or _WIDE.fullmatch(name) is not None
 
 
-def create_model(
-    name: str,
-    *,
-    recipe: str | Recipe | None = None,
-    init: str = "paper",
-    where: Where = "residual",
-    pretrained: bool = False,
-    num_classes: int | None = None,
-    in_chans: int = 3,
-    input_size: tuple[int, int, int] | None = None,
-    **options: Any,
-) -> nn.Module:
-    """Make a network and, if asked, boost it: `ab.boost(create_model(name), recipe)`.
-
-    Args:
-        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`.
-        recipe: what the gates compute (`ab.recipe`); None or "none" for the plain network.
-        init, where: as for `ab.boost`.
-        pretrained: with the weights of timm or torchvision, downloaded once.
-        num_classes: outputs of the head; by default the network's own (ours: 10 for CIFAR's, 1000
-            for ImageNet's).
-        in_chans: channels of the images.
-        input_size: (C, H, W) of the images, by default the network's usual. Recipes with a weight
-            for each position (designs G and H, Gather-Excite's learned global gather) need it.
-        options: further arguments of timm's or torchvision's own function, such as timm's
-            `drop_path_rate=0.1` or `pretrained_cfg_overlay={"file": PATH}`.
-
-    Returns:
-        The network. Its own parameters have the same names, and for the same random state the same
-        values, with and without gates; those of the gates are under `<site>.recalibrate`.
-
-    Raises:
-        ValueError: for an unknown name or recipe, one that does not fit the network, or weights
-            that cannot be had.
-    """
-    build = builder(name)
-    parsed = None if recipe is None or recipe == "none" else blocks.recipe(recipe)
-    if parsed is not None and input_size is None and parsed.needs_spatial_size:
-        raise ValueError(
-            f"recipe {shown(str(parsed))} has a weight for each position of the map, so it needs "
-            "the images' size: pass input_size=(C, H, W)"
-        )
-    if in_chans < 1 or (num_classes is not None and num_classes < 0):
-        raise ValueError(
-            f"in_chans={shown(in_chans)} must be >= 1 and num_classes={shown(num_classes)} >= 0 "
-            "(0: no head)"
-        )
-    if input_size is not None and (
-        len(input_size) != 3 or input_size[0] != in_chans or min(input_size) < 1
-    ):
-        raise ValueError(
-            f"input_size={shown(input_size)} must be (C, H, W), each >= 1, with C = in_chans = "
-            f"{shown(in_chans)}"
-        )
-    try:
-        model = build(pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)
-    except TypeError as e:
-        if "unexpected keyword argument" not in str(e):
-            raise
-        raise ValueError(f"{shortened(name, SHOWN)}: {str(e).rpartition('() ')[2]}") from None
-    if parsed is None:
-        return model
-    example = torch.zeros(1, *input_size) if input_size else None
-    return boost(model, parsed, example=example, where=where, init=init)
-
-
 def builder(name: str) -> Callable[..., nn.Module]:
-    """What builds the network of a name: called with pretrained, num_classes and in_chans.
+    """The function that builds the network of a name, from pretrained, num_classes and in_chans.
 
     Raises:
-        ValueError: for an unknown name, with the nearest ones.
+        ValueError: if the name is unknown, with the nearest ones.
     """
     library, _, rest = name.partition("/")
     if library in LIBRARIES and rest:
@@ -223,6 +159,7 @@ def _ours(
     in_chans: int,
     **options: Any,
 ) -> nn.Module:
+    """A network of ours. Its `default_cfg` says its input size, as timm's does."""
     if pretrained and not row.pretrained:
         has = ", ".join(n for n, e in MODELS.items() if e.pretrained)
         raise ValueError(

@@ -1,4 +1,7 @@
-"""What images a pretrained network was trained on, as its library says."""
+"""How an image becomes the input that a pretrained network was trained on, as its library says.
+
+`data`, training and evaluation use it for what the user does not set.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.models.create import MODELS
+from accuracy_booster.models.registry import MODELS
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a network: size [H, W], mean and std of pixels in [0, 1].
+    """How an image becomes the input of a network.
 
-    Images are resized with `interpolation`; for measuring, the centre crop keeps the share
-    `crop_pct` of the resized image's edge (timm's word), in timm's `crop_mode`.
+    Attributes:
+        image_size: (H, W) of the input.
+        mean, std: per channel, of pixels in [0, 1].
+        interpolation: how images are resized.
+        crop_pct: the share of the resized image's edge that the centre crop keeps for measuring.
+        crop_mode: timm's mode of the centre crop.
     """
 
     image_size: tuple[int, int]
@@ -42,11 +49,11 @@ def _numbers(values: tuple[float, ...]) -> str:
 def pretrained_preprocessing(
     name: str, size: tuple[int, int] | None = None
 ) -> Preprocessing | None:
-    """What the weights of `create_model(name, pretrained=True)` were trained on, if it is known.
+    """What the weights of `create_model(name, pretrained=True)` were trained on; None if unknown.
 
     Args:
-        size: [H, W] of the images, where it is not to be the weights' own. timm has a second
-            `crop_pct` for the size at which it tests a network.
+        size: (H, W) of the images in place of the weights' own. timm knows a second `crop_pct` for
+            the size at which it tests a network.
     """
     library, _, rest = name.partition("/")
     if library == "torchvision":
@@ -62,7 +69,7 @@ def pretrained_preprocessing(
 
 
 def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> Preprocessing | None:
-    """What a module of timm says of its own input, or None for other modules."""
+    """What a network of timm says of its own input; None for another module."""
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, dict):
         return None
