@@ -17,7 +17,7 @@ from accuracy_booster.analysis.benchmark_results import Case, Variant
 from accuracy_booster.fastpath import compile_for_inference, fast_path, fold, fuse
 from accuracy_booster.fastpath.compiled import Frozen
 from accuracy_booster.models import create_model
-from accuracy_booster.ops.batch_norm import BatchNorms
+from accuracy_booster.ops.batch_norm import BatchNormMode
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _training_step(network: nn.Module, x: torch.Tensor, compile: bool) -> Callab
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with BatchNorms() if parallel_norms else contextlib.nullcontext():
+        with BatchNormMode() if parallel_norms else contextlib.nullcontext():
             logits = forward(x)
         F.cross_entropy(logits, labels).backward()
         optimizer.step()

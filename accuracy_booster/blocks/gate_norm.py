@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.ops import leaf_module
-from accuracy_booster.ops.moments import processes_together
+from accuracy_booster.ops.moments import synchronised_processes
 
 SMALL_BATCH = 16  # a gate's batch norm warns, once, of fewer values per channel
 
@@ -73,7 +73,9 @@ class GateNorm(nn.modules.batchnorm._BatchNorm):
 
     @leaf_module()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        values = x.numel() // x.shape[1] * processes_together() if self.training else SMALL_BATCH
+        values = (
+            x.numel() // x.shape[1] * synchronised_processes() if self.training else SMALL_BATCH
+        )
         if values == 1:
             raise ValueError(
                 f"the batch norm of the gate {self.where or '(not attached)'} got a batch of 1 in "

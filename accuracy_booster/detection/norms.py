@@ -28,8 +28,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.ops.synchronise import merged
+from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.ops.synchronising import moments_of_all_processes
 from accuracy_booster.surgery.attaching import attached
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]
@@ -84,7 +84,7 @@ class HoldsNorms(nn.Module):
         group = torch.distributed
         several = group.is_available() and group.is_initialized() and group.get_world_size() > 1
         synchronise = self.training and self.synchronised and several
-        return BatchNorms(merged) if synchronise else nullcontext()
+        return BatchNormMode(moments_of_all_processes) if synchronise else nullcontext()
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:

@@ -2,7 +2,7 @@
 
 A residual block ends in `relu(branch + shortcut)`, and a gated branch ends in an affine map per
 sample and channel. Computed apart these are three passes over the feature map. A fused or folded
-module therefore may return a `Pending` map, which computes its affine map together with the sum and
+module therefore may return a `DeferredMap`, which computes its affine map together with the sum and
 the ReLU, in one pass.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.ops import affine, backend
-from accuracy_booster.ops.deferred import Pending
+from accuracy_booster.ops.deferred import DeferredMap
 from accuracy_booster.surgery.hooks import is_read
 
 FollowedBy = Literal["", "sum", "relu"]
@@ -46,8 +46,8 @@ class Epilogue:
         mean: torch.Tensor | None,
         scale: torch.Tensor,
         shift: torch.Tensor | None,
-        handoff: affine.Link | None = None,
-    ) -> Pending | None:
+        handoff: affine.GradientHandoff | None = None,
+    ) -> DeferredMap | None:
         """(z - mean) * scale + shift, to be computed with the sum and the ReLU that follow.
 
         Args:
@@ -56,16 +56,16 @@ class Epilogue:
             handoff: as for `affine.affine`.
 
         Returns:
-            A pending map; None where the module must compute the map now, since something other
+            A deferred map; None where the module must compute the map now, since something other
             than the sum may read it.
         """
-        if affine.traced(z) or backend.is_plain() or not self.followed_by:
+        if backend.needs_torch_operations() or backend.is_unfused() or not self.followed_by:
             return None
         if is_read(module, *self.aliases):
             return None
         # torch.utils.checkpoint needs tensors: in its first pass, which may run without gradients,
         # and in the second one, which runs inside the backward pass
         trains = module.training or (self.sum_owner is not None and self.sum_owner.training)
-        if (trains and not torch.is_grad_enabled()) or affine.backward_pass() != -1:
+        if (trains and not torch.is_grad_enabled()) or affine.current_backward_pass() != -1:
             return None
-        return Pending(z, mean, scale, shift, handoff, last=self.followed_by)
+        return DeferredMap(z, mean, scale, shift, handoff, followed_by=self.followed_by)

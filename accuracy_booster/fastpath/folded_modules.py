@@ -73,7 +73,7 @@ class GatedConv(nn.Module):
 
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, h: torch.Tensor, may_defer: bool = True) -> Any:
-        """A tensor; with `may_defer` it may be a pending map."""
+        """A tensor; with `may_defer` it may be a deferred map."""
         z, p = gated_convolution(
             h,
             convolve=self.conv,

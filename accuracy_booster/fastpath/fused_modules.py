@@ -18,15 +18,19 @@ from accuracy_booster.blocks import Gate, Recalibrate
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution, mean_over_space
 from accuracy_booster.ops import accumulation_dtype, affine, backend, leaf_module, without_autocast
-from accuracy_booster.ops.moments import Merge, over_samples, update_running
+from accuracy_booster.ops.moments import (
+    Synchronise,
+    moments_of_samples,
+    update_running_statistics,
+)
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
-from accuracy_booster.ops.synchronise import merged
+from accuracy_booster.ops.synchronising import moments_of_all_processes
 from accuracy_booster.surgery.gate_warnings import warn_of_frozen_gate
 from accuracy_booster.surgery.gated import gate_of
 from accuracy_booster.surgery.own_forwards import set_forward
 
-Map = Any  # a tensor [N, C, H, W], or one that is Pending
+Map = Any  # a tensor [N, C, H, W], or a DeferredMap
 Self = TypeVar("Self", bound="Fused")
 
 
@@ -78,7 +82,7 @@ class Fused(nn.Module):
         mean: torch.Tensor | None,
         scale: torch.Tensor,
         shift: torch.Tensor | None,
-        handoff: affine.Link | None,
+        handoff: affine.GradientHandoff | None,
         may_defer: bool,
     ) -> Map:
         """(z - mean) * scale + shift, now or together with the sum and the ReLU that follow."""
@@ -86,7 +90,7 @@ class Fused(nn.Module):
             deferred = self.epilogue.defer(self, z, mean, scale, shift, handoff)
             if deferred is not None:
                 return deferred
-        return affine.affine(z, mean, scale, shift, link=handoff)
+        return affine.affine(z, mean, scale, shift, handoff=handoff)
 
 
 class FusedNorm(Fused):
@@ -113,15 +117,15 @@ class FusedNorm(Fused):
 
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
-        """x[N, C, H, W] -> the same shape; a pending map only with `may_defer`."""
-        if backend.is_plain() or x.ndim not in self.ranks or x.numel() == 0:
+        """x[N, C, H, W] -> the same shape; a deferred map only with `may_defer`."""
+        if backend.is_unfused() or x.ndim not in self.ranks or x.numel() == 0:
             return self._unfused(x)
         gate = self._gate()
         mean_nc = handoff = None
         dtype = accumulation_dtype(x.dtype)
         if self.training or self.running_mean is None:
-            handoff = affine.Link() if affine.needs_link(x) else None
-            mean_nc, var_nc = affine.moments(x, handoff)
+            handoff = affine.GradientHandoff() if affine.needs_handoff(x) else None
+            mean_nc, var_nc = affine.sample_moments(x, handoff)
             mean, var = self._batch_statistics(mean_nc, var_nc, x)
         else:
             assert self.running_var is not None
@@ -153,18 +157,18 @@ class FusedNorm(Fused):
                 "expected more than 1 value per channel when training, got input size "
                 f"{list(x.shape)}"
             )
-        found = over_samples(mean_nc, var_nc, area, self._merge())
+        moments = moments_of_samples(mean_nc, var_nc, area, self._synchronise())
         if self.training and self.track_running_stats:
             momentum = self.momentum
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
                 if momentum is None:  # a cumulative average
                     momentum = 1.0 / float(self.num_batches_tracked)
-            update_running(self.running_mean, self.running_var, found, momentum)
-        return found[0], found[1]
+            update_running_statistics(self.running_mean, self.running_var, moments, momentum)
+        return moments.mean, moments.var
 
-    def _merge(self) -> Merge | None:
-        """How the moments of several processes are merged; None leaves that to the scope."""
+    def _synchronise(self) -> Synchronise | None:
+        """What combines the moments of several processes; None leaves that to the scope."""
         return None
 
 
@@ -184,12 +188,16 @@ class FusedSyncBatchNorm(FusedNorm, nn.SyncBatchNorm):
     process_group: Any
     ranks = (3, 4, 5)
 
-    def _merge(self) -> Merge | None:
+    def _synchronise(self) -> Synchronise | None:
         distributed = torch.distributed
         if not (self.training and distributed.is_available() and distributed.is_initialized()):
             return None
         group = self.process_group
-        return partial(merged, group=group) if distributed.get_world_size(group) > 1 else None
+        return (
+            partial(moments_of_all_processes, group=group)
+            if distributed.get_world_size(group) > 1
+            else None
+        )
 
 
 class FusedConv(Fused):
@@ -197,9 +205,9 @@ class FusedConv(Fused):
 
     @leaf_module(may_defer=False)
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
-        """x[N, C, H, W] -> p * conv(x); a pending map only with `may_defer`."""
+        """x[N, C, H, W] -> p * conv(x); a deferred map only with `may_defer`."""
         gate = self._gate()
-        if gate is None or backend.is_plain() or x.ndim not in self.ranks:
+        if gate is None or backend.is_unfused() or x.ndim not in self.ranks:
             return self._unfused(x)
         conv: Any = self
 

@@ -1,9 +1,9 @@
-"""Tensor operations under the blocks: plain functions, no modules."""
+"""Functions of tensors under the blocks and the fast path; there are no layers here."""
 
 from accuracy_booster.ops.allocator import keep_freed_memory
+from accuracy_booster.ops.fx_leaves import is_proxy, leaf, leaf_module
 from accuracy_booster.ops.precision import accumulation_dtype, bf16_works, without_autocast
-from accuracy_booster.ops.rescale import rescale
-from accuracy_booster.ops.tracing import is_proxy, leaf, leaf_module
+from accuracy_booster.ops.rescaling import rescale
 
 __all__ = [
     "accumulation_dtype",

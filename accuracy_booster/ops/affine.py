@@ -1,17 +1,27 @@
-"""A norm, its gate, the residual sum and the ReLU in two passes, forward and backward.
+"""Batch norm, gate, residual sum and ReLU in two passes over a feature map, and their gradients.
 
-    mean_nc, var_nc = moments(z)                      one reduction
-    out = relu((z - mean_nc) * A_nc + B_nc + residual)      one pointwise pass
+    mean_nc, var_nc = sample_moments(z)                           a reduction
+    out = relu((z - mean_nc) * scale_nc + shift_nc + residual)    a pointwise pass (`affine`)
 
-What lies between, [N, C] values, is ordinary torch with its ordinary gradients. The gradient of z
-needs both passes' results, so the second leaves its part (`Link`) for the first, which adds all in
-one pass: dz = A g + (z - mean) dvar 2 / HW + dmean / HW. Nothing of the map's size is kept beyond z
-and the output.
+z[N, C, H, W] is the input of the norm. scale_nc and shift_nc [N, C] contain the norm's statistics
+and weights and the gate's weights. The caller computes them from the moments with torch's own
+operations, which have their own gradients.
 
-Under a compiler the same algebra is written out (`traced`), and the compiler fuses it.
+The gradients take two passes too. The first one is the gradient of the pointwise pass: it gives g,
+the gradient of the sum before the ReLU, and those of scale_nc and shift_nc. It does not compute the
+gradient of z, because that also needs the gradients of mean_nc and var_nc, which come later. It
+leaves g in a `GradientHandoff` instead. The second pass is the gradient of the reduction. It takes
+g from there and adds everything up:
+
+    dL/dz = g * scale_nc + (z - mean_nc) * dL/dvar_nc * 2 / (H W) + dL/dmean_nc / (H W)
+
+Of the size of the map, only z and out are kept for the gradients.
+
+Where `backend.needs_torch_operations()`, the same formulas are computed by `affine_reference`, and
+autograd or the compiler does the rest.
 """
 
-# N batch, C channels, H W space; per-sample values are [N, C], float32 for 16-bit maps
+# N batch, C channels, H W space; values per sample and channel are [N, C], float32 for 16-bit maps
 
 from __future__ import annotations
 
@@ -23,70 +33,77 @@ from torch.autograd.function import once_differentiable
 from accuracy_booster.ops import affine_reference, backend
 
 
-def traced(x: torch.Tensor) -> bool:
-    """Whether to write the algebra out: for a compiler, or what autograd functions do not take."""
-    return backend.is_traced() or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+class GradientHandoff:
+    """What the gradient of the pointwise pass leaves for the gradient of the reduction.
 
-
-class Link:
-    """The gradient that the pointwise pass leaves for the reduction: its own part of dz.
-
-    It belongs to one backward pass: what a pass left that never reached the reduction (one for some
-    parameters alone) is dropped by the next.
+    It is valid within one backward pass. A backward pass for some parameters alone may never come
+    to the reduction; what it left is dropped in the next pass.
     """
 
-    __slots__ = ("grad", "scale", "task")
+    __slots__ = ("grad", "owner", "scale")
 
     def __init__(self) -> None:
         self.grad: torch.Tensor | None = None
         self.scale: torch.Tensor | None = None
-        self.task = -1
+        self.owner = -1  # the number of the backward pass that left them
 
     def put(self, grad: torch.Tensor, scale: torch.Tensor) -> None:
+        """Leave grad[N, C, H, W], the gradient of the sum, and the pass's scale[N, C].
+
+        If the pass left a gradient already, the two are added.
+        """
         before, _ = self.take()
         self.grad = grad if before is None else before + grad
-        self.scale, self.task = scale, backward_pass()
+        self.scale, self.owner = scale, current_backward_pass()
 
     def take(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Remove and return what this backward pass left; (None, None) if it left nothing."""
         taken = self.grad, self.scale
         self.grad = self.scale = None
-        return taken if self.task == backward_pass() else (None, None)
+        return taken if self.owner == current_backward_pass() else (None, None)
 
 
-def backward_pass() -> int:
+def current_backward_pass() -> int:
     """The number of the backward pass that is running; -1 if none is."""
     return torch._C._current_graph_task_id()  # type: ignore[attr-defined]
 
 
-def needs_link(z: torch.Tensor) -> bool:
-    """Whether z's moments and what is made of z share the work of the gradient."""
-    return z.requires_grad and torch.is_grad_enabled() and not traced(z)
+def needs_handoff(z: torch.Tensor) -> bool:
+    """Whether the moments of z and the pointwise pass over z are to share a `GradientHandoff`."""
+    return z.requires_grad and torch.is_grad_enabled() and not backend.needs_torch_operations()
 
 
-def moments(z: torch.Tensor, link: Link | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """z[N, C, H, W] -> mean[N, C], variance[N, C] over space (correction 0)."""
-    if traced(z):
-        return affine_reference.moments(z)
-    if link is None:
-        return backend.implementation(z).moments(z)
-    return _Moments.apply(z, link)
+def sample_moments(
+    z: torch.Tensor, handoff: GradientHandoff | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """z[N, C, H, W] -> mean[N, C], variance[N, C] over space (correction 0).
+
+    They have a gradient only with a `handoff`, or where torch's own operations compute them.
+    """
+    if backend.needs_torch_operations():
+        return affine_reference.sample_moments(z)
+    if handoff is None:
+        return backend.implementation(z).sample_moments(z)
+    return _SampleMoments.apply(z, handoff)
 
 
-class _Moments(torch.autograd.Function):
+class _SampleMoments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: torch.Tensor, link: Link):
-        mean, var = backend.implementation(z).moments(z)
+    def forward(
+        ctx: Any, z: torch.Tensor, handoff: GradientHandoff
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, var = backend.implementation(z).sample_moments(z)
         ctx.save_for_backward(z, mean)
-        ctx.link = link
+        ctx.handoff = handoff
         return mean, var
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor):
+    def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor) -> tuple[Any, ...]:
         z, mean = ctx.saved_tensors
         area = z.shape[2:].numel()
         run = backend.implementation(z).input_grad
-        return run(*ctx.link.take(), z, mean, d_var * (2 / area), d_mean / area), None
+        return run(*ctx.handoff.take(), z, mean, d_var * (2 / area), d_mean / area), None
 
 
 def affine(
@@ -97,34 +114,44 @@ def affine(
     *,
     residual: torch.Tensor | None = None,
     relu: bool = False,
-    link: Link | None = None,
+    handoff: GradientHandoff | None = None,
 ) -> torch.Tensor:
     """(z - mean) * scale + shift + residual, then ReLU, in z's type.
 
-    z and residual are [N, C, H, W], the others [N, C]; None leaves a term out. `link` is the one
-    that z's moments were taken with.
+    Args:
+        z: [N, C, H, W], as residual is. The others are [N, C]. None leaves a term out.
+        handoff: the one that `sample_moments` of z got, if it got one.
     """
-    if traced(z):
+    if backend.needs_torch_operations():
         return affine_reference.affine(z, mean, scale, shift, residual, relu)
-    return _Affine.apply(z, mean, scale, shift, residual, relu, link)
+    return _Affine.apply(z, mean, scale, shift, residual, relu, handoff)
 
 
 class _Affine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z, mean, scale, shift, residual, relu: bool, link: Link | None):
+    def forward(
+        ctx: Any,
+        z: torch.Tensor,
+        mean: torch.Tensor | None,
+        scale: torch.Tensor,
+        shift: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        relu: bool,
+        handoff: GradientHandoff | None,
+    ) -> torch.Tensor:
         out = backend.implementation(z).affine(z, mean, scale, shift, residual, relu)
         ctx.save_for_backward(z, mean, scale, out if relu else None)
-        ctx.link, ctx.shifted = link, shift is not None
+        ctx.handoff, ctx.shifted = handoff, shift is not None
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         z, mean, scale, out = ctx.saved_tensors
         grad, d_scale, d_shift = backend.implementation(z).affine_grads(grad, out, z, mean)
         d_z = None
-        if ctx.link is not None:
-            ctx.link.put(grad, scale)
+        if ctx.handoff is not None:
+            ctx.handoff.put(grad, scale)
         elif ctx.needs_input_grad[0]:
             run = backend.implementation(grad).affine
             d_z = run(grad, None, scale, None, None, False).to(z.dtype)

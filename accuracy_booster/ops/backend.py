@@ -1,4 +1,7 @@
-"""How fused operations are executed, within a scope; one place that chooses."""
+"""How fused operations are executed: by Triton's kernels, by plain torch, or not fused at all.
+
+`using` chooses within a scope. `affine` and the modules of `fastpath` ask here what was chosen.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from types import ModuleType
 import torch
 
 from accuracy_booster.errors import unknown
+from accuracy_booster.ops import affine_reference
 
 BACKENDS = {
     "auto": "Triton's kernels for tensors on a GPU where Triton is installed, else the reference",
@@ -19,7 +23,22 @@ BACKENDS = {
     "triton": "the kernels in affine_kernels.py; on the CPU with TRITON_INTERPRET=1",
     "unfused": "fused networks compute layer by layer, as before ab.fuse",
 }
-_current = "auto"
+
+
+class _Choice:
+    """The backend in force, for the whole process. Only `using` sets it.
+
+    This is a variable of the module and not a `contextvars.ContextVar`, for two reasons. On a GPU
+    autograd runs the backward pass in threads of its own, and a context variable has its default
+    there. And torch.compile notices that a variable of a module has changed since it compiled a
+    function, and compiles the function again; of context variables it knows nothing.
+    """
+
+    def __init__(self) -> None:
+        self.backend = "auto"
+
+
+_choice = _Choice()
 
 
 @contextmanager
@@ -27,47 +46,55 @@ def using(backend: str) -> Iterator[None]:
     """`with using("reference"):` fused operations run in this way (`BACKENDS` lists them).
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: for an unknown backend.
     """
-    global _current
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
-    before, _current = _current, backend
+    before, _choice.backend = _choice.backend, backend
     try:
         yield
     finally:
-        _current = before
+        _choice.backend = before
 
 
 @functools.cache
 def has_triton() -> bool:
+    """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
 def implementation(x: torch.Tensor) -> ModuleType:
-    """The module whose functions run on x: `affine_reference` or `affine_kernels`."""
-    from accuracy_booster.ops import affine_reference
+    """The module whose functions run on x: `affine_reference` or `affine_triton`.
 
+    Raises:
+        ValueError: if Triton was chosen and x is neither on a GPU nor interpreted.
+    """
     fits = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    wanted = _current == "triton" or (_current == "auto" and x.is_cuda and has_triton())
-    if not (wanted and fits):
+    automatic = _choice.backend == "auto" and x.is_cuda and has_triton()
+    if not (fits and (automatic or _choice.backend == "triton")):
         return affine_reference
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"Triton's kernels run on a GPU, and this map is on {x.device}; start Python with "
             "TRITON_INTERPRET=1 to interpret them, or use using('reference')"
         )
-    from accuracy_booster.ops import affine_kernels
+    # imported here because it needs Triton, which is not installed everywhere
+    from accuracy_booster.ops import affine_triton
 
-    return affine_kernels
-
-
-def is_traced() -> bool:
-    """Whether a compiler is following what runs."""
-    return torch.compiler.is_compiling()
+    return affine_triton
 
 
-def is_plain() -> bool:
-    """Whether fused networks compute layer by layer: asked for, or seen by an exporter."""
+def is_unfused() -> bool:
+    """Whether fused networks compute layer by layer: it was chosen, or an exporter is at work."""
     exporting = getattr(torch.compiler, "is_exporting", lambda: False)
-    return _current == "unfused" or torch.jit.is_tracing() or exporting()
+    return _choice.backend == "unfused" or torch.jit.is_tracing() or exporting()
+
+
+def needs_torch_operations() -> bool:
+    """Whether to compute with torch's own operations in place of our autograd functions.
+
+    That is so while torch.compile follows what runs, since it fuses torch's operations itself, and
+    within transforms such as `torch.vmap`, which our autograd functions do not support.
+    """
+    in_transform = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or in_transform() is not None

@@ -1,10 +1,12 @@
-"""Batch norm from the moments of each sample: `F.batch_norm` in training mode, in two steps.
+"""Batch norm that reduces in two steps, over each sample's space and then over the samples.
 
-A compiler reduces over N, H and W in one loop that few channels keep from being parallel; over each
-sample and channel it is. Processes merge their moments in the same way (`training.processes`).
+It computes what `F.batch_norm` computes in training mode. torch.compile makes one loop over N, H
+and W of torch's own, which runs in parallel over channels only; with few channels that is slow. The
+reduction over space runs in parallel over samples and channels. The second step is also where the
+moments of several processes can be combined.
 """
 
-# N batch, C channels, H W space; M = N * H * W
+# N batch, C channels, H W space
 
 from __future__ import annotations
 
@@ -17,23 +19,23 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from accuracy_booster.ops.moments import (
-    Merge,
-    Moments,
-    merged,
-    merging,
-    over_samples,
-    update_running,
+    BatchMoments,
+    Synchronise,
+    moments_of_samples,
+    over_processes,
+    synchronised_by,
+    update_running_statistics,
 )
 from accuracy_booster.ops.precision import accumulation_dtype
 
 
-def moments(x: torch.Tensor) -> Moments:
-    """x[N, C, ...] -> its mean and variance per channel, and the number of values."""
+def batch_moments(x: torch.Tensor) -> BatchMoments:
+    """x[N, C, ...] -> the moments of each channel, of all processes if they are synchronised."""
     if x.ndim == 2:
         var, mean = torch.var_mean(x, 0, correction=0)
-        return merged((mean, var, len(x)))
+        return over_processes(BatchMoments(mean, var, len(x)))
     var_nc, mean_nc = torch.var_mean(x, list(range(2, x.ndim)), correction=0)
-    return over_samples(mean_nc, var_nc, x[0, 0].numel())
+    return moments_of_samples(mean_nc, var_nc, x[0, 0].numel())
 
 
 def batch_norm(
@@ -46,18 +48,17 @@ def batch_norm(
     momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """`F.batch_norm` in training mode; statistics in float32 for 16-bit x.
+    """`F.batch_norm` in training mode, with its arguments; input is [N, C, ...], the others [C].
 
-    The running variance takes M / (M - 1), as PyTorch's.
+    For 16-bit input it computes in float32. Running statistics change in place.
     """
     x = input.to(accumulation_dtype(input.dtype))
-    found = moments(x)
-    update_running(running_mean, running_var, found, momentum)
-    mean, var, _ = found
-    scale = torch.rsqrt(var + eps)
+    moments = batch_moments(x)
+    update_running_statistics(running_mean, running_var, moments, momentum)
+    scale = torch.rsqrt(moments.var + eps)
     if weight is not None:
         scale = scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+    shift = -moments.mean * scale if bias is None else bias - moments.mean * scale
     # expanded over the samples, so that their gradients too are reduced in two steps
     shape = [len(x), x.shape[1]] + [1] * (x.ndim - 2)
     y = x * scale.expand(len(x), -1).view(shape) + shift.expand(len(x), -1).view(shape)
@@ -67,29 +68,33 @@ def batch_norm(
 _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
-class BatchNorms(TorchFunctionMode):
-    """`with BatchNorms():` every `F.batch_norm` in training mode is this one.
+class BatchNormMode(TorchFunctionMode):
+    """`with BatchNormMode():` each `F.batch_norm` in training mode is `batch_norm` instead.
 
-    The gates' norms and those inside other libraries' layers too; no module changes. `merge` may
-    put the moments of several processes together.
+    No module changes, and the batch norms of gates and of other libraries' layers are included.
+    `synchronise` combines the moments of several processes.
     """
 
-    def __init__(self, merge: Merge | None = None):
+    def __init__(self, synchronise: Synchronise | None = None) -> None:
         super().__init__()
-        self.merge = merge
+        self.synchronise = synchronise
         self._scope = ExitStack()
 
-    def __enter__(self):
-        self._scope.enter_context(merging(self.merge))
+    def __enter__(self) -> BatchNormMode:
+        self._scope.enter_context(synchronised_by(self.synchronise))
         return super().__enter__()
 
-    def __exit__(self, *error: Any):
+    def __exit__(self, *error: Any) -> None:
         self._scope.close()
-        return super().__exit__(*error)
+        super().__exit__(*error)
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ):
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func is F.batch_norm:
             given = dict(zip(_NAMES, args)) | kwargs  # noqa: B905 - not all are given

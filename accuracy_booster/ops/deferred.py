@@ -1,14 +1,16 @@
-"""A feature map that is not computed yet: what is added to it and its ReLU join its one pass.
+"""Feature maps that are computed only when something other than the fused sum reads them.
 
-    y = Pending(...)        (z - mean) * scale + shift
-    y = y + shortcut        still pending
-    y = relu(y)             computed now: one pass
+    y = DeferredMap(z, mean, scale, shift)    nothing is computed: y is (z - mean) * scale + shift
+    y = y + shortcut                          still nothing
+    y = relu(y)                               computed now, in one pass over memory
 
-Whatever else is done with it computes it first and goes on with an ordinary tensor. It stands only
-where a trace of the network has seen nothing but a sum and a ReLU (`surgery.flow`), but code that
-asks before it computes (`torch.is_tensor(y)`) has to take the same way as it did, so it is a
-`torch.Tensor`: one without memory. Code that looks for memory past torch's own functions gets an
-error, and so does a gradient that would be lost (`_lost`).
+The sum and the ReLU join the map's own pass. Any other operation computes the map first, and goes
+on with an ordinary tensor. Fused and folded layers return such a map only where a trace of the
+network saw nothing but a sum, or a sum and a ReLU, read the layer's output. The network's code may
+also look at the output without computing with it, as `torch.is_tensor(y)` does, and must decide as
+it did before. So a deferred map is a `torch.Tensor`, one without memory. Code that reads a tensor's
+memory without going through torch's functions gets an error, and so does a backward pass whose
+gradient would be lost (`_refuse_gradient`).
 """
 
 # N batch, C channels, H W space
@@ -16,17 +18,18 @@ error, and so does a gradient that would be lost (`_lost`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from accuracy_booster.ops.affine import Link, affine, traced
+from accuracy_booster.ops.affine import GradientHandoff, affine
+from accuracy_booster.ops.backend import needs_torch_operations
 
 _ADD = {torch.add, torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__}
 _RELU = {torch.relu, torch.Tensor.relu, F.relu, torch.relu_, torch.Tensor.relu_, F.relu_}
 _IN_PLACE = {torch.relu_, torch.Tensor.relu_, F.relu_}
-# what is known before it is computed
+# what can be answered without computing the map
 _KNOWN = {
     *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
     *(getattr(torch.Tensor, name).__get__ for name in ("requires_grad", "is_cuda", "layout")),
@@ -36,22 +39,27 @@ _KNOWN = {
 }
 
 
-class Pending(torch.Tensor):
-    """`affine(z, mean, scale, shift, residual=..., relu=...)`, computed when it is needed.
+class DeferredMap(torch.Tensor):
+    """The map `affine(z, mean, scale, shift, residual=residual)`, not computed yet.
 
-    z is [N, C, H, W], the others [N, C] or None, as for `ops.fused.affine`. `last` is what it waits
-    for: "sum", or "relu" for a sum and a ReLU. It has gradients if they were on when it was made.
+    It has gradients if they were enabled when it was made.
+
+    Args:
+        z: [N, C, H, W], as residual is; mean, scale and shift are [N, C]. `affine.affine` says what
+            they and handoff mean.
+        followed_by: "sum" if the map is computed as soon as something is added to it; "relu" if it
+            is computed at a ReLU after that.
     """
 
     _z: torch.Tensor
     _mean: torch.Tensor | None
     _scale: torch.Tensor
     _shift: torch.Tensor | None
-    _link: Link | None
+    _handoff: GradientHandoff | None
     _residual: torch.Tensor | None
-    _last: str
+    _followed_by: Literal["sum", "relu"]
     _with_grad: bool
-    _value: torch.Tensor | None
+    _value: torch.Tensor | None  # the computed map
 
     @staticmethod
     def __new__(
@@ -60,11 +68,11 @@ class Pending(torch.Tensor):
         mean: torch.Tensor | None,
         scale: torch.Tensor,
         shift: torch.Tensor | None,
-        link: Link | None = None,
+        handoff: GradientHandoff | None = None,
         residual: torch.Tensor | None = None,
         *,
-        last: str = "relu",
-    ):
+        followed_by: Literal["sum", "relu"] = "relu",
+    ) -> DeferredMap:
         with_grad = torch.is_grad_enabled()
         terms = (z, mean, scale, shift, residual)
         wanted = with_grad and any(t is not None and t.requires_grad for t in terms)
@@ -73,14 +81,14 @@ class Pending(torch.Tensor):
         )
         if wanted:
             with torch._C.DisableTorchFunctionSubclass():
-                self.register_hook(_lost)
+                self.register_hook(_refuse_gradient)
         self._z, self._mean, self._scale, self._shift = z, mean, scale, shift
-        self._link, self._residual, self._last = link, residual, last
+        self._handoff, self._residual, self._followed_by = handoff, residual, followed_by
         self._with_grad, self._value = with_grad, None
         return self
 
     def compute(self, *, relu: bool = False) -> torch.Tensor:
-        """The tensor, or its ReLU."""
+        """The ordinary tensor, or with `relu` its ReLU; the tensor is kept, its ReLU is not."""
         if relu and (self._value is not None or not self._same_mode()):
             return self.compute().relu()
         if self._value is not None:
@@ -90,34 +98,36 @@ class Pending(torch.Tensor):
                 *(self._z, self._mean, self._scale, self._shift),
                 residual=self._residual,
                 relu=relu,
-                link=self._link,
+                handoff=self._handoff,
             )
         if not relu:
             self._become(value)
         return value
 
     def _same_mode(self) -> bool:
+        """Whether gradients are enabled now as they were when the map was made."""
         return self._with_grad == torch.is_grad_enabled()
 
     def _become(self, value: torch.Tensor) -> None:
+        """From now on this map is `value`."""
         self._value = value
         self._residual = None
 
-    def _plus(self, other: Any) -> Pending | torch.Tensor:
-        """The sum, pending still if `other` is a map like this one."""
+    def _plus(self, other: Any) -> DeferredMap | torch.Tensor:
+        """The sum; it is deferred if `other` is a tensor like this map, and the first added."""
         fits = (
             isinstance(other, torch.Tensor)
-            and not isinstance(other, Pending)
+            and not isinstance(other, DeferredMap)
             and other.shape == self._z.shape
             and other.dtype == self._z.dtype
             and other.device == self._z.device
             and self._same_mode()
-            and not traced(other)  # the compiler joins the sum by itself
+            and not needs_torch_operations()  # a compiler joins the sum by itself
         )
         if not fits or self._residual is not None or self._value is not None:
-            return self.compute() + (other.compute() if isinstance(other, Pending) else other)
-        total = Pending(self._z, self._mean, self._scale, self._shift, self._link, other)
-        return total if self._last == "relu" else total.compute()
+            return self.compute() + (other.compute() if isinstance(other, DeferredMap) else other)
+        total = DeferredMap(self._z, self._mean, self._scale, self._shift, self._handoff, other)
+        return total if self._followed_by == "relu" else total.compute()
 
     def _relu(self, in_place: bool) -> torch.Tensor:
         value = self.compute(relu=True)
@@ -133,7 +143,7 @@ class Pending(torch.Tensor):
 
     def __iadd__(self, other: Any) -> Any:
         total = self._plus(other)
-        if isinstance(total, Pending):
+        if isinstance(total, DeferredMap):
             self._residual = total._residual
         else:
             self._become(total)
@@ -141,29 +151,41 @@ class Pending(torch.Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _KNOWN and args and isinstance(args[0], Pending) and args[0]._value is None:
+        if func in _KNOWN and args and isinstance(args[0], DeferredMap) and args[0]._value is None:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in _ADD and len(args) == 2 and not kwargs:
             a, b = args
-            return a._plus(b) if isinstance(a, Pending) else b._plus(a)
-        if func in _RELU and args and isinstance(args[0], Pending):
+            return a._plus(b) if isinstance(a, DeferredMap) else b._plus(a)
+        if func in _RELU and args and isinstance(args[0], DeferredMap):
             in_place = func in _IN_PLACE or kwargs.get("inplace") or args[1:] == (True,)
             return args[0]._relu(bool(in_place))
         return func(*_computed(args), **_computed(kwargs))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """What comes here has passed torch's functions by, as autograd's own code does."""
+        """For operators that were not called through torch's functions, as by autograd itself."""
         return func(*_computed(args), **_computed(kwargs or {}))
 
 
-def _lost(grad: torch.Tensor) -> None:
+def _refuse_gradient(grad: torch.Tensor) -> None:
+    """A hook on the gradient of a deferred map itself.
+
+    The map has no graph of its own: its value has one. A gradient of the map would go nowhere.
+    """
     raise RuntimeError(
         "a gradient ends in a feature map that a fused norm or convolution had not computed yet: "
         "an autograd.Function got the map itself; give it y.clone(), or take the block out with "
@@ -172,7 +194,8 @@ def _lost(grad: torch.Tensor) -> None:
 
 
 def _computed(tree: Any) -> Any:
-    if isinstance(tree, Pending):
+    """The same nested lists, tuples and dictionaries, with the deferred maps in them computed."""
+    if isinstance(tree, DeferredMap):
         return tree.compute()
     if isinstance(tree, (list, tuple)):
         return type(tree)(map(_computed, tree))

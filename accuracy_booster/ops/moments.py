@@ -1,73 +1,116 @@
-"""Moments of each sample and channel, and how those of samples and of processes are put together.
+"""The mean and variance of a batch, from those of its samples and of several processes.
 
-var_nc, mean_nc = var_mean(x, over H and W, correction=0)
-mean = mean_n(mean_nc),  var = mean_n(var_nc) + mean_n((mean_nc - mean)^2)
+Batch norms that compute their own statistics use this: `batch_norm`, and the fused norms of
+`fastpath`.
 """
 
-# N batch, C channels, H W space; M = N * H * W
+# N batch, C channels, H W space
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-Moments = tuple[torch.Tensor, torch.Tensor, Any]  # mean[C], var[C] (correction 0), M
-Merge = Callable[[Moments], Moments]
 
-_merge: Merge | None = None  # of several processes; set within `merging`
+class BatchMoments(NamedTuple):
+    """Mean and variance of each channel over a whole batch.
+
+    Attributes:
+        mean: [C].
+        var: [C], with correction 0: the mean squared deviation from the mean.
+        size: how many values each channel has: N * H * W, of all processes if they are
+            synchronised.
+    """
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    size: int | torch.Tensor
+
+
+# from one process's moments to those of all processes together
+Synchronise = Callable[[BatchMoments], BatchMoments]
+
+
+class _Scope:
+    """What `synchronised_by` chose, for the whole process.
+
+    It is a variable of the module and not a `contextvars.ContextVar`, because torch.compile notices
+    when a variable of a module has changed since it compiled a function, and compiles the function
+    again; of context variables it knows nothing.
+    """
+
+    def __init__(self) -> None:
+        self.synchronise: Synchronise | None = None
+
+
+_scope = _Scope()
 
 
 @contextmanager
-def merging(merge: Merge | None) -> Iterator[None]:
-    """Within it, batch statistics pass through `merge`, which puts those of processes together."""
-    global _merge
-    before, _merge = _merge, merge
+def synchronised_by(synchronise: Synchronise | None) -> Iterator[None]:
+    """`with synchronised_by(f):` the moments of a batch are f(those of this process).
+
+    None leaves each process its own.
+    """
+    before, _scope.synchronise = _scope.synchronise, synchronise
     try:
         yield
     finally:
-        _merge = before
+        _scope.synchronise = before
 
 
-def processes_together() -> int:
-    """How many processes' batch statistics are put together here: 1 outside of `merging`."""
+def synchronised_processes() -> int:
+    """How many processes share the moments of a batch here: 1 outside of `synchronised_by`."""
     group = torch.distributed
-    if _merge is None or not (group.is_available() and group.is_initialized()):
+    if _scope.synchronise is None or not (group.is_available() and group.is_initialized()):
         return 1
     return group.get_world_size()
 
 
-def over_samples(
-    mean_nc: torch.Tensor, var_nc: torch.Tensor, area: int, merge: Merge | None = None
-) -> Moments:
-    """mean[N, C] and variance[N, C] over `area` positions each -> those of the whole batch.
+def moments_of_samples(
+    mean_nc: torch.Tensor, var_nc: torch.Tensor, area: int, synchronise: Synchronise | None = None
+) -> BatchMoments:
+    """The moments of each sample and channel -> those of the whole batch.
 
-    `merge` puts processes together; by default that of the scope does.
+        mean = mean over n of mean_nc
+        var  = mean over n of var_nc + mean over n of (mean_nc - mean)^2
+
+    Args:
+        mean_nc: the mean over space, [N, C].
+        var_nc: the variance over space with correction 0, [N, C].
+        area: how many positions of space each sample has.
+        synchronise: combines processes; by default `synchronised_by` says what does.
     """
     mean = mean_nc.mean(0)
     var = var_nc.mean(0) + (mean_nc - mean).square().mean(0)
-    return merged((mean, var, len(mean_nc) * area), merge)
+    return over_processes(BatchMoments(mean, var, len(mean_nc) * area), synchronise)
 
 
-def merged(found: Moments, merge: Merge | None = None) -> Moments:
-    merge = merge or _merge
-    return found if merge is None else merge(found)
+def over_processes(own: BatchMoments, synchronise: Synchronise | None = None) -> BatchMoments:
+    """The moments of all processes; by default `synchronised_by` says what combines them."""
+    synchronise = synchronise or _scope.synchronise
+    return own if synchronise is None else synchronise(own)
 
 
 @torch.no_grad()
-def update_running(
+def update_running_statistics(
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
-    found: Moments,
+    moments: BatchMoments,
     momentum: float | None,
 ) -> None:
-    """Move running statistics in place as PyTorch does: the variance takes M / (M - 1)."""
+    """Move running statistics [C] towards a batch's moments, in place, as PyTorch does.
+
+    With M values per channel the running variance takes the unbiased one, var * M / (M - 1).
+    Where there are no running statistics, nothing happens.
+    """
     if running_mean is None or running_var is None:
         return
-    mean, var, count = found
+    mean, var, size = moments
     factor = 0.0 if momentum is None else momentum
-    unbiased = var * (count / (count - 1 + (count == 1)))
+    unbiased = var * (size / (size - 1 + (size == 1)))
     running_mean.lerp_(mean.to(running_mean.dtype), factor)
     running_var.lerp_(unbiased.to(running_var.dtype), factor)

@@ -1,7 +1,13 @@
-"""The mean over space of a convolution's output, from the convolution's input.
+"""The mean over space of a convolution's output, computed from the convolution's input.
 
-Pooling commutes with a convolution: for 1x1, GAP(W h + b) = W GAP(h) + b; for a larger kernel each
-tap sees the input less some rows and columns at the borders, and its sum is that of all less those.
+The mean over space (GAP) commutes with a convolution. For a 1x1 kernel, GAP(W h + b) = W GAP(h) +
+b. For a larger kernel at stride 1, each tap t (position in the kernel) reads a rectangle of the
+input h, which lacks some rows and columns at the borders:
+
+    GAP(conv(h)) = sum over t of W_t (sum of h over t's rectangle) / (H' W') + b
+
+H' W' is how many positions the output has. `fastpath` uses this to know a gate's weights before the
+convolution runs.
 """
 
 # N batch, C channels in, K channels out, H W space (or L, or D H W)
@@ -20,7 +26,7 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def has_pooled_form(conv: nn.Module) -> bool:
-    """Whether `pooled_conv` knows this layer: a 1x1 convolution, or stride 1; zero padding."""
+    """Whether `pooled_conv` takes this layer: padded with zeros, and of stride 1 or kernel 1x1."""
     if not isinstance(conv, Conv):
         return False
     strided = any(step != 1 for step in conv.stride)
@@ -33,9 +39,10 @@ def _is_pointwise(conv: Conv) -> bool:
 
 
 def pooled_conv(h: torch.Tensor, conv: Conv) -> torch.Tensor:
-    """h[N, C, H, W] -> the mean [N, K] over space of conv(h), exactly; float32 for 16-bit h.
+    """h[N, C, H, W] -> the mean [N, K] over space of conv(h); float32 for 16-bit h.
 
-    It reads h once and costs as much as the convolution at one position.
+    It is exact but for rounding, reads h once, and otherwise costs as much as the convolution at
+    one position.
     """
     dtype = accumulation_dtype(h.dtype)
     taps, area = tap_sums(h, conv)
@@ -52,7 +59,11 @@ def pooled_conv(h: torch.Tensor, conv: Conv) -> torch.Tensor:
 
 
 def tap_sums(h: torch.Tensor, conv: Conv) -> tuple[torch.Tensor, int]:
-    """h[N, C, H, W] -> [N, C, taps]: what each tap of the kernel sums over all outputs; H' W'."""
+    """The sums of what each tap of the kernel reads of h[N, C, H, W], and the output's positions.
+
+    Returns:
+        [N, C, taps], in the order of the kernel's positions; float32 for 16-bit h. And H' * W'.
+    """
     dtype = accumulation_dtype(h.dtype)
     space = tuple(range(2, h.ndim))
     if _is_pointwise(conv):
@@ -64,7 +75,7 @@ def tap_sums(h: torch.Tensor, conv: Conv) -> tuple[torch.Tensor, int]:
         taken, outputs = _ranges(h.shape[dim], conv, dim - 2)
         ranges.append(taken)
         area *= outputs
-    lines = h.sum(-1, dtype=dtype)  # [N, C, H]: along the last dimension all less the borders
+    lines = h.sum(-1, dtype=dtype)  # [N, C, H]; from these the borders are subtracted
     sums: dict[tuple[tuple[int, int], ...], torch.Tensor] = {}
     for first, last in dict.fromkeys(ranges[-1]):
         line = lines
@@ -73,7 +84,7 @@ def tap_sums(h: torch.Tensor, conv: Conv) -> tuple[torch.Tensor, int]:
         if last < h.shape[-1]:
             line = line - h[..., last:].sum(-1, dtype=dtype)
         sums[((first, last),)] = line
-    for taken in reversed(ranges[:-1]):  # along the others what each tap reads
+    for taken in reversed(ranges[:-1]):  # of the other dimensions the ranges are summed directly
         sums = {
             ((top, end), *rest): line[..., top:end].sum(-1)
             for rest, line in sums.items()
@@ -84,7 +95,10 @@ def tap_sums(h: torch.Tensor, conv: Conv) -> tuple[torch.Tensor, int]:
 
 
 def _ranges(side: int, conv: Conv, dim: int) -> tuple[list[tuple[int, int]], int]:
-    """Which positions of the input each tap reads along a dimension; the outputs along it."""
+    """Along one dimension of space: [first, last) of the input for each tap, and the output's size.
+
+    `side` is the input's size, and `dim` counts the dimensions of space.
+    """
     kernel, step = conv.kernel_size[dim], conv.dilation[dim]
     pad = int(conv.padding[dim])
     outputs = side + 2 * pad - step * (kernel - 1)

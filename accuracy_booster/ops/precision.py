@@ -1,4 +1,4 @@
-"""What precision a computation runs in, and which ones this machine can really run."""
+"""The precision of sums, autocast, and whether this machine really runs bfloat16."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
-# A child process: where the CPU announces instructions that it refuses, it dies of SIGILL.
+# It runs in a child process, which dies of SIGILL if the CPU lacks instructions that it announces.
 _BF16_PROBE = """
 import sys
 sys.path[:0] = sys.argv[1:]
@@ -30,8 +31,7 @@ for channels, batch in ((16, 2), (64, 32), (256, 8)):
         assert y.isfinite().all()
 """
 
-
-# torch's requirements, which may lie elsewhere than torch
+# what torch imports, which may be installed elsewhere than torch
 _NEEDED = ("typing_extensions", "numpy", "sympy", "mpmath", "networkx", "filelock", "jinja2")
 
 
@@ -39,38 +39,38 @@ _NEEDED = ("typing_extensions", "numpy", "sympy", "mpmath", "networkx", "fileloc
 def bf16_works(device_type: str) -> bool:
     """Whether bfloat16 convolutions run on `device_type` ("cpu", "cuda", ...).
 
-    On the CPU it is tried in a child process (about 3 s, once per process), because some virtual
-    machines announce matrix instructions and end a program that uses them with a bare
-    `Illegal instruction`.
+    On the CPU a child process tries it, which takes about 3 s once per process. Some virtual
+    machines announce matrix instructions, and kill a program that uses them (`Illegal
+    instruction`).
     """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device_type != "cpu":
         return False
-    # -I: neither the current directory nor PYTHONPATH says what the child imports
-    command = [sys.executable, "-I", "-c", _BF16_PROBE, *_places_of_torch()]
+    # -I: the child imports nothing from the current directory or PYTHONPATH
+    command = [sys.executable, "-I", "-c", _BF16_PROBE, *_torch_directories()]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _places_of_torch() -> list[str]:
+def _torch_directories() -> list[str]:
     """The directories from which this process imported torch and what torch imports."""
     found = []
     for name in ("torch", *_NEEDED):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is None:
             continue
-        place = Path(os.path.abspath(file)).parent
-        found.append(str(place.parent if Path(file).stem == "__init__" else place))
+        folder = Path(os.path.abspath(file)).parent
+        found.append(str(folder.parent if Path(file).stem == "__init__" else folder))
     return list(dict.fromkeys(found))
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the 16-bit types, else the type itself."""
+    """The type in which values of `dtype` are summed: float32 for 16-bit types, else `dtype`."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Turn autocast off for x's device, if it is on there."""
+def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """`with without_autocast(x):` autocast is off for x's device."""
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

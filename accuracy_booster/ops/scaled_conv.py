@@ -1,7 +1,13 @@
-"""A pointwise convolution whose outputs are scaled per sample: the scale goes into the weights.
+"""A pointwise convolution whose outputs are scaled per sample; the weights are scaled instead.
 
-p * (W h + b) = (diag(p_n) W) h_n + p_n b. So there is no map of unscaled outputs, neither to read
-nor to keep for the gradient: that of diag(p_n) W, one per sample, holds those of W and of p.
+With the input h_n and the scale p_n of sample n, the weights W and the bias b:
+
+    p_n * (W h_n + b) = (diag(p_n) W) h_n + p_n * b
+
+So the unscaled output is never computed and need not be kept for the gradients. Let D_n be the
+gradient of diag(p_n) W. Then the gradient of W is the sum over n of diag(p_n) D_n, and that of p_n
+is the sum over input channels of D_n * W. `fastpath` uses this where the gate follows a
+convolution.
 """
 
 # N batch, C channels in, K channels out, H W space (or L, or D H W)
@@ -15,15 +21,15 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from accuracy_booster.ops.affine import traced
+from accuracy_booster.ops.backend import needs_torch_operations
 from accuracy_booster.ops.pooled_conv import Conv
 
 
 def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
-    """Whether `scaled_conv` knows the convolution, and its N weights are no larger than its map."""
+    """Whether `scaled_conv` takes conv, and its N * K * C weights are no more than its outputs."""
     pointwise = all(n == 1 for n in (*conv.kernel_size, *conv.stride))
-    plain = pointwise and all(n == 0 for n in conv.padding) and conv.groups == 1
-    return plain and conv.in_channels <= h.shape[2:].numel()
+    whole = pointwise and all(n == 0 for n in conv.padding) and conv.groups == 1
+    return whole and conv.in_channels <= h.shape[2:].numel()
 
 
 def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
@@ -35,45 +41,51 @@ def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     else:
         positions = h.reshape(n, -1, space.numel()).transpose(1, 2)
     weight = conv.weight.flatten(1)
-    if not traced(h):
-        y = _Scaled.apply(positions, weight, p, last)
-    elif torch.is_grad_enabled():  # has the compiler make the scaled weights anew, not keep them
+    if not needs_torch_operations():
+        y = _ScaledProduct.apply(positions, weight, p, last)
+    elif torch.is_grad_enabled():  # a compiler then computes the scaled weights again, not keeps
         y = checkpoint(
-            *(_scaled, positions, weight, p, last), use_reentrant=False, preserve_rng_state=False
+            *(_scaled_product, positions, weight, p, last),
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
     else:
-        y = _scaled(positions, weight, p, last)
+        y = _scaled_product(positions, weight, p, last)
     y = y.unflatten(1, space).movedim(-1, 1)
     if conv.bias is None:
         return y
     return y + (conv.bias * p).to(y.dtype)[(..., *[None] * len(space))]
 
 
-def _scaled(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool) -> torch.Tensor:
-    """h[N, HW, C], weight[K, C], p[N, K] -> [N, HW, K], the channels last in memory or first."""
+def _scaled_product(
+    h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
+) -> torch.Tensor:
+    """h[N, HW, C], weight[K, C], p[N, K] -> [N, HW, K]; `last`: channels are last in memory."""
     weights = (weight * p[:, :, None]).to(weight.dtype)
     if last:
         return torch.bmm(h, weights.transpose(1, 2))
     return torch.bmm(weights, h.transpose(1, 2)).transpose(1, 2)
 
 
-class _Scaled(torch.autograd.Function):
-    """`_scaled`, which keeps its arguments alone for the gradient."""
+class _ScaledProduct(torch.autograd.Function):
+    """`_scaled_product`, which keeps nothing but its arguments for the gradients."""
 
     @staticmethod
     @custom_fwd(device_type="cuda")
-    def forward(ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool):
+    def forward(
+        ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
+    ) -> torch.Tensor:
         ctx.save_for_backward(h, weight, p)
         ctx.last = last
-        return _scaled(h, weight, p, last)
+        return _scaled_product(h, weight, p, last)
 
     @staticmethod
     @custom_bwd(device_type="cuda")
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
         weights = (weight * p[:, :, None]).to(grad.dtype)
         d_h = torch.bmm(grad, weights).to(h.dtype)
-        of_each = torch.bmm(grad.transpose(1, 2), h.to(grad.dtype)).to(p.dtype)  # [N, K, C]
-        d_weight = (of_each * p[:, :, None]).sum(0).to(weight.dtype)
-        return d_h, d_weight, (of_each * weight).sum(2).to(p.dtype), None
+        d_scaled = torch.bmm(grad.transpose(1, 2), h.to(grad.dtype)).to(p.dtype)  # [N, K, C]
+        d_weight = (d_scaled * p[:, :, None]).sum(0).to(weight.dtype)
+        return d_h, d_weight, (d_scaled * weight).sum(2).to(p.dtype), None

@@ -18,7 +18,7 @@ from torch import nn
 
 from accuracy_booster.fastpath import fuse, unfuse
 from accuracy_booster.ops.backend import has_triton
-from accuracy_booster.ops.batch_norm import BatchNorms
+from accuracy_booster.ops.batch_norm import BatchNormMode
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward
@@ -96,7 +96,7 @@ def _compiled(network: nn.Module, device: torch.device) -> Forward:
         return fast
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        with BatchNorms():
+        with BatchNormMode():
             return fast(x)
 
     return forward

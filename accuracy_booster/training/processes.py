@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from accuracy_booster.ops.batch_norm import BatchNorms
-from accuracy_booster.ops.synchronise import merged
+from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.ops.synchronising import moments_of_all_processes
 from accuracy_booster.training.identity import differences
 from accuracy_booster.training.run_config import RunConfig
 
@@ -96,10 +96,10 @@ def share_buffers(model: nn.Module) -> None:
         distributed.broadcast(buffer, src=0)
 
 
-def synchronised() -> BatchNorms:
+def synchronised() -> BatchNormMode:
     """`with synchronised():` batch norms in training mode normalise over all processes' images.
 
     torch's SyncBatchNorm refuses tensors on the CPU. Here the processes merge their moments,
     weighted by how many values each has, on any device.
     """
-    return BatchNorms(merged)
+    return BatchNormMode(moments_of_all_processes)

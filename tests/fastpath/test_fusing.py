@@ -30,7 +30,7 @@ from torchvision.ops import StochasticDepth
 
 import accuracy_booster as ab
 from accuracy_booster.fastpath.fused_modules import Fused
-from accuracy_booster.ops.batch_norm import BatchNorms
+from accuracy_booster.ops.batch_norm import BatchNormMode
 from accuracy_booster.surgery import attached
 
 pytestmark = WARNINGS_ARE_ERRORS
@@ -86,7 +86,7 @@ def test_training_goes_the_same_way(name, recipe):
         torch.testing.assert_close(again, value, rtol=1e-7, atol=1e-8, msg=key)
 
 
-@pytest.mark.parametrize(("name", "norms"), [("resnet8", nullcontext), ("wrn10_1", BatchNorms)])
+@pytest.mark.parametrize(("name", "norms"), [("resnet8", nullcontext), ("wrn10_1", BatchNormMode)])
 def test_a_compiled_fused_network_is_the_same(name, norms):
     unfused, x = network(name), images(name, 4)
     other = fused_copy(unfused, x)

@@ -172,7 +172,7 @@ def test_a_fused_network_runs_fused_again():
         before = fused(x)
         ab.gates(fused, [x])
         assert torch.equal(fused(x), before)
-    assert not backend.is_plain()
+    assert not backend.is_unfused()
 
 
 def test_a_gate_that_another_tool_dropped_is_found_once_it_is_put_back():

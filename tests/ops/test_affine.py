@@ -1,151 +1,167 @@
-"""What an operator computes inside counts: the same on the CPU and without memory."""
+"""The two passes and their gradients through autograd, against torch's own in float64."""
+
+# N batch, C channels, H W space
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from support.strictness import WARNINGS_ARE_ERRORS
 
-from accuracy_booster.analysis.counter import OperationCounter
+from accuracy_booster.ops.affine import (
+    GradientHandoff,
+    affine,
+    current_backward_pass,
+    needs_handoff,
+    sample_moments,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = WARNINGS_ARE_ERRORS
 
-
-class Of(nn.Module):
-    """`work(layer, x)` as a network."""
-
-    def __init__(self, layer: nn.Module, work):
-        super().__init__()
-        self.layer, self.work = layer, work
-
-    def forward(self, x):
-        return self.work(self.layer, x)
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+SHAPE = (3, 5, 6, 7)
 
 
-def attention(layer, x):
-    return layer(x, x, x)[0]
+def terms(shape=SHAPE):
+    """z, mean, scale, shift, residual, in float64."""
+    n, c, *_ = shape
+    z, residual = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    mean, scale, shift = (torch.randn(n, c, dtype=torch.float64) for _ in range(3))
+    return z, mean, scale, shift, residual
 
 
-def products(layer, x):
-    return F.scaled_dot_product_attention(x, x, x)
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_pointwise_pass_and_its_gradient(dtype, relu):
+    """Against ordinary torch in float64, whatever the map's type."""
+    z, mean, scale, shift, residual = terms()
+    z, residual = z.to(dtype), residual.to(dtype)
+    values = dtype if dtype == torch.float64 else torch.float32
+    mine = [z, mean.to(values), scale.to(values), shift.to(values), residual]
+    mine = [v.clone().requires_grad_() for v in mine]
+    truth = [v.detach().double().requires_grad_() for v in mine]
+    out = affine(*mine[:4], residual=mine[4], relu=relu)
+    z, mean, scale, shift, residual = truth
+    exact = (z - mean[:, :, None, None]) * scale[:, :, None, None] + shift[:, :, None, None]
+    exact = exact + residual
+    exact = exact.relu() if relu else exact
+    rounding = torch.finfo(dtype).eps
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), exact, rtol=2 * rounding, atol=4 * rounding)
+    grad = torch.randn(out.shape).to(dtype)
+    out.backward(grad)
+    exact.backward(grad.double())
+    for got, want in zip(mine, truth, strict=True):
+        assert got.grad.dtype == got.dtype
+        allowed = 8 * max(rounding if got.ndim == 4 else torch.finfo(values).eps, 2e-16)
+        torch.testing.assert_close(
+            got.grad.double(), want.grad, rtol=allowed, atol=allowed * float(want.grad.abs().max())
+        )
 
 
-def causal(layer, x):
-    return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+def normalised(z, scale, handoff):
+    """Norm, ReLU: both passes over z[N, C, H, W], of each sample and channel alone."""
+    mean, var = sample_moments(z, handoff)
+    return affine(z, mean, scale * torch.rsqrt(var + 0.1), mean, relu=True, handoff=handoff)
 
 
-def masked(layer, x):
-    return F.scaled_dot_product_attention(x, x, x, torch.ones(9, 9, device=x.device))
+def expected(z, scale):
+    var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
+    return ((z - mean) * scale[:, :, None, None] * torch.rsqrt(var + 0.1) + mean).relu()
 
 
-def run(layer, x):
-    return layer(x)
+def leaves():
+    z, _, scale, *_ = terms()
+    return z.requires_grad_(), scale.requires_grad_()
 
 
-# batch first: 49 tokens of 64 in 1 sample; else 49 samples of 1 token
-PROJECTIONS = 4 * 49 * 64 * 64
-ENCODER = 2 * (4 * 9 * 32 * 32 + 2 * 9 * 9 * 32 + 2 * 9 * 32 * 48)
-# make, work, input, multiply-adds by hand
-CASES = {
-    "attention": (
-        *(lambda: nn.MultiheadAttention(64, 4), attention, (1, 49, 64)),
-        PROJECTIONS + 49 * 2 * 64,
-    ),
-    "attention, batch first": (
-        *(lambda: nn.MultiheadAttention(64, 4, batch_first=True), attention, (1, 49, 64)),
-        PROJECTIONS + 2 * 49 * 49 * 64,
-    ),
-    "attention without weights": (
-        lambda: nn.MultiheadAttention(64, 4, batch_first=True),
-        lambda layer, x: layer(x, x, x, need_weights=False)[0],
-        (1, 49, 64),
-        PROJECTIONS + 2 * 49 * 49 * 64,
-    ),
-    "encoder layer": (
-        lambda: nn.TransformerEncoderLayer(32, 4, 48, batch_first=True),
-        *(run, (2, 9, 32), ENCODER),
-    ),
-    "encoder": (
-        lambda: nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 3, enable_nested_tensor=False
-        ),
-        *(run, (2, 9, 32), 3 * ENCODER),
-    ),
-    "scaled products": (nn.Identity, products, (2, 4, 9, 16), 2 * 4 * 2 * 9 * 9 * 16),
-    "causal products": (nn.Identity, causal, (2, 4, 9, 16), 2 * 4 * 2 * 9 * 9 * 16),
-    "masked products": (nn.Identity, masked, (2, 4, 9, 16), 2 * 4 * 2 * 9 * 9 * 16),
-    "LSTM": (lambda: nn.LSTM(16, 8), run, (5, 2, 16), 5 * 2 * 4 * 8 * (16 + 8)),
-    "LSTM both ways": (
-        lambda: nn.LSTM(16, 8, 2, bidirectional=True, batch_first=True),
-        *(run, (2, 5, 16), 5 * 2 * 2 * 4 * 8 * (16 + 8 + 16 + 8)),
-    ),
-    "LSTM with projection": (
-        lambda: nn.LSTM(16, 8, proj_size=4),
-        *(run, (5, 2, 16), 5 * 2 * (4 * 8 * (16 + 4) + 8 * 4)),
-    ),
-    "GRU": (lambda: nn.GRU(16, 8), run, (5, 2, 16), 5 * 2 * 3 * 8 * (16 + 8)),
-    "RNN": (lambda: nn.RNN(16, 8), run, (5, 2, 16), 5 * 2 * 8 * (16 + 8)),
-    "cell": (lambda: nn.LSTMCell(16, 8), run, (2, 16), 2 * 4 * 8 * (16 + 8)),
-    "matrix and vector": (nn.Identity, lambda layer, x: x @ x[0], (9, 16), 9 * 16),
-    "two vectors": (nn.Identity, lambda layer, x: x[0] @ x[1], (9, 16), 16),
-    "a sum and a vector": (
-        *(nn.Identity, lambda layer, x: torch.addmv(x[:, 0], x, x[0]), (9, 16), 9 * 16),
-    ),
-    "products summed": (
-        nn.Identity,
-        lambda layer, x: torch.addbmm(x[0, :, :9], x, x.transpose(1, 2)),
-        (2, 9, 16),
-        2 * 9 * 9 * 16,
-    ),
-    "1-D": (lambda: nn.Conv1d(4, 6, 3), run, (2, 4, 7), 2 * 6 * 5 * 4 * 3),
-    "3-D": (lambda: nn.Conv3d(4, 6, 3), run, (2, 4, 5, 5, 5), 2 * 6 * 27 * 4 * 27),
-}
+def test_the_reduction_adds_the_gradient_that_the_pointwise_pass_left():
+    z, scale = leaves()
+    weight = torch.randn(SHAPE, dtype=torch.float64)
+    assert needs_handoff(z)
+    found = torch.autograd.grad(
+        (normalised(z, scale, GradientHandoff()) * weight).sum(), leaves_ := (z, scale)
+    )
+    wanted = torch.autograd.grad((expected(z, scale) * weight).sum(), leaves_)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-def counted(make, work, shape, device, training):
-    with torch.device(device):
-        model, x = Of(make(), work).train(training), torch.ones(shape)
-    counter = OperationCounter({})
-    with torch.no_grad(), counter:
-        model(x)
-    assert not counter.uncounted
-    return counter.total
+def test_the_moments_alone_have_a_gradient():
+    z, _ = leaves()
+    mean, var = sample_moments(z, GradientHandoff())
+    (found,) = torch.autograd.grad((mean.square() + var.square()).sum(), z)
+    var, mean = torch.var_mean(z, (2, 3), correction=0)
+    (wanted,) = torch.autograd.grad((mean.square() + var.square()).sum(), z)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("case", CASES)
-def test_multiply_adds_are_those_by_hand_on_every_device(case, training):
-    make, work, shape, expected = CASES[case]
-    for device in ("cpu", "meta"):
-        assert counted(make, work, shape, device, training).macs == expected, device
+def test_two_pointwise_passes_of_one_reduction():
+    z, scale = leaves()
+    handoff = GradientHandoff()
+    mean, var = sample_moments(z, handoff)
+    outs = [affine(z, mean, scale, var, relu=relu, handoff=handoff) for relu in (True, False)]
+    (found,) = torch.autograd.grad(sum(y.square().sum() for y in outs), z)
+    var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
+    y = (z - mean) * scale[:, :, None, None] + var
+    (wanted,) = torch.autograd.grad(y.relu().square().sum() + y.square().sum(), z)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_everything_counts_the_same_on_both(case):
-    make, work, shape, _ = CASES[case]
-    cpu, meta = (counted(make, work, shape, device, False) for device in ("cpu", "meta"))
-    assert (cpu.flops, cpu.outputs) == (meta.flops, meta.outputs)
+def test_what_a_backward_pass_for_the_scale_alone_left_is_dropped():
+    z, scale = leaves()
+    total = normalised(z, scale, GradientHandoff()).square().sum()
+    torch.autograd.grad(total, scale, retain_graph=True)
+    found = torch.autograd.grad(total, (z, scale))
+    wanted = torch.autograd.grad(expected(z, scale).square().sum(), (z, scale))
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("case", ["attention, batch first", "encoder layer", "GRU", "3-D"])
-def test_multiply_adds_are_half_of_torchs_count(case):
-    make, work, shape, expected = CASES[case]
-    with torch.device("meta"):
-        model, x = Of(make(), work).train(), torch.ones(shape)
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    assert counter.get_total_flops() == 2 * expected
+def test_a_handoff_keeps_nothing_after_it_was_taken():
+    handoff = GradientHandoff()
+    assert handoff.take() == (None, None)
+    handoff.put(torch.ones(1), torch.ones(1))
+    grad, scale = handoff.take()
+    assert grad is not None
+    assert scale is not None
+    assert handoff.take() == (None, None)
 
 
-def test_torchs_own_way_is_put_back():
-    before = torch.backends.mha.get_fastpath_enabled()
-    layer = nn.LSTM(4, 4)
-    counter = OperationCounter({})
-    with counter:
-        assert not torch.backends.mha.get_fastpath_enabled()
-        with pytest.raises(RuntimeError):
-            layer(torch.ones(3, 2, 5))
-    assert torch.backends.mha.get_fastpath_enabled() == before
-    assert torch.backends.mkldnn.enabled
+def test_the_number_of_the_backward_pass():
+    seen = []
+    x = torch.ones(2, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda grad: seen.append(current_backward_pass()))
+    for _ in range(2):
+        y.sum().backward(retain_graph=True)
+    assert current_backward_pass() == -1
+    assert -1 not in seen
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("how", ["compiled", "torch.func"])
+def test_torchs_own_operations_where_they_are_needed(how):
+    z, scale = (v.detach() for v in leaves())
+    used = []
+
+    def loss(z, scale):
+        handoff = GradientHandoff() if needs_handoff(z) else None
+        used.append(handoff)
+        return normalised(z, scale, handoff).square().sum()
+
+    if how == "compiled":
+        z.requires_grad_()
+        compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+        (found,) = torch.autograd.grad(compiled(z, scale), z)
+    else:
+        found = torch.func.grad(loss)(z, scale)
+    assert used[0] is None
+    leaf = z.detach().requires_grad_()
+    (wanted,) = torch.autograd.grad(expected(leaf, scale).square().sum(), leaf)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_without_gradients_there_is_no_handoff():
+    z, _ = leaves()
+    with torch.no_grad():
+        assert not needs_handoff(z)
+    assert not needs_handoff(z.detach())

@@ -1,107 +1,37 @@
-"""Triton's kernels against the reference in float64, on a GPU or interpreted on the CPU.
-
-Triton chooses its interpreter when it is first imported, and torch's compiler, which other tests
-run, imports it. Without a GPU this file therefore runs itself in a process of its own.
-"""
+"""The kernels' numbers against the reference in float64, and whether they compile for a GPU."""
 
 # N batch, C channels, H W space
 
 from __future__ import annotations
 
-import copy
 import inspect
-import os
-import re
-import subprocess
-import sys
-from itertools import product
 
 import pytest
 import torch
+from support.triton_kernels import (
+    DEVICE,
+    FUNCTIONS,
+    RUNS,
+    assert_interpreted_tests_pass,
+    compare,
+    dtypes,
+    feature_map,
+    flags,
+    layouts,
+    shapes,
+    values,
+)
 
-import accuracy_booster as ab
-from accuracy_booster.fastpath import fast_path, fuse
-from accuracy_booster.ops import affine_reference, backend
+from accuracy_booster.ops import affine_reference
 
-if not backend.has_triton():
-    pytest.skip("Triton is not installed", allow_module_level=True)
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-RUNS = INTERPRETED or torch.cuda.is_available()
-DEVICE = "cpu" if INTERPRETED else "cuda"
 if RUNS:
-    from accuracy_booster.ops import affine_kernels as kernels
-
-TESTS = 293  # how many the process of its own has to run
-
-FUNCTIONS = ["moments", "affine", "affine_grads", "input_grad"]
-SHAPES = [
-    (2, 3, 7, 5),
-    (1, 1, 1, 1),
-    (3, 70, 1, 1),
-    (1, 1, 7, 5),
-    (2, 70, 7, 7),
-    (1, 5, 1, 9),
-    (1, 18, 13, 17),  # channels_last: two blocks of channels, two of space
-    (1, 2, 53, 61),  # NCHW: two blocks of space
-]
-LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-# relative errors of storing a value; Triton's interpreter cuts bfloat16 off instead of rounding
-ROUNDING = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-7}
-
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-layouts = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-dtypes = pytest.mark.parametrize("dtype", ROUNDING, ids=lambda dtype: str(dtype).split(".")[1])
-
-
-def flags(*names: str):
-    """Every combination of them."""
-    return pytest.mark.parametrize(names, list(product([False, True], repeat=len(names))))
-
-
-def feature_map(shape, dtype=torch.float32, layout=torch.contiguous_format, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return (2 * x + 1).to(DEVICE, dtype).contiguous(memory_format=layout)
-
-
-def values(shape, seed: int):
-    """[N, C], float32."""
-    return feature_map((*shape[:2], 1, 1), seed=seed)[:, :, 0, 0]
-
-
-def double(arguments):
-    return [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
-
-
-def compare(name: str, *arguments):
-    """Run a kernel, compare all that it gives with the reference in float64, and return it."""
-    found = getattr(kernels, name)(*arguments)
-    expected = getattr(affine_reference, name)(*double(arguments))
-    dtype = next(a.dtype for a in arguments if a is not None and a.ndim > 2)
-    together = [found] if isinstance(found, torch.Tensor) else found
-    for got, want in zip(together, [expected] if together[0] is found else expected, strict=True):
-        assert got.shape == want.shape
-        assert got.dtype == (dtype if got.ndim > 2 else torch.float32)
-        # what cancels in a sum errs by as much as its parts
-        error = 2e-6 * want.abs().max().item() * max(1, want[0, 0].numel()) ** 0.5
-        torch.testing.assert_close(got.double(), want, rtol=ROUNDING[got.dtype], atol=error + 2e-6)
-    return found
+    from accuracy_booster.ops import affine_triton
 
 
 if not RUNS:
 
     def test_interpreted_in_a_process_of_its_own():
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
-        env = os.environ | {"TRITON_INTERPRET": "1"}
-        run = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-        output = run.stdout + run.stderr
-        assert run.returncode == 0, output
-        summary = output.strip().splitlines()[-1]
-        passed = re.search(r"(\d+) passed", summary)
-        assert passed, output
-        assert int(passed[1]) >= TESTS, output
-        assert "skipped" not in summary, output
+        assert_interpreted_tests_pass(__file__, least=255)
 
     @pytest.mark.parametrize("optional", [True, False])
     @layouts
@@ -112,15 +42,15 @@ if not RUNS:
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        from accuracy_booster.ops import affine_kernels
+        from accuracy_booster.ops import affine_kernels, affine_triton
 
         if "constexprs" not in inspect.signature(ASTSource).parameters:
             pytest.skip("this Triton compiles ahead of time in another way")
-        kernel = getattr(affine_kernels, f"_{name}_kernel")
-        block_c, block_s, warps = affine_kernels.blocks(
-            8, 64, 196, layout is torch.channels_last, name in ("moments", "affine_grads")
+        kernel = getattr(affine_kernels, f"{name}_kernel")
+        tile_c, tile_s, warps = affine_triton.tile_shape(
+            8, 64, 196, layout is torch.channels_last, name in ("sample_moments", "affine_grads")
         )
-        fixed = {"RELU": True, "BLOCK_C": block_c, "BLOCK_S": block_s}
+        fixed = {"RELU": True, "TILE_C": tile_c, "TILE_S": tile_s}
         fixed["stride_c" if layout is torch.channels_last else "stride_s"] = 1
         if not optional:
             left_out = {
@@ -148,45 +78,22 @@ class TestKernels:
     @layouts
     @shapes
     def test_moments(self, shape, layout, dtype):
-        compare("moments", feature_map(shape, dtype, layout))
-
-    @pytest.mark.parametrize("name", FUNCTIONS)
-    @pytest.mark.parametrize(
-        ("space", "layout"),
-        [
-            ((371,), torch.contiguous_format),
-            ((7, 5, 11), torch.contiguous_format),
-            ((7, 5, 11), torch.channels_last_3d),
-        ],
-    )
-    def test_one_and_three_dimensions_of_space(self, space, layout, name):
-        shape = (2, 18, *space)
-        z, grad, out = (feature_map(shape, layout=layout, seed=seed) for seed in (0, 1, 2))
-        a, b, c = (values(shape, seed) for seed in (3, 4, 5))
-        arguments = {
-            "moments": (z,),
-            "affine": (z, a, b, c, grad, False),
-            "affine_grads": (grad, out, z, a),
-            "input_grad": (grad, a, z, b, c, a),
-        }[name]
-        found = compare(name, *arguments)
-        if isinstance(found, torch.Tensor):
-            assert found.stride() == z.stride()
+        compare("sample_moments", feature_map(shape, dtype, layout))
 
     @layouts
     def test_moments_far_from_zero(self, layout):
         generator = torch.Generator().manual_seed(0)
         z = 1000 + torch.randn((2, 18, 59, 61), generator=generator, dtype=torch.float64)
         z = z.float().to(DEVICE).contiguous(memory_format=layout)
-        mean, var = kernels.moments(z)
-        want_mean, want_var = affine_reference.moments(z.double())
+        mean, var = affine_triton.sample_moments(z)
+        want_mean, want_var = affine_reference.sample_moments(z.double())
         torch.testing.assert_close(mean.double(), want_mean, rtol=3e-7, atol=0)
         torch.testing.assert_close(var.double(), want_var, rtol=1e-4, atol=0)
 
     @layouts
     def test_moments_of_a_constant(self, layout):
         z = torch.full((2, 18, 59, 61), 3.0, device=DEVICE).contiguous(memory_format=layout)
-        mean, var = kernels.moments(z)
+        mean, var = affine_triton.sample_moments(z)
         torch.testing.assert_close(mean, torch.full_like(mean, 3.0), rtol=3e-7, atol=0)
         assert (var < 1e-10).all()
 
@@ -211,14 +118,6 @@ class TestKernels:
             feature_map(shape, layout=layout, seed=4) if residual else None,
             relu,
         )
-
-    @dtypes
-    def test_residual_of_another_type(self, dtype):
-        shape = (2, 3, 7, 5)
-        for other in {torch.float64, torch.float32, torch.bfloat16} - {dtype}:
-            residual = feature_map(shape, other, seed=1)
-            z, scale = feature_map(shape, dtype), values(shape, 2)
-            compare("affine", z, None, scale, None, residual, True)
 
     @dtypes
     @layouts
@@ -259,50 +158,6 @@ class TestKernels:
             *(z, mean, slope, offset),
         )
 
-    @layouts
-    @pytest.mark.parametrize("other", LAYOUTS.values(), ids=lambda layout: str(layout)[6:])
-    def test_mixed_layouts(self, layout, other):
-        shape = (2, 18, 5, 3)
-        z, grad = feature_map(shape, layout=layout), feature_map(shape, layout=other, seed=1)
-        more = feature_map(shape, seed=2).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
-        a, b, c, d = (values(shape, seed) for seed in (3, 4, 5, 6))
-        out = compare("affine", z, a, b, c, grad, True)
-        found = compare("affine_grads", more, out.contiguous(memory_format=other), z, a)
-        assert out.stride() == found[0].stride() == z.stride()
-        assert compare("input_grad", grad, a, z, b, c, d).stride() == z.stride()
-
-    @layouts
-    def test_maps_with_gaps(self, layout):
-        wide = feature_map((2, 9, 8, 7), layout=layout)
-        one = values((2, 4), 1)
-        for z in (wide[:, 2:6], wide[:, :4, ::2, 1:], wide[:, :4, :1, :1], wide[::2, 5:]):
-            compare("moments", z)
-            compare("affine", z, None, one[: len(z)], None, z, True)
-            compare("affine_grads", z, z, z, None)
-            a = one[: len(z)]
-            compare("input_grad", z, a, z, a, a, a)
-
-    def test_values_that_are_expanded_or_of_another_type(self):
-        shape = (3, 5, 2, 3)
-        z, per_channel = feature_map(shape), values((1, 5), 1)
-        compare("affine", z, per_channel.expand(3, -1), per_channel.double(), None, None, False)
-        compare("affine", z, values((5, 3), 1).t(), values(shape, 2).half(), None, None, False)
-        one = torch.ones((), device=DEVICE)  # what `sum().backward()` gives
-        compare("affine_grads", one.expand(shape), z, z, per_channel.bfloat16())
-
-    @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 1, 5, 3), (1, 1, 5, 3), (4, 3, 1, 1)])
-    @layouts
-    def test_layouts_that_sizes_of_one_leave_open(self, shape, layout):
-        z = feature_map(shape).to(memory_format=layout)
-        a = values(shape, 1)
-        assert compare("affine", z, a, a, a, z, False).stride() == z.stride()
-        strides = zip(shape, z.stride(), strict=True)
-        odd = z.as_strided(shape, [99 if size == 1 else stride for size, stride in strides])
-        compare("moments", odd)
-        compare("affine", odd, a, a, a, z, False)
-        compare("affine_grads", z, odd, odd, a)
-        compare("input_grad", odd, a, z, a, a, a)
-
     # the interpreter warns of 0 * inf, where what is masked meets a value from outside
     @pytest.mark.filterwarnings("error::RuntimeWarning")
     @layouts
@@ -318,10 +173,12 @@ class TestKernels:
             return inside
 
         monkeypatch.setattr(torch, "empty_like", lambda x, dtype=None: framed(x.to(dtype)))
-        monkeypatch.setattr(kernels, "_new_nc", lambda z: framed(values(z.shape, 0)))
+        monkeypatch.setattr(
+            affine_triton, "_new_sample_values", lambda z: framed(values(z.shape, 0))
+        )
         grad, z, out, more = (framed(feature_map(shape, layout=layout, seed=i)) for i in range(4))
         a, b, c, d = (framed(values(shape, seed)) for seed in (3, 4, 5, 6))
-        compare("moments", z)
+        compare("sample_moments", z)
         compare("affine", z, a, b, c, more, True)
         compare("affine_grads", grad, out, z, a)
         compare("input_grad", grad, a, z, b, c, d)
@@ -338,30 +195,21 @@ class TestKernels:
         one = torch.ones(1, 3, device=DEVICE)
         nan = torch.tensor([float("nan"), -1.0, 1.0, 0.0], device=DEVICE).view(2, 2)
         z[0, 0] = nan
-        out = kernels.affine(z, None, one, None, None, True)
+        out = affine_triton.affine(z, None, one, None, None, True)
         torch.testing.assert_close(out, z.relu(), equal_nan=True)
         grad[0, 0, 0, 1] = float("nan")  # where the ReLU gave zero
-        found = kernels.affine_grads(grad, out, z.nan_to_num(), None)
+        found = affine_triton.affine_grads(grad, out, z.nan_to_num(), None)
         expected = affine_reference.affine_grads(grad, out, z.nan_to_num(), None)
         torch.testing.assert_close(found, expected)
         assert found[0][0, 0, 0, 0] == grad[0, 0, 0, 0]
-        assert kernels.moments(z)[0].isnan().tolist() == [[True, False, False]]
+        assert affine_triton.sample_moments(z)[0].isnan().tolist() == [[True, False, False]]
 
     @pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, of the interpreter
     def test_half_overflows_as_torch_does(self):
         z = torch.full((1, 1, 2, 2), 300.0, dtype=torch.float16, device=DEVICE)
         scale = torch.full((1, 1), 300.0, device=DEVICE)
-        assert kernels.affine(z, None, scale, None, None, False).isinf().all()
-        assert kernels.affine_grads(z, None, z, None)[1].item() == 4 * 300.0**2
-
-    @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 0, 2, 2), (2, 3, 0, 2)])
-    def test_empty_maps_launch_nothing(self, shape, monkeypatch):
-        monkeypatch.setattr(kernels, "_launch", lambda *_, **__: pytest.fail("launched"))
-        z, a = feature_map(shape), torch.ones(shape[:2], device=DEVICE)
-        assert [v.shape for v in kernels.moments(z)] == [a.shape, a.shape]
-        assert kernels.affine(z, a, a, a, z, True).shape == z.shape
-        assert [v.shape for v in kernels.affine_grads(z, z, z, a)] == [z.shape, a.shape, a.shape]
-        assert kernels.input_grad(z, a, z, a, a, a).shape == z.shape
+        assert affine_triton.affine(z, None, scale, None, None, False).isinf().all()
+        assert affine_triton.affine_grads(z, None, z, None)[1].item() == 4 * 300.0**2
 
     @layouts
     def test_twice_the_same_bits(self, layout):
@@ -369,84 +217,10 @@ class TestKernels:
         grad, z, out = (feature_map(shape, layout=layout, seed=seed) for seed in range(3))
         a = values(shape, 3)
         for name, arguments in {
-            "moments": [z],
+            "sample_moments": [z],
             "affine": [z, a, a, a, out, True],
             "affine_grads": [grad, out, z, a],
             "input_grad": [grad, a, z, a, a, a],
         }.items():
-            first, second = (getattr(kernels, name)(*arguments) for _ in range(2))
+            first, second = (getattr(affine_triton, name)(*arguments) for _ in range(2))
             torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-    def test_blocks(self):
-        powers = {2**i for i in range(12)}
-        sizes = product([1, 256], [1, 3, 64, 2048], [1, 49, 3136], *[[False, True]] * 2)
-        for n, c, area, channels_last, reduces in sizes:
-            block_c, block_s, warps = kernels.blocks(n, c, area, channels_last, reduces)
-            assert {block_c, block_s, warps} <= powers
-            assert block_c * block_s <= kernels.TILE
-            assert block_c < 2 * c
-            assert block_s < 2 * area
-            if channels_last:  # whole sectors of memory
-                assert block_c >= min(c, 16)
-            else:
-                assert block_s >= min(area, kernels.TILE)
-
-    @pytest.mark.filterwarnings("ignore:the batch norm of the gate")  # sees few values
-    @pytest.mark.parametrize("name", ["resnet8", "wrn10_1"])
-    @layouts
-    def test_a_fused_network(self, name, layout, monkeypatch):
-        calls = dict.fromkeys(FUNCTIONS, 0)
-
-        def counted(name: str, function):
-            def call(*arguments):
-                calls[name] += 1
-                return function(*arguments)
-
-            return call
-
-        for function in FUNCTIONS:
-            monkeypatch.setattr(kernels, function, counted(function, getattr(kernels, function)))
-        if DEVICE == "cuda":
-            monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-        torch.manual_seed(0)
-        fused = ab.create_model(name, block="ab")
-        for module in fused.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                for tensor in (module.weight, module.running_var):
-                    torch.nn.init.uniform_(tensor, 0.5, 1.5)
-                for tensor in (module.bias, module.running_mean):
-                    torch.nn.init.normal_(tensor, std=0.3)
-        fused = fused.to(DEVICE, memory_format=layout).train()
-        plain = copy.deepcopy(fused).double()
-        images = feature_map((4, 3, 8, 8), layout=layout)
-        places = fast_path(fuse(fused)).taken
-        assert places
-        with backend.using("triton"):
-            logits = fused(images)
-            weight = values(logits.shape, 1)
-            (logits * weight).sum().backward()
-        norms = places if name == "resnet8" else 0  # in a pre-activation network it is a conv
-        affine = places + places - norms  # its gradient is one too, where no moments have it
-        assert calls == {
-            "moments": norms, "affine": affine, "affine_grads": places, "input_grad": norms,
-        }  # fmt: skip
-        expected = plain(images.double())
-        (expected * weight).sum().backward()
-        torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
-        for (key, got), want in zip(fused.named_parameters(), plain.parameters(), strict=True):
-            error = 1e-4 * want.grad.abs().max().item() + 1e-5
-            torch.testing.assert_close(
-                got.grad.double(),
-                want.grad,
-                rtol=1e-4,
-                atol=error,
-                msg=lambda m, k=key: f"{k}: {m}",
-            )
-        state, expected_state = fused.state_dict(), plain.state_dict()
-        for key, want in expected_state.items():
-            torch.testing.assert_close(state[key].to(want.dtype), want, rtol=1e-4, atol=1e-4)
-        with backend.using("triton"), torch.no_grad():
-            logits = fused.eval()(images)
-        assert calls["affine"] == affine + places
-        expected = plain.eval()(images.double())
-        torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)

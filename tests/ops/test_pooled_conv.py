@@ -6,25 +6,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True"),
-    pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
-    pytest.mark.filterwarnings("ignore:a norm that holds a gate was frozen"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:the network has .* attention modules already"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-    torch._dynamo.reset()
+pytestmark = WARNINGS_ARE_ERRORS
 
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-11}

@@ -303,7 +303,7 @@ def test_features_of_a_resnet(traced_resnet, kind):
     found = create_feature_extractor(model, names)(x)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
-    assert type(found["layer1.0.bn2"]) is torch.Tensor  # a graph's node is no pending map
+    assert type(found["layer1.0.bn2"]) is torch.Tensor  # a graph's node is no deferred map
     with ab.disabled(traced_resnet):
         assert (traced_resnet(x) - found["fc"]).abs().max() > 1e-3  # the gates are in it
     traced = torch.fx.symbolic_trace(model)

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from support.processes import cannot_fork, ranks, said, torchrun, until, wait
 from support.trainings import (
@@ -18,12 +17,8 @@ from support.trainings import (
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
-from accuracy_booster.ops.batch_norm import batch_norm
-from accuracy_booster.ops.moments import merging
-from accuracy_booster.ops.synchronise import merged
 from accuracy_booster.training import checkpoint, opening_data, trainer
 from accuracy_booster.training.lock import is_locked
-from accuracy_booster.training.processes import synchronised
 
 pytestmark = [pytest.mark.forks, cannot_fork]
 
@@ -173,76 +168,6 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path):
         assert "batch_size=63 must be a multiple of the 2 processes" in errors[0]
         assert "Traceback" not in text
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("counts", [(3, 5), (4, 4), (1, 6)])
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(counts, tmp_path):
-    """Forward, gradients and running statistics, in float64, with unequal shares."""
-
-    def case(shape, seed, affine=True):
-        generator = torch.Generator().manual_seed(seed)
-        x = 50 + 3 * torch.randn(sum(counts), *shape, dtype=torch.float64, generator=generator)
-        g = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-        pair = torch.randn(2, shape[0], dtype=torch.float64, generator=generator)
-        stats = torch.rand(2, shape[0], dtype=torch.float64, generator=generator)
-        return x, g, [p.requires_grad_() if affine else None for p in pair.clone()], stats
-
-    def work(rank):
-        torch.distributed.init_process_group("gloo")
-        start = sum(counts[:rank])
-        mine = slice(start, start + counts[rank])
-        for seed, (shape, affine, by_mode) in enumerate(
-            [((3, 4, 5), True, False), ((4,), True, True), ((2, 7), False, True)]
-        ):
-            x, g, (weight, bias), stats = case(shape, seed, affine)
-            x.requires_grad_()
-            mean, var = stats.clone()
-            expected = F.batch_norm(x, mean, var, weight, bias, True, 0.3, 1e-4)
-            (expected * g).sum().backward()
-            own = x.detach()[mine].clone().requires_grad_()
-            _, _, (own_weight, own_bias), own_stats = case(shape, seed, affine)
-            given = (own, *own_stats, own_weight, own_bias, True, 0.3, 1e-4)
-            if by_mode:
-                with synchronised():
-                    y = F.batch_norm(*given)
-            else:
-                with merging(merged):
-                    y = batch_norm(*given)
-            (y * g[mine]).sum().backward()
-            close = {"rtol": 1e-9, "atol": 1e-9}
-            torch.testing.assert_close(y, expected[mine], **close)
-            torch.testing.assert_close(own.grad, x.grad[mine], **close)
-            torch.testing.assert_close(own_stats, torch.stack([mean, var]), **close)
-            for part, whole in ((own_weight, weight), (own_bias, bias)) if affine else ():
-                torch.distributed.all_reduce(part.grad)
-                torch.testing.assert_close(part.grad, whole.grad, **close)
-        torch.distributed.destroy_process_group()
-
-    pids = ranks(work, tmp_path)
-    assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
-
-
-def test_synchronised_batch_norm_leaves_measuring_alone_and_is_stable(tmp_path):
-    """In eval mode torch's own is used; in float32 a mean far from zero costs no variance."""
-
-    def work(rank):
-        torch.distributed.init_process_group("gloo")
-        generator = torch.Generator().manual_seed(0)
-        x = 1000 + torch.randn(8, 2, 6, 6, generator=generator)
-        own = x[4 * rank : 4 * rank + 4]
-        stats = torch.zeros(2), torch.ones(2)
-        with synchronised():
-            y = F.batch_norm(own, *stats, training=True)
-            evaluated = F.batch_norm(own, *stats)
-            half = F.batch_norm(own.bfloat16(), None, None, training=True)
-        expected = F.batch_norm(x.double(), None, None, training=True)
-        torch.testing.assert_close(y.double(), expected[4 * rank : 4 * rank + 4], rtol=0, atol=2e-3)
-        assert torch.equal(evaluated, F.batch_norm(own, *stats))
-        assert half.dtype == torch.bfloat16
-        torch.distributed.destroy_process_group()
-
-    pids = ranks(work, tmp_path)
-    assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

@@ -1,8 +1,8 @@
-"""What `torch.fx` sees of our layers: each is one node, as torch's own layers are.
+"""Functions and layers that `torch.fx` records as a single node, as it records torch's own layers.
 
-A graph of `torch.fx` knows neither the shape nor the type of a tensor, so a layer that asks for
-them cannot be followed. Such a layer is recorded as one call, and runs as itself in the graph, with
-its checks.
+While `torch.fx` traces a network symbolically, a `Proxy` takes the place of each tensor. A proxy
+has neither shape nor dtype, so code that asks for them cannot be traced. A leaf is not traced: the
+graph calls it, and it runs as it is, with its checks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from torch.fx import Proxy
 
 
 def is_proxy(x: Any) -> bool:
-    """Whether `torch.fx` follows what runs, with x in the place of a tensor."""
+    """Whether `torch.fx` is tracing, so that x takes the place of a tensor."""
     return isinstance(x, Proxy)
 
 
 def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors that `torch.fx` records as one call; its first argument decides."""
+    """Decorate a function that `torch.fx` is to record as one call.
+
+    It does so if the function's first argument is a proxy.
+    """
 
     @functools.wraps(function)
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -33,9 +36,10 @@ def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def leaf_module(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For `forward`: `torch.fx` records the module as one call with these options.
+    """Decorate the `forward` of a module that `torch.fx` is to record as one call.
 
-    A module that is traced alone, as the root, has no name to call it by and is followed.
+    The recorded call gets `options` as keyword arguments. A module that is itself the root of the
+    trace has no name to call it by, so its `forward` is traced.
     """
 
     def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:

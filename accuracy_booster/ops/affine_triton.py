@@ -1,0 +1,166 @@
+"""`affine`'s two passes and their gradients on a GPU: chooses the tiles and runs the kernels.
+
+The four functions are those of `affine_reference`, which defines what they compute and takes the
+maps that the kernels cannot. To run them on the CPU, for tests, set TRITON_INTERPRET=1 before
+Triton is first imported.
+"""
+
+# N batch, C channels, H W space (or L, or D H W); values per sample and channel are [N, C]
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+
+from accuracy_booster.ops import affine_kernels, affine_reference
+
+TILE_SIZE = 2048  # elements: 2 to 4 loads of 16 bytes for each thread of 4 warps, few registers
+WARP_SIZE = 512  # elements for a warp, 16 for each thread
+ENOUGH_PROGRAMS = 1024  # they keep the memory of 132 processors busy, with 8 programs on each
+
+
+def tile_shape(
+    n: int, c: int, area: int, channels_last: bool, reduces: bool
+) -> tuple[int, int, int]:
+    """TILE_C, TILE_S and the number of warps for maps of n samples, c channels and area positions.
+
+    The tile is long in the dimension that is contiguous in memory. In NCHW that is space. In
+    channels_last it is the channels, of which a tile has up to 64: in bfloat16 they fill a cache
+    line of 128 bytes. The other dimension then fills the tile up to TILE_SIZE.
+
+    Args:
+        reduces: the program goes through all of space, so that there are programs for samples and
+            channels alone. If these are fewer than ENOUGH_PROGRAMS, each takes fewer channels, as
+            long as it has WARP_SIZE elements, and in channels_last 16 channels: in bfloat16 these
+            are 32 bytes, the least that is read from memory at once.
+    """
+    most_c, most_s = triton.next_power_of_2(c), triton.next_power_of_2(area)
+    tile_c = min(most_c, 64) if channels_last else 1
+    tile_s = min(most_s, TILE_SIZE // tile_c)
+    tile_c = min(most_c, TILE_SIZE // tile_s)
+    least_c = 16 if channels_last else 1
+    while (
+        reduces
+        and n * triton.cdiv(c, tile_c) < ENOUGH_PROGRAMS
+        and tile_c > least_c
+        and tile_c * tile_s > WARP_SIZE
+    ):
+        tile_c //= 2
+        tile_s = min(most_s, TILE_SIZE // tile_c)
+    return tile_c, tile_s, min(max(tile_c * tile_s // WARP_SIZE, 1), 4)
+
+
+def _memory_format(z: torch.Tensor) -> torch.memory_format:
+    """NCHW or channels_last: z's own memory format, or the nearer one if z has neither."""
+    if z.is_contiguous() or z.ndim < 4:  # for [N, C, L] torch has no other
+        return torch.contiguous_format
+    near = z.stride(1) == 1 and z.shape[1] > 1
+    last = torch.channels_last if z.ndim == 4 else torch.channels_last_3d
+    return last if near else torch.contiguous_format
+
+
+def _like_map(x: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
+    """x with the shape and the memory format that the kernels assume for z: x itself or a copy."""
+    return None if x is None else x.expand_as(z).contiguous(memory_format=_memory_format(z))
+
+
+def _sample_values(v: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
+    """v[N, C] as contiguous float32."""
+    return None if v is None else v.float().expand(z.shape[:2]).contiguous()
+
+
+def _new_sample_values(z: torch.Tensor) -> torch.Tensor:
+    """An empty [N, C] in float32."""
+    return z.new_empty(z.shape[:2], dtype=torch.float32)
+
+
+def _kernels_can_take(z: torch.Tensor) -> bool:
+    """Whether z is not empty and the kernels' 32-bit offsets within a sample suffice."""
+    return z.numel() > 0 and z[0].numel() < 2**31
+
+
+def _launch(kernel: Any, z: torch.Tensor, *args: Any, reduces: bool = False, **flags: Any) -> None:
+    """Run a kernel over z, whose memory format is `_memory_format(z)`."""
+    n, c, area = z.shape[0], z.shape[1], z.shape[2:].numel()
+    last = _memory_format(z) is not torch.contiguous_format
+    tile_c, tile_s, warps = tile_shape(n, c, area, last, reduces)
+    programs = n * triton.cdiv(c, tile_c) * (1 if reduces else triton.cdiv(area, tile_s))
+    strides = (1, c) if last else (area, 1)
+    options: dict[str, Any] = {"TILE_C": tile_c, "TILE_S": tile_s, "num_warps": warps}
+    options["enable_fp_fusion"] = True  # Triton's versions have different defaults, and warn
+    # Triton runs a kernel on the current GPU
+    with torch.cuda.device(z.device) if z.is_cuda else nullcontext():
+        kernel[(programs,)](*args, c, area, *strides, **flags, **options)
+
+
+def sample_moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """z[N, C, H, W] -> mean[N, C] and variance[N, C] over space (correction 0)."""
+    if not _kernels_can_take(z):
+        return affine_reference.sample_moments(z)
+    z = z.contiguous(memory_format=_memory_format(z))
+    mean, var = _new_sample_values(z), _new_sample_values(z)
+    _launch(affine_kernels.sample_moments_kernel, z, z, mean, var, reduces=True)
+    return mean, var
+
+
+def affine(
+    z: torch.Tensor,
+    mean: torch.Tensor | None,
+    scale: torch.Tensor,
+    shift: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    relu: bool,
+) -> torch.Tensor:
+    """(z - mean) * scale + shift + residual, then ReLU, in z's type; None leaves a term out.
+
+    z and residual are [N, C, H, W], the others [N, C].
+    """
+    if not _kernels_can_take(z):
+        return affine_reference.affine(z, mean, scale, shift, residual, relu)
+    z = z.contiguous(memory_format=_memory_format(z))
+    out = torch.empty_like(z)
+    values = (_sample_values(mean, z), _sample_values(scale, z), _sample_values(shift, z))
+    _launch(affine_kernels.affine_kernel, z, z, *values, _like_map(residual, z), out, RELU=relu)
+    return out
+
+
+def affine_grads(
+    grad: torch.Tensor,
+    out: torch.Tensor | None,
+    z: torch.Tensor,
+    mean: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of what `affine` adds up, of scale and of shift: `affine_reference`."""
+    if not _kernels_can_take(z):
+        return affine_reference.affine_grads(grad, out, z, mean)
+    z = z.contiguous(memory_format=_memory_format(z))
+    masked = None if out is None else torch.empty_like(z, dtype=grad.dtype)
+    d_scale, d_shift = _new_sample_values(z), _new_sample_values(z)
+    given = (_like_map(grad, z), _like_map(out, z), z, _sample_values(mean, z))
+    results = (masked, d_scale, d_shift)
+    _launch(affine_kernels.affine_grads_kernel, z, *given, *results, reduces=True)
+    return grad if masked is None else masked, d_scale, d_shift
+
+
+def input_grad(
+    grad: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    z: torch.Tensor,
+    mean: torch.Tensor,
+    slope: torch.Tensor,
+    offset: torch.Tensor,
+) -> torch.Tensor:
+    """The gradient of z, grad * scale + (z - mean) * slope + offset: `affine_reference`."""
+    if not _kernels_can_take(z):
+        return affine_reference.input_grad(grad, scale, z, mean, slope, offset)
+    if grad is None or scale is None:
+        grad = scale = None
+    z = z.contiguous(memory_format=_memory_format(z))
+    out = torch.empty_like(z)
+    first = (_like_map(grad, z), _sample_values(scale, z), z)
+    values = (_sample_values(mean, z), _sample_values(slope, z), _sample_values(offset, z))
+    _launch(affine_kernels.input_grad_kernel, z, *first, *values, out)
+    return out
