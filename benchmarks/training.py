@@ -1,9 +1,11 @@
 """Our training step with its loader against the plain loop that most repositories ship.
 
 python benchmarks/training.py [--model resnet56] [--block none] [--rounds 7]
+                              [--device cuda --precision bf16 --workers 0 4 8]
 
-The plain loop: eager float32, contiguous, torchvision's transforms on PIL images in a DataLoader
-with 0, 1 and 2 workers, of which the best counts. Ours: `Trainer.train_step` with its own loader.
+The plain loop: eager, contiguous, torchvision's transforms on PIL images in a DataLoader with 0, 1
+and 2 workers, of which the best counts. On a GPU it is channels-last, with pinned memory. Ours:
+`Trainer.train_step` with its own loader.
 The plain loops and ours run in a process each, since ours tells the C library how to keep memory;
 they take turns, a few steps each; medians of the time per step. The images are
 random: their content does not change the time.
@@ -70,14 +72,20 @@ def forever(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         yield from make()
 
 
-def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -> Callable:
-    network = ab.create_model(name, block=block, num_classes=CLASSES).train()
+def plain(given: argparse.Namespace, pictures: Pictures, workers: int) -> Callable:
+    device, gpu = torch.device(given.device), given.device == "cuda"
+    network = ab.create_model(given.model, block=given.block, num_classes=CLASSES).train()
+    network = network.to(device)
+    if gpu:
+        network = network.to(memory_format=torch.channels_last)
+    mixed = given.precision == "bf16"
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(
         pictures,
-        batch,
+        given.batch,
         shuffle=True,
         drop_last=True,
+        pin_memory=gpu,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
@@ -88,7 +96,12 @@ def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -
         start = time.perf_counter()
         images, labels = next(batches)
         waited = time.perf_counter() - start
-        loss = F.cross_entropy(network(images), labels)
+        if gpu:
+            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+            labels = labels.to(device, non_blocking=True)
+        with torch.autocast(given.device, dtype=torch.bfloat16, enabled=mixed):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -98,11 +111,14 @@ def plain(name: str, block: str, batch: int, pictures: Pictures, workers: int) -
     return step
 
 
-def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool) -> Callable:
-    config = resolve(name, block=block, data="cifar100", batch_size=batch, num_classes=CLASSES)
-    config = config.change({"in_chans": 3, "image_size": (32, 32), "device": "cpu"})
+def ours(given: argparse.Namespace, images: TensorImages, compile: bool) -> Callable:
+    config = resolve(
+        given.model, block=given.block, data="cifar100", batch_size=given.batch, num_classes=CLASSES
+    )
+    how = {"device": given.device, "precision": given.precision}
+    config = config.change({"in_chans": 3, "image_size": (32, 32), **how})
     crops = train_batch_transform("crop_flip", (32, 32))
-    loader = Loader(images, unchanged, batch, shuffled=True, batch_transform=crops)
+    loader = Loader(images, unchanged, given.batch, shuffled=True, batch_transform=crops)
     data = Data(
         *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip"),
         *(None, None, None, [], {}, {}, {"train": loader}, lambda seed: {}),
@@ -114,7 +130,7 @@ def ours(name: str, block: str, batch: int, images: TensorImages, compile: bool)
     fused = compiling.fuses(step_to_compile, compile)
     one.step.forward = compiling.prepare_forward(step_to_compile, compile, fused)
     epochs = iter(range(10**9))
-    batches = forever(lambda: loader.batches(next(epochs)))
+    batches = forever(lambda: loader.batches(next(epochs), device=one.device))
 
     def step() -> float:
         start = time.perf_counter()
@@ -132,14 +148,13 @@ def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (COUNT,))
-    shape = given.model, given.block, given.batch
     steps: dict[str, Callable] = {}
     if kind == "plain":
-        for workers in (0, 1, 2):
-            steps[f"plain, {workers} workers"] = plain(*shape, Pictures(pixels, labels), workers)
+        for workers in given.workers:
+            steps[f"plain, {workers} workers"] = plain(given, Pictures(pixels, labels), workers)
     else:
         for name, compile in (("ours, eager", False), ("ours, compiled", True)):
-            steps[name] = ours(*shape, TensorImages(pixels, labels), compile)
+            steps[name] = ours(given, TensorImages(pixels, labels), compile)
     first = {}
     for name, step in steps.items():
         start = time.perf_counter()
@@ -149,12 +164,16 @@ def child(connection: Any, kind: str, given: argparse.Namespace) -> None:
     connection.send(first)
     while name := connection.recv():
         if name.startswith("peak "):
-            connection.send(peak_memory(steps[name.removeprefix("peak ")], torch.device("cpu")))
+            connection.send(
+                peak_memory(steps[name.removeprefix("peak ")], torch.device(given.device))
+            )
             continue
         times = []
         for _ in range(given.steps):
             start = time.perf_counter()
             waited = steps[name]()
+            if given.device == "cuda":
+                torch.cuda.synchronize()
             times.append((time.perf_counter() - start, waited))
         connection.send(times)
 
@@ -167,6 +186,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="of plain loops")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -204,9 +226,11 @@ def main() -> None:
         }
         for name, s in seconds.items()
     }
+    machine = torch.cuda.get_device_name() if given.device == "cuda" else platform.machine()
     result = {
         **{"model": given.model, "block": given.block, "batch": given.batch},
-        **{"threads": given.threads, "machine": platform.machine(), "torch": torch.__version__},
+        **{"threads": given.threads, "machine": machine, "torch": torch.__version__},
+        **{"precision": given.precision},
         "rows": rows,
     }
     given.output.write_text(json.dumps(result, indent=1) + "\n")

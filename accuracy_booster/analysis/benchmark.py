@@ -19,9 +19,20 @@ from accuracy_booster.analysis.benchmark_results import (
     Variant,
     timings,
 )
-from accuracy_booster.analysis.benchmark_steps import Step, make_network, make_step
+from accuracy_booster.analysis.benchmark_steps import (
+    PRECISIONS,
+    Step,
+    check_precision,
+    make_network,
+    make_step,
+)
 from accuracy_booster.analysis.choices import BENCHED_BLOCKS
-from accuracy_booster.analysis.measuring import interleaved_times, peak_memory, processor
+from accuracy_booster.analysis.measuring import (
+    calls_in_a_row,
+    interleaved_times,
+    peak_memory,
+    processor,
+)
 from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
@@ -47,6 +58,7 @@ def bench(
     rounds: int = 10,
     seconds: float | None = None,
     input_size: tuple[int, int, int] | None = None,
+    precision: str = "fp32",
     device: str = "auto",
 ) -> Bench:
     """Time a network with each block, as it is and folded or fused, and without a block.
@@ -55,7 +67,8 @@ def bench(
     the same round. Training takes batches of 2 and more: smaller ones are left out there. On the
     CPU, freed memory is kept for reuse (`ops.keep_freed_memory`), for all variants. All networks
     are in the channels-last format. Compiled inference is `ab.compile_for_inference` for all, which
-    freezes the weights and checks in a profile that they are.
+    freezes the weights and checks in a profile that they are. On a GPU it replays CUDA graphs, and
+    a time is the mean of several batches in a row.
 
     Args:
         model: the network (`ab.create_model`).
@@ -68,13 +81,16 @@ def bench(
         seconds: no round starts later than this after a case's first one, except for the first
             three.
         input_size: (C, H, W) of an image; by default the network's usual.
+        precision: "fp32", "bf16" or "fp16". In 16 bits inference converts the network and the
+            images, and training runs under autocast, with fp16 also with loss scaling.
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        ValueError: for unknown names, numbers below 1, a device that is not here, or an unboosted
-            network that is slower than it need be (`fastpath.compiled.check`).
+        ValueError: for unknown names, numbers below 1, a device that is not here, a precision that
+            it does not have, or an unboosted network that is slower than it need be
+            (`fastpath.compiled.check`).
     """
-    cases, place = _checked(modes, batch_sizes, compile, paths, rounds, device)
+    cases, place = _checked(modes, batch_sizes, compile, paths, rounds, device, precision)
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds={seconds!r} must be > 0")
     blocks = tuple(dict.fromkeys(["none", *blocks]))
@@ -112,9 +128,11 @@ def _checked(
     paths: Sequence[str],
     rounds: int,
     device: str,
+    precision: str,
 ) -> tuple[list[Case], torch.device]:
     """The cases to measure, and the device."""
-    for names, known, kind in ((modes, MODES, "mode"), (paths, PATHS, "path")):
+    precisions = ([precision], PRECISIONS, "precision")
+    for names, known, kind in ((modes, MODES, "mode"), (paths, PATHS, "path"), precisions):
         for name in names:
             if name not in known:
                 raise unknown(kind, name, known)
@@ -122,8 +140,9 @@ def _checked(
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{what}: {number!r} must be a whole number >= 1")
     found = device_named(device)
+    check_precision(precision, found.type)
     cases = [
-        Case(mode, batch, compiled)
+        Case(mode, batch, compiled, precision)
         for mode, batch, compiled in itertools.product(modes, batch_sizes, compile)
         if mode == "infer" or batch > 1  # a gate's batch norm has no variance in one image
     ]
@@ -160,9 +179,11 @@ def _measure(
             memory[variant] = peak_memory(steps[variant].run, device, warm_up=2)
             advance()
         gc.collect()
+        runs = {variant: step.run for variant, step in steps.items()}
         times = interleaved_times(
-            {variant: step.run for variant, step in steps.items()},
+            runs,
             device,
+            calls={variant: calls_in_a_row(run, device) for variant, run in runs.items()},
             rounds=rounds,
             seconds=seconds,
             after_round=advance,

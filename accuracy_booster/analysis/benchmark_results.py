@@ -16,15 +16,17 @@ PAPER = {"none": 1.0, "se": 0.187 / 0.152, "ab": 0.163 / 0.152, "ab_plus": 0.192
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a mode, a batch size, compiled or eager."""
+    """What is measured: a mode, a batch size, compiled or eager, and a precision."""
 
     mode: str
     batch_size: int
     compile: bool
+    precision: str = "fp32"
 
     def __str__(self) -> str:
         how = "compiled" if self.compile else "eager"
-        return f"{self.mode}, batch {self.batch_size}, {how}"
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return f"{self.mode}, batch {self.batch_size}, {how}{precision}"
 
 
 class Variant(NamedTuple):
@@ -74,6 +76,7 @@ class Timing:
     mode: str
     batch_size: int
     compile: bool
+    precision: str
     block: str
     path: str
     milliseconds: float
@@ -149,7 +152,7 @@ class Bench:
         header = ["block", "path", "ms", "time ratio", "quartiles", "to plain", "memory"]
         header += ["memory ratio", "fast path", "frozen", "paper"]
         for case, rows in itertools.groupby(
-            self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile)
+            self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile, r.precision)
         ):
             yield str(case), header, [_cells(row) for row in rows]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,10 @@ from accuracy_booster.analysis.benchmark_results import Case, Variant
 from accuracy_booster.fastpath import compile_for_inference, fast_path, fold, fuse
 from accuracy_booster.fastpath.compiled import Frozen
 from accuracy_booster.models import create_model
+from accuracy_booster.ops import bf16_works
 from accuracy_booster.ops.batch_norm import BatchNormMode
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,14 @@ class Step:
     frozen: Frozen | None = None
 
 
+def check_precision(precision: str, device_type: str) -> None:
+    """Raise ValueError for a precision that the device cannot compute in."""
+    if precision == "fp16" and device_type == "cpu":
+        raise ValueError("precision='fp16' needs a GPU; on the CPU use fp32 or bf16")
+    if precision == "bf16" and not bf16_works(device_type):
+        raise ValueError(f"precision='bf16' does not run on this {device_type}; use fp32")
+
+
 def make_network(model: str, block: str, size: tuple[int, int, int]) -> nn.Module:
     """The network of a benchmark for images of `size` (C, H, W)."""
     return create_model(model, block=block, in_chans=size[0], input_size=size)
@@ -39,18 +51,21 @@ def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor)
     """Fold, fuse or compile a network in place, as the case and the variant say.
 
     Args:
-        x: the batch [N, C, H, W] that the step runs.
+        network: in float32, on the device of x.
+        x: the batch [N, C, H, W] that the step runs, in float32. For inference in 16 bits the
+            network and the batch are converted; training in 16 bits is autocast.
 
     Raises:
         ValueError: if the compiler did not freeze the weights (`compile_for_inference`).
     """
     if case.mode == "infer":
-        return _inference(case, variant, network.eval(), x)
+        dtype = PRECISIONS[case.precision]
+        return _inference(case, variant, network.eval().to(dtype), x.to(dtype))
     fast, places = 0, 0
     if variant.path == "ours":
         fuse(network, example=x[:1])
         fast, places = _fast_places(network)
-    return Step(_training_step(network.train(), x, case.compile), fast, places)
+    return Step(_training_step(network.train(), x, case), fast, places)
 
 
 def _inference(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:
@@ -61,7 +76,7 @@ def _inference(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor
         network = fold(network, example=x)
         fast, places = _fast_places(network)
     if case.compile:
-        compiled = compile_for_inference(network, x, sums=sums)
+        compiled = compile_for_inference(network, x, sums=sums, graphs=x.is_cuda)
 
         def infer_compiled() -> None:
             compiled(x)
@@ -86,18 +101,28 @@ def _has_sums(network: nn.Module, x: torch.Tensor) -> bool:
     return fast_path(fuse(copy.deepcopy(network), example=x[:1])).taken > 0
 
 
-def _training_step(network: nn.Module, x: torch.Tensor, compile: bool) -> Callable[[], None]:
+def _training_step(network: nn.Module, x: torch.Tensor, case: Case) -> Callable[[], None]:
     """A training step as `ab.train` makes it: forward, loss, backward, SGD."""
+    device = x.device.type
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=True)
-    forward = torch.compile(network, dynamic=False) if compile else network
-    parallel_norms = compile and x.device.type == "cpu"
+    forward = torch.compile(network, dynamic=False) if case.compile else network
+    parallel_norms = case.compile and device == "cpu"
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    scaler = torch.amp.GradScaler(device, enabled=case.precision == "fp16")
+
+    def mixed_precision() -> AbstractContextManager[None]:
+        if case.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device, dtype=PRECISIONS[case.precision])
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with BatchNormMode() if parallel_norms else contextlib.nullcontext():
+        with mixed_precision(), BatchNormMode() if parallel_norms else contextlib.nullcontext():
             logits = forward(x)
-        F.cross_entropy(logits, labels).backward()
-        optimizer.step()
+        loss = F.cross_entropy(logits.float(), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
     return step

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import random
@@ -21,6 +22,9 @@ from accuracy_booster.surgery.modes import in_eval_mode
 
 Name = TypeVar("Name", bound=Hashable)
 FEWEST_ROUNDS = 3  # these are measured even if the time is up
+# a GPU's kernels must take this long for a time, in seconds, or the first launch counts too much
+LONG_ENOUGH = 0.02
+MOST_CALLS = 50  # in a row
 
 
 def interleaved_times(
@@ -30,6 +34,7 @@ def interleaved_times(
     rounds: int,
     warm_up: int = 0,
     seconds: float | None = None,
+    calls: Mapping[Name, int] | None = None,
     after_round: Callable[[], object] = lambda: None,
 ) -> dict[Name, list[float]]:
     """Time several steps, each of them once in every round.
@@ -44,10 +49,11 @@ def interleaved_times(
         rounds: how often each step is timed.
         warm_up: rounds before them that are not timed.
         seconds: no round starts later than this after the first one, except for the first three.
+        calls: how often each step runs in a row in one timing, by name; once by default.
         after_round: called after each timed round.
 
     Returns:
-        Milliseconds by step, one number for each round.
+        Milliseconds of one call by step, one number for each round.
     """
     times: dict[Name, list[float]] = {name: [] for name in steps}
     orders = random.Random(0)
@@ -59,15 +65,33 @@ def interleaved_times(
         if late and number >= FEWEST_ROUNDS:
             break
         for name in orders.sample(list(steps), len(steps)):
-            _wait(device)
-            start = time.perf_counter()
-            steps[name]()
-            _wait(device)
+            taken = seconds_of(steps[name], device, calls[name] if calls else 1)
             if number >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * taken)
         if number >= 0:
             after_round()
     return times
+
+
+def seconds_of(step: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
+    """The time of one call, from so many in a row; a GPU has no other work before and after."""
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    _wait(device)
+    return (time.perf_counter() - start) / calls
+
+
+def calls_in_a_row(step: Callable[[], Any], device: torch.device) -> int:
+    """How many calls are timed together: one on the CPU.
+
+    On a GPU the launches of a call overlap with the kernels of the call before, as they do in use.
+    """
+    if device.type != "cuda":
+        return 1
+    once = min(seconds_of(step, device) for _ in range(3))
+    return max(1, min(MOST_CALLS, math.ceil(LONG_ENOUGH / once)))
 
 
 @torch.inference_mode()

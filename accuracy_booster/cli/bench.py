@@ -52,6 +52,7 @@ def _arguments(parser: Parser) -> None:
         type=float | None,
         help="start no round of a case later than this after its first, but run three",
     )
+    parser.add_argument("--precision", type=str, default="fp32", help="fp32, bf16 or fp16")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int | None, help="CPU threads; by default all cores")
     input_size_argument(parser)
@@ -76,7 +77,9 @@ def _bench(given: dict[str, Any]) -> Result:
     if threads is not None:
         torch.set_num_threads(threads)
     options: dict[str, Any] = {
-        key: given[key] for key in ("batch_sizes", "rounds", "seconds", "device") if key in given
+        key: given[key]
+        for key in ("batch_sizes", "rounds", "seconds", "precision", "device")
+        if key in given
     }
     for key in ("blocks", "modes", "paths"):
         if key in given:

@@ -38,16 +38,18 @@ class Frozen:
 class Compiled:
     """A compiled network, to be called as the network is; it gives no gradients.
 
-    The first call with another shape of input compiles the network for that shape.
+    The first call with another shape of input compiles the network for that shape. With `graphs`,
+    as for `compile_for_inference`, each call writes into the output of the one before.
 
     Attributes:
         network: the network.
         frozen: what the check found; None if there was none, as on a GPU.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, *, graphs: bool = False):
         self.network = network
-        self.forward = torch.compile(network, dynamic=False)
+        mode = "reduce-overhead" if graphs else None
+        self.forward = torch.compile(network, dynamic=False, mode=mode)
         self.frozen: Frozen | None = None
 
     def __call__(self, *inputs: Any) -> Any:
@@ -56,7 +58,7 @@ class Compiled:
 
 
 def compile_for_inference(
-    network: nn.Module, *example: torch.Tensor, sums: bool = False
+    network: nn.Module, *example: torch.Tensor, sums: bool = False, graphs: bool = False
 ) -> Compiled:
     """Compile a network with frozen weights, and check that they are frozen.
 
@@ -68,6 +70,9 @@ def compile_for_inference(
         network: in eval mode; `ab.fold` it first.
         example: what it is called with.
         sums: whether some convolution must compute a residual sum; if none does, that is an error.
+        graphs: on a GPU, record the kernels once and replay them (CUDA graphs). At small batches
+            this takes much less time than launching each kernel. Each call then writes into the
+            same output: `.clone()` what is to be kept.
 
     Raises:
         ValueError: for a network that is compiled or in training mode, and for one that this
@@ -79,7 +84,7 @@ def compile_for_inference(
         raise ValueError("the network is in training mode; call network.eval() first")
     if not example:
         raise ValueError("no example; give the batch that the network will be called with")
-    compiled = Compiled(network)
+    compiled = Compiled(network, graphs=graphs)
     compiled(*example)
     if any(x.device.type != "cpu" for x in example):
         return compiled

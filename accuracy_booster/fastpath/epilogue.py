@@ -63,9 +63,22 @@ class Epilogue:
             return None
         if is_read(module, *self.aliases):
             return None
-        # torch.utils.checkpoint needs tensors: in its first pass, which may run without gradients,
-        # and in the second one, which runs inside the backward pass
+        # A reentrant torch.utils.checkpoint needs tensors: in its first pass, which runs without
+        # gradients, and in the second one, which runs inside the backward pass.
         trains = module.training or (self.sum_owner is not None and self.sum_owner.training)
-        if (trains and not torch.is_grad_enabled()) or affine.current_backward_pass() != -1:
+        recomputes = affine.current_backward_pass() != -1 and not _in_nonreentrant_checkpoint()
+        if (trains and not torch.is_grad_enabled()) or recomputes:
             return None
         return DeferredMap(z, mean, scale, shift, handoff, followed_by=self.followed_by)
+
+
+def _in_nonreentrant_checkpoint() -> bool:
+    """Whether a `torch.utils.checkpoint` with use_reentrant=False runs, in either of its passes.
+
+    The second pass must save the same tensors in the same order as the first one, so a map that was
+    deferred there is deferred again. torch before 2.8 does not say whether such a checkpoint runs;
+    there the answer is no.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    hooks = None if top is None else top(True)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"

@@ -19,10 +19,13 @@ from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution, mean_over_space
 from accuracy_booster.ops import accumulation_dtype, affine, backend, leaf_module, without_autocast
 from accuracy_booster.ops.moments import (
+    BatchMoments,
     Synchronise,
+    is_synchronised,
     moments_of_samples,
     update_running_statistics,
 )
+from accuracy_booster.ops.norm_terms import batch_norm_terms
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 from accuracy_booster.ops.synchronising import moments_of_all_processes
@@ -121,24 +124,17 @@ class FusedNorm(Fused):
         if backend.is_unfused() or x.ndim not in self.ranks or x.numel() == 0:
             return self._unfused(x)
         gate = self._gate()
-        mean_nc = handoff = None
         dtype = accumulation_dtype(x.dtype)
+        handoff = mean_nc = None
         if self.training or self.running_mean is None:
             handoff = affine.GradientHandoff() if affine.needs_handoff(x) else None
-            mean_nc, var_nc = affine.sample_moments(x, handoff)
-            mean, var = self._batch_statistics(mean_nc, var_nc, x)
+            mean_nc, scale, descriptor = self._of_batch(x, handoff)
         else:
             assert self.running_var is not None
             mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
             if gate is not None:
                 mean_nc = mean_over_space(x)
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        centre = mean.new_zeros(()) if mean_nc is None else mean_nc
-        descriptor = (centre - mean) * scale
-        if self.bias is not None:
-            descriptor = descriptor + self.bias
+            scale, descriptor = self._scale_and_descriptor(mean_nc, mean, var)
         # [N, C] also where all samples have the same: their gradients are then sums over space
         # alone, as those of the gate are
         scale, descriptor = scale.expand(len(x), -1), descriptor.expand(len(x), -1)
@@ -147,25 +143,50 @@ class FusedNorm(Fused):
             scale, descriptor = scale * p, descriptor * p
         return self._finish(x, mean_nc, scale.to(dtype), descriptor.to(dtype), handoff, may_defer)
 
-    def _batch_statistics(
-        self, mean_nc: torch.Tensor, var_nc: torch.Tensor, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch's mean[C] and variance[C]; running statistics move as PyTorch's do."""
+    def _of_batch(
+        self, x: torch.Tensor, handoff: affine.GradientHandoff | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """mean_nc[N, C], scale[C] and descriptor[N, C]; running statistics move as PyTorch's do."""
         area = x.shape[2:].numel()
         if len(x) * area == 1:
             raise ValueError(
                 "expected more than 1 value per channel when training, got input size "
                 f"{list(x.shape)}"
             )
-        moments = moments_of_samples(mean_nc, var_nc, area, self._synchronise())
-        if self.training and self.track_running_stats:
-            momentum = self.momentum
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-                if momentum is None:  # a cumulative average
-                    momentum = 1.0 / float(self.num_batches_tracked)
-            update_running_statistics(self.running_mean, self.running_var, moments, momentum)
-        return moments.mean, moments.var
+        synchronise = self._synchronise()
+        if synchronise is None and not (is_synchronised() or backend.needs_torch_operations()):
+            terms = batch_norm_terms(x, self.weight, self.bias, self.eps, handoff)
+            self._move_running(BatchMoments(terms.mean, terms.var, len(x) * area))
+            return terms.mean_nc, terms.scale, terms.descriptor
+        mean_nc, var_nc = affine.sample_moments(x, handoff)
+        moments = moments_of_samples(mean_nc, var_nc, area, synchronise)
+        self._move_running(moments)
+        scale, descriptor = self._scale_and_descriptor(mean_nc, moments.mean, moments.var)
+        return mean_nc, scale, descriptor
+
+    def _scale_and_descriptor(
+        self, mean_nc: torch.Tensor | None, mean: torch.Tensor, var: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """scale[C] and descriptor[N, C], or without mean_nc the norm of 0, [C]."""
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        centre = mean.new_zeros(()) if mean_nc is None else mean_nc
+        descriptor = (centre - mean) * scale
+        if self.bias is not None:
+            descriptor = descriptor + self.bias
+        return scale, descriptor
+
+    def _move_running(self, moments: BatchMoments) -> None:
+        """Move the running statistics towards the batch's, in training mode."""
+        if not (self.training and self.track_running_stats):
+            return
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # a cumulative average
+                momentum = 1.0 / float(self.num_batches_tracked)
+        update_running_statistics(self.running_mean, self.running_var, moments, momentum)
 
     def _synchronise(self) -> Synchronise | None:
         """What combines the moments of several processes; None leaves that to the scope."""

@@ -4,8 +4,8 @@
     out = relu((z - mean_nc) * scale_nc + shift_nc + residual)    a pointwise pass (`affine`)
 
 z[N, C, H, W] is the input of the norm. scale_nc and shift_nc [N, C] contain the norm's statistics
-and weights and the gate's weights. The caller computes them from the moments with torch's own
-operations, which have their own gradients.
+and weights and the gate's weights. The caller computes them from the moments. `norm_terms` joins
+the reduction and what a batch norm makes of its moments.
 
 The gradients take two passes too. The first one is the gradient of the pointwise pass: it gives g,
 the gradient of the sum before the ReLU, and those of scale_nc and shift_nc. It does not compute the

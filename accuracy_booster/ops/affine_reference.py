@@ -1,7 +1,7 @@
-"""The two passes of `affine` and their gradients in plain torch. This defines what they compute.
+"""The passes of `affine` and `norm_terms` in plain torch. This defines what they compute.
 
-The Triton kernels have the same four functions (`affine_triton`) and are tested against these.
-Values per sample and channel are float32 for 16-bit maps; maps keep their type.
+`affine_triton` has the same functions for the GPU, and is tested against these. Values per sample
+and channel are float32 for 16-bit maps; maps keep their type.
 """
 
 # N batch, C channels, H W space (or L, or D H W; `affine` takes [N, C] too); values per sample and
@@ -98,3 +98,69 @@ def input_grad(
     if grad is not None and scale is not None:
         total = total.addcmul_(grad.to(total.dtype), over_space(scale, z))
     return total.to(z.dtype)
+
+
+def norm_terms(
+    mean_nc: torch.Tensor,
+    var_nc: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a batch norm and its gate need, from the moments [N, C] of each sample and channel.
+
+        mean = mean over n of mean_nc
+        var = mean over n of (var_nc + (mean_nc - mean)^2)
+        inv_std = 1 / sqrt(var + eps)
+        scale = weight * inv_std
+        descriptor = (mean_nc - mean) * scale + bias
+
+    Returns:
+        mean, var, inv_std, scale [C] and descriptor [N, C], which is the mean over space of the
+        norm's output.
+    """
+    mean = mean_nc.mean(0)
+    centred = mean_nc - mean
+    var = var_nc.mean(0) + centred.square().mean(0)
+    inv_std = torch.rsqrt(var + eps)
+    scale = inv_std.clone() if weight is None else inv_std * weight
+    descriptor = centred * scale if bias is None else torch.addcmul(bias, centred, scale)
+    return mean, var, inv_std, scale, descriptor
+
+
+def norm_terms_grads(
+    d_mean_nc: torch.Tensor | None,
+    d_scale: torch.Tensor | None,
+    d_descriptor: torch.Tensor,
+    mean_nc: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    scale: torch.Tensor,
+    area: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of `norm_terms`, those of the moments in the form that `input_grad` takes.
+
+    With L the loss, N samples and area = H W positions:
+
+        dL/dscale = d_scale + sum over n of d_descriptor * (mean_nc - mean)
+        dL/dvar = -1/2 * dL/dscale * scale * inv_std^2
+        slope = dL/dvar_nc * 2 / area, where dL/dvar_nc = dL/dvar / N
+        offset = dL/dmean_nc / area, where dL/dmean_nc = d_mean_nc
+            + (d_descriptor - dL/dbias / N) * scale + dL/dvar * 2 * (mean_nc - mean) / N
+
+    Args:
+        d_mean_nc: [N, C], the gradient of mean_nc from where else it is used.
+        d_scale: [C], the gradient of scale from where else it is used.
+        d_descriptor: [N, C].
+
+    Returns:
+        The gradients of weight [C] and bias [C]; slope [N, C] and offset [N, C].
+    """
+    n, centred = len(mean_nc), mean_nc - mean
+    d_bias = d_descriptor.sum(0)
+    whole_d_scale = (d_descriptor * centred).sum(0)
+    whole_d_scale = whole_d_scale if d_scale is None else whole_d_scale + d_scale
+    d_var = whole_d_scale * scale * inv_std.square() * (-1 / n)  # times 2 / N
+    offset = torch.addcmul((d_descriptor - d_bias / n) * scale, centred, d_var)
+    offset = (offset if d_mean_nc is None else offset + d_mean_nc) / area
+    return whole_d_scale * inv_std, d_bias, (d_var / area).expand_as(mean_nc), offset

@@ -1,7 +1,7 @@
-"""`affine`'s two passes and their gradients on a GPU: chooses the tiles and runs the kernels.
+"""`affine` and `norm_terms` on a GPU: chooses the tiles and runs the Triton kernels.
 
-The four functions are those of `affine_reference`, which defines what they compute and takes the
-maps that the kernels cannot. To run them on the CPU, for tests, set TRITON_INTERPRET=1 before
+The functions are those of `affine_reference`, which defines what they compute and takes the maps
+that the kernels cannot. To run them on the CPU, for tests, set TRITON_INTERPRET=1 before
 Triton is first imported.
 """
 
@@ -9,19 +9,22 @@ Triton is first imported.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import triton
 
-from accuracy_booster.ops import affine_kernels, affine_reference
+from accuracy_booster.ops import affine_kernels, affine_reference, norm_kernels
 
 TILE_SIZE = 2048  # elements: 2 to 4 loads of 16 bytes for each thread of 4 warps, few registers
 WARP_SIZE = 512  # elements for a warp, 16 for each thread
 ENOUGH_PROGRAMS = 1024  # they keep the memory of 132 processors busy, with 8 programs on each
+TILE_N, TILE_C = 32, 32  # samples and channels of a tile of [N, C] values
 
 
+@functools.lru_cache(maxsize=4096)  # each launch asks, and waits for the answer
 def tile_shape(
     n: int, c: int, area: int, channels_last: bool, reduces: bool
 ) -> tuple[int, int, int]:
@@ -91,9 +94,14 @@ def _launch(kernel: Any, z: torch.Tensor, *args: Any, reduces: bool = False, **f
     strides = (1, c) if last else (area, 1)
     options: dict[str, Any] = {"TILE_C": tile_c, "TILE_S": tile_s, "num_warps": warps}
     options["enable_fp_fusion"] = True  # Triton's versions have different defaults, and warn
-    # Triton runs a kernel on the current GPU
-    with torch.cuda.device(z.device) if z.is_cuda else nullcontext():
+    with _current_gpu_of(z):
         kernel[(programs,)](*args, c, area, *strides, **flags, **options)
+
+
+def _current_gpu_of(z: torch.Tensor) -> AbstractContextManager[Any]:
+    """z's GPU is the current one, on which Triton runs a kernel."""
+    other = z.is_cuda and z.device.index != torch.cuda.current_device()
+    return torch.cuda.device(z.device) if other else nullcontext()
 
 
 def sample_moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,3 +172,54 @@ def input_grad(
     values = (_sample_values(mean, z), _sample_values(slope, z), _sample_values(offset, z))
     _launch(affine_kernels.input_grad_kernel, z, *first, *values, out)
     return out
+
+
+def _launch_norm_terms(kernel: Any, like: torch.Tensor, *args: Any) -> None:
+    """Run a kernel over the channels of like[N, C]; its arguments are args[:-1], N, C, args[-1]."""
+    n, c = like.shape
+    programs = triton.cdiv(c, TILE_C)
+    options = {"TILE_N": TILE_N, "TILE_C": TILE_C, "enable_fp_fusion": True}
+    with _current_gpu_of(like):
+        kernel[(programs,)](*args[:-1], n, c, args[-1], **options)
+
+
+def _contiguous(v: torch.Tensor | None) -> torch.Tensor | None:
+    """v as contiguous float32."""
+    return None if v is None else v.float().contiguous()
+
+
+def norm_terms(
+    mean_nc: torch.Tensor,
+    var_nc: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    """mean, var, inv_std and scale [C], descriptor [N, C]: `affine_reference`."""
+    if not mean_nc.numel():
+        return affine_reference.norm_terms(mean_nc, var_nc, weight, bias, eps)
+    results = (*mean_nc.new_empty(4, mean_nc.shape[1]), torch.empty_like(mean_nc))
+    given = (mean_nc, var_nc, _contiguous(weight), _contiguous(bias))
+    _launch_norm_terms(norm_kernels.norm_terms_kernel, mean_nc, *given, *results, eps)
+    return results
+
+
+def norm_terms_grads(
+    d_mean_nc: torch.Tensor | None,
+    d_scale: torch.Tensor | None,
+    d_descriptor: torch.Tensor,
+    mean_nc: torch.Tensor,
+    mean: torch.Tensor,
+    inv_std: torch.Tensor,
+    scale: torch.Tensor,
+    area: int,
+) -> tuple[torch.Tensor, ...]:
+    """The gradients of weight and bias [C], slope and offset [N, C]: `affine_reference`."""
+    grads = (d_mean_nc, d_scale, d_descriptor)
+    terms = (mean_nc, mean, inv_std, scale)
+    if not mean_nc.numel():
+        return affine_reference.norm_terms_grads(*grads, *terms, area)
+    results = (*mean_nc.new_empty(2, mean_nc.shape[1]), *mean_nc.new_empty(2, *mean_nc.shape))
+    given = (*map(_contiguous, grads), *terms, *results, float(area))
+    _launch_norm_terms(norm_kernels.norm_terms_grads_kernel, mean_nc, *given)
+    return results

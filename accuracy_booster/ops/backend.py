@@ -20,7 +20,7 @@ from accuracy_booster.ops import affine_reference
 BACKENDS = {
     "auto": "Triton's kernels for tensors on a GPU where Triton is installed, else the reference",
     "reference": "plain torch: what defines the result",
-    "triton": "the kernels in affine_kernels.py; on the CPU with TRITON_INTERPRET=1",
+    "triton": "the kernels that affine_triton.py runs; on the CPU with TRITON_INTERPRET=1",
     "unfused": "fused networks compute layer by layer, as before ab.fuse",
 }
 

@@ -62,6 +62,11 @@ def synchronised_by(synchronise: Synchronise | None) -> Iterator[None]:
         _scope.synchronise = before
 
 
+def is_synchronised() -> bool:
+    """Whether this is within `synchronised_by` of something."""
+    return _scope.synchronise is not None
+
+
 def synchronised_processes() -> int:
     """How many processes share the moments of a batch here: 1 outside of `synchronised_by`."""
     group = torch.distributed

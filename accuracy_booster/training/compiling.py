@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from accuracy_booster.fastpath import fuse, unfuse
-from accuracy_booster.ops.backend import has_triton
 from accuracy_booster.ops.batch_norm import BatchNormMode
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
@@ -73,10 +72,12 @@ def choose_forward(step: StepToCompile, run: Run, *, writes: bool) -> Forward:
 
 
 def fuses(step: StepToCompile, compile: bool) -> bool:
-    """Whether the step is fused: by default where a compiler or kernels make that fast."""
-    if step.fuse != "auto":
-        return step.fuse == "on"
-    return compile or (step.device.type == "cuda" and has_triton())
+    """Whether the step is fused: by default where a compiler makes that fast.
+
+    An eager step on a GPU waits for its kernels to be launched. Fused, it launches more of them
+    from Python: it takes less memory and more time (docs/gpu.md).
+    """
+    return compile if step.fuse == "auto" else step.fuse == "on"
 
 
 def prepare_forward(step: StepToCompile, compile: bool, fused: bool) -> Forward:

@@ -10,6 +10,7 @@ from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.compiling import choose_forward
 from accuracy_booster.training.epoch_log import EpochLog
+from accuracy_booster.training.repeatable import repeatable_convolutions
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.saving import Saving
 from accuracy_booster.training.trainer import Trainer
@@ -48,7 +49,11 @@ def fit(
     own_command = f"accuracy-booster {config.command} --resume {shlex.quote(str(run.path))}"
     advice = f"go on with: {resume_command or own_command}"
     steps = len(trainer.loaders["train"])
-    with StopRequest(f"stopped on the last checkpoint; {advice}") as stop, worker_faults():
+    with (
+        StopRequest(f"stopped on the last checkpoint; {advice}") as stop,
+        worker_faults(),
+        repeatable_convolutions(trainer.device),
+    ):
         saving = Saving(trainer, run, stop, advice)
         if (step := trainer.step_to_compile()) is not None:
             trainer.step.forward = choose_forward(step, run, writes=trainer.main)

@@ -115,10 +115,24 @@ def _begin(trainer: Trainer, path: Path, lock: Lock | None) -> Run:
     trainer.initialise()
     if lock is None:
         return Run(path)
-    device = trainer.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    info = {**trainer.task.info(), "device": name, "keeps_head": trainer.keeps_head}
+    device = _device_name(trainer)
+    info = {**trainer.task.info(), "device": device, "keeps_head": trainer.keeps_head}
     return Run.create(path, trainer.config, info, lock)
+
+
+def _device_name(trainer: Trainer) -> str:
+    """The name of the GPU's model, or "cpu"."""
+    device = trainer.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _what_rounds_differently(trainer: Trainer, run: Run) -> str:
+    """Why this process does not compute the same bits as the run did before, or ""."""
+    differences = [rounds_differently(run.info.get("numerics") or {})]
+    before, now = run.info.get("device"), _device_name(trainer)
+    if before not in (None, now):
+        differences.append(f"device {before} then and {now} now")
+    return ", ".join(filter(None, differences))
 
 
 def _resume(trainer: Trainer, run: Run) -> None:
@@ -135,7 +149,7 @@ def _resume(trainer: Trainer, run: Run) -> None:
     left = " left" if problems else ""
     where = saved.path if saved else f"the start: there is no good checkpoint{left}"
     trainer.say(f"going on from {where}")
-    if other := rounds_differently(run.info.get("numerics") or {}):
+    if other := _what_rounds_differently(trainer, run):
         trainer.say(f"the rest will not be bit for bit what it would have been: {other}")
     if saved is not None:
         trainer.restore(saved)

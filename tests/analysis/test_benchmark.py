@@ -8,7 +8,9 @@ import torch
 
 import accuracy_booster as ab
 from accuracy_booster import cli
+from accuracy_booster.analysis import benchmark_steps
 from accuracy_booster.fastpath import compiled
+from accuracy_booster.ops import bf16_works
 
 BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"
 SMALL = {"input_size": (3, 8, 8), "rounds": 3, "device": "cpu"}
@@ -85,3 +87,32 @@ def test_the_time_for_rounds_is_bounded():
     assert {r.rounds for r in ab.bench("resnet8", rounds=2, seconds=60, **given).rows} == {2}
     with pytest.raises(ValueError, match="seconds=0 must be > 0"):
         ab.bench("resnet8", seconds=0, **given)
+
+
+def test_a_precision_that_is_not_there_is_refused(monkeypatch):
+    given = {"modes": ["infer"], "batch_sizes": [2], "compile": [False], "blocks": ["none"]}
+    given |= SMALL
+    with pytest.raises(ValueError, match="precision='fp16' needs a GPU; on the CPU use fp32 or"):
+        ab.bench("resnet8", precision="fp16", **given)
+    with pytest.raises(ValueError, match=r"int8.*fp32"):
+        ab.bench("resnet8", precision="int8", **given)
+    monkeypatch.setattr(benchmark_steps, "bf16_works", lambda device: False)
+    with pytest.raises(ValueError, match="precision='bf16' does not run on this cpu; use fp32"):
+        ab.bench("resnet8", precision="bf16", **given)
+
+
+def test_bf16_computes_in_bf16(capsys):
+    """Maps of half the size: in training under autocast, in inference of a converted network."""
+    if not bf16_works("cpu"):
+        pytest.skip("this CPU refuses bfloat16")
+    words = "bench resnet8 --blocks ab --batch-sizes 4 --compile off --rounds 1 --json"
+    memory = {}
+    for precision in ("fp32", "bf16"):
+        assert cli.main([*words.split(), "--precision", precision, "--device", "cpu"]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert {row["precision"] for row in rows} == {precision}
+        for row in rows:
+            memory[precision, row["mode"], row["path"], row["block"]] = row["memory"]
+    for (precision, *which), size in memory.items():
+        if precision == "bf16":
+            assert size < 0.8 * memory[("fp32", *which)], which

@@ -43,6 +43,7 @@ def test_tables_have_the_cells_of_each_row():
     bench = Bench("resnet50", (3, 8, 8), "a processor", 1, 3, "2.0", rows)
     ((title, header, cells),) = bench.tables()
     assert title == "infer, batch 1, compiled"
+    assert str(Case("infer", 1, False, "bf16")) == "infer, batch 1, eager, bf16"
     shown = {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in cells}
     assert shown["ab", "naive"] == {
         **{"block": "ab", "path": "naive", "ms": "8.00", "time ratio": "3.000"},

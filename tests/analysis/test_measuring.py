@@ -1,8 +1,12 @@
 """The timer and the memory meter."""
 
+import time
+
+import pytest
 import torch
 
 import accuracy_booster as ab
+from accuracy_booster.analysis import measuring
 from accuracy_booster.analysis.measuring import interleaved_times, latency, peak_memory
 
 CPU = torch.device("cpu")
@@ -52,3 +56,28 @@ def test_peak_counts_what_is_alive_together():
 
     assert peak_memory(step, CPU, warm_up=2) == 6000
     assert len(calls) == 3
+
+
+def test_several_calls_are_timed_together_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(measuring, "_wait", lambda device: None)
+    cuda, calls = torch.device("cuda"), []
+
+    def step():
+        calls.append(0)
+
+    assert measuring.calls_in_a_row(step, CPU) == 1
+    assert not calls
+    assert measuring.calls_in_a_row(step, cuda) == measuring.MOST_CALLS
+    assert len(calls) == 3
+    assert measuring.seconds_of(lambda: time.sleep(0.01), cuda, 4) == pytest.approx(0.01, abs=8e-3)
+    assert measuring.calls_in_a_row(lambda: time.sleep(0.03), cuda) == 1
+
+
+def test_a_time_of_several_calls_is_that_of_one():
+    calls = []
+    times = interleaved_times({"a": lambda: calls.append(0)}, CPU, rounds=2, calls={"a": 5})
+    assert len(calls) == 10
+    assert len(times["a"]) == 2
+    given = {"rounds": 1, "calls": {"a": 4}}
+    (once,) = interleaved_times({"a": lambda: time.sleep(0.01)}, CPU, **given)["a"]
+    assert 10 <= once < 30

@@ -171,7 +171,8 @@ class TestKernels:
         (expected * weight).sum().backward()
         torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
         for (key, got), want in zip(fused.named_parameters(), unfused.parameters(), strict=True):
-            error = 1e-4 * want.grad.abs().max().item() + 1e-5
+            # a gate's linear layer has gradients that the norm after it makes cancel
+            error = 1e-4 * want.grad.abs().max().item() + 5e-5
             torch.testing.assert_close(
                 got.grad.double(),
                 want.grad,

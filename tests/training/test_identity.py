@@ -32,3 +32,12 @@ def test_another_number_of_threads_is_told(run, capsys):
     ab.train(resume=run, epochs=2)
     told = " ".join(capsys.readouterr().err.split())
     assert "will not be bit for bit what it would have been: threads 64 then and" in told
+
+
+def test_another_gpu_is_told(run, capsys):
+    info = files.read_json(run / "run.json")
+    info["device"] = "NVIDIA Z1"
+    files.write_json(run / "run.json", info)
+    ab.train(resume=run, epochs=2)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "would have been: device NVIDIA Z1 then and" in told
