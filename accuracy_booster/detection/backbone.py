@@ -140,18 +140,3 @@ def attach_gates(network: nn.Module, block: str | Recipe, init: str) -> None:
             raise ValueError(
                 f"{e}; in a detector: give a module that is boosted so, or block='none'"
             ) from None
-
-
-def start_of_gates(init: str, block: str | Recipe, trained: bool) -> str:
-    """How new gates start: "paper" or "identity".
-
-    "auto" means the identity on trained weights, if the block can start as the identity. It is
-    the rule of `training.initial_weights.decide_start`, which needs a configuration.
-    """
-    if init != "auto" or not trained:
-        return "paper" if init == "auto" else init
-    try:
-        as_recipe(block).as_identity()
-    except ValueError:
-        return "paper"
-    return "identity"

@@ -19,7 +19,6 @@ from accuracy_booster.detection.backbone import (
     attach_gates,
     backbone_network,
     check_gates,
-    start_of_gates,
 )
 from accuracy_booster.detection.choices import GATES, HEADS, NORMS
 from accuracy_booster.detection.freezing import LAYERS, Part, freeze, trained_parts
@@ -28,6 +27,7 @@ from accuracy_booster.detection.norms import Norms
 from accuracy_booster.detection.stages import Stages, find_stages
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.surgery import attached
+from accuracy_booster.training.initial_weights import start_of_gates
 
 # arguments of FasterRCNN that are not options, and options that it hands to its transform
 _OURS = {"self", "backbone", "num_classes", "kwargs"}

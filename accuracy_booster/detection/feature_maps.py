@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms
-from accuracy_booster.surgery.repairing import KEPT
+from accuracy_booster.surgery.repairing import forget_gates_under
 
 
 class _Reached(Exception):
@@ -131,8 +131,6 @@ def take_away(network: nn.Module, name: str) -> nn.Module:
     owner._modules[child] = nn.Identity() if container else None
     # modules around it may have a list of the gates inside them, which then must not be in it
     for around_name, around in network.named_modules():
-        if KEPT in around.__dict__:
-            inside = name if not around_name else name.removeprefix(f"{around_name}.")
-            kept = around.__dict__[KEPT]
-            around.__dict__[KEPT] = [k for k in kept if not f"{k.path}.".startswith(f"{inside}.")]
+        inside = name if not around_name else name.removeprefix(f"{around_name}.")
+        forget_gates_under(around, inside)
     return module

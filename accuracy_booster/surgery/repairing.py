@@ -85,6 +85,13 @@ def forget_gates(module: nn.Module, gates: set[int] | None = None) -> None:
                 del module._forward_pre_hooks[key]
 
 
+def forget_gates_under(module: nn.Module, path: str) -> None:
+    """Have a module forget the gates of the modules at and below `path`, a name inside it."""
+    under = {id(k.gate) for k in kept_gates(module) if f"{k.path}.".startswith(f"{path}.")}
+    if under:
+        forget_gates(module, under)
+
+
 def _owner(modules: dict[str, nn.Module], name: str) -> str:
     """The nearest module around `name` that runs itself (a ModuleList does not)."""
     while name:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.blocks import recipe
+from accuracy_booster.blocks import Recipe, recipe
 from accuracy_booster.models import builder, classifier
 from accuracy_booster.models.heads import heads, outputs_of
 from accuracy_booster.models.weight_files import read_weights
@@ -48,20 +48,30 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
         return _as_loaded_gates(config, kinds)
-    if config.init != "auto":
-        return config
-    if not (config.pretrained or config.weights):
-        return config.change({"init": "paper"})
-    try:
-        recipe(config.block).as_identity()
-    except ValueError:
+    trained = bool(config.pretrained or config.weights)
+    init = start_of_gates(config.init, config.block, trained)
+    if config.init == "auto" and trained:
         note(
-            f"init=paper: {config.block!r} has no parameters that could start it as the identity, "
-            "so the network starts from other outputs than its trained weights give"
+            "init=identity: the gates start by changing nothing, since the weights are trained"
+            if init == "identity"
+            else f"init=paper: {config.block!r} has no parameters that could start it as the "
+            "identity, so the network starts from other outputs than its trained weights give"
         )
-        return config.change({"init": "paper"})
-    note("init=identity: the gates start by changing nothing, since the weights are trained")
-    return config.change({"init": "identity"})
+    return config.change({"init": init})
+
+
+def start_of_gates(init: str, block: str | Recipe, trained: bool) -> str:
+    """How new gates start: "paper" or "identity".
+
+    "auto" means the identity on trained weights, if the block can start as the identity.
+    """
+    if init != "auto" or not trained:
+        return "paper" if init == "auto" else init
+    try:
+        recipe(block).as_identity()
+    except ValueError:
+        return "paper"
+    return "identity"
 
 
 def _as_loaded_gates(config: Config, kinds: Kinds) -> Config:
