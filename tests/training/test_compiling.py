@@ -81,11 +81,11 @@ def test_a_fused_run_that_was_interrupted_stays_fused(tmp_path, monkeypatch):
     step = trainer.Trainer.train_step
     seen = []
 
-    def stopping(self, batch):
-        if self.epoch == 1 and not seen:
-            seen.append(self.step)
+    def stopping(self, *given):
+        if self.state.epoch == 1 and not seen:
+            seen.append(self.state.step)
             raise KeyboardInterrupt
-        return step(self, batch)
+        return step(self, *given)
 
     monkeypatch.setattr(trainer.Trainer, "train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
