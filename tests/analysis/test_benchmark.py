@@ -12,6 +12,7 @@ from accuracy_booster.analysis import benchmark_steps
 from accuracy_booster.fastpath import compiled
 
 BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"
+BENCH += " --input_size 3,16,16 --device cpu --json"
 SMALL = {"input_size": (3, 8, 8), "rounds": 3, "device": "cpu"}
 
 

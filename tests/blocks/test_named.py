@@ -24,7 +24,6 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.blocks import (
     TABLE,
-    layers,
     list_recipes,
     recipe,
 )
@@ -374,12 +373,6 @@ def test_groups_of_table_15(name, thousands):
 
 timm = pytest.importorskip("timm")
 Make = Callable[[int, int, int], nn.Module]
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch):
-    torch.manual_seed(0)
-    monkeypatch.setattr(layers, "_warned", True)  # of small batches, which is told once
 
 
 class Authors(nn.Module):

@@ -8,13 +8,13 @@ import json
 
 import pytest
 import torch
-from accuracy_booster.inspection.opening import inputs_of
 from support.pruned_networks import (
     parameters,
 )
 from support.strictness import WARNINGS_ARE_ERRORS
 
 import accuracy_booster as ab
+from accuracy_booster.inspection.opened_networks import inputs_of
 from accuracy_booster.training.opening_to_measure import open_measured
 
 pytestmark = WARNINGS_ARE_ERRORS
