@@ -10,6 +10,7 @@ import re
 import pytest
 import timm
 import torch
+from support.boosted_in_two_processes import run_ddp
 from support.boosting import (
     EXAMPLE,
     MARK,
@@ -221,34 +222,6 @@ def test_freezing_by_name_prefix():
         value.requires_grad_(not name.startswith("layers.0."))
     assert not any(p.requires_grad for p in attached(model)["layers.0.bn2"].parameters())
     assert all(p.requires_grad for p in attached(model)["layers.1.bn2"].parameters())
-
-
-def run_ddp(rank, store, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
-    try:
-        torch.manual_seed(0)
-        model = stir(ab.boost(net(), "ab", example=EXAMPLE, init="identity"))
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        try:
-            ab.boost(wrapped, "ab", example=EXAMPLE)
-            refused = ""
-        except ValueError as e:
-            refused = str(e)
-        optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
-        torch.manual_seed(rank)
-        for _ in range(2):
-            optimizer.zero_grad()
-            wrapped(images()).square().sum().backward()
-            optimizer.step()
-        torch.manual_seed(7)
-        state = {"parameters": dict(wrapped.module.named_parameters()), "refused": refused}
-        state["output"] = wrapped.module.eval()(images())
-        torch.save(state, f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
