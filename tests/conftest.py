@@ -160,3 +160,15 @@ def make_parquet(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> tuple[torch.nn.Module, Path]:
+    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
+    from support.trainings import randomise
+
+    import accuracy_booster as ab
+
+    model = randomise(ab.create_model("resnet8", num_classes=3))
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    return model, tmp_path / "own.pth"

@@ -5,9 +5,16 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
-from support.trainings import DIGITS, SIZE_32, SMALL, contents, randomise, train_digits
+from support.trainings import (
+    DIGITS,
+    SIZE_32,
+    SMALL,
+    compare,
+    contents,
+    train_digits,
+    two_image_folders,
+)
 
 import accuracy_booster as ab
 from accuracy_booster import files
@@ -15,6 +22,11 @@ from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import list_runs
 from accuracy_booster.training.classification import Classification
+
+
+@pytest.fixture
+def images(tmp_path):
+    return two_image_folders(tmp_path)
 
 
 def test_a_comparison_goes_on_from_another_directory(tmp_path, make_folder, monkeypatch):
@@ -85,25 +97,6 @@ def test_a_comparison_that_was_killed_as_it_was_overwritten_is_overwritten_again
     assert names == {"compare.json", "results.json", "report.html", "se-s1", "notes.txt"}
 
 
-@pytest.fixture
-def images(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for name in ("images", "others"):
-        for split, count in (("train", 8), ("test", 4)):
-            for label in range(2):
-                folder = tmp_path / name / split / f"class{label}"
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    pixels = torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8)
-                    Image.fromarray(pixels.numpy()).save(folder / f"{i}.bmp")
-    return tmp_path / "images"
-
-
-def compare(where, **more):
-    options = {n: v for n, v in DIGITS.items() if n not in ("model", "block")}
-    return ab.compare("resnet8", seeds=1, output=str(where), **{**options, **more})
-
-
 def test_runs_of_other_settings_are_not_mixed_into_a_comparison(tmp_path):
     where = tmp_path / "c"
     result = compare(where, blocks=["none", "ab"])
@@ -167,14 +160,6 @@ def test_one_block_that_diverges_does_not_lose_the_comparison(tmp_path, monkeypa
     assert {r.path.name: r.state for r in list_runs(where)}["se-s1"] == "diverged"
     with pytest.raises(TrainingStopped, match="every training of the comparison diverged"):
         compare(tmp_path / "all", blocks=["se"])
-
-
-@pytest.fixture
-def weights_file(tmp_path):
-    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
-    model = randomise(ab.create_model("resnet8", num_classes=3))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    return model, tmp_path / "own.pth"
 
 
 def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, tmp_path):

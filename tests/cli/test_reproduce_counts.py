@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.commands import run
+from support.commands import assert_refused, run
 from support.counts import DIFFERENT, TRUNCATED
 
 from accuracy_booster.reproduction import counts
@@ -47,10 +47,4 @@ def test_reproduce_shows_tables_and_writes_a_page(capsys, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words, parts, capsys):
-    code, out, err = run(capsys, *words)
-    assert (code, out) == (2, "")
-    lines = [line for line in err.strip().splitlines() if "warning" not in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("accuracy-booster: error: ")
-    for part in parts:
-        assert part in lines[0]
+    assert_refused(capsys, words, parts)

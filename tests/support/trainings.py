@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -237,3 +238,32 @@ def new_trainer(tmp_path, **more):
     made = Trainer(Classification(fill_in(config, data), data))
     made.initialise()
     return made
+
+
+def two_image_folders(place):
+    """Folders `images` and `others` of 8x8 images: the same names and labels, other pixels."""
+    generator = torch.Generator().manual_seed(0)
+    for name in ("images", "others"):
+        for split, count in (("train", 8), ("test", 4)):
+            for label in range(2):
+                folder = place / name / split / f"class{label}"
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    pixels = torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8)
+                    Image.fromarray(pixels.numpy()).save(folder / f"{i}.bmp")
+    return place / "images"
+
+
+def hashes(folder):
+    """{a file in a folder: the SHA-256 of its content}."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def compare(where, **more):
+    """A comparison of ResNet-8 on the digits, with one seed, in a directory."""
+    options = {n: v for n, v in DIGITS.items() if n not in ("model", "block")}
+    return ab.compare("resnet8", seeds=1, output=str(where), **{**options, **more})

@@ -15,14 +15,6 @@ from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
 
 
-@pytest.fixture
-def weights_file(tmp_path):
-    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
-    model = randomise(ab.create_model("resnet8", num_classes=3))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    return model, tmp_path / "own.pth"
-
-
 class Begun(Exception):
     """The training is about to take its first step."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from support.trainings import (
     contents,
     digit_words,
     finish,
+    hashes,
     options,
     run_or_resume,
     train_digits,
@@ -32,14 +32,6 @@ from accuracy_booster.training.lock import LOCK, is_locked, locked
 from accuracy_booster.training.run_directory import Run
 
 pytestmark = [pytest.mark.forks, cannot_fork]
-
-
-def hashes(folder):
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 def test_a_second_process_is_refused_and_the_lock_dies_with_the_first(data, reference, tmp_path):

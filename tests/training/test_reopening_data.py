@@ -4,16 +4,20 @@ import shutil
 import warnings
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from support.files import make_run_old
-from support.trainings import small, stored, train_digits
+from support.trainings import small, stored, train_digits, two_image_folders
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def images(tmp_path):
+    return two_image_folders(tmp_path)
 
 
 def change(path, **values):
@@ -95,20 +99,6 @@ def test_runs_of_an_older_version_go_on(here, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"'images', a path relative to .* give their place"):
         ab.train(resume=here / "run", epochs=3)
     assert len(ab.train(resume=here / "run", epochs=3, data=here / "images").history) == 3
-
-
-@pytest.fixture
-def images(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for name in ("images", "others"):
-        for split, count in (("train", 8), ("test", 4)):
-            for label in range(2):
-                folder = tmp_path / name / split / f"class{label}"
-                folder.mkdir(parents=True)
-                for i in range(count):
-                    pixels = torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8)
-                    Image.fromarray(pixels.numpy()).save(folder / f"{i}.bmp")
-    return tmp_path / "images"
 
 
 def test_data_of_the_same_names_sizes_and_labels_are_told_apart(images, tmp_path):

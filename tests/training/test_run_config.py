@@ -1,8 +1,6 @@
 """Settings: read back from YAML, and refused where they do not fit."""
 
 import pytest
-import torch
-from support.trainings import randomise
 
 import accuracy_booster as ab
 from accuracy_booster.training import resolve
@@ -46,14 +44,6 @@ def test_each_part_of_a_batch_has_two_images(given, fits):
     size = given["batch_size"]
     with pytest.raises(ValueError, match=f"accumulate=.*divisor of batch_size={size}.*{size // 2}"):
         resolve("resnet8", **given)
-
-
-@pytest.fixture
-def weights_file(tmp_path):
-    """A ResNet-8 of 3 classes with weights of its own, and a file of them."""
-    model = randomise(ab.create_model("resnet8", num_classes=3))
-    torch.save(model.state_dict(), tmp_path / "own.pth")
-    return model, tmp_path / "own.pth"
 
 
 def test_one_start_or_the_other(weights_file, tmp_path, folder):

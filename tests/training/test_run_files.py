@@ -6,14 +6,12 @@ import shutil
 
 import pytest
 from support.trainings import (
-    DIGITS,
     contents,
     digit_words,
     equal_weights,
     train_digits,
 )
 
-import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.cli import main
 from accuracy_booster.training.lock import LOCK
@@ -97,11 +95,6 @@ def test_a_run_that_was_killed_as_it_began_is_begun_again(last, two_runs, tmp_pa
         (run / ".config.yaml.partial").write_text("mod")
     train_digits(run)
     assert equal_weights(run, two_runs / "s1")
-
-
-def compare(where, **more):
-    options = {n: v for n, v in DIGITS.items() if n not in ("model", "block")}
-    return ab.compare("resnet8", seeds=1, output=str(where), **{**options, **more})
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml", "epoch"])

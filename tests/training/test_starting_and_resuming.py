@@ -1,6 +1,5 @@
 """What can be trained and resumed, with which options, and what is refused."""
 
-import hashlib
 import json
 
 import pytest
@@ -9,6 +8,7 @@ from support.processes import forks
 from support.trainings import (
     digit_words,
     equal_tensors,
+    hashes,
     short,
     small,
     stored,
@@ -73,14 +73,6 @@ def test_train_refusals(grey, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             ab.train("resnet8", data=str(grey), **short(tmp_path, "cuda", device="cuda"))
-
-
-def hashes(folder):
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 @forks
