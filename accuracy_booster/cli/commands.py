@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from accuracy_booster.cli import (
     bench,
+    compare,
     complexity,
     detect,
+    eval,
     inspect,
     merge,
     networks,
@@ -13,10 +15,14 @@ from accuracy_booster.cli import (
     reproduce,
     reproduce_counts,
     runs,
+    train,
 )
 
 COMMANDS = {
+    **compare.COMMANDS,
+    **train.COMMANDS,
     **runs.COMMANDS,
+    **eval.COMMANDS,
     **detect.COMMANDS,
     **networks.COMMANDS,
     **complexity.COMMANDS,

@@ -1,0 +1,63 @@
+"""The command that trains a network with several blocks and seeds: compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accuracy_booster.analysis.choices import COMPARED_BLOCKS
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import print_table, say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.words import split
+from accuracy_booster.errors import shown
+from accuracy_booster.training.train_config import TrainConfig
+
+MAX_SEEDS = 1000
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument("--model", type=str, default="resnet14", help="the network")
+    parser.add_argument(
+        "--blocks",
+        type=str,
+        default=",".join(COMPARED_BLOCKS),
+        help="the blocks to compare, separated by commas (or by newlines, for texts with commas)",
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
+    parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        help="go on with the comparison in this directory, as it was; --data if its data moved",
+    )
+    parser.add_class_arguments(TrainConfig, skip={"model", "block", "output"})
+
+
+def _compare(given: dict[str, Any]) -> Result:
+    from accuracy_booster.analysis import compare
+
+    if given.get("resume"):
+        if more := sorted(set(given) - {"resume", "data", "data_dir"}):
+            raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
+        result = compare(**given)
+    else:
+        if given.get("seeds", 1) > MAX_SEEDS:
+            raise ValueError(f"seeds={shown(given['seeds'])} must be <= {MAX_SEEDS:,}")
+        result = compare(blocks=split(given.pop("blocks", ",".join(COMPARED_BLOCKS))), **given)
+
+    def show() -> None:
+        print_table(*result.table())
+        say(f"{result.seconds:.0f} s. Report:")
+        say(result.report)
+
+    return result.to_dict(), show
+
+
+COMMANDS = {
+    "compare": Command(
+        "Train a network with several blocks and seeds; a table and an HTML report.",
+        "accuracy-booster compare --model resnet14 --blocks none,se,ab,ab_plus --seeds 2",
+        _compare_arguments,
+        _compare,
+    ),
+}

@@ -1,0 +1,50 @@
+"""The command that trains a network: train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accuracy_booster.cli.command import Command, Result
+from accuracy_booster.cli.output import say
+from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.training.train_config import TrainConfig
+
+
+def _train_arguments(parser: Parser) -> None:
+    add_training(parser)
+    parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
+    parser.add_class_arguments(TrainConfig, skip={"model"})
+
+
+def _train(given: dict[str, Any]) -> Result:
+    from accuracy_booster.training import resolve, train
+
+    if not given.get("model") and not given.get("resume"):
+        raise ValueError("name a network with --model NAME, or a run with --resume RUN")
+    if given.pop("print_config", False):
+        config = resolve(**given)
+        return None, lambda: say(*config.to_yaml().splitlines())
+    result = train(given.pop("model", None), **given)
+    value = trained_value(result)
+
+    def show() -> None:
+        test, epochs = result.test, result.config.epochs
+        say(
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
+            f"{result.seconds:.0f} s, {result.parameters:,} parameters"
+        )
+        say(result.output)
+
+    return value, show
+
+
+COMMANDS = {
+    "train": Command(
+        "Train a network with or without a block.",
+        "accuracy-booster train --model resnet56 --block ab --data cifar100 --epochs 200",
+        _train_arguments,
+        _train,
+    ),
+}
