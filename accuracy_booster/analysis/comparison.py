@@ -33,6 +33,7 @@ from accuracy_booster.training.initial_weights import start_from_weights
 from accuracy_booster.training.network_building import build_network, check_network_and_block
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.reopening_data import check_place, check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import CONFIG
@@ -82,6 +83,7 @@ def compare(
     variants = [base.change({"block": block}) for block in request.current_blocks()]
     for variant in variants:
         check_network_and_block(variant)
+    check_optimizer(base)
     folder = (
         Path(output)
         if output

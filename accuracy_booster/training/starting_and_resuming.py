@@ -7,6 +7,7 @@ from typing import Any
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
 from accuracy_booster.training.presets import resolve
 from accuracy_booster.training.processes import restart_count
@@ -69,6 +70,7 @@ def start_run(kind: type[Task], config: RunConfig) -> TrainResult:
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
         return resume_run(kind, begun_dir(config, place))
     kind.check(config)
+    check_optimizer(config)
     output = Path(config.output) if config.output else new_dir(place)
     check_output(output, config.overwrite)
     task = kind.begin(config.change({"output": str(output)}))

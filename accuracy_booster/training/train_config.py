@@ -38,6 +38,8 @@ class TrainConfig(RunConfig):
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
+        layer_decay: factor of the learning rate from each layer to the one before it, as timm's;
+            0.75 lets the first layers change least; by default all layers have the same rate
         label_smoothing: share of the target that goes to all classes alike
         mixup: alpha of mixup; 0 is none
         cutmix: alpha of CutMix; 0 is none. With both, each batch takes one of them
@@ -76,6 +78,7 @@ class TrainConfig(RunConfig):
     model: str = field(kw_only=False)
     freeze: str = "none"
     preset: str | None = None
+    layer_decay: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -106,6 +109,7 @@ class TrainConfig(RunConfig):
             **super().rules(),
             "freeze": (self.freeze in ("none", "base"), "none or base"),
             "std": (self.std is None or all(s > 0 for s in self.std), "> 0"),
+            "layer_decay": (self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1]"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "mixup": (self.mixup >= 0, ">= 0"),
             "cutmix": (self.cutmix >= 0, ">= 0"),
