@@ -104,7 +104,13 @@ def resume_run(
     if set(config.places) & set(options):  # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
-        return result_of(kind, run, config)
+        result = result_of(kind, run, config)
+        if result.stopped_early:
+            note(
+                f"the run in {path} stopped early after epoch {result.epochs_done}, and there is "
+                f"nothing to do; --epochs N, more than {stored.epochs}, trains it on"
+            )
+        return result
     if state not in ("finished", "stopped"):
         note(f"the run in {path} is damaged: {state}")
     else:

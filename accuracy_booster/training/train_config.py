@@ -47,6 +47,10 @@ class TrainConfig(RunConfig):
         validation: share of the training set held out; each epoch is then measured on it, and the
             test set only once, at the end; where the data have no test set, the share is the test
             set
+        keep: last, or best: the epoch whose network is measured on the test set and becomes
+            model.safetensors. auto is best where there is a validation split, and otherwise last
+        patience: epochs without a better top-1 on the validation split after which training ends;
+            0 trains all epochs
         compile: auto, on or off: torch.compile the training step. auto tries it where the run is
             long enough to pay for compiling, and keeps what was faster
         fuse: auto, on or off: compute norm, gate, sum and ReLU at the ends of residual branches in
@@ -84,6 +88,8 @@ class TrainConfig(RunConfig):
     cutmix: float = 0.0
     augment: str = "auto"
     validation: float = 0.0
+    keep: str = "auto"
+    patience: int = 0
     compile: str = "auto"
     fuse: str = "auto"
     sync_bn: bool = False
@@ -113,6 +119,8 @@ class TrainConfig(RunConfig):
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "mixup": (self.mixup >= 0, ">= 0"),
             "cutmix": (self.cutmix >= 0, ">= 0"),
+            "keep": (self.keep in ("auto", "last", "best"), "auto, last or best"),
+            "patience": (self.patience >= 0, ">= 0"),
             "compile": (self.compile in ("auto", "on", "off"), "auto, on or off"),
             "fuse": (self.fuse in ("auto", "on", "off"), "auto, on or off"),
             "validation": (0 <= self.validation < 1, "a share of the training set in [0, 1)"),
