@@ -80,7 +80,7 @@ def fit(
             label,
             steps=config.epochs * steps,
             done=state.epoch * steps + state.step,
-            epochs=config.epochs,
+            config=config,
             say=trainer.say if lines else None,
         ) as log:
             return _train_epochs(trainer, saving, log, Keeping(trainer, run))

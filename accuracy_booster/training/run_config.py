@@ -63,6 +63,9 @@ class RunConfig:
         channels_last: keep the network in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
+        log_with: where the learning curve goes beside metrics.csv: none, or names separated by
+            commas: tensorboard (where it is installed), wandb, mlflow, or another of accelerate's
+            trackers
     """
 
     task: ClassVar[str]  # in run.json
@@ -107,6 +110,7 @@ class RunConfig:
     channels_last: bool = True
     workers: int = 0
     eval_batch_size: int = 256
+    log_with: str = "tensorboard"
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -18,6 +18,7 @@ Rules = Mapping[str, tuple[bool, str]]  # setting -> whether it is right, and wh
 def rules_of_all_tasks(config: Any) -> Rules:
     """The rules of a `RunConfig`."""
     why = ": a gate's batch norm needs two images" if config.least_images > 1 else ""
+    names = [name.strip() for name in config.log_with.split(",")]
     return {
         "epochs": (1 <= config.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
         "batch_size": (
@@ -38,6 +39,10 @@ def rules_of_all_tasks(config: Any) -> Rules:
         "output": (
             is_utf8(config.output or ""),
             "a path in UTF-8: safetensors and TensorBoard write to no other",
+        ),
+        "log_with": (
+            all(names) and (len(names) == 1 or "none" not in names),
+            "none, or names separated by commas: tensorboard, wandb, mlflow, ... (accelerate's)",
         ),
         "momentum": (0 <= config.momentum < 1, "in [0, 1)"),
         "optimizer": (

@@ -158,9 +158,8 @@ class TrainerState:
             state.setdefault(optimized[index], {})[name] = number
         for parameter, found in state.items():
             self.optimizer.state[parameter].update(found)
-        for group, values in zip(
-            self.optimizer.param_groups, known.get("groups", []), strict=False
-        ):
+        own = self.optimizer.param_groups
+        for group, values in zip(own, known.get("groups", []), strict=False):
             group.update(values)
         for key, value in groups.items():
             index, _, name = key.partition(".")

@@ -208,7 +208,7 @@ def test_early_stopping_ends_the_run(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("more", [{"patience": 2}, {"keep": "best"}])
 def test_both_need_a_validation_split(more, tmp_path):
-    with pytest.raises(ValueError, match="needs a validation split .* --validation 0.1"):
+    with pytest.raises(ValueError, match=r"needs a validation split .* --validation 0\.1"):
         train(tmp_path / "run", validation=0.0, **more)
     assert not (tmp_path / "run").exists()
 
