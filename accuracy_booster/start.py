@@ -6,6 +6,7 @@ and a signal that breaks off an import would leave modules half made, and show a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -47,8 +48,6 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave() -> None:
-    try:
+    with contextlib.suppress(OSError):  # stderr may be closed
         os.write(2, b"interrupted\n")
-    except OSError:
-        pass  # stderr may be closed
     os._exit(INTERRUPTED)
