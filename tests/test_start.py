@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-# as the script that pip installs
-SCRIPT = "import sys; from accuracy_booster.start import main; sys.exit(main())"
+import accuracy_booster as ab
+
 TRAIN = ["train", "resnet8", "--data", "digits", "--epochs", "1", "--workers", "0"]
 
 
@@ -19,7 +19,8 @@ def interrupted(words, seconds, cwd):
 
     The time counts from where Python has started: before that, no program can answer.
     """
-    begun = f"import sys; print('begun', flush=True); sys.argv[1:] = {words!r}; {SCRIPT}"
+    words = [f"sys.argv[1:] = {words!r}", "print('begun', flush=True)", "sys.exit(main())"]
+    begun = "; ".join(["import sys", "from accuracy_booster.start import main", *words])
     process = subprocess.Popen(
         [sys.executable, "-c", begun],
         stdout=subprocess.PIPE,
@@ -34,9 +35,37 @@ def interrupted(words, seconds, cwd):
     return process.returncode, err
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 0.8, 1.5])
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.5, 1.5])
 def test_an_interrupt_while_it_starts_is_one_word(seconds, tmp_path):
     code, err = interrupted(TRAIN, seconds, tmp_path)
     assert "Traceback" not in err
     assert "Exception ignored" not in err
     assert code == 130
+
+
+def test_the_version_is_told_without_an_import_that_takes_time():
+    code = (
+        "import sys\n"
+        "from accuracy_booster.start import main\n"
+        "for word in ('--version', 'version'):\n"
+        "    sys.argv[1:] = [word]\n"
+        "    assert main() == 0\n"
+        "assert not {'jsonargparse', 'torch', 'yaml'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["accuracy-booster", ab.__version__] * 2
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """A shell starts commands in the background of a script so."""
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from accuracy_booster.start import main\n"
+        "sys.argv[1:] = ['--help']\n"
+        "assert main() == 0\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -40,10 +40,14 @@ def add_measured(parser: Parser, split: str = "test") -> None:
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
     parser.add_argument("--split", type=str, default=split, help="test, train or validation")
-    for name in ("eval_batch_size", "workers"):
-        parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
-    for name in ("device", "precision", "data_dir"):
-        parser.add_argument(f"--{name}", type=str, help="as for train; by default the run's own")
+    for name, kind, about in (
+        ("eval_batch_size", int, "images per batch"),
+        ("workers", int, "processes that load images"),
+        ("device", str, "auto, cpu or cuda"),
+        ("precision", str, "fp32, bf16 or fp16"),
+        ("data_dir", str, "where cifar10 and cifar100 are, or timm's data sets"),
+    ):
+        parser.add_argument(f"--{name}", type=kind | None, help=f"{about}; by default the run's")
 
 
 def network_arguments(parser: Parser, option: str = "model", about: str = "") -> None:
