@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Action
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,20 @@ class Parser(ArgumentParser):
             None,
         )
 
-    def several_numbers(self) -> set[str]:
+    def lists(self) -> set[str]:
         """The options that take several numbers, written as 1,2,3."""
+        return self._options_whose_type(takes_numbers)
+
+    def switches(self) -> set[str]:
+        """The options that take true or false, or nothing for true."""
+        return self._options_whose_type(lambda kind: kind is bool)
+
+    def _options_whose_type(self, fits: Callable[[Any], bool]) -> set[str]:
         return {
             name
             for action in self._actions
             for name in action.option_strings
-            if takes_numbers(getattr(action, "_typehint", None))
+            if fits(getattr(action, "_typehint", None))
         }
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]

@@ -64,7 +64,7 @@ def run(words: list[str]) -> int:
         return 0
     command = COMMANDS[name]
     parser = parser_of(name, command)
-    rest = normalise(rest, parser.several_numbers())
+    rest = normalise(rest, parser.lists(), parser.switches())
     check_words(rest)
     places = check_configs(rest)
     try:

@@ -91,7 +91,9 @@ def check_words(words: Sequence[str]) -> None:
             raise ValueError(f"{where} is no value: {e}") from None
 
 
-def normalise(words: list[str], lists: Collection[str] = ()) -> list[str]:
+def normalise(
+    words: list[str], lists: Collection[str] = (), switches: Collection[str] = ()
+) -> list[str]:
     """The words in the spelling that jsonargparse takes.
 
     `--batch-size` becomes `--batch_size`, `--overwrite` alone `--overwrite=true`, `--no-nesterov`
@@ -99,9 +101,8 @@ def normalise(words: list[str], lists: Collection[str] = ()) -> list[str]:
 
     Args:
         lists: the options that take several numbers.
+        switches: those that take true or false, or nothing for true.
     """
-    known = (*fields(TrainConfig), *fields(DetectConfig))
-    switches = {f"--{f.name}" for f in known if isinstance(f.default, bool)}
     out: list[str] = []
     for i, word in enumerate(words):
         if word.startswith("--") and len(word) > 2:

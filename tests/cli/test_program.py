@@ -182,7 +182,7 @@ BAD = [
     (["train", "--model", "resnet8", "--data", ""], ["data=''"]),
     (["train", "--model", "resnet8", "--output", "{data}/file/x"], ["is a file"]),
     (["compare", "--block", "ab"], ["'--block'", "nearest: --blocks"]),
-    (["plan", "timm/resnet81"], ["unknown model 'resnet81'", "resnet18"]),
+    (["plan", "timm/resnet81"], ["unknown model 'timm/resnet81'", "timm/resnet18"]),
     (["plan", "resnet20", "--where", "layer9"], ["unknown module 'layer9'", "layer1"]),
     (["plan", "timm/resnet18", "--input_size", "3,-4,64"], ["input_size"]),
     (["plan", "timm/vit_tiny_patch16_224"], ["no residual branch"]),
