@@ -27,6 +27,10 @@ def main() -> int:
 
             print(f"accuracy-booster {__version__}")
             return 0
+        if "_ARGCOMPLETE" in os.environ:  # the shell asks how a word can go on
+            from accuracy_booster.cli.completion import answer
+
+            answer()
         from accuracy_booster.cli import main as run_command
 
         return run_command()
