@@ -102,6 +102,7 @@ def resume_run(
     if set(config.places) & set(options):  # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
+        note(f"the run in {path} has ended, so nothing was trained; --epochs N trains it longer")
         return result_of(kind, run, config)
     if state not in ("finished", "stopped"):
         note(f"the run in {path} is damaged: {state}")
