@@ -31,6 +31,9 @@ def trained_value(result: Any) -> dict[str, Any]:
         "parameters": result.parameters,
         "seconds": result.seconds,
         "test": result.test.to_dict(),
+        "epochs_done": result.epochs_done,
+        "best_epoch": result.best_epoch,
+        "kept_epoch": result.kept_epoch,
     }
 
 

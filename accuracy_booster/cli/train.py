@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
@@ -14,6 +14,9 @@ from accuracy_booster.cli.shared_options import (
     trained_value,
 )
 from accuracy_booster.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from accuracy_booster.training import TrainResult
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -37,15 +40,24 @@ def _train(given: dict[str, Any]) -> Result:
     value = trained_value(result)
 
     def show() -> None:
-        test, epochs = result.test, result.config.epochs
+        test, epochs = result.test, result.epochs_done
         say(
             f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
-            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
-            f"{result.seconds:.0f} s, {result.parameters:,} parameters"
+            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
+            f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
         say(result.output)
 
     return value, show
+
+
+def _kept(result: TrainResult) -> str:
+    """Which epoch's network this is, where a validation split could choose one."""
+    if result.best_epoch is None:
+        return ""
+    if result.kept_epoch == result.best_epoch:
+        return f", of which epoch {result.best_epoch} is kept, the best on the validation split"
+    return f", the last of which is kept (the best on the validation split was {result.best_epoch})"
 
 
 COMMANDS = {
