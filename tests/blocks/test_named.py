@@ -704,5 +704,5 @@ def test_a_published_network_of_timm_gives_its_logits(plain, published, block, n
 
 
 def test_none_is_no_block_to_place():
-    with pytest.raises(ValueError, match="the network without gates.*such as 'ab'"):
+    with pytest.raises(ValueError, match=r"the network without gates.*such as 'ab'"):
         ab.recipe("none")
