@@ -83,10 +83,8 @@ def start_run(kind: type[Task], config: RunConfig, about: str = "") -> TrainResu
     output = Path(config.output) if config.output else new_dir(place)
     check_output(output, config.overwrite)
     task = kind.begin(config.change({"output": str(output)}))
-    if about:
-        note(about)
     with bars() as progress:
-        return run_training(task, progress, config.network, lines=True)
+        return run_training(task, progress, config.network, lines=True, about=about)
 
 
 def resume_run(
