@@ -32,6 +32,8 @@ def _train(given: dict[str, Any]) -> Result:
     if not name and not given.get("resume"):
         raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
+        if not name:
+            raise ValueError("name a network to see its settings; a run's are in RUN/config.yaml")
         config = resolve(name, **given)
         return None, lambda: say(*config.to_yaml().splitlines())
     result = train(name, **given)
