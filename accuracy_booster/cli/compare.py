@@ -47,7 +47,7 @@ def _compare(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         print_table(*result.table())
-        say(f"{result.seconds:.0f} s. Report:")
+        say(*result.caveats(), f"{result.seconds:.0f} s. Report:")
         say(result.report)
 
     return result.to_dict(), show
