@@ -24,6 +24,9 @@ def write_comparison(path: Path, result: Comparison) -> None:
         f"{config.model} on {config.data_name}, {config.epochs} epochs, "
         f"seeds {', '.join(map(str, _seeds(result)))}."
     )
+    if result.lengthened:
+        before = " and ".join(map(str, result.lengthened))
+        lead += f" All runs were made longer after they had ended with {before} epochs."
     sections = [_results(result)]
     if any(row.diverged for row in result.rows):
         sections.append(_diverged(result))

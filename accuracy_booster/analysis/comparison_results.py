@@ -49,6 +49,7 @@ class Comparison:
         seconds: how long this call took.
         latency_batch: images in a batch of the latency measurement.
         id: of the comparison; None for one that an older version began.
+        lengthened: the epochs that all runs had ended with before they were made longer.
     """
 
     rows: list[Row]
@@ -57,6 +58,7 @@ class Comparison:
     runs: list[TrainResult]
     latency_batch: int = LATENCY_BATCH
     id: str | None = None
+    lengthened: list[int] = field(default_factory=list)
 
     @property
     def reference(self) -> str:
@@ -96,7 +98,7 @@ class Comparison:
         elif told:
             lines.append(
                 "There is one seed of each, so no interval: a difference may be chance alone. More "
-                f"seeds: compare --resume {shlex.quote(str(self.report.parent))} --seeds 5"
+                f"seeds: accuracy-booster compare --resume {shlex.quote(str(self.report.parent))} --seeds 5"
             )
         if self.points_of_one_image >= COARSE:
             images = self.runs[0].test.images
@@ -114,6 +116,7 @@ class Comparison:
             "seconds": self.seconds,
             "latency_batch": self.latency_batch,
             "id": self.id,
+            "lengthened": self.lengthened,
             "runs": [
                 {
                     **{"directory": run.output.name, "id": run.id, "block": run.config.block},

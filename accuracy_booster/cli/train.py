@@ -7,12 +7,18 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.cli.shared_options import (
+    add_training,
+    also_blocks_argument,
+    take_one_block,
+    trained_value,
+)
 from accuracy_booster.training.train_config import TrainConfig
 
 
 def _train_arguments(parser: Parser) -> None:
     add_training(parser)
+    also_blocks_argument(parser)
     parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
@@ -20,6 +26,7 @@ def _train_arguments(parser: Parser) -> None:
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
+    take_one_block(given, "train")
     if not given.get("model") and not given.get("resume"):
         raise ValueError("name a network with --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):

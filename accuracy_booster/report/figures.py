@@ -23,11 +23,15 @@ def look(**settings: Any) -> AbstractContextManager[None]:
     """
     import matplotlib
 
-    own = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", **settings}
-    return matplotlib.rc_context({**_defaults(), **own})
+    own: dict[Any, Any] = {
+        "svg.hashsalt": "accuracy-booster",
+        "font.family": "DejaVu Sans",
+        **settings,
+    }
+    return matplotlib.rc_context({**_defaults(), **own, **settings})
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults() -> dict[Any, Any]:
     """Matplotlib's defaults, without the settings that `rc_context` warns of or should keep."""
     import matplotlib
 
