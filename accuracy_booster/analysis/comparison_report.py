@@ -26,7 +26,8 @@ def write_comparison(path: Path, result: Comparison) -> None:
     )
     if result.lengthened:
         before = " and ".join(map(str, result.lengthened))
-        lead += f" All runs were made longer after they had ended with {before} epochs."
+        many = "s"[: before != "1"]
+        lead += f" All runs were made longer after they had ended with {before} epoch{many}."
     sections = [_results(result)]
     if any(row.diverged for row in result.rows):
         sections.append(_diverged(result))

@@ -127,8 +127,8 @@ def _with_more(
         return request
     if request.lengthened:
         raise ValueError(
-            f"the runs in {folder} were made longer after they had ended (from "
-            f"{request.lengthened[-1]} epochs), so new runs would not be trained alike; begin a "
+            f"the runs in {folder} were made longer after they had ended (they had "
+            f"epochs={request.lengthened[-1]}), so new runs would not be trained alike; begin a "
             "new comparison"
         )
     if added and own != list(request.blocks):

@@ -96,9 +96,10 @@ class Comparison:
                 "interval (paired t). Where it holds 0, these seeds do not tell the two apart."
             )
         elif told:
+            folder = shlex.quote(str(self.report.parent))
             lines.append(
                 "There is one seed of each, so no interval: a difference may be chance alone. More "
-                f"seeds: accuracy-booster compare --resume {shlex.quote(str(self.report.parent))} --seeds 5"
+                f"seeds: accuracy-booster compare --resume {folder} --seeds 5"
             )
         if self.points_of_one_image >= COARSE:
             images = self.runs[0].test.images
