@@ -28,7 +28,8 @@ def look(**settings: Any) -> AbstractContextManager[None]:
         "font.family": "DejaVu Sans",
         **settings,
     }
-    return matplotlib.rc_context({**_defaults(), **own, **settings})
+    own |= settings
+    return matplotlib.rc_context({**_defaults(), **own})
 
 
 def _defaults() -> dict[Any, Any]:
