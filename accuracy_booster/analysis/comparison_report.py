@@ -47,15 +47,19 @@ def _results(result: Comparison) -> dict[str, Any]:
         f"{result.latency_batch}, median, the blocks timed in turn on this machine."
     )
     images = result.runs[0].test.images
-    top1 = (
-        f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
-        f"epoch's: {over}."
-    )
+    top1 = f"Top-1 accuracy on the {images:,} test images {_which_epoch(result)}: {over}."
     return {
         "title": "Results",
         "table": result.table(),
         "text": "\n".join([*result.caveats(), top1, costs]),
     }
+
+
+def _which_epoch(result: Comparison) -> str:
+    """Whose network is measured."""
+    if all(run.kept_epoch == run.epochs_done for run in result.runs):
+        return "after the last epoch, never the best epoch's"
+    return "with the network of the best epoch on the validation split"
 
 
 def _diverged(result: Comparison) -> dict[str, Any]:
@@ -79,7 +83,9 @@ def _curves(result: Comparison) -> dict[str, Any]:
         if row.top1
     }
     names = dict(zip(runs, run_names(list(runs)), strict=True))
-    epochs = [row["epoch"] for row in result.runs[0].history]
+    # with early stopping, runs have different lengths
+    longest = max((run.history for run in result.runs), key=len)
+    epochs = [row["epoch"] for row in longest]
 
     def curves(value: Callable[[Mapping[str, float]], float]) -> list[Curve]:
         return [

@@ -17,6 +17,7 @@ from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.files import write_json
 from accuracy_booster.training import TrainConfig, resolve
 from accuracy_booster.training.identity import new_id
+from accuracy_booster.training.presets import preset_from_scratch
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import BLOCKS
 
@@ -89,11 +90,15 @@ def request_in(
             f"resume goes on as it was begun, with more seeds, blocks or epochs at most; leave out "
             f"{', '.join(more)}"
         )
+    data = begun["options"].get("data", TrainConfig.data)
+    # what a comparison of an older version, whose options name neither, was trained with
+    former = {"preset": preset_from_scratch(begun["model"], data), "keep": "last"}
+    asked = {**former, **begun["options"]}
     request = Request(
         begun["model"],
         begun["blocks"],
         begun["seeds"],
-        {**begun["options"], **changes},
+        {**asked, **changes},
         version=begun.get(BLOCKS, 1),
         holds_out_by_names="hold_out" in begun,
         begun=begun,
@@ -101,7 +106,7 @@ def request_in(
         lengthened=tuple(begun.get("lengthened", ())),
     )
     request = _with_more(request, folder, blocks, seeds)
-    return _longer(request, folder) if "epochs" in changes else request
+    return _longer(request, asked, folder) if "epochs" in changes else request
 
 
 def _with_more(
@@ -141,13 +146,13 @@ def _with_more(
     return replace(request, blocks=more, seeds=seeds or request.seeds, grown=True, version=version)
 
 
-def _longer(request: Request, folder: Path) -> Request:
-    """The request with more epochs for all its runs, which must have ended.
+def _longer(request: Request, asked: dict[str, Any], folder: Path) -> Request:
+    """The request with more epochs for all its runs than was `asked`. They must have ended.
 
     Runs that have not begun would be trained in one piece, and not as the others.
     """
     assert request.begun is not None
-    before = resolve(request.model, **request.begun["options"])
+    before = resolve(request.model, **asked)
     epochs = resolve(request.model, **request.options).epochs
     if epochs == before.epochs:
         return request
@@ -185,7 +190,7 @@ def write_request(
         "model": request.model,
         "blocks": list(request.blocks),
         "seeds": request.seeds,
-        "options": {**request.options, **absolute},
+        "options": {"preset": filled.preset, "keep": filled.keep, **request.options, **absolute},
         BLOCKS: request.version,
     }
     content |= {"hold_out": "names"} if request.holds_out_by_names else {}

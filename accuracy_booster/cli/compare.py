@@ -8,7 +8,12 @@ from accuracy_booster.analysis.choices import COMPARED_BLOCKS
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import blocks_argument, several_blocks
+from accuracy_booster.cli.shared_options import (
+    blocks_argument,
+    network_arguments,
+    network_or_none,
+    several_blocks,
+)
 from accuracy_booster.errors import shown
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -16,7 +21,7 @@ MAX_SEEDS = 1000
 
 
 def _compare_arguments(parser: Parser) -> None:
-    parser.add_argument("--model", type=str, default="resnet14", help="the network")
+    network_arguments(parser, about="the network; by default resnet14")
     blocks_argument(parser, COMPARED_BLOCKS, "the blocks to compare")
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
     parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
@@ -32,6 +37,8 @@ def _compare_arguments(parser: Parser) -> None:
 def _compare(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import compare
 
+    if name := network_or_none(given):
+        given["model"] = name
     if given.get("seeds", 1) > MAX_SEEDS:
         raise ValueError(f"seeds={shown(given['seeds'])} must be <= {MAX_SEEDS:,}")
     if "blocks" in given:
@@ -55,7 +62,7 @@ def _compare(given: dict[str, Any]) -> Result:
 COMMANDS = {
     "compare": Command(
         "Train a network with several blocks and seeds; a table and an HTML report.",
-        "accuracy-booster compare --model resnet14 --blocks none,se,ab,ab_plus --seeds 2",
+        "accuracy-booster compare resnet14 --blocks none,se,ab,ab_plus --seeds 2",
         _compare_arguments,
         _compare,
     ),

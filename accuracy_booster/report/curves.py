@@ -41,12 +41,17 @@ class Curve:
     Attributes:
         name: in the legend.
         label: a short name, at the curve's end.
-        runs: of each run, a value for each x.
+        runs: of each run, a value for each x, from the first on. Runs may end early.
     """
 
     name: str
     label: str
     runs: Sequence[Sequence[float]]
+
+    @property
+    def mean(self) -> list[float]:
+        """The mean of the runs, which ends with the shortest of them."""
+        return [fmean(values) for values in zip(*self.runs, strict=False)]
 
 
 def draw_curves(
@@ -116,10 +121,11 @@ def _draw(axes: Axes, curve: Curve, xs: Sequence[float], i: int, many: int) -> N
     below = (many - 1 - i) / max(1, many - 1)
     if len(curve.runs) > 1:
         for values in curve.runs:
-            axes.plot(xs, values, color=colour, linewidth=0.7, alpha=0.45)
+            axes.plot(xs[: len(values)], values, color=colour, linewidth=0.7, alpha=0.45)
+    mean = curve.mean
     axes.plot(
-        xs,
-        [fmean(values) for values in zip(*curve.runs, strict=True)],
+        xs[: len(mean)],
+        mean,
         color=colour,
         linewidth=1.6 + 1.4 * below,
         linestyle=(0, dashes) if dashes else "-",
@@ -132,7 +138,7 @@ def _draw(axes: Axes, curve: Curve, xs: Sequence[float], i: int, many: int) -> N
 
 def _label_ends(axes: Axes, curves: Sequence[Curve], xs: Sequence[float]) -> None:
     """Write each curve's label beside its end, moved up or down where two would overlap."""
-    ends = [fmean(values[-1] for values in curve.runs) for curve in curves]
+    ends = [curve.mean[-1] for curve in curves]
     figure = axes.get_figure()
     assert figure is not None
     box, dots = axes.get_window_extent(), 72 / figure.dpi

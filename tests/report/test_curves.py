@@ -43,6 +43,12 @@ def test_each_curve_has_a_label_at_its_end():
     assert set(re.findall(r">(b\d)</text>", svg)) == {f"b{i}" for i in range(9)}
 
 
+def test_runs_may_end_early():
+    uneven = Curve("a", "a", [[4.0, 2.0, 1.0], [2.0, 4.0]])
+    assert uneven.mean == [3, 3]
+    assert "</svg>" in draw_curves([uneven, *curves(1)], [1, 2, 3], **ABOUT)
+
+
 @pytest.mark.parametrize("scale", ["log", "percent", "linear"])
 @pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [100.0, 99.0, 0.1]])
 def test_any_values_can_be_drawn(values, scale):
