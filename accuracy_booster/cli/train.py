@@ -9,8 +9,10 @@ from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
     add_training,
+    also_blocks_argument,
     network_arguments,
     network_or_none,
+    take_one_block,
     trained_value,
 )
 from accuracy_booster.training.train_config import TrainConfig
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 def _train_arguments(parser: Parser) -> None:
     network_arguments(parser)
     add_training(parser)
+    also_blocks_argument(parser)
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
+    take_one_block(given, "train")
     name = network_or_none(given)
     if not name and not given.get("resume"):
         raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")

@@ -20,18 +20,19 @@ def check_network_and_block(config: RunConfig) -> None:
 
 
 def build_network(
-    config: TrainConfig, *, pretrained: bool = False, where: Where = "residual"
+    config: TrainConfig, *, pretrained: bool = False, where: Where | None = None
 ) -> nn.Module:
     """The network of a completed configuration, in its memory format, fresh or pretrained.
 
     Args:
-        where: the sites of its gates, as for `ab.boost`.
+        where: other sites for its gates than those of the configuration, as for `ab.boost`.
     """
     network = create_model(
         config.model,
         block=config.block,
         init="identity" if config.block != "none" and config.init == "identity" else "paper",
-        where=where,
+        where=config.where if where is None else where,
+        skip=config.skip if where is None else None,
         pretrained=pretrained,
         num_classes=config.num_classes or 0,
         in_chans=config.input_size[0],

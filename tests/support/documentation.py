@@ -18,6 +18,7 @@ LANGUAGES = {"python", "bash", "text"}
 SMALLER = [
     (r"\btimm/resnet50\b", "timm/test_resnet", "a network of this size is traced for seconds"),
     (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "fewer bottlenecks"),
+    (r"torchvision/vgg11_bn", "torchvision/squeezenet1_1", "VGG has 130 million weights"),
     (
         r'detection\.train\("resnet50", ',
         'detection.train("timm/test_resnet", epochs=1, min_size=(64,), max_size=96, '
