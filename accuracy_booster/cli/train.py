@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.cli.shared_options import (
+    add_training,
+    network_arguments,
+    network_or_none,
+    trained_value,
+)
 from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -15,20 +20,21 @@ if TYPE_CHECKING:
 
 
 def _train_arguments(parser: Parser) -> None:
+    network_arguments(parser)
     add_training(parser)
-    parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
-    if not given.get("model") and not given.get("resume"):
-        raise ValueError("name a network with --model NAME, or a run with --resume RUN")
+    name = network_or_none(given)
+    if not name and not given.get("resume"):
+        raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
-        config = resolve(**given)
+        config = resolve(name, **given)
         return None, lambda: say(*config.to_yaml().splitlines())
-    result = train(given.pop("model", None), **given)
+    result = train(name, **given)
     value = trained_value(result)
 
     def show() -> None:
@@ -55,7 +61,7 @@ def _kept(result: TrainResult) -> str:
 COMMANDS = {
     "train": Command(
         "Train a network with or without a block.",
-        "accuracy-booster train --model resnet56 --block ab --data cifar100 --epochs 200",
+        "accuracy-booster train resnet56 --block ab --data cifar100 --epochs 200",
         _train_arguments,
         _train,
     ),
