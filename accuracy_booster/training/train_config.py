@@ -36,8 +36,9 @@ class TrainConfig(RunConfig):
             ab.save(full=True): the base network alone or with its gates. Prefixes such as module.
             are taken off; a head for other classes starts anew
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
-        preset: the settings to start from; by default digits for the built-in digits, else those
-            of the model's family (train --print_config shows what they come to)
+        preset: the settings to start from; by default finetune where the network starts from
+            trained weights, else digits for the built-in digits, else those of the model's family
+            (train --print_config shows what they come to)
         layer_decay: factor of the learning rate from each layer to the one before it, as timm's;
             0.75 lets the first layers change least; by default all layers have the same rate
         label_smoothing: share of the target that goes to all classes alike

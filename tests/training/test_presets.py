@@ -52,13 +52,13 @@ def test_a_line_says_which_preset_is_taken_and_why():
 def test_a_boosted_network_does_not_lose_what_it_had_learned(tmp_path, capsys):
     """By default settings, from its own weights; with those of random weights it does."""
     shared = {"data": "digits", "device": "cpu", "compile": "off"}
-    base = ab.train("resnet8", block="none", **shared, output=str(tmp_path / "base"))
+    base = ab.train("resnet8", block="none", **shared, epochs=6, output=str(tmp_path / "base"))
     had = base.test.top1
     assert had > 90
     told = capsys.readouterr().err
     assert "preset=digits" in told
     start = {**shared, "block": "ab", "weights": str(base.output)}
-    tuned = ab.train("resnet8", **start, epochs=3, output=str(tmp_path / "tuned"))
+    tuned = ab.train("resnet8", **start, epochs=2, output=str(tmp_path / "tuned"))
     assert tuned.test.top1 >= had - 0.3, "one image of 360"
     assert all(row["test_top1"] > had - 1.5 for row in tuned.history)
     assert "preset=finetune: the network starts from trained weights" in capsys.readouterr().err
