@@ -32,11 +32,11 @@ def test_presets(model, data, expected):
 def test_trained_weights_are_fine_tuned(start):
     for model, data in (("timm/resnet18", "photos"), ("resnet8", "digits")):
         c = resolve(model, data=data, **start)
-        assert (c.preset, c.optimizer, c.norm_weight_decay) == ("finetune", "adamw", 0.0)
-        assert c.lr < 1e-3
+        assert (c.preset, c.optimizer, c.norm_weight_decay) == ("finetune", "sgd", 0.0)
+        assert c.lr <= 0.01
         assert c.epochs <= 10
         named = resolve(model, data=data, preset="cifar_resnet", **start)
-        assert (named.optimizer, named.lr) == ("sgd", 0.1)
+        assert (named.norm_weight_decay, named.lr) == (None, 0.1)
 
 
 def test_a_line_says_which_preset_is_taken_and_why():
@@ -45,7 +45,7 @@ def test_a_line_says_which_preset_is_taken_and_why():
     )
     line = told(resolve("timm/resnet18", data="photos", weights="own.pth", epochs=1))
     assert line.startswith("preset=finetune: the network starts from trained weights (--preset ima")
-    assert "; 1 epoch, batches of 32, adamw, learning rate" in line
+    assert "; 1 epoch, batches of 32, sgd, learning rate 0.005" in line
 
 
 @pytest.mark.filterwarnings("ignore")
