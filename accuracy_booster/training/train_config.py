@@ -41,8 +41,9 @@ class TrainConfig(RunConfig):
         skip: names or shell patterns of modules whose sites get no gate, separated by commas; a
             name also covers what lies in the module
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
-        preset: the settings to start from; by default digits for the built-in digits, else those
-            of the model's family (train --print_config shows what they come to)
+        preset: the settings to start from; by default finetune where the network starts from
+            trained weights, else digits for the built-in digits, else those of the model's family
+            (train --print_config shows what they come to)
         layer_decay: factor of the learning rate from each layer to the one before it, as timm's;
             0.75 lets the first layers change least; by default all layers have the same rate
         label_smoothing: share of the target that goes to all classes alike

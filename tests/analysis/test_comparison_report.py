@@ -1,5 +1,7 @@
 """The report of a comparison."""
 
+from dataclasses import replace
+
 from support.pages import Page
 
 from accuracy_booster.analysis.comparison_report import write_comparison
@@ -37,3 +39,13 @@ def test_links_lead_to_the_runs_wherever_the_folder_lies(comparison, tmp_path):
         with_page.unlink()
     links = {f["href"] for f in Page((tmp_path / "again.html").read_text()).all("a")}
     assert f"./{with_page.parent.name}/report.html" in links
+
+
+def test_runs_that_stopped_early_and_kept_their_best_epoch(comparison, tmp_path):
+    """One run has an epoch less than the other: each is drawn, and the mean ends with it."""
+    runs = [replace(run, kept_epoch=1, best_epoch=1) for run in comparison.runs]
+    runs[0] = replace(runs[0], history=[*runs[0].history, runs[0].history[-1]])
+    write_comparison(tmp_path / "report.html", replace(comparison, runs=runs))
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "with the network of the best epoch on the validation split" in text
+    assert "after the last epoch" not in text
