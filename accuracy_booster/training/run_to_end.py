@@ -80,7 +80,7 @@ def run_training(
                 "unreadable": list(state.unreadable.reasons.values()),
             }
             run.write_history(state.history)  # again: the file may have been damaged since
-            save_network(state.kept_network, run, result, config.epochs)
+            save_network(state.kept_network, run, result, config)
         trainer.accelerator.wait_for_everyone()
     if not trainer.main:
         return TrainResult(path, config, test, 0, 0.0, trainer.state.history)
