@@ -16,7 +16,12 @@ MAX_SEEDS = 1000
 
 
 def _compare_arguments(parser: Parser) -> None:
-    parser.add_argument("--model", type=str, default="resnet14", help="the network")
+    parser.add_argument(
+        "--model",
+        type=str,
+        default="resnet14",
+        help="the network; or one of your own, package.module:function or file.py:function",
+    )
     parser.add_argument(
         "--blocks",
         type=str,
@@ -37,7 +42,9 @@ def _compare(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import compare
 
     if given.get("resume"):
-        if more := sorted(set(given) - {"resume", "data", "data_dir"}):
+        allowed = {"resume", "data", "data_dir"}
+        allowed |= {"model"} if ":" in given.get("model", "") else set()  # a network of your own
+        if more := sorted(set(given) - allowed):
             raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
         result = compare(**given)
     else:

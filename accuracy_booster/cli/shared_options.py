@@ -34,8 +34,19 @@ def trained_value(result: Any) -> dict[str, Any]:
     }
 
 
+def own_network_argument(parser: Parser) -> None:
+    """Add --model to a command that takes a run, for a run of a network of the user's own."""
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        help="the network of a run that trained one of your own: package.module:function or "
+        "file.py:function",
+    )
+
+
 def add_measured(parser: Parser, split: str = "test") -> None:
     """Add the options of a command that measures a run on data."""
+    own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )

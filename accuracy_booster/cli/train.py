@@ -13,7 +13,13 @@ from accuracy_booster.training.train_config import TrainConfig
 
 def _train_arguments(parser: Parser) -> None:
     add_training(parser)
-    parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
+    parser.add_argument(
+        "--model",
+        type=str,
+        help="the network (accuracy-booster models); or package.module:function or "
+        "file.py:function, a function or class of your own that makes it, without arguments or "
+        "with num_classes and in_chans",
+    )
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 

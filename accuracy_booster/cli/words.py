@@ -50,12 +50,27 @@ def check_configs(words: Sequence[str]) -> None:
             settings = read_settings(word)
         else:
             continue  # jsonargparse tells that there is no such file
+        _check_model(settings.get("model"), word, words)
         known = {f.name for f in (*fields(TrainConfig), *fields(DetectConfig))}
         known |= {"resume", "print_config", "json", "debug"}
         for name in settings:
             # `config` is not known either: it would load a file that was not checked
             if name not in known:
                 raise unknown("option", name, known, f"it is in {shown(word)}")
+
+
+def _check_model(model: object, file: str, words: Sequence[str]) -> None:
+    """Raise ValueError for a file that names code to import, unless --model names it too.
+
+    A configuration may come from somebody else.
+    """
+    if not isinstance(model, str) or ":" not in model:
+        return
+    if not any(word.partition("=")[0] == "--model" for word in words):
+        raise ValueError(
+            f"{shown(file)} names code of somebody's own, model: {shown(model)}, which is not "
+            f"imported because a file says so; give --model {model} too"
+        )
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -198,15 +198,15 @@ def fit_head(network: nn.Module, num_classes: int, input_size: tuple[int, int, i
         known = outputs_of(classifier(network)[1])
     except ValueError:  # no linear layer and no convolution: `Trainer.check_network` tries it
         return ""
-    if known == num_classes or _outputs(network, input_size) == num_classes:
+    if known == num_classes or (before := _outputs(network, input_size)) == num_classes:
         return ""
     names = ", ".join(heads(network))
     replace_heads(network, num_classes)
     if isinstance(getattr(network, "num_classes", None), int):
         network.num_classes = num_classes  # type: ignore[assignment]
-    if (found := _outputs(network, input_size)) not in (None, num_classes):
+    if before is not None and _outputs(network, input_size) != num_classes:
         raise ValueError(
-            f"{type(network).__name__} gives {found} logits, the data have {num_classes} classes, "
+            f"{type(network).__name__} gives {before} logits, the data have {num_classes} classes, "
             f"and its head cannot be found ({names} is not it); give a network with {num_classes} "
             "outputs"
         )

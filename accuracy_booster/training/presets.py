@@ -69,7 +69,7 @@ def default_preset(model: str, data: str) -> str:
 
     name = model.rpartition("/")[2]
     row = MODELS.get(model)
-    large = row.input_size[1] > SMALL if row else "/" in model
+    large = row.input_size[1] > SMALL if row else "/" in model or ":" in model
     if large and data not in BUILT_IN:
         return "imagenet_shufflenet" if name.startswith("shufflenet") else "imagenet_resnet"
     if name.startswith("wrn"):
