@@ -17,6 +17,7 @@ from accuracy_booster.errors import shown
 from accuracy_booster.files import unpack
 from accuracy_booster.models.heads import replace_heads
 from accuracy_booster.models.registry import is_model
+from accuracy_booster.spelling import renamed
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_metadata import pretrained_cfg
 from accuracy_booster.training.own_objects import NOTHING
@@ -84,6 +85,7 @@ def load_run(
     return network.eval()
 
 
+@renamed("recipe", "block")
 @functools.wraps(models.create_model)
 def create_model(name: str | Path, **options: Any) -> nn.Module:
     """`models.create_model`, which also takes a run's directory (see `load_run`)."""
