@@ -40,16 +40,19 @@ from accuracy_booster.training.network_building import (
 )
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import plain_name
 from accuracy_booster.training.own_objects import OwnObjects, take_objects
+from accuracy_booster.training.presets import told
 from accuracy_booster.training.reopening_data import check_place, check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import CONFIG
+from accuracy_booster.training.trackers import check_trackers
 from accuracy_booster.training.train_result import result_of
 
 DEFAULT_MODEL = "resnet14"
 # settings that may differ between a resumed comparison and a run of it that exists
-FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers")
+FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers", "keep", "log_with")
 
 
 def compare(
@@ -94,10 +97,14 @@ def compare(
                 "out model"
             )
     request.check()
-    base = resolve(request.model, **request.options)
+    base = resolve(request.model, trained=own.trained, **request.options)
     variants = [base.change({"block": block}) for block in request.current_blocks()]
     for variant in variants:
         check_network_and_block(variant, own)
+    if not request.options.get("preset"):
+        note(told(base))
+    check_optimizer(base)
+    check_trackers(base)
     folder = (
         Path(output)
         if output

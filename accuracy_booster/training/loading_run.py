@@ -22,9 +22,8 @@ from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_metadata import pretrained_cfg
 from accuracy_booster.training.own_objects import NOTHING
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.run_files import CONFIG, WEIGHTS
+from accuracy_booster.training.run_files import BEST, CONFIG, WEIGHTS
 
-BEST = "best.safetensors"
 FILES = {"model": WEIGHTS, "best": BEST}
 
 
@@ -74,7 +73,12 @@ def load_run(
                 f"the run in {path} has no {BEST}, which is written where there is a validation "
                 "split; leave which out"
             )
-        weights = unpack(path / BEST).tensors
+        packed = unpack(path / BEST)
+        if packed.sha256 != (opened.info.get("best") or {}).get("sha256"):
+            raise ValueError(
+                f"{path / BEST} is of another run: its hash is not the one in run.json"
+            )
+        weights = packed.tensors
     network = load_network(opened, config, own, weights)
     about = pretrained_cfg(config, opened.info)
     for name, value in (("pretrained_cfg", about), ("default_cfg", about)):

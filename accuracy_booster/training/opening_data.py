@@ -78,8 +78,7 @@ def fill_in(config: TrainConfig, data: Data, given: OwnObjects = NOTHING) -> Tra
     data.check_trainable()
     classes = len(data.classes)
     config = with_own_gates(config, given, config.num_classes or classes, data.in_chans)
-    trained = given.network is not None and given.network.trained
-    config = with_absolute_paths(decide_start(config, trained=trained), given)
+    config = with_absolute_paths(decide_start(config, trained=given.trained), given)
     if config.num_classes is not None and classes > config.num_classes:
         raise ValueError(
             f"{data.name} has {classes} classes, more than num_classes={config.num_classes}"

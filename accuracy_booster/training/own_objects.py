@@ -26,6 +26,11 @@ class OwnObjects:
     data: Mapping[str, Any] | None = None
     data_name: str = ""
 
+    @property
+    def trained(self) -> bool:
+        """Whether a network is given that comes with trained weights."""
+        return self.network is not None and self.network.trained
+
     def with_network(self, given: Any) -> OwnObjects:
         """The same, with a network; errors as `models.own_networks.own_network`."""
         return replace(self, network=own_network(given))

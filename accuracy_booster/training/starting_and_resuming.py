@@ -10,19 +10,22 @@ from torch import nn
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
 from accuracy_booster.training.own_objects import NOTHING, OwnObjects, take_objects
-from accuracy_booster.training.presets import resolve
+from accuracy_booster.training.presets import resolve, told
 from accuracy_booster.training.processes import restart_count
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import CONFIG, check_output
 from accuracy_booster.training.run_to_end import check_length, run_training
 from accuracy_booster.training.task import Task
+from accuracy_booster.training.trackers import check_trackers
 from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.train_result import TrainResult, result_of
 
-RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs")  # and the data's places
+# and the data's places
+RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "log_with", "epochs")
 
 
 def train(
@@ -46,9 +49,10 @@ def train(
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
             `data` may also be a map-style data set (of torch, torchvision or Hugging Face), two of
             them (train, test), or a mapping {"train": ..., "test": ..., "validation": ...}. With
-            `resume` only `bad_images`, `checkpoint_minutes` and `workers`, which leave the result
-            as it is; `data` and `data_dir`, the new place of the same data; and `epochs`. From
-            there on the learning rate is what it is at that epoch of a training of the new length.
+            `resume` only `bad_images`, `checkpoint_minutes`, `workers` and `log_with`, which leave
+            the result as it is; `data` and `data_dir`, the new place of the same data; and
+            `epochs`. From there on the learning rate is what it is at that epoch of a training of
+            the new length.
 
     Returns:
         The last epoch's metrics on the test set, the learning curve, and where the run is.
@@ -65,7 +69,11 @@ def train(
         return resume_run(Classification, resume, own, network_named=network_named, **options)
     if named is None:
         raise ValueError("name a model, or a run to resume")
-    config = named.change(options) if isinstance(named, TrainConfig) else resolve(named, **options)
+    if isinstance(named, TrainConfig):
+        return start_run(Classification, named.change(options), own)
+    config = resolve(named, trained=own.trained, **options)
+    if not options.get("preset"):
+        note(told(config))
     return start_run(Classification, config, own)
 
 
@@ -78,6 +86,8 @@ def start_run(kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING) ->
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
         return resume_run(kind, begun_dir(config, place), own)
     kind.check(config, own)
+    check_optimizer(config)
+    check_trackers(config)
     output = Path(config.output) if config.output else new_dir(place)
     check_output(output, config.overwrite)
     task = kind.begin(config.change({"output": str(output)}), own)
@@ -118,11 +128,18 @@ def resume_run(
         # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
-        return result_of(kind, run, config)
+        result = result_of(kind, run, config)
+        if result.stopped_early:
+            note(
+                f"the run in {path} stopped early after epoch {result.epochs_done}, and there is "
+                f"nothing to do; --epochs N, more than {stored.epochs}, trains it on"
+            )
+        return result
     if state not in ("finished", "stopped"):
         note(f"the run in {path} is damaged: {state}")
     else:
         check_length(run, config, len(run.history()))
+    check_trackers(config)
     task = kind.reopen(run, config, own)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True, run=run)
