@@ -57,7 +57,9 @@ def open_data_of_new_run(config: TrainConfig, given: OwnObjects = NOTHING) -> Da
     names = ("image_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     asked = {name: getattr(config, name) for name in names}
     used = replace(own, **{name: value for name, value in asked.items() if value is not None})
-    note(f"images as {config.model} was pretrained on: {used}")
+    by_itself = "the pretrained_cfg of the network says"
+    how = by_itself if given.network is not None else f"{config.model} was pretrained on"
+    note(f"images as {how}: {used}")
     return open_data(config, given, own=own)
 
 
