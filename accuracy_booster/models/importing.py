@@ -46,7 +46,8 @@ def import_path(text: str) -> Any:
 
 
 def _module(name: str) -> ModuleType:
-    with _first_on_path(Path.cwd()), _told(name):
+    # last: a file here that is called as an installed module is not imported in its place
+    with _on_path(Path.cwd(), len(sys.path)), _told(name):
         return importlib.import_module(name)
 
 
@@ -66,7 +67,7 @@ def _file(name: str) -> ModuleType:
     before = sys.modules.get(own)
     sys.modules[own] = module
     try:
-        with _first_on_path(path.parent), _told(name):
+        with _on_path(path.parent, 0), _told(name):
             spec.loader.exec_module(module)
     except BaseException:
         if before is None:
@@ -78,9 +79,9 @@ def _file(name: str) -> ModuleType:
 
 
 @contextmanager
-def _first_on_path(folder: Path) -> Iterator[None]:
-    """Let modules beside the code be imported while it is."""
-    sys.path.insert(0, str(folder))
+def _on_path(folder: Path, place: int) -> Iterator[None]:
+    """Let modules of a folder be imported while the user's code is."""
+    sys.path.insert(place, str(folder))
     try:
         yield
     finally:

@@ -48,6 +48,13 @@ def test_a_module_of_the_working_directory_and_a_file_are_found(here):
     assert sys.path == before
 
 
+def test_an_installed_module_comes_first(here):
+    """Whatever lies in the current directory."""
+    (here / "colorsys.py").write_text("def rgb_to_hsv():\n    return 'hostile'\n")
+    sys.modules.pop("colorsys", None)
+    assert import_path("colorsys:rgb_to_hsv")(1, 1, 1) == (0.0, 0.0, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
