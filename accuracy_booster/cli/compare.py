@@ -9,6 +9,7 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    OWN_NETWORK,
     blocks_argument,
     network_arguments,
     network_or_none,
@@ -21,7 +22,7 @@ MAX_SEEDS = 1000
 
 
 def _compare_arguments(parser: Parser) -> None:
-    network_arguments(parser, about="the network; by default resnet14")
+    network_arguments(parser, about=f"the network, by default resnet14; or {OWN_NETWORK}")
     blocks_argument(parser, COMPARED_BLOCKS, "the blocks to compare")
     parser.add_argument("--seeds", type=int, default=2, help="how many, counting from --seed")
     parser.add_argument("--output", type=str | None, help="the directory of the runs and report")
@@ -44,6 +45,7 @@ def _compare(given: dict[str, Any]) -> Result:
     if "blocks" in given:
         given["blocks"] = several_blocks(given)
     may_change = {"resume", "data", "data_dir", "seeds", "blocks", "epochs"}
+    may_change |= {"model"} if ":" in given.get("model", "") else set()  # a network of your own
     if given.get("resume") and (more := sorted(set(given) - may_change)):
         raise ValueError(
             "--resume goes on as it was begun, with more --seeds, --blocks or --epochs at most; "
