@@ -13,6 +13,7 @@ _NAMES = {
     "TrainConfig": "train_config",
     "new_dir": "output_directory",
     "resolve": "presets",
+    "Evaluation": "measuring",
     "Metrics": "measuring",
     "evaluate": "evaluation",
     "Listed": "list_of_runs",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from accuracy_booster.training.evaluation import evaluate as evaluate
     from accuracy_booster.training.list_of_runs import Listed as Listed
     from accuracy_booster.training.list_of_runs import list_runs as list_runs
+    from accuracy_booster.training.measuring import Evaluation as Evaluation
     from accuracy_booster.training.measuring import Metrics as Metrics
     from accuracy_booster.training.output_directory import new_dir as new_dir
     from accuracy_booster.training.presets import PRESETS as PRESETS

@@ -23,6 +23,7 @@ from accuracy_booster.training.run_files import (
     CONFIG,
     INFO,
     METRICS,
+    REPORT,
     WEIGHTS,
     check_output,
     is_run,
@@ -32,7 +33,7 @@ from accuracy_booster.training.train_config import TrainConfig
 
 # for the message that a run is of another task: the commands that take such a run
 TAKEN_BY = {
-    "classification": "train --resume, eval, inspect and detect train --backbone take it",
+    "classification": "train --resume, eval, predict, inspect and detect train --backbone take it",
     "detection": "detect train --resume, detect eval and detect predict take it",
 }
 
@@ -274,6 +275,7 @@ class Run:
         if new != stored:
             self.write(CONFIG, new.to_yaml().encode())
         self.check_ours()
+        (self.path / REPORT).unlink(missing_ok=True)  # of the result that it had before
         (self.path / WEIGHTS).unlink(missing_ok=True)  # last: now the run has not ended
 
 

@@ -1,0 +1,85 @@
+"""How an image becomes the input of a network: as the run measured its own, or as timm says."""
+
+# C channels, H W space
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from accuracy_booster.data.choices import BUILT_IN, SMALL
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats
+from accuracy_booster.data.transforms import Transform, eval_transform
+from accuracy_booster.models.preprocessing import preprocessing_of
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import CROPS
+from accuracy_booster.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a network.
+
+    Attributes:
+        size: (C, H, W).
+        mean, std: per channel, of pixels in [0, 1].
+        transform: makes an image of any size one of this size, uint8 [C, *, *] -> [C, H, W].
+    """
+
+    size: tuple[int, int, int]
+    mean: Stats
+    std: Stats
+    transform: Transform
+
+
+def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
+    """The inputs of a run's network: images are made as the run's own test images."""
+    mean, std = config.mean, config.std
+    assert mean is not None, "a run's configuration is complete"
+    assert std is not None, "a run's configuration is complete"
+    size = config.input_size
+    small = not _crops(run, config)
+    how = (config.interpolation or "bilinear", config.crop_pct, config.crop_mode or "center")
+    transform = eval_transform(size[1:], None, small, *how, fill=mean)
+    return Inputs(size, mean, std, transform)
+
+
+def _crops(run: Run, config: TrainConfig) -> bool:
+    """Whether the run's images were cropped. A run of an older version does not note it."""
+    known = run.info.get(CROPS)
+    if isinstance(known, bool):
+        return known
+    if config.data in BUILT_IN:
+        return False
+    # `augment: auto` takes random resized crops where the images are not small
+    return config.augment == "resized_crop" or max(config.input_size[1:]) > SMALL
+
+
+def inputs_of_module(network: nn.Module) -> Inputs:
+    """The inputs of a module that says what they are, as timm's networks do.
+
+    Raises:
+        ValueError: for a module that does not.
+    """
+    known = preprocessing_of(network)
+    if known is None:
+        raise ValueError(
+            f"this {type(network).__name__} does not say how its images are made; give a run's "
+            "directory, a network of timm, or set network.pretrained_cfg to a dict of input_size, "
+            "mean, std, interpolation and crop_pct"
+        )
+    chans = _channels(network)
+    mean, std = known.mean, known.std
+    if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    how: tuple[Any, ...] = (known.interpolation, known.crop_pct, known.crop_mode)
+    transform = eval_transform(known.image_size, None, False, *how, fill=mean)
+    return Inputs((len(mean), *known.image_size), mean, std, transform)
+
+
+def _channels(network: nn.Module) -> int:
+    """How many channels the first convolution takes."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return len(IMAGENET_MEAN) if first is None else first.in_channels
