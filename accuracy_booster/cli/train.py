@@ -19,6 +19,7 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
+    from accuracy_booster.training.measuring import tells_top5
 
     if not given.get("model") and not given.get("resume"):
         raise ValueError("name a network with --model NAME, or a run with --resume RUN")
@@ -30,8 +31,9 @@ def _train(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         test, epochs = result.test, result.config.epochs
+        top5 = f", top-5 {test.top5:.2f} %" if tells_top5(result.config.num_classes) else ""
         say(
-            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %){top5} "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
             f"{result.seconds:.0f} s, {result.parameters:,} parameters"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +173,11 @@ def open_module(
 
 def folded(predictor: Predictor, batch_size: int) -> Predictor:
     """The same with the network folded for inference, as `ab.fold` does."""
-    from dataclasses import replace
-
     from accuracy_booster.fastpath import fold
 
     example = torch.zeros(batch_size, *predictor.inputs.size, device=predictor.device)
-    return replace(predictor, network=fold(copy.deepcopy(predictor.network).eval(), example))
+    network = fold(copy.deepcopy(predictor.network).eval(), example=example)
+    return replace(predictor, network=network)
 
 
 def predict_with(

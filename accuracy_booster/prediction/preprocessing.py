@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -42,7 +41,7 @@ def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
     size = config.input_size
     small = not _crops(run, config)
     how = (config.interpolation or "bilinear", config.crop_pct, config.crop_mode or "center")
-    transform = eval_transform(size[1:], None, small, *how, fill=mean)
+    transform = eval_transform(size[1:], None, small, *how, mean)
     return Inputs(size, mean, std, transform)
 
 
@@ -74,8 +73,8 @@ def inputs_of_module(network: nn.Module) -> Inputs:
     mean, std = known.mean, known.std
     if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    how: tuple[Any, ...] = (known.interpolation, known.crop_pct, known.crop_mode)
-    transform = eval_transform(known.image_size, None, False, *how, fill=mean)
+    how = (known.interpolation, known.crop_pct, known.crop_mode)
+    transform = eval_transform(known.image_size, None, False, *how, mean)
     return Inputs((len(mean), *known.image_size), mean, std, transform)
 
 
