@@ -58,6 +58,8 @@ def given_images(
     So a generator of thousands of images is never held as a whole. Paths are looked up at once,
     where they are a list, so that a wrong one is an error before anything is predicted.
 
+    A path that is given twice comes twice.
+
     Raises:
         ValueError: if there are none; and as `find_images` and `pixels_of`.
     """
@@ -66,9 +68,6 @@ def given_images(
     if isinstance(images, Sequence):
         if not images:
             raise ValueError("no images are given; give files, folders, patterns or images")
-        if all(isinstance(image, (str, Path)) for image in images):
-            paths = find_images(images)  # type: ignore[arg-type]
-            return iter([GivenImages(paths, range(len(paths)), chans)])
         pairs = list(_found(images))
         return iter([GivenImages([item for _, item in pairs], [n for n, _ in pairs], chans)])
     return _in_parts(images, chans, at_once)
