@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 from support.commands import run as command
@@ -49,10 +50,11 @@ def test_the_runs_page_is_of_its_own_result_alone(digits, words, capsys):
     assert (digits / "report.html").read_text() == "as it was"
 
 
-@pytest.mark.filterwarnings("always")
 def test_a_page_that_cannot_be_written(digits, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    code, out, err = command(capsys, "eval", digits, "--report", tmp_path / "file" / "a.html")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        code, out, err = command(capsys, "eval", digits, "--report", tmp_path / "file" / "a.html")
     assert code == 0
     assert "no report: cannot write" in " ".join(err.split())
     assert "top-1 error" in out
