@@ -15,7 +15,6 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.marks import difference
 from accuracy_booster.data.normalisation import Stats
-from accuracy_booster.data.transforms import CentreCrop
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,6 @@ class Data:
                 f"the train split of {self.name} has {count} image{more}, and a batch norm needs "
                 "two; add images"
             )
-
-    @property
-    def crops(self) -> bool:
-        """Whether images are resized and cropped for measuring; small ones are only resized."""
-        measured = [loader for loader in self.loaders.values() if not loader.shuffled]
-        return any(isinstance(loader.dataset.transform, CentreCrop) for loader in measured)
 
     @property
     def input_size(self) -> tuple[int, int, int]:

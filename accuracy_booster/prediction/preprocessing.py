@@ -10,10 +10,10 @@ from torch import nn
 
 from accuracy_booster.data.choices import BUILT_IN, SMALL
 from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats
-from accuracy_booster.data.transforms import Transform, eval_transform
+from accuracy_booster.data.transforms import CentreCrop, Resize, Transform
 from accuracy_booster.models.preprocessing import preprocessing_of
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.run_files import CROPS
+from accuracy_booster.training.run_files import WHOLE
 from accuracy_booster.training.train_config import TrainConfig
 
 
@@ -35,25 +35,23 @@ class Inputs:
 
 def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
     """The inputs of a run's network: images are made as the run's own test images."""
-    mean, std = config.mean, config.std
-    assert mean is not None, "a run's configuration is complete"
-    assert std is not None, "a run's configuration is complete"
-    size = config.input_size
-    small = not _crops(run, config)
-    how = (config.interpolation or "bilinear", config.crop_pct, config.crop_mode or "center")
-    transform = eval_transform(size[1:], None, small, *how, mean)
+    size, mean, std = config.input_size, config.mean or (), config.std or ()
+    interpolation = config.interpolation or "bilinear"
+    transform: Transform = Resize(size[1:], interpolation)
+    if not _measures_whole_images(run, config):
+        mode = config.crop_mode or "center"
+        transform = CentreCrop(size[1:], interpolation, config.crop_pct, mode, mean)
     return Inputs(size, mean, std, transform)
 
 
-def _crops(run: Run, config: TrainConfig) -> bool:
-    """Whether the run's images were cropped. A run of an older version does not note it."""
-    known = run.info.get(CROPS)
+def _measures_whole_images(run: Run, config: TrainConfig) -> bool:
+    """Whether the run's images are only resized. A run of an older version does not note it."""
+    known = run.info.get(WHOLE)
     if isinstance(known, bool):
         return known
-    if config.data in BUILT_IN:
-        return False
     # `augment: auto` takes random resized crops where the images are not small
-    return config.augment == "resized_crop" or max(config.input_size[1:]) > SMALL
+    small = max(config.input_size[1:]) <= SMALL and config.augment != "resized_crop"
+    return small or config.data in BUILT_IN
 
 
 def inputs_of_module(network: nn.Module) -> Inputs:
@@ -69,16 +67,11 @@ def inputs_of_module(network: nn.Module) -> Inputs:
             "directory, a network of timm, or set network.pretrained_cfg to a dict of input_size, "
             "mean, std, interpolation and crop_pct"
         )
-    chans = _channels(network)
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    chans = len(IMAGENET_MEAN) if first is None else first.in_channels
     mean, std = known.mean, known.std
     if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     how = (known.interpolation, known.crop_pct, known.crop_mode)
-    transform = eval_transform(known.image_size, None, False, *how, mean)
+    transform = CentreCrop(known.image_size, *how, mean)
     return Inputs((len(mean), *known.image_size), mean, std, transform)
-
-
-def _channels(network: nn.Module) -> int:
-    """How many channels the first convolution takes."""
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    return len(IMAGENET_MEAN) if first is None else first.in_channels

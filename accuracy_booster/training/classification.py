@@ -15,6 +15,7 @@ from torch import nn
 from accuracy_booster.blocks.gate_norm import small_batches_allowed
 from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
+from accuracy_booster.data.transforms import CentreCrop
 from accuracy_booster.training import initial_weights
 from accuracy_booster.training.freezing import freeze
 from accuracy_booster.training.measuring import Evaluation, Metrics, measure
@@ -29,7 +30,7 @@ from accuracy_booster.training.opening_data import (
 from accuracy_booster.training.output_directory import base_dir
 from accuracy_booster.training.reopening_data import reopen
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.run_files import CROPS, REPORT
+from accuracy_booster.training.run_files import REPORT, WHOLE
 from accuracy_booster.training.task import Forward, OnBatch, Task
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -76,7 +77,11 @@ class Classification(Task):
         return base_dir(config)
 
     def info(self) -> dict[str, Any]:
-        return {**super().info(), "hold_out": "names", CROPS: self.data.crops}
+        return {**super().info(), "hold_out": "names", WHOLE: self._measures_whole_images()}
+
+    def _measures_whole_images(self) -> bool:
+        transform = self.data.loaders["test"].dataset.transform
+        return not isinstance(transform, CentreCrop)
 
     def build(self) -> nn.Module:
         return build_network(self.config, pretrained=self.config.pretrained)

@@ -27,7 +27,7 @@ from accuracy_booster.training.train_config import TrainConfig
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 REPORT = "report.html"
 LOGS = "tensorboard"
-CROPS = "crops"  # in run.json: whether images are cropped for measuring; small ones are resized
+WHOLE = "whole"  # in run.json: measured on whole images, which are small, and not on crops
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 
 
