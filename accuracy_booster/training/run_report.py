@@ -56,8 +56,8 @@ def write_run_report(
     info = info or {}
     block = "" if config.block == "none" else f" with {config.block}"
     title = title or f"{config.model}{block} on {config.data_name}"
-    epochs = f" after {_counted(len(history), 'epoch')}" if history else ""
-    lead = f"Top-1 {measured.top1:.2f} % on {measured.images:,} {split} images{epochs}."
+    lead = f"Top-1 {measured.top1:.2f} % on {measured.images:,} {split} images"
+    lead += f"{_after(info, len(history))}."
     answers = measured.answers
     sections: list[dict[str, Any]] = [
         {"title": "Result", "html": _result(measured, config, info, split)},
@@ -88,8 +88,18 @@ def _render(template: str, **values: Any) -> Markup:
     return render(template, PACKAGE, **values)
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s'[: count != 1]}"
+def _after(info: Mapping[str, Any], epochs: int) -> str:
+    """After how many epochs the network is measured, and why after these."""
+    if not epochs:
+        return ""
+    told = f" after {epochs:,} epoch{'s'[: epochs != 1]}"
+    best = (info.get("best") or {}).get("epoch")
+    kept = info.get("kept_epoch", epochs)
+    if best is None:
+        return told
+    if kept == best:
+        return f"{told}, of which epoch {kept} is kept, the best on the validation split"
+    return f"{told}, the last of which is kept (the best on the validation split was {best})"
 
 
 def _result(
