@@ -13,6 +13,7 @@ from PIL import Image
 from support.trainings import DIGITS, SPLITS_OF_TWO, finish, make_data
 
 import accuracy_booster as ab
+from accuracy_booster.report import page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +23,9 @@ def _imported() -> None:
         importlib.import_module(name)
     if importlib.util.find_spec("tensorboard"):
         importlib.import_module("torch.utils.tensorboard")
+    templates = page._environment("accuracy_booster.training")
+    for name in templates.list_templates(extensions=["html"]):  # of the page that ends a run
+        templates.get_template(name)
 
 
 @pytest.fixture(scope="session")
