@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from accuracy_booster.cli.command import Command, Result
@@ -38,12 +39,14 @@ def _predict(given: dict[str, Any]) -> Result:
     from accuracy_booster.data.pictures import find_images
     from accuracy_booster.prediction import predict, predicted_files
     from accuracy_booster.progress import bars, note
+    from accuracy_booster.training.run_directory import Run
 
     file = output_file(given.pop("output", None), "predictions.csv")
     if file is not None:
         predicted_files.check_kind(file)
     if (workers := given.get("workers", 0)) < 0:
         raise ValueError(f"workers={workers} must be >= 0")
+    Run.open(Path(given["run"]))  # refused before thousands of files are looked for
     paths = find_images(given.pop("images"))
     found = []
     with bars() as progress:
