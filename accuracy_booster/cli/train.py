@@ -28,6 +28,7 @@ def _train_arguments(parser: Parser) -> None:
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
     from accuracy_booster.training.measuring import tells_top5
+    from accuracy_booster.training.run_files import REPORT
 
     name = network_or_none(given)
     if not name and not given.get("resume"):
@@ -46,6 +47,8 @@ def _train(given: dict[str, Any]) -> Result:
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
             f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
+        if (page := result.output / REPORT).is_file():
+            say(page)
         say(result.output)
 
     return value, show
