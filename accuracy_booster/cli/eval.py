@@ -9,16 +9,19 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_table, say
 from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import own_network_argument
 from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 FEW_CLASSES = 20  # of more, the worst are printed
 WORST = 10
 # options that leave the result what it is: with others it is not the run's own
 SAME_RESULT = {"device", "precision", "workers", "eval_batch_size", "data_dir", "bad_images"}
+SAME_RESULT |= {"model"}
 
 
 def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="the directory of a finished run")
+    own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )

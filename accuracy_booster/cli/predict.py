@@ -8,6 +8,7 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, say
 from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import own_network_argument
 from accuracy_booster.progress import printable
 
 
@@ -19,6 +20,7 @@ def _predict_arguments(parser: Parser) -> None:
         nargs="+",
         help="files, directories for all images below them, or patterns such as 'photos/**/*.jpg'",
     )
+    own_network_argument(parser)
     parser.add_argument("--top", type=int, default=5, help="how many classes of each image")
     parser.add_argument(
         "--output",

@@ -25,6 +25,7 @@ from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.answers import names_of_outputs
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_outputs import split_outputs
+from accuracy_booster.training.own_objects import NOTHING
 from accuracy_booster.training.run_directory import Run
 
 
@@ -79,6 +80,7 @@ def predict(
     network: str | Path | nn.Module,
     images: Picture | Iterable[Picture],
     *,
+    model: Any = None,
     top: int = 5,
     batch_size: int = 64,
     device: torch.device | str | None = None,
@@ -98,6 +100,7 @@ def predict(
             "photos/**/*.jpg"; PIL images; tensors, uint8 [C, H, W]; arrays, uint8 [H, W, 3] or
             [H, W]. Files and PIL images are turned upright. One, a list, or an iterator, of which
             a few batches are held at a time.
+        model: the network itself, for a run that trained one of your own: as for `ab.train`.
         top: how many classes; fewer if the network has fewer.
         device: "auto", "cpu" or "cuda". By default a run's own; a module stays where it is.
         workers: how many processes read files; 0: this process.
@@ -120,8 +123,10 @@ def predict(
     if isinstance(network, (str, Path)):
         if classes is not None:
             raise ValueError("classes=... is for a module; a run knows the names of its classes")
-        predictor = open_run(network, device)
+        predictor = open_run(network, device, model)
     elif isinstance(network, nn.Module):
+        if model is not None:
+            raise ValueError("model=... is for a run's directory; the first argument is a network")
         predictor = open_module(network, device, classes)
     else:
         kind = type(network).__name__
@@ -132,8 +137,10 @@ def predict(
     return predict_with(predictor, given, top=top, batch_size=batch_size, workers=workers)
 
 
-def open_run(path: str | Path, device: torch.device | str | None = None) -> Predictor:
-    """The network of a finished run, ready to predict.
+def open_run(
+    path: str | Path, device: torch.device | str | None = None, model: Any = None
+) -> Predictor:
+    """The network of a finished run, ready to predict; `model` as for `predict`.
 
     Raises:
         ValueError: for a directory without a finished run of a classification.
@@ -141,7 +148,7 @@ def open_run(path: str | Path, device: torch.device | str | None = None) -> Pred
     run, config = Run.open(Path(path))
     if device is not None:
         config = config.change({"device": str(device)})
-    network = load_network(run, config)
+    network = load_network(run, config, NOTHING if model is None else NOTHING.with_network(model))
     accelerator = make_accelerator(config)
     network.to(accelerator.device)
     return Predictor(

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from accuracy_booster.data.choices import BUILT_IN, SMALL
 from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats
-from accuracy_booster.data.transforms import CentreCrop, Resize, Transform
+from accuracy_booster.data.transforms import CentreCrop, Transform
 from accuracy_booster.models.preprocessing import preprocessing_of
+from accuracy_booster.training.network_metadata import preprocessing
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.run_files import WHOLE
 from accuracy_booster.training.train_config import TrainConfig
 
 
@@ -35,23 +34,10 @@ class Inputs:
 
 def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
     """The inputs of a run's network: images are made as the run's own test images."""
-    size, mean, std = config.input_size, config.mean or (), config.std or ()
-    interpolation = config.interpolation or "bilinear"
-    transform: Transform = Resize(size[1:], interpolation)
-    if not _measures_whole_images(run, config):
-        mode = config.crop_mode or "center"
-        transform = CentreCrop(size[1:], interpolation, config.crop_pct, mode, mean)
-    return Inputs(size, mean, std, transform)
-
-
-def _measures_whole_images(run: Run, config: TrainConfig) -> bool:
-    """Whether the run's images are only resized. A run of an older version does not note it."""
-    known = run.info.get(WHOLE)
-    if isinstance(known, bool):
-        return known
-    # `augment: auto` takes random resized crops where the images are not small
-    small = max(config.input_size[1:]) <= SMALL and config.augment != "resized_crop"
-    return small or config.data in BUILT_IN
+    about = preprocessing(config, run.info)
+    size, mean, std = about["input_size"], about["mean"], about["std"]
+    how = (about["interpolation"], about["crop_pct"], about["crop_mode"])
+    return Inputs(size, mean, std, CentreCrop(size[1:], *how, mean))
 
 
 def inputs_of_module(network: nn.Module) -> Inputs:

@@ -29,7 +29,6 @@ from accuracy_booster.training.train_config import TrainConfig
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
 BEST, REPORT = "best.safetensors", "report.html"
 LOGS = "tensorboard"
-WHOLE = "whole"  # in run.json: measured on whole images, which are small, and not on crops
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 
 

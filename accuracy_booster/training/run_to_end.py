@@ -84,7 +84,7 @@ def run_training(
                 "unreadable": list(state.unreadable.reasons.values()),
             }
             run.write_history(state.history)  # again: the file may have been damaged since
-            save_network(fitted.network, run, result, config.epochs)
+            save_network(fitted.network, run, result, config)
             _write_report(trainer, run, fitted.test)
         trainer.accelerator.wait_for_everyone()
     if not trainer.main:

@@ -61,6 +61,28 @@ def test_the_first_class_is_right_as_often_as_evaluate_says(trained, folder, wor
     assert again != certain
 
 
+def test_a_loaded_run_predicts_as_its_directory_does(trained, folder):
+    network = ab.load_run(trained)
+    found = list(ab.predict(network, folder / "test"))
+    assert found == list(ab.predict(trained, folder / "test"))
+
+
+def test_a_run_of_an_own_network_asks_for_it(folder, tmp_path):
+    def own():
+        return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(900, 3))
+
+    options = short(tmp_path, image_size=32, compile="off")
+    run = ab.train(own, data=str(folder), **options).output
+    measured = ab.evaluate(run, model=own)
+    found = ab.predict(run, folder / "test", model=own)
+    wanted = [measured.answers.classes[k] for k in measured.answers.given]
+    assert [p.classes[0] for p in found] == wanted
+    with pytest.raises(ValueError, match="model="):
+        ab.predict(run, folder / "test")
+    with pytest.raises(ValueError, match="is for a run's directory"):
+        ab.predict(ab.load_run(run, model=own), folder / "test", model=own)
+
+
 def test_small_images_are_resized_and_not_cropped(make_folder, tmp_path):
     """A run of small images measures the whole image; so does predict, also for a photograph."""
     data = make_folder({"train/a": 8, "train/b": 8, "test/a": 6, "test/b": 6}, size=(12, 12))
