@@ -19,7 +19,7 @@ from accuracy_booster.training.learning_curve import Row
 from accuracy_booster.training.measuring import Evaluation, tells_top5
 from accuracy_booster.training.mistakes import mistakes
 from accuracy_booster.training.report_charts import charts
-from accuracy_booster.training.train_config import TrainConfig
+from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -69,7 +69,7 @@ def write_run_report(
         {"title": "Classes", "html": _classes(answers)},
         {"title": "Confusion", "html": _confusion(answers)},
         {"title": "Most confident mistakes", "html": _mistakes(answers, images)},
-        {"title": "Settings", "html": _settings(config)},
+        {"title": "Settings", "html": _settings(config, trained=bool(info))},
     ]
     write_page(path, printable(title), printable(lead), sections)
 
@@ -126,8 +126,8 @@ def _about(config: TrainConfig, info: Mapping[str, Any]) -> list[list[str]]:
     device, seconds = info.get("device"), info.get("seconds")
     start = config.weights or ("the library's weights" if config.pretrained else "random weights")
     about = {
-        "network": config.model,
-        "block": config.block,
+        "network": config.model if info else "",
+        "block": config.block if info else "",
         "data": config.data,
         "images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
         "started from": start if info else "",
@@ -158,6 +158,8 @@ def _mistakes(answers: Answers, images: Images) -> Markup:
     return _render("mistakes.html", wrong=wrong, mistakes=mistakes(answers, images))
 
 
-def _settings(config: TrainConfig) -> Markup:
-    rows = [[name, printable(value)] for name, value in config.shown().items()]
+def _settings(config: TrainConfig, *, trained: bool) -> Markup:
+    """The settings: all of a run, of a module those by which it was measured."""
+    shown = config.shown()
+    rows = [[name, printable(shown[name])] for name in shown if trained or name in MEASURED]
     return _render("settings.html", table=Table(["setting", "value"], rows))

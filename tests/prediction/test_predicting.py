@@ -72,7 +72,7 @@ def test_a_run_of_an_own_network_asks_for_it(folder, tmp_path):
         return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(900, 3))
 
     options = short(tmp_path, image_size=32, compile="off")
-    run = ab.train(own, data=str(folder), **options).output
+    run = ab.train(own, block="none", data=str(folder), **options).output
     measured = ab.evaluate(run, model=own)
     found = ab.predict(run, folder / "test", model=own)
     wanted = [measured.answers.classes[k] for k in measured.answers.given]
