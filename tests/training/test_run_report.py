@@ -19,6 +19,7 @@ from accuracy_booster.data.images import TensorImages
 from accuracy_booster.training import TrainConfig, run_report
 from accuracy_booster.training.answers import Answers
 from accuracy_booster.training.measuring import Evaluation
+from accuracy_booster.training.run_files import remove_run
 from accuracy_booster.training.run_report import write_run_report
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -110,6 +111,8 @@ def test_the_page_of_a_training(make_folder, tmp_path, pixels):
     assert "after 1 epoch." in (run / "report.html").read_text()
     ab.train(resume=run, epochs=2)
     assert "after 2 epochs." in (run / "report.html").read_text()
+    remove_run(run)
+    assert {p.name for p in run.iterdir()} <= {"notes.txt", ".lock"}
 
 
 def test_a_page_that_cannot_be_written_loses_no_training(tmp_path, monkeypatch, capsys):
