@@ -50,6 +50,7 @@ def _predict(given: dict[str, Any]) -> Result:
         raise ValueError(f"workers={workers} must be >= 0")
     Run.open(Path(given["run"]))  # refused before thousands of files are looked for
     paths = find_images(given.pop("images"))
+    given.setdefault("device", "auto")
     found = []
     with bars() as progress:
         task = progress.add_task("Predicting", total=len(paths), note="")
