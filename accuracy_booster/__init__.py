@@ -45,6 +45,7 @@ _PUBLIC = {
     "compile_for_inference": "fastpath",
     "fold": "fastpath",
     "merge": "fastpath",
+    "predict": "prediction",
     "prune": "pruning",
     "pruning_of": "pruning",
 }
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
     from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.prediction import predict as predict
     from accuracy_booster.pruning import prune as prune
     from accuracy_booster.pruning import pruning_of as pruning_of
     from accuracy_booster.surgery import Plan as Plan
@@ -98,6 +100,7 @@ _PARTS = (
     "inspection",
     "models",
     "ops",
+    "prediction",
     "pruning",
     "reproduction",
     "surgery",

@@ -32,6 +32,8 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
+    from accuracy_booster.training.measuring import tells_top5
+    from accuracy_booster.training.run_files import REPORT
 
     take_one_block(given, "train")
     name = network_or_none(given)
@@ -47,11 +49,14 @@ def _train(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         test, epochs = result.test, result.epochs_done
+        top5 = f", top-5 {test.top5:.2f} %" if tells_top5(result.config.num_classes) else ""
         say(
-            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %){top5} "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
             f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
+        if (page := result.output / REPORT).is_file():
+            say(page)
         say(result.output)
 
     return value, show

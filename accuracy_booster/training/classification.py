@@ -17,7 +17,7 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.training import initial_weights
 from accuracy_booster.training.freezing import freeze
-from accuracy_booster.training.measuring import Metrics, measure
+from accuracy_booster.training.measuring import Evaluation, Metrics, measure
 from accuracy_booster.training.mixing import make_mixing
 from accuracy_booster.training.network_building import (
     build_network,
@@ -36,6 +36,7 @@ from accuracy_booster.training.output_directory import base_dir
 from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.reopening_data import reopen
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import REPORT
 from accuracy_booster.training.task import Forward, OnBatch, Task
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -145,7 +146,7 @@ class Classification(Task):
 
     def measure(
         self, network: nn.Module, split: str, accelerator: Accelerator, on_batch: OnBatch
-    ) -> Metrics:
+    ) -> Evaluation:
         return measure(network, self.data.loaders[split], self.data, accelerator, on_batch)
 
     def trained(self, sums: Sequence[float]) -> dict[str, float]:
@@ -157,3 +158,16 @@ class Classification(Task):
 
     def told(self, metrics: Metrics) -> str:
         return f"top-1 {metrics.top1:.2f} %"
+
+    def write_report(self, run: Run, test: Evaluation) -> None:
+        from accuracy_booster.training.run_report import write_run_report
+
+        run.check_ours()
+        write_run_report(
+            run.path / REPORT,
+            test,
+            self.data.loaders["test"].dataset.images,
+            config=self.config,
+            info=run.info,
+            history=run.history(),
+        )

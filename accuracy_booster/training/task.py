@@ -171,3 +171,11 @@ class Task(ABC):
     @abstractmethod
     def told(self, metrics: Any) -> str:
         """The metrics in a few words, for the display."""
+
+    def write_report(self, run: Run, test: Any) -> None:
+        """Write a page of a run that has ended beside its other files; by default none.
+
+        Args:
+            test: the metrics that `measure` gave for the test split.
+        """
+        return None
