@@ -36,6 +36,7 @@ class Images(Dataset[Item]):
     """A data set whose labels are known without reading an image."""
 
     labels: torch.Tensor  # [N] int64
+    chans: int = 3  # of an image that is read
     names: Sequence[str] | None = None  # of the files, below the split's folder
     unreadable: tuple[str, ...] = ()  # why images were left out when they were read into memory
 
@@ -72,6 +73,7 @@ class Subset(Images):
     def __init__(self, images: Images, indices: Sequence[int]):
         self.images, self.indices = images, list(indices)
         self.labels = images.labels[self.indices]
+        self.chans = images.chans
 
     def __getitem__(self, index: int) -> Item:
         return self.images[self.indices[index]]

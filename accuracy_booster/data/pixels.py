@@ -38,6 +38,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def to_pixels(image: Image.Image, chans: int) -> Image.Image:
+    """An image as `to_rgb` makes it, of mode RGB (3 channels) or L (1 channel, grey)."""
+    picture = to_rgb(image)
+    return picture if chans == 3 else picture.convert("L")
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION, 1)

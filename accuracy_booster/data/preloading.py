@@ -56,11 +56,11 @@ def preloaded(
         ValueError: if no image can be read.
     """
     height, width = size
-    if not isinstance(images, EncodedImages) or len(images) * 3 * height * width > limit:
+    if not isinstance(images, EncodedImages) or len(images) * images.chans * height * width > limit:
         return images
     from accuracy_booster.progress import track
 
-    decoded = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
+    decoded = torch.empty(len(images), images.chans, height, width, dtype=torch.uint8)
     kept: list[int] = []
     unreadable: dict[int, str] = {}
     for index in track(range(len(images)), f"Reading {images.source}"):
