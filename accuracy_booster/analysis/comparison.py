@@ -27,6 +27,7 @@ from accuracy_booster.training import (
     resolve,
     run_training,
 )
+from accuracy_booster.training.advice import advice
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences
 from accuracy_booster.training.initial_weights import start_from_weights
@@ -94,6 +95,9 @@ def compare(
     by_names = request.holds_out_by_names
     data = open_data_of_new_run(base) if by_names else open_data(base, hold_out="rows")
     variants = [fill_in(variant, data) for variant in variants]
+    if resume is None:
+        for line in advice(variants[0], data):
+            note(line)
     for variant in variants:
         _check_can_start(variant)
     configs = _configs(request, variants, base.seed, folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from accuracy_booster.data.choices import AUTO_AUGMENTS
 from accuracy_booster.errors import shown
@@ -59,13 +59,18 @@ class AutoAugment:
         if kind == "augmix":
             settings["translate_pct"] = 0.3
         try:
-            return make(self._text, settings)
+            made = make(self._text, settings)
         except (AssertionError, ValueError, KeyError, TypeError) as e:
             raise ValueError(
                 f"auto_augment={shown(self._text)} is no text that timm reads; it is one of "
                 f"{', '.join(AUTO_AUGMENTS)}, with timm's settings after dashes, such as "
                 "rand-m9-mstd0.5-inc1"
             ) from e
+        rows = made.policy if hasattr(made, "policy") else [made.ops]
+        for operation in (one for row in rows for one in row):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+        return made
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         seed = int(torch.randint(2**31, ()))
@@ -87,3 +92,8 @@ class AutoAugment:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._augment = self._made()
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the highest bits of each value. timm asks for 0 bits too, which Pillow 13 refuses."""
+    return ImageOps.posterize(image, min(bits, 8)) if bits else image.point(lambda value: 0)

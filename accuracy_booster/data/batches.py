@@ -214,7 +214,7 @@ class Loader:
         if self.workers and self.shape is not None:
             images = max(map(len, chosen), default=0)
             check_room(self.workers, len(chosen), images, math.prod(self.shape))
-        return DataLoader(
+        return _Processes(
             _Keyed(self.dataset, self.seed if self.shuffled else None),
             batch_sampler=[],
             collate_fn=self.collate,
@@ -225,6 +225,16 @@ class Loader:
             # torch draws a seed for the processes; it must not come from the global generator
             generator=torch.Generator(),
         )
+
+
+class _Processes(DataLoader[Any]):
+    """torch's loader without its warning of many processes, which comes with each loader and pass.
+
+    `training.advice` says it once.
+    """
+
+    def check_worker_number_rationality(self) -> None:
+        return None
 
 
 class _Keyed(Dataset[Any]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from accuracy_booster.data.source import Source
 from accuracy_booster.data.split_names import name_splits
 from accuracy_booster.data.tars import tar_source
 from accuracy_booster.data.timm_sources import is_timms, timm_source
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import SHOWN, shown, unknown
 
 
 def full_name(data: str) -> str:
@@ -56,11 +58,25 @@ def find(
         remedy = "or a directory of class folders or Parquet files, or timm's hfds/NAME, torch/NAME"
         if path.exists():
             raise ValueError(f"data {data!r} is a file; give the directory that holds it")
+        if os.sep in data or data.startswith((".", "~")):
+            raise _no_directory(data, path)
         raise unknown("data set", data, BUILT_IN, remedy)
     if _has_parquet(path):
         return parquet_source(path, image_column, label_column)
     may_be_tars = _has(path, "*.tar") and not name_splits(image_files.folders(path), str(path))
     return (tar_source(path) if may_be_tars else None) or folder_source(path)
+
+
+def _no_directory(data: str, path: Path) -> ValueError:
+    """The error for a path where nothing is; it names what is nearest to it."""
+    above = next((parent for parent in path.parents if parent.is_dir()), Path())
+    missing = path.parts[len(above.parts)]
+    near: list[str] = []
+    with contextlib.suppress(ValueError):  # a folder that cannot be read
+        if len(missing) <= SHOWN:  # difflib takes minutes for a very long name
+            near = difflib.get_close_matches(missing, image_files.folders(above), 1)
+    meant = f"did you mean {above / near[0]}?" if near else f"{above} holds no {shown(missing)}"
+    return ValueError(f"data {shown(data)}: there is no such directory; {meant}")
 
 
 def _has_parquet(path: Path) -> bool:

@@ -17,7 +17,7 @@ FEW_STEPS = 100  # of a whole training: fewer change little
 FEW_AN_EPOCH = 4  # fewer steps in an epoch are a word worth, where all epochs have few as well
 ENOUGH_STEPS = 1000  # of a whole training, whatever an epoch has
 STEPS_ADVISED = 5  # in an epoch, with the batch size that is advised
-LEAST_BATCH = 8  # that is advised
+LEAST_BATCH = 16  # that is advised: the norm of a gate warns of fewer
 DROPPED = 0.05  # the share of an epoch whose loss is told
 FEW_IMAGES = 2  # of a class, from which nothing can be learned
 UNBALANCED = 10  # times as many images in the largest class as in the smallest
@@ -56,7 +56,7 @@ def _on_steps(config: TrainConfig, data: Data) -> Iterator[str]:
         remedy += [f"--epochs {longer}"] * (longer > epochs)
         yield (
             f"{images:,} training images in batches of {batch} are {_steps(steps)} an epoch and "
-            f"{_steps(steps * epochs)} in all, which is little to learn in: "
+            f"{_steps(steps * epochs)} in all, too few to learn much: "
             f"{' with '.join(remedy)} makes {images // better * longer:,} steps"
         )
     dropped = images % batch
@@ -105,8 +105,8 @@ def _on_classes(config: TrainConfig, data: Data) -> Iterator[str]:
     scarce = [name for name, n in zip(data.classes, counts, strict=True) if 0 < n <= FEW_IMAGES]
     if scarce:
         yield (
-            f"{_listed('class', scarce)} {'only 1 or 2' if FEW_IMAGES > 1 else 'only 1'} training "
-            "images, too few to learn from: add images, or leave the class out"
+            f"{_listed('class', scarce)} no more than {FEW_IMAGES} training images, too few to "
+            "learn from: add images, or leave the class out"
         )
     present = [(n, name) for n, name in zip(counts, data.classes, strict=True) if n]
     (least, rare), (most, common) = min(present), max(present)

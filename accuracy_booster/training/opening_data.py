@@ -24,6 +24,7 @@ def open_data(config: TrainConfig, **more: Any) -> Data:
         *("batch_size", "eval_batch_size", "image_size", "augment", "validation", "mean", "std"),
         *("seed", "workers", "data_dir", "image_column", "label_column"),
         *("interpolation", "crop_pct", "crop_mode"),
+        *("in_chans", "auto_augment", "sampling"),
     )
     return load_data(config.data, **{**{name: getattr(config, name) for name in names}, **more})
 
