@@ -30,12 +30,12 @@ from accuracy_booster.analysis.choices import BENCHED_BLOCKS
 from accuracy_booster.analysis.measuring import (
     calls_in_a_row,
     interleaved_times,
-    peak_memory,
     processor,
 )
 from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
+from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.training.accelerator import device_named

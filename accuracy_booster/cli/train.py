@@ -14,6 +14,12 @@ from accuracy_booster.training.train_config import TrainConfig
 def _train_arguments(parser: Parser) -> None:
     add_training(parser)
     parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read the data, build the network, take a few steps, print what the training would "
+        "be (steps, images left out, memory, time) and stop; nothing is written",
+    )
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
@@ -24,7 +30,13 @@ def _train(given: dict[str, Any]) -> Result:
         raise ValueError("name a network with --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
         config = resolve(**given)
-        return None, lambda: say(*config.to_yaml().splitlines())
+        return None, lambda: say(
+            "# the data decide what is null or auto here; train --dry_run shows that too",
+            *config.to_yaml().splitlines(),
+        )
+    if given.pop("dry_run", False):
+        tried = train(given.pop("model", None), dry_run=True, **given)
+        return tried.to_dict(), lambda: say(*tried.lines())
     result = train(given.pop("model", None), **given)
     value = trained_value(result)
 

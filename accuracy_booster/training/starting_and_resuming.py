@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.dry_run import DryRun, try_training
 from accuracy_booster.training.output_directory import begun_dir, new_dir
 from accuracy_booster.training.presets import resolve
 from accuracy_booster.training.processes import restart_count
@@ -21,18 +22,35 @@ from accuracy_booster.training.train_result import TrainResult, result_of
 RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs")  # and the data's places
 
 
+@overload
 def train(
     model: str | TrainConfig | None = None,
     *,
     resume: str | Path | None = None,
+    dry_run: Literal[False] = False,
     **options: Any,
-) -> TrainResult:
+) -> TrainResult: ...
+
+
+@overload
+def train(model: str | TrainConfig, *, dry_run: Literal[True], **options: Any) -> DryRun: ...
+
+
+def train(
+    model: str | TrainConfig | None = None,
+    *,
+    resume: str | Path | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> TrainResult | DryRun:
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
         model: the network's name, or a whole `TrainConfig`.
         resume: the directory of a run to go on with, with its own settings; one that has ended
             stays as it is, unless `epochs` makes it longer.
+        dry_run: read the data, build the network and take a few steps, and return a `DryRun` that
+            tells what the training would be; nothing is written.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
             `resume` only `bad_images`, `checkpoint_minutes` and `workers`, which leave the result
             as it is; `data` and `data_dir`, the new place of the same data; and `epochs`. From
@@ -48,6 +66,8 @@ def train(
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
     if resume is not None:
+        if dry_run:
+            raise ValueError("dry_run tries a new run; leave out resume")
         return resume_run(Classification, resume, network_named=model is not None, **options)
     if model is None:
         raise ValueError("name a model, or a run to resume")
@@ -57,7 +77,18 @@ def train(
             "its network itself, so that it can make it again"
         )
     config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
+    if dry_run:
+        return try_run(config)
     return start_run(Classification, config)
+
+
+def try_run(config: TrainConfig) -> DryRun:
+    """What a run would be, as `train(dry_run=True)`; it ends with the errors of `start_run`."""
+    Classification.check(config)
+    place = Classification.default_output(config)
+    output = Path(config.output) if config.output else new_dir(place)
+    check_output(output, config.overwrite)
+    return try_training(Classification.begin(config.change({"output": str(output)})))
 
 
 def start_run(kind: type[Task], config: RunConfig) -> TrainResult:
