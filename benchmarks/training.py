@@ -35,10 +35,10 @@ from accuracy_booster.data import Data
 from accuracy_booster.data.augmentation import train_batch_transform
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.images import TensorImages
-from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.data.transforms import unchanged
 from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.training.presets import resolve
 
 CLASSES, COUNT = 100, 5000

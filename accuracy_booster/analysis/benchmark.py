@@ -35,10 +35,10 @@ from accuracy_booster.analysis.measuring import (
 from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
-from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.training.accelerator import device_named
+from accuracy_booster.training.peak_memory import peak_memory
 
 MODES = {
     "infer": "inference in eval mode without gradients; ours is ab.fold",

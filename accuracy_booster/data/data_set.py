@@ -53,7 +53,7 @@ class Data:
         return replace(self, loaders=self.make_loaders(seed))
 
     def check_trainable(self) -> None:
-        """Raise ValueError if there are fewer than two training images, or if all are of one class."""
+        """Raise ValueError unless there are two training images or more, of two classes."""
         images = self.loaders["train"].dataset.images
         if (count := len(images)) < 2:
             lost = len(self.unreadable)

@@ -225,8 +225,8 @@ class _Transforms:
         if shuffled:
             transform = train_transform(self.augment, self.size, now, self.interpolation)
             if self.auto_augment is not None:
-                how = self.size, self.mean, self.interpolation
-                return Steps(transform, AutoAugment(self.auto_augment, *how)), None
+                more = AutoAugment(self.auto_augment, self.size, self.mean, self.interpolation)
+                return Steps(transform, more), None
             same = self.size == now
             return transform, train_batch_transform(self.augment, self.size) if same else None
         how = (self.interpolation, self.crop_pct, self.crop_mode, self.mean)

@@ -19,8 +19,8 @@ from accuracy_booster.progress import note
 from accuracy_booster.training import initial_weights
 from accuracy_booster.training.advice import advice
 from accuracy_booster.training.freezing import freeze
-from accuracy_booster.training.measuring import Metrics, measure
 from accuracy_booster.training.losses import balanced_weights, cross_entropy
+from accuracy_booster.training.measuring import Metrics, measure
 from accuracy_booster.training.mixing import make_erasing, make_mixing
 from accuracy_booster.training.network_building import build_network, check_network_and_block
 from accuracy_booster.training.network_outputs import split_outputs, try_network

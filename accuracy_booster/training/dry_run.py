@@ -116,15 +116,21 @@ class DryRun:
         yield "classes", f"{len(self.classes)}: {', '.join(few)}{', ...' * (len(self.classes) > 5)}"
         stats = f"mean {_numbers(config.mean)}, std {_numbers(config.std)}"
         yield "input", f"{chans} x {height} x {width}, {stats}, augment {config.augment}"
-        yield "batches", (
-            f"{config.batch_size:,} images: {_several(self.steps_per_epoch, 'step')} an epoch, "
-            f"{self.steps:,} in {_several(config.epochs, 'epoch')}; each epoch leaves out "
-            f"{_several(self.dropped, 'image')}"
+        yield (
+            "batches",
+            (
+                f"{config.batch_size:,} images: {_several(self.steps_per_epoch, 'step')} an epoch, "
+                f"{self.steps:,} in {_several(config.epochs, 'epoch')}; each epoch leaves out "
+                f"{_several(self.dropped, 'image')}"
+            ),
         )
-        yield "time", (
-            f"{_duration(self.step_seconds)} a step, {_duration(self.load_seconds)} to load a "
-            f"batch (workers={config.workers}), {_duration(self.eval_seconds)} to "
-            f"measure {min(config.eval_batch_size, self.images['test']):,} images"
+        yield (
+            "time",
+            (
+                f"{_duration(self.step_seconds)} a step, {_duration(self.load_seconds)} to load a "
+                f"batch (workers={config.workers}), {_duration(self.eval_seconds)} to "
+                f"measure {min(config.eval_batch_size, self.images['test']):,} images"
+            ),
         )
         yield "training", f"about {_duration(self.seconds)}, without compilation"
         held, peak = (f"{size / 2**20:,.0f} MiB" for size in (self.held_memory, self.step_memory))

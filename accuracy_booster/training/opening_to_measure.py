@@ -151,6 +151,8 @@ def _given_module(
     if data is None:
         raise ValueError("which data? a module does not know; pass data=...")
     config = TrainConfig("module", data=data).change(options)
+    if (chans := _channels(model)) in (1, 3):  # images are made grey or colour for it
+        config = config.change({"in_chans": chans})
     size = config.image_size if isinstance(config.image_size, tuple) else None
     own = preprocessing_of(model, size)
     return _Given(model, config, classes=classes, loading={"own": own} if own else {})
@@ -175,12 +177,17 @@ def _given_run(path: Path, data: str | None, options: Mapping[str, Any]) -> _Giv
 
 
 def _check_channels(network: nn.Module, data: Data) -> None:
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != data.in_chans:
+    chans = _channels(network)
+    if chans is not None and chans != data.in_chans:
         raise ValueError(
-            f"the network takes images of {first.in_channels} channels, {data.name} has "
-            f"{data.in_chans}"
+            f"the network takes images of {chans} channels, {data.name} has {data.in_chans}"
         )
+
+
+def _channels(network: nn.Module) -> int | None:
+    """The channels that the first convolution takes; None for a network without one."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
 
 
 def _preprocessing_of(data: Data) -> Preprocessing:
