@@ -47,10 +47,10 @@ def _on_steps(config: TrainConfig, data: Data) -> Iterator[str]:
     loader = data.loaders["train"]
     images, batch, epochs = len(loader.dataset), loader.batch_size, config.epochs
     steps = images // batch
-    few = steps * epochs < FEW_STEPS or (steps < FEW_AN_EPOCH and steps * epochs < ENOUGH_STEPS)
     parts = config.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
-    if few:
-        better = _smaller_batch(images, batch, parts)
+    better = _smaller_batch(images, batch, parts)
+    few_an_epoch = better < batch and steps < FEW_AN_EPOCH and steps * epochs < ENOUGH_STEPS
+    if few := steps * epochs < FEW_STEPS or few_an_epoch:
         longer = max(epochs, math.ceil(2 * FEW_STEPS / (images // better)))
         remedy = [f"--batch_size {better}"] * (better < batch)
         remedy += [f"--epochs {longer}"] * (longer > epochs)
