@@ -14,6 +14,6 @@ if (
 ):
     del sys.path[0]
 
-from accuracy_booster.cli import main  # noqa: E402
+from accuracy_booster.start import main  # noqa: E402
 
 sys.exit(main())

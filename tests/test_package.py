@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 # Each part may import what stands left of it.
 ORDER = ["lazy", "version", "errors", "spelling", "files", "progress", "signals", "tables"]
 ORDER += ["report", "ops", "blocks", "surgery", "fastpath", "pruning", "models", "data", "training"]
-ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "__main__"]
+ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "start", "__main__"]
 MOST_LINES = 300
 OF_NO_FILE = ("package.py", "docs.py", "benchmarks.py")  # tests of more than one file
 

@@ -34,14 +34,17 @@ from accuracy_booster.training.initial_weights import start_from_weights
 from accuracy_booster.training.network_building import build_network, check_network_and_block
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.opening_data import fill_in, open_data, open_data_of_new_run
+from accuracy_booster.training.optimizer import check_optimizer
+from accuracy_booster.training.presets import told
 from accuracy_booster.training.reopening_data import check_place, check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import CONFIG
+from accuracy_booster.training.trackers import check_trackers
 from accuracy_booster.training.train_result import result_of
 
 DEFAULT_MODEL = "resnet14"
 # settings that may differ between a resumed comparison and a run of it that exists
-FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers")
+FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers", "keep", "log_with")
 
 
 def compare(
@@ -83,6 +86,10 @@ def compare(
     variants = [base.change({"block": block}) for block in request.current_blocks()]
     for variant in variants:
         check_network_and_block(variant)
+    if not request.options.get("preset"):
+        note(told(base))
+    check_optimizer(base)
+    check_trackers(base)
     folder = (
         Path(output)
         if output

@@ -41,14 +41,21 @@ def _results(result: Comparison) -> dict[str, Any]:
         "title": "Results",
         "table": result.table(),
         "text": (
-            f"Top-1 accuracy on the {images:,} test images after the last epoch, never the best "
-            f"epoch's: mean ± sample standard deviation over {seeds} seed"
-            f"{'s' if seeds > 1 else ''}. One image is {100 / images:.2f} points. With so few "
-            "seeds, differences of the size of the spread mean nothing. MACs: multiply-adds for "
+            f"Top-1 accuracy on the {images:,} test images {_which_epoch(result)}: mean ± sample "
+            f"standard deviation over {seeds} seed{'s' if seeds > 1 else ''}. One image is "
+            f"{100 / images:.2f} points. With so few seeds, differences of the size of the spread "
+            "mean nothing. MACs: multiply-adds for "
             f"one image. ms / image: inference at batch {result.latency_batch}, median, the blocks "
             "timed in turn on this machine."
         ),
     }
+
+
+def _which_epoch(result: Comparison) -> str:
+    """Whose network is measured."""
+    if all(run.kept_epoch == run.epochs_done for run in result.runs):
+        return "after the last epoch, never the best epoch's"
+    return "with the network of the best epoch on the validation split"
 
 
 def _diverged(result: Comparison) -> dict[str, Any]:
@@ -119,15 +126,17 @@ def learning_curves(runs: Mapping[str, Sequence[TrainResult]], split: str) -> st
     loss, error = figure.subplots(1, 2)
     for i, (block, members) in enumerate(runs.items()):
         colour = COLOURS[i % len(COLOURS)]
-        epochs = [row["epoch"] for row in members[0].history]
+        # with early stopping, runs have different lengths: the mean ends with the shortest
+        shortest = min((run.history for run in members), key=len)
+        epochs = [row["epoch"] for row in shortest]
         for axis, value in (
             (loss, lambda row: row["train_loss"]),
             (error, lambda row: 100 - row[f"{split}_top1"]),
         ):
             curves = [[value(row) for row in run.history] for run in members]
             for curve in curves:
-                axis.plot(epochs, curve, color=colour, linewidth=0.7, alpha=0.45)
-            means = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+                axis.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.45)
+            means = [sum(values) / len(values) for values in zip(*curves, strict=False)]
             axis.plot(epochs, means, color=colour, linewidth=2, label=block, marker=".")
     loss.set(title="Training loss", ylabel="cross-entropy", yscale="log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -12,6 +12,7 @@ from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.files import write_json
 from accuracy_booster.training import TrainConfig
 from accuracy_booster.training.identity import new_id
+from accuracy_booster.training.presets import preset_from_scratch
 from accuracy_booster.training.run_files import BLOCKS
 
 
@@ -60,11 +61,14 @@ def request_in(folder: Path, options: dict[str, Any]) -> Request:
     moved = {name: value for name, value in options.items() if name in ("data", "data_dir")}
     if more := [name for name in options if name not in moved]:
         raise ValueError(f"resume goes on as it was begun; leave out {', '.join(more)}")
+    data = begun["options"].get("data", TrainConfig.data)
+    # what a comparison of an older version, whose options name neither, was trained with
+    former = {"preset": preset_from_scratch(begun["model"], data), "keep": "last"}
     return Request(
         begun["model"],
         begun["blocks"],
         begun["seeds"],
-        {**begun["options"], **moved},
+        {**former, **begun["options"], **moved},
         version=begun.get(BLOCKS, 1),
         holds_out_by_names="hold_out" in begun,
         begun=begun,
@@ -89,7 +93,7 @@ def write_request(
         "model": request.model,
         "blocks": list(request.blocks),
         "seeds": request.seeds,
-        "options": {**request.options, **absolute},
+        "options": {"preset": filled.preset, "keep": filled.keep, **request.options, **absolute},
         BLOCKS: request.version,
     }
     content |= {"hold_out": "names"} if request.holds_out_by_names else {}

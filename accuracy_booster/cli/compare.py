@@ -8,6 +8,7 @@ from accuracy_booster.analysis.choices import COMPARED_BLOCKS
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import network_arguments, network_or_none
 from accuracy_booster.cli.words import split
 from accuracy_booster.errors import shown
 from accuracy_booster.training.train_config import TrainConfig
@@ -16,7 +17,7 @@ MAX_SEEDS = 1000
 
 
 def _compare_arguments(parser: Parser) -> None:
-    parser.add_argument("--model", type=str, default="resnet14", help="the network")
+    network_arguments(parser, about="the network; by default resnet14")
     parser.add_argument(
         "--blocks",
         type=str,
@@ -36,6 +37,8 @@ def _compare_arguments(parser: Parser) -> None:
 def _compare(given: dict[str, Any]) -> Result:
     from accuracy_booster.analysis import compare
 
+    if name := network_or_none(given):
+        given["model"] = name
     if given.get("resume"):
         if more := sorted(set(given) - {"resume", "data", "data_dir"}):
             raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
@@ -56,7 +59,7 @@ def _compare(given: dict[str, Any]) -> Result:
 COMMANDS = {
     "compare": Command(
         "Train a network with several blocks and seeds; a table and an HTML report.",
-        "accuracy-booster compare --model resnet14 --blocks none,se,ab,ab_plus --seeds 2",
+        "accuracy-booster compare resnet14 --blocks none,se,ab,ab_plus --seeds 2",
         _compare_arguments,
         _compare,
     ),

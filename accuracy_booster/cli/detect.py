@@ -9,7 +9,12 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_table, say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.cli.shared_options import (
+    add_training,
+    network_arguments,
+    network_or_none,
+    trained_value,
+)
 from accuracy_booster.detection.config import MEASURED, DetectConfig
 
 HEADER = ("AP", "AP50", "AP75", "AP small", "medium", "large")
@@ -17,13 +22,13 @@ RECALLS = ("AR 1", "AR 10", "AR 100", "AR small", "medium", "large")
 
 
 def _train_arguments(parser: Parser) -> None:
-    add_training(parser)
-    parser.add_argument(
-        "--backbone",
-        type=str | None,
-        help="the classification network (accuracy-booster models) that gives the feature maps, or "
-        "the directory of a run of train, whose network, block and weights are taken",
+    network_arguments(
+        parser,
+        "backbone",
+        about="the classification network (accuracy-booster models) that gives the feature maps, "
+        "or the directory of a run of train, whose network, block and weights are taken",
     )
+    add_training(parser)
     parser.add_class_arguments(DetectConfig, skip={"backbone"})
 
 
@@ -31,12 +36,13 @@ def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.detection.resolving import resolve
     from accuracy_booster.detection.training import train
 
-    if not any(given.get(name) for name in ("backbone", "resume", "weights")):
-        raise ValueError("name a network with --backbone NAME, or a run with --resume RUN")
+    backbone = network_or_none(given, "backbone")
+    if not backbone and not any(given.get(name) for name in ("resume", "weights")):
+        raise ValueError("name a network, with NAME or --backbone NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
-        config = resolve(given.pop("backbone", None), **given)
+        config = resolve(backbone, **given)
         return None, lambda: say(*config.to_yaml().splitlines())
-    result = train(given.pop("backbone", None), **given)
+    result = train(backbone, **given)
     value = trained_value(result)
 
     def show() -> None:

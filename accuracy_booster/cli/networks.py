@@ -23,58 +23,87 @@ def _models_arguments(parser: Parser) -> None:
         type=str,
         nargs="?",
         default="*",
-        help='a pattern of networks: "resnet*", "timm/resnet*", "torchvision/*"',
+        help="a pattern or a part of names, ours and those of timm and torchvision: resnet18, "
+        '"*resnet18*", "timm/resnet*", "torchvision/*"; by default all of ours, and the blocks',
+    )
+    parser.add_argument(
+        "--boostable",
+        action="store_true",
+        help="only networks with a residual branch to boost; planning takes a second for each",
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="only networks with weights to download"
     )
 
 
 def _models(given: dict[str, Any]) -> Result:
-    import torch
-
     from accuracy_booster.blocks import TABLE, list_recipes
-    from accuracy_booster.models import MODELS, create_model, list_models
+    from accuracy_booster.models import MODELS, list_models
 
-    pattern = given.get("filter", "*")
-    names = list_models(pattern)
+    pattern = given.get("filter") or "*"
+    kinds = {name: given.get(name, False) for name in ("boostable", "pretrained")}
+    names = list_models(pattern, **kinds)
     if not names:
+        asked = "".join(f", with --{name}" for name, on in kinds.items() if on)
         raise ValueError(
-            f"no model matches {shown(pattern)}; 'accuracy-booster models' lists all of ours"
+            f"no model matches {shown(pattern)}{asked}; 'accuracy-booster models' lists all of "
+            "ours, and 'accuracy-booster models \"timm/*\"' all of timm's"
         )
-    if any(name not in MODELS for name in names):  # of timm or torchvision: too many to build
-        return {"models": names}, lambda: say(*names)
-    with torch.device("meta"):
-        models: list[dict[str, Any]] = [
-            {
-                "name": name,
-                "about": MODELS[name].about,
-                "input_size": MODELS[name].input_size,
-                "num_classes": MODELS[name].num_classes,
-                "parameters": sum(p.numel() for p in create_model(name).parameters()),
-            }
-            for name in names
-        ]
-    recipes = {
-        name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()
-    }
+    ours = [_described(name) for name in names if name in MODELS]
+    others = [name for name in names if name not in MODELS]
+    value: dict[str, Any] = {"models": [*ours, *({"name": name} for name in others)]}
+    blocks = {}
+    if pattern == "*" and not any(kinds.values()):
+        blocks = {
+            name: {"recipe": TABLE[name][0], "source": TABLE[name][1]} for name in list_recipes()
+        }
+        value["blocks"] = blocks
 
     def show() -> None:
-        print_table(
-            ["model", "parameters", "classes", "input", "about"],
-            [
-                [
-                    *(m["name"], f"{m['parameters']:,}", f"{m['num_classes']:,}"),
-                    *("x".join(map(str, m["input_size"])), m["about"]),
-                ]
-                for m in models
-            ],
-        )
-        say("wrnD_K works for any depth D = 6n + 4 and width K.", "")
-        print_table(
-            ["block", "recipe", "source"],
-            [[name, row["recipe"], row["source"]] for name, row in recipes.items()],
-        )
-        say("ab_gN works for any number of groups N, and --block takes any recipe's text.")
+        if ours:
+            print_table(*_table_of_ours(ours))
+            if any(m["name"].startswith("wrn") for m in ours):
+                say("wrnD_K works for any depth D = 6n + 4 and width K.")
+        say(*others)
+        if blocks:
+            say("")
+            print_table(
+                ["block", "what its gates compute", "source"],
+                [[name, row["recipe"], row["source"]] for name, row in blocks.items()],
+            )
+            say(
+                "ab_gN works for any number of groups N, and --block takes any such text.",
+                'More networks: accuracy-booster models "timm/resnet*" or "torchvision/*".',
+            )
 
-    return {"models": models, "blocks": recipes}, show
+    return value, show
+
+
+def _described(name: str) -> dict[str, Any]:
+    """What is known of a network of ours."""
+    import torch
+
+    from accuracy_booster.models import MODELS, create_model
+
+    row = MODELS[name]
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in create_model(name).parameters())
+    return {
+        **{"name": name, "about": row.about, "input_size": row.input_size},
+        **{"num_classes": row.num_classes, "parameters": parameters},
+    }
+
+
+def _table_of_ours(models: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: our networks."""
+    rows = [
+        [
+            *(m["name"], f"{m['parameters']:,}", f"{m['num_classes']:,}"),
+            *("x".join(map(str, m["input_size"])), m["about"]),
+        ]
+        for m in models
+    ]
+    return ["model", "parameters", "classes", "input", "what it is"], rows
 
 
 def _plan_arguments(parser: Parser) -> None:
@@ -156,7 +185,7 @@ COMMANDS = {
     ),
     "models": Command(
         "List the networks and the blocks.",
-        'accuracy-booster models "resnet*"',
+        'accuracy-booster models "*resnet18*" --pretrained',
         _models_arguments,
         _models,
     ),

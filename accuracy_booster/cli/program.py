@@ -11,10 +11,11 @@ from accuracy_booster.cli.command import PROGRAM, Command
 from accuracy_booster.cli.commands import COMMANDS
 from accuracy_booster.cli.failures import ShowWarnings, exit_code_of
 from accuracy_booster.cli.output import escaping_stdout, say_json
-from accuracy_booster.cli.parser import HelpFormatter, Parser, given_options
-from accuracy_booster.cli.words import check_configs, check_words, normalise
+from accuracy_booster.cli.parser import Parser, given_options
+from accuracy_booster.cli.words import check_configs, check_words, normalise, with_place
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.presets import PRESETS
+from accuracy_booster.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), escaping_stdout():
             warnings.showwarning = ShowWarnings()
-            code = run([word for word in words if word != "--debug"])
+            try:
+                code = run([word for word in words if word != "--debug"])
+            except SystemExit as end:  # after --help of a command
+                code = int(end.code or 0)
             sys.stdout.flush()
         return code
     except (Exception, KeyboardInterrupt) as error:
@@ -46,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(words: list[str]) -> int:
     """Run the command that the words name; errors are raised. Returns the exit code."""
+    if words and words[0] == "help":
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
-    if words[0] == "--version":
-        from accuracy_booster.version import __version__
-
+    if words[0] in ("--version", "version"):
         print(f"{PROGRAM} {__version__}")
         return 0
     name, rest = _find_command(words)
@@ -59,13 +63,20 @@ def run(words: list[str]) -> int:
         print(_overview(name))
         return 0
     command = COMMANDS[name]
-    rest = normalise(rest)
+    parser = parser_of(name, command)
+    rest = normalise(rest, parser.lists(), parser.switches())
     check_words(rest)
-    check_configs(rest)
-    given = given_options(_parser(name, command).parse_args(rest, defaults=False))
-    as_json = given.pop("json", False)
-    given.pop("debug", None)
-    value, show, *code = command.run(given)
+    places = check_configs(rest)
+    try:
+        given = given_options(parser.parse_args(rest, defaults=False))
+        as_json = given.pop("json", False)
+        given.pop("debug", None)
+        value, show, *code = command.run(given)
+    except ValueError as error:
+        placed = with_place(error, places)
+        if placed is error:
+            raise
+        raise placed from error
     if os.environ.get("RANK", "0") != "0":
         return 0  # torchrun starts several processes; the first one prints
     if as_json and value is not None:
@@ -75,11 +86,11 @@ def run(words: list[str]) -> int:
     return code[0] if code else 0
 
 
-def _parser(name: str, command: Command) -> Parser:
+def parser_of(name: str, command: Command) -> Parser:
+    """The parser of a command's options."""
     parser = Parser(
         prog=f"{PROGRAM} {name}",
         description=f"{command.about}\n\nExample: {command.example}",
-        formatter_class=HelpFormatter,
         exit_on_error=False,
         print_config=None,
         allow_abbrev=False,
@@ -122,7 +133,8 @@ def _overview(group: str = "") -> str:
         "",
         *(f"  {name:<{width}}  {command.about}" for name, command in listed.items()),
         "",
-        f"{PROGRAM} COMMAND --help shows a command's options and an example.",
+        f"{PROGRAM} COMMAND --help shows a command's options and an example. Options may be",
+        "written with - for _: --batch-size is --batch_size.",
     ]
     if not group:
         lines.append(f"Presets of settings: {', '.join(PRESETS)}.")

@@ -31,6 +31,9 @@ def trained_value(result: Any) -> dict[str, Any]:
         "parameters": result.parameters,
         "seconds": result.seconds,
         "test": result.test.to_dict(),
+        "epochs_done": result.epochs_done,
+        "best_epoch": result.best_epoch,
+        "kept_epoch": result.kept_epoch,
     }
 
 
@@ -40,30 +43,49 @@ def add_measured(parser: Parser, split: str = "test") -> None:
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
     parser.add_argument("--split", type=str, default=split, help="test, train or validation")
-    for name in ("eval_batch_size", "workers"):
-        parser.add_argument(f"--{name}", type=int, help="as for train; by default the run's own")
-    for name in ("device", "precision", "data_dir"):
-        parser.add_argument(f"--{name}", type=str, help="as for train; by default the run's own")
+    for name, kind, about in (
+        ("eval_batch_size", int, "images per batch"),
+        ("workers", int, "processes that load images"),
+        ("device", str, "auto, cpu or cuda"),
+        ("precision", str, "fp32, bf16 or fp16"),
+        ("data_dir", str, "where cifar10 and cifar100 are, or timm's data sets"),
+    ):
+        parser.add_argument(f"--{name}", type=kind | None, help=f"{about}; by default the run's")
 
 
-def network_arguments(parser: Parser) -> None:
-    """Add the two ways to name a network: `NAME` and `--model NAME`."""
-    about = "the network: NAME, timm/NAME or torchvision/NAME"
-    parser.add_argument("name", type=str, nargs="?", help=f"{about} (short for --model NAME)")
-    parser.add_argument("--model", type=str, help=about)
+def network_arguments(parser: Parser, option: str = "model", about: str = "") -> None:
+    """Add the two ways to name a network: `NAME` and `--model NAME`.
+
+    Args:
+        option: what the second one is called.
+        about: what the network is, for the help.
+    """
+    about = about or "the network: NAME, timm/NAME or torchvision/NAME (accuracy-booster models)"
+    short = f"short for --{option} NAME"
+    parser.add_argument("name", type=str | None, nargs="?", help=f"the network; {short}")
+    names = list(dict.fromkeys([f"--{option}", "--model"]))
+    parser.add_argument(*names, type=str | None, help=about)
 
 
-def network(given: dict[str, Any]) -> str:
-    """The network's name.
+def network(given: dict[str, Any], option: str = "model") -> str:
+    """The network's name, which is taken out of the options.
 
     Raises:
         ValueError: if none is given, or two different ones.
     """
-    names = [n for n in (given.get("name"), given.get("model")) if n]
-    if len(set(names)) != 1:
-        found = " and ".join(names) or "none"
-        raise ValueError(f"name one network, with --model NAME; given: {found}")
-    return names[0]
+    name = network_or_none(given, option)
+    if name is None:
+        raise ValueError(f"name one network, with NAME or --{option} NAME; given: none")
+    return name
+
+
+def network_or_none(given: dict[str, Any], option: str = "model") -> str | None:
+    """As `network`, but None if none is given."""
+    names = [n for n in (given.pop("name", None), given.pop(option, None)) if n]
+    if len(set(names)) > 1:
+        found = " and ".join(names)
+        raise ValueError(f"name one network, with NAME or --{option} NAME; given: {found}")
+    return names[0] if names else None
 
 
 def input_size_argument(parser: Parser) -> None:

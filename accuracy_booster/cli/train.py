@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import add_training, trained_value
+from accuracy_booster.cli.shared_options import (
+    add_training,
+    network_arguments,
+    network_or_none,
+    trained_value,
+)
 from accuracy_booster.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from accuracy_booster.training import TrainResult
 
 
 def _train_arguments(parser: Parser) -> None:
+    network_arguments(parser)
     add_training(parser)
-    parser.add_argument("--model", type=str, help="the network (accuracy-booster models)")
     parser.add_argument(
         "--dry_run",
         action="store_true",
@@ -26,36 +34,46 @@ def _train_arguments(parser: Parser) -> None:
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
-    if not given.get("model") and not given.get("resume"):
-        raise ValueError("name a network with --model NAME, or a run with --resume RUN")
+    name = network_or_none(given)
+    if not name and not given.get("resume"):
+        raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
-        config = resolve(**given)
+        config = resolve(name, **given)
         return None, lambda: say(
             "# the data decide what is null or auto here; train --dry_run shows that too",
             *config.to_yaml().splitlines(),
         )
     if given.pop("dry_run", False):
-        tried = train(given.pop("model", None), dry_run=True, **given)
+        tried = train(name, dry_run=True, **given)
         return tried.to_dict(), lambda: say(*tried.lines())
-    result = train(given.pop("model", None), **given)
+    result = train(name, **given)
     value = trained_value(result)
 
     def show() -> None:
-        test, epochs = result.test, result.config.epochs
+        test, epochs = result.test, result.epochs_done
         say(
             f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
-            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}, "
-            f"{result.seconds:.0f} s, {result.parameters:,} parameters"
+            f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
+            f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
         say(result.output)
 
     return value, show
 
 
+def _kept(result: TrainResult) -> str:
+    """Which epoch's network this is, where a validation split could choose one."""
+    if result.best_epoch is None:
+        return ""
+    if result.kept_epoch == result.best_epoch:
+        return f", of which epoch {result.best_epoch} is kept, the best on the validation split"
+    return f", the last of which is kept (the best on the validation split was {result.best_epoch})"
+
+
 COMMANDS = {
     "train": Command(
         "Train a network with or without a block.",
-        "accuracy-booster train --model resnet56 --block ab --data cifar100 --epochs 200",
+        "accuracy-booster train resnet56 --block ab --data cifar100 --epochs 200",
         _train_arguments,
         _train,
     ),

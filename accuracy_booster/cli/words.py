@@ -4,58 +4,69 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 
 from yaml import YAMLError
 
 from accuracy_booster.detection.config import DetectConfig
 from accuracy_booster.errors import SHOWN, shortened, shown, unknown
+from accuracy_booster.progress import printable
 from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.yaml_settings import check_nesting, read_settings, read_settings_file
 
-# options that take several numbers, written as 1,2,3
-LISTS = (
-    "--milestones",
-    "--mean",
-    "--std",
-    "--image_size",
-    "--input_size",
-    "--tables",
-    "--batch_sizes",
-    "--min_size",
-    "--anchor_sizes",
-    "--image_mean",
-    "--image_std",
-)
 MAX_WORD = 100_000  # characters
 NUMBERS = r"[\d.eE+-]+(,[\d.eE+-]+)*"
 
 
-def check_configs(words: Sequence[str]) -> None:
+def check_configs(words: Sequence[str]) -> dict[str, str]:
     """Check what --config names before jsonargparse loads it: files, or YAML texts.
+
+    Returns:
+        Where each setting of them stands: "FILE, line 3". Those that the command line gives itself
+        are left out.
 
     Raises:
         ValueError: if it is no short YAML text of plain settings that are known.
     """
+    places = dict[str, str]()
     for before, word in zip(["", *words], words, strict=False):
         option, equals, value = word.partition("=")
         if option == "--config" and equals:
             word = value
         elif before != "--config":
             continue
+        source = shortened(printable(word), SHOWN)
         if os.path.isfile(word):
             settings = read_settings_file(word)
         elif not os.path.exists(word) and any(c in word for c in "\n{[:"):
-            settings = read_settings(word)
+            source = "--config"
+            settings = read_settings(word, source)
         else:
             continue  # jsonargparse tells that there is no such file
         known = {f.name for f in (*fields(TrainConfig), *fields(DetectConfig))}
         known |= {"resume", "print_config", "json", "debug"}
         for name in settings:
+            place = f"{source}, line {settings.lines.get(str(name), 1)}"
             # `config` is not known either: it would load a file that was not checked
             if name not in known:
-                raise unknown("option", name, known, f"it is in {shown(word)}")
+                raise with_place(unknown("option", name, known), {"": place}, "")
+            places[name] = place
+    given = {word.partition("=")[0].removeprefix("--") for word in words if word[:2] == "--"}
+    return {name: place for name, place in places.items() if name not in given}
+
+
+def with_place(error: ValueError, places: Mapping[str, str], name: str | None = None) -> ValueError:
+    """The error, with the place of the setting that it is about, where a file gave that.
+
+    Args:
+        places: of each setting, as `check_configs` returns them.
+        name: the setting; by default the one that the error begins with, as in "epochs=0 must ...".
+    """
+    if name is None:
+        found = re.match(r"(?:--)?(\w+)[=:]", str(error))
+        name = found[1] if found else None
+    return error if name not in places else ValueError(f"{places[name]}: {error}")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -80,14 +91,18 @@ def check_words(words: Sequence[str]) -> None:
             raise ValueError(f"{where} is no value: {e}") from None
 
 
-def normalise(words: list[str]) -> list[str]:
+def normalise(
+    words: list[str], lists: Collection[str] = (), switches: Collection[str] = ()
+) -> list[str]:
     """The words in the spelling that jsonargparse takes.
 
     `--batch-size` becomes `--batch_size`, `--overwrite` alone `--overwrite=true`, `--no-nesterov`
     `--nesterov=false`, and `0.5,0.75` `[0.5,0.75]` where an option takes several numbers.
+
+    Args:
+        lists: the options that take several numbers.
+        switches: those that take true or false, or nothing for true.
     """
-    known = (*fields(TrainConfig), *fields(DetectConfig))
-    switches = {f"--{f.name}" for f in known if isinstance(f.default, bool)}
     out: list[str] = []
     for i, word in enumerate(words):
         if word.startswith("--") and len(word) > 2:
@@ -95,15 +110,20 @@ def normalise(words: list[str]) -> list[str]:
             word = option.replace("-", "_").replace("__", "--", 1) + equals + value
             if word.startswith("--no_") and f"--{word[5:]}" in switches:
                 word = f"--{word[5:]}=false"
-            elif word in switches and (i + 1 == len(words) or words[i + 1].startswith("--")):
+            elif word in switches and not _is_truth(words[i + 1 : i + 2]):
                 word += "=true"
             option = word.partition("=")[0]
-            if option in LISTS and re.fullmatch(NUMBERS, value):
+            if option in lists and re.fullmatch(NUMBERS, value):
                 word = f"{option}={_listed(option, value)}"
-        elif out and out[-1] in LISTS and re.fullmatch(NUMBERS, word):
+        elif out and out[-1] in lists and re.fullmatch(NUMBERS, word):
             word = _listed(out[-1], word)
         out.append(word)
     return out
+
+
+def _is_truth(words: Sequence[str]) -> bool:
+    """Whether the word after a switch is its value."""
+    return bool(words) and words[0].lower() in ("true", "false", "yes", "no")
 
 
 def _listed(option: str, word: str) -> str:

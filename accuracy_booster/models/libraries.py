@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.errors import is_out_of_memory, shortened, shown, unknown
+from accuracy_booster.errors import is_out_of_memory, shortened, shown
 from accuracy_booster.models.heads import replace_heads
 from accuracy_booster.models.hub_cache import cached_if_unreachable
 
@@ -24,9 +24,7 @@ class Library:
     has: Callable[[str], bool]
 
     def builder(self, name: str) -> Callable[..., nn.Module]:
-        """The function that builds the network of this name; ValueError if there is none."""
-        if not self.has(name):
-            raise unknown("model", name, self.names())
+        """The function that builds the network of this name, which the library must have."""
         return partial(self.build, name)
 
 

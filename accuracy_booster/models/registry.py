@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,17 +118,6 @@ def entry(name: str) -> Entry:
     raise unknown("model", name, MODELS, remedy)
 
 
-def list_models(filter: str = "*") -> list[str]:
-    """The names of our networks that match a shell-style pattern, as in timm's `list_models`.
-
-    A pattern that starts with "timm/" or "torchvision/" lists the networks of that library.
-    """
-    library, _, pattern = filter.rpartition("/")
-    if library in LIBRARIES:
-        return [f"{library}/{name}" for name in fnmatch.filter(LIBRARIES[library].names(), pattern)]
-    return fnmatch.filter(MODELS, filter)
-
-
 def is_model(name: str) -> bool:
     """Whether `create_model` knows a name."""
     library, _, rest = name.partition("/")
@@ -146,6 +134,8 @@ def builder(name: str) -> Callable[..., nn.Module]:
     """
     library, _, rest = name.partition("/")
     if library in LIBRARIES and rest:
+        if not LIBRARIES[library].has(rest):
+            raise unknown("model", name, [f"{library}/{n}" for n in LIBRARIES[library].names()])
         return LIBRARIES[library].builder(rest)
     return partial(_ours, name, entry(name))
 

@@ -15,7 +15,7 @@ from accuracy_booster.reproduction.budgets import BUDGETS, STANDARD, TIMES
 from accuracy_booster.reproduction.paper_tables import ZEROED
 from accuracy_booster.reproduction.table import AP, GATES, TIME, TOP1, Row, Table
 from accuracy_booster.training.identity import FREE
-from accuracy_booster.training.presets import resolve
+from accuracy_booster.training.presets import preset_from_scratch, resolve
 from accuracy_booster.training.train_config import TrainConfig
 
 # The version of what a training does. It goes up when a change of the code could change an
@@ -53,7 +53,9 @@ class Spec:
         options = {name: value for name, value in self.options.items() if name not in own}
         if self.measures == AP:
             return DetectConfig(self.model, **options, seed=self.seed)
-        return resolve(self.options["model"], **options, seed=self.seed)
+        # also where a training starts from trained weights: the tables name its settings
+        standard = preset_from_scratch(self.model, self.options["data"])
+        return resolve(self.model, **{"preset": standard, **options}, seed=self.seed)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -151,8 +151,7 @@ def _on_test_images(data: Data) -> Iterator[str]:
 def _on_rate(config: TrainConfig) -> Iterator[str]:
     """A learning rate that undoes trained weights."""
     trained = config.pretrained or config.weights is not None
-    optimizer = getattr(config, "optimizer", "sgd")
-    most = LARGE_RATES.get(optimizer)
+    most = LARGE_RATES.get(config.optimizer)
     if trained and config.freeze == "none" and most is not None and config.lr >= most:
         yield (
             f"lr={config.lr:g} is large for trained weights and can undo them in the first steps: "

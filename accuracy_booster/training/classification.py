@@ -43,6 +43,7 @@ class Classification(Task):
     """Images [N, C, H, W] with one label each."""
 
     config_type: ClassVar[type[TrainConfig]] = TrainConfig
+    best_by: ClassVar[str] = "top1"
     sums: ClassVar[int] = 3  # loss, hits, images
 
     config: TrainConfig

@@ -1,4 +1,4 @@
-"""What a training tells of its epochs: metrics.csv, TensorBoard, a progress bar, and lines."""
+"""What a training tells of its epochs: metrics.csv, TensorBoard, trackers, a bar, and lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.training.learning_curve import Row
+from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import LOGS
+from accuracy_booster.training.trackers import TENSORBOARD, Tracker, tracker_names
 
 
 class TensorBoardLog:
@@ -47,7 +49,7 @@ class TensorBoardLog:
 
 
 class EpochLog:
-    """The files and the display of one process; used as a context, it closes them.
+    """The files, trackers and display of one process; used as a context, it closes them.
 
     Args:
         run: where the files are; None in all processes but the first.
@@ -55,7 +57,7 @@ class EpochLog:
         label: the bar's name.
         steps: of the whole training.
         done: how many of them are over.
-        epochs: of the whole training.
+        config: of the training.
         say: prints a lasting line for each epoch; None prints none.
     """
 
@@ -67,11 +69,15 @@ class EpochLog:
         *,
         steps: int,
         done: int,
-        epochs: int,
+        config: RunConfig,
         say: Callable[[str], None] | None,
     ):
-        self._run, self._epochs, self._say = run, epochs, say
-        self._tensorboard = None if run is None else TensorBoardLog(run)
+        self._run, self._epochs, self._say = run, config.epochs, say
+        self._logs: list[TensorBoardLog | Tracker] = []
+        if run is not None:
+            names = tracker_names(config.log_with)
+            self._logs += [TensorBoardLog(run)] if TENSORBOARD in names else []
+            self._logs += [Tracker(n, run, config) for n in names if n != TENSORBOARD]
         self._progress = progress
         self._bar = progress.add_task(label, total=steps, completed=done, note="")
 
@@ -79,8 +85,8 @@ class EpochLog:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for each in self._logs:
+            each.close()
 
     def step(self) -> None:
         """A step is over."""
@@ -88,9 +94,10 @@ class EpochLog:
 
     def write(self, history: Sequence[Row]) -> None:
         """Write the files of a training, whose last row is new."""
-        if self._run is not None and self._tensorboard is not None:
+        if self._run is not None:
             self._run.write_history(history)
-            self._tensorboard.write(history[-1])
+            for each in self._logs:
+                each.write(history[-1])
 
     def tell(self, row: Row, measured: str) -> None:
         """Show an epoch that is over.

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import shlex
 import time
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.signals import StopRequest
 from accuracy_booster.training.compiling import choose_forward
 from accuracy_booster.training.epoch_log import EpochLog
+from accuracy_booster.training.keeping import Keeping
 from accuracy_booster.training.repeatable import repeatable_convolutions
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.saving import Saving
 from accuracy_booster.training.trainer import Trainer
+
+
+class Fitted(NamedTuple):
+    """What a training ends with.
+
+    Attributes:
+        test: the task's metrics of the test split.
+        network: what was measured.
+        epoch: how many epochs had trained it.
+        stopped_early: whether the setting `patience` ended the training.
+    """
+
+    test: Any
+    network: nn.Module
+    epoch: int
+    stopped_early: bool
 
 
 def fit(
@@ -24,11 +43,12 @@ def fit(
     *,
     lines: bool,
     resume_command: str | None = None,
-) -> Any:
+) -> Fitted:
     """Train from where the trainer stands to the last epoch.
 
     Each epoch is measured on the validation split, or on the test split where there is none. Then
-    it is logged and saved.
+    it is logged and saved. With a validation split, `keeping` says whether the network of the last
+    epoch or of the best one is measured on the test split, once.
 
     Args:
         run: the open run, whose files the first process writes.
@@ -36,9 +56,6 @@ def fit(
         label: the training's name on it.
         lines: print a lasting line for each epoch.
         resume_command: the command that resumes the run, for the message of an interruption.
-
-    Returns:
-        The task's metrics of the test split after the last epoch.
 
     Raises:
         Diverged: before a step whose loss or gradient is not finite.
@@ -63,17 +80,17 @@ def fit(
             label,
             steps=config.epochs * steps,
             done=state.epoch * steps + state.step,
-            epochs=config.epochs,
+            config=config,
             say=trainer.say if lines else None,
         ) as log:
-            return _train_epochs(trainer, saving, log)
+            return _train_epochs(trainer, saving, log, Keeping(trainer, run))
 
 
-def _train_epochs(trainer: Trainer, saving: Saving, log: EpochLog) -> Any:
+def _train_epochs(trainer: Trainer, saving: Saving, log: EpochLog, keeping: Keeping) -> Fitted:
     task, state, metrics = trainer.task, trainer.state, None
     split = "validation" if "validation" in trainer.loaders else "test"
     state.unreadable.note(dict(enumerate(trainer.data.unreadable)), "read into memory")
-    while state.epoch < trainer.config.epochs:
+    while state.epoch < trainer.config.epochs and not keeping.stops_early():
         start, first = time.perf_counter(), state.step
         _train_epoch(trainer, saving, log)
         # for the log, also where all steps of the epoch had been taken before this process began
@@ -96,12 +113,17 @@ def _train_epochs(trainer: Trainer, saving: Saving, log: EpochLog) -> Any:
         state.next_epoch()
         log.write(state.history)
         saving.save()
+        keeping.after_epoch()
         log.tell(row, f"{split} {task.told(metrics)}")
         saving.stop_if_alone()
     log.remove_bar()
-    if metrics and split == "test":
-        return metrics
-    return trainer.measure("test", saving.stop_if_alone)
+    early = state.epoch < trainer.config.epochs
+    if early:
+        trainer.say(f"stopped early after epoch {state.epoch}: {keeping.told()}")
+    network, epoch = keeping.network()
+    if not metrics or split != "test":
+        metrics = trainer.measure("test", saving.stop_if_alone, network)
+    return Fitted(metrics, network, epoch, early)
 
 
 def _train_epoch(trainer: Trainer, saving: Saving, log: EpochLog) -> None:

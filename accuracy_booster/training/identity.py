@@ -16,7 +16,7 @@ from accuracy_booster.training.run_config import RunConfig
 # run.json notes the change), or were decided when the run began.
 FREE = (
     *("output", "overwrite", "bad_images", "checkpoint_minutes", "workers"),
-    *("epochs", "compile", "fuse"),
+    *("epochs", "compile", "fuse", "log_with"),
 )
 
 

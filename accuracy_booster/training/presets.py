@@ -11,12 +11,15 @@ plateau, so here it falls at fixed epochs. These epochs are our choice.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.data.choices import SMALL
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.train_config import TrainConfig
+
+FINE_TUNE = "finetune"  # what networks with trained weights take
 
 # The settings of each preset; all others are at TrainConfig's defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -44,24 +47,50 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # for the 1437 built-in digits: minutes, not hours
     "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
+    # for a network that has trained weights: they are changed a little
+    FINE_TUNE: {
+        "epochs": 10,
+        "batch_size": 32,
+        "optimizer": "adamw",
+        "lr": 5e-4,
+        "weight_decay": 0.05,
+        "norm_weight_decay": 0.0,
+        "gate_weight_decay": 0.0,
+        "schedule": "cosine",
+        "warmup_steps": 100,
+        "warmup_lr": 1e-6,
+        "label_smoothing": 0.1,
+    },
 }
 
 
 def resolve(model: str, **given: Any) -> TrainConfig:
     """The configuration of a model: a preset, and `given` over it.
 
-    The preset is the one that `given` names, or else the one that fits the model and the data.
+    The preset is the one that `given` names, or else the one that fits the model, the data, and
+    what the network starts from.
 
     Raises:
         ValueError: for an unknown preset or option, or a value out of range.
     """
-    preset = given.get("preset") or default_preset(model, given.get("data", TrainConfig.data))
+    data, started = given.get("data", TrainConfig.data), starts_trained(given)
+    preset = given.get("preset") or default_preset(model, data, trained=started)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     return TrainConfig(model, preset=preset).change({**PRESETS[preset], **given, "preset": preset})
 
 
-def default_preset(model: str, data: str) -> str:
+def starts_trained(given: Mapping[str, Any]) -> bool:
+    """Whether options ask for a network that starts from trained weights."""
+    return bool(given.get("pretrained") or given.get("weights"))
+
+
+def default_preset(model: str, data: str, *, trained: bool = False) -> str:
+    """The preset that is taken where none is named."""
+    return FINE_TUNE if trained else preset_from_scratch(model, data)
+
+
+def preset_from_scratch(model: str, data: str) -> str:
     """The preset of a network's family, or the short one of the built-in digits."""
     if data == "digits":
         return "digits"
@@ -76,3 +105,19 @@ def default_preset(model: str, data: str) -> str:
         return "cifar_wrn"
     depth = re.match(r"resnet(\d{1,9})", name)
     return "cifar_resnet_deep" if depth and int(depth[1]) >= 110 else "cifar_resnet"
+
+
+def told(config: TrainConfig) -> str:
+    """A line on the preset that was taken where none was named, and why."""
+    if config.preset == FINE_TUNE:
+        other = preset_from_scratch(config.model, config.data)
+        why = f"the network starts from trained weights (--preset {other} trains as from random)"
+    elif config.data == "digits":
+        why = "the data are the built-in digits"
+    else:
+        why = f"the model is {config.model}"
+    plural = "s"[: config.epochs > 1]
+    return (
+        f"preset={config.preset}: {why}; {config.epochs} epoch{plural}, batches of "
+        f"{config.batch_size}, {config.optimizer}, learning rate {config.lr:g}"
+    )

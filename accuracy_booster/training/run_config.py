@@ -11,16 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 
 from accuracy_booster.errors import shown, unknown
-from accuracy_booster.training.setting_types import check_types, is_finite, is_utf8
+from accuracy_booster.training.run_rules import Rules as Rules
+from accuracy_booster.training.run_rules import rules_of_all_tasks
+from accuracy_booster.training.setting_types import check_types, is_finite
 from accuracy_booster.training.yaml_settings import read_settings
 
-# The most that a training may ask for: more is a mistake or an attack, and exhausts the machine.
-MAX_WORKERS = 256
-MAX_BATCH = 1_000_000
-MAX_EPOCHS = 1_000_000
-
 Config = TypeVar("Config", bound="RunConfig")
-Rules = Mapping[str, tuple[bool, str]]  # setting -> whether it is right, and what it must be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +38,10 @@ class RunConfig:
         epochs: passes over the training set; train --resume RUN --epochs N trains a run longer
         batch_size: images per step, of all processes together
         accumulate: parts into which a step's images are split, one after the other
+        optimizer: sgd (torch's), adamw, or any other that timm's create_optimizer_v2 makes
         lr: learning rate
-        momentum: SGD momentum
-        nesterov: use Nesterov momentum
+        momentum: of sgd; of adamw and others with two betas it is the first one
+        nesterov: use Nesterov momentum (sgd)
         weight_decay: on all parameters but those of the next two
         norm_weight_decay: on the network's norms and biases; by default weight_decay
         gate_weight_decay: on the gates; by default weight_decay
@@ -66,6 +63,9 @@ class RunConfig:
         channels_last: keep the network in the channels-last memory format
         workers: processes that load images
         eval_batch_size: images per batch when measuring
+        log_with: where the learning curve goes beside metrics.csv: none, or names separated by
+            commas: tensorboard (where it is installed), wandb, mlflow, or another of accelerate's
+            trackers
     """
 
     task: ClassVar[str]  # in run.json
@@ -87,6 +87,7 @@ class RunConfig:
     epochs: int = 200
     batch_size: int = 128
     accumulate: int = 1
+    optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -109,6 +110,7 @@ class RunConfig:
     channels_last: bool = True
     workers: int = 0
     eval_batch_size: int = 256
+    log_with: str = "tensorboard"
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -130,79 +132,7 @@ class RunConfig:
 
     def rules(self) -> Rules:
         """What each setting must be beyond its type."""
-        why = ": a gate's batch norm needs two images" if self.least_images > 1 else ""
-        return {
-            "epochs": (1 <= self.epochs <= MAX_EPOCHS, f">= 1, and <= {MAX_EPOCHS:,}"),
-            "batch_size": (
-                self.least_images <= self.batch_size <= MAX_BATCH,
-                f">= {self.least_images}{why}, and <= {MAX_BATCH:,}",
-            ),
-            "eval_batch_size": (
-                1 <= self.eval_batch_size <= MAX_BATCH,
-                f">= 1, and <= {MAX_BATCH:,}",
-            ),
-            "lr": (self.lr > 0, "> 0"),
-            "gate_lr": (self.gate_lr is None or self.gate_lr > 0, "> 0"),
-            "init": (self.init in ("auto", "paper", "identity"), "auto, paper or identity"),
-            "weights": (
-                self.weights is None or (bool(self.weights) and not self.pretrained),
-                "a file or a run, and without pretrained: one start or the other",
-            ),
-            "output": (
-                is_utf8(self.output or ""),
-                "a path in UTF-8: safetensors and TensorBoard write to no other",
-            ),
-            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
-            "nesterov": (not self.nesterov or self.momentum > 0, "used with a momentum > 0"),
-            "weight_decay": (self.weight_decay >= 0, ">= 0"),
-            "schedule": (self.schedule in ("step", "cosine"), "step or cosine"),
-            "milestones": (
-                all(0 < m < 1 for m in self.milestones)
-                and list(self.milestones) == sorted(self.milestones),
-                "rising shares of the epochs in (0, 1)",
-            ),
-            "gamma": (self.gamma > 0, "> 0"),
-            "warmup_lr": (self.warmup_lr > 0, "> 0"),
-            "warmup": (self.warmup in ("constant", "linear"), "constant or linear"),
-            "warmup_epochs": (
-                self.warmup_epochs >= (self.warmup == "linear"),
-                ">= 1 for a linear warmup" if self.warmup == "linear" else ">= 0",
-            ),
-            "norm_weight_decay": (
-                self.norm_weight_decay is None or self.norm_weight_decay >= 0,
-                ">= 0",
-            ),
-            "gate_weight_decay": (
-                self.gate_weight_decay is None or self.gate_weight_decay >= 0,
-                ">= 0",
-            ),
-            "clip_grad": (self.clip_grad is None or self.clip_grad > 0, "> 0"),
-            "ema": (0 <= self.ema < 1, "in [0, 1)"),
-            "checkpoint_minutes": (self.checkpoint_minutes >= 0, ">= 0"),
-            "bad_images": (self.bad_images >= 0, ">= 0"),
-            "skipped_steps": (self.skipped_steps >= 0, ">= 0"),
-            "seed": (0 <= self.seed < 2**32, ">= 0, and below 2**32"),
-            "data": (bool(self.data), "a name or a directory"),
-            "precision": (self.precision in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
-            "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-            "workers": (
-                0 <= self.workers <= MAX_WORKERS,
-                f">= 0, and <= {MAX_WORKERS}: each is a process",
-            ),
-            "warmup_steps": (
-                self.warmup_steps >= 0 and not (self.warmup_steps and self.warmup_epochs),
-                ">= 0, and 0 with warmup_epochs: one warm-up or the other",
-            ),
-            "accumulate": (
-                self.accumulate >= 1
-                and self.batch_size % self.accumulate == 0
-                and self.batch_size >= self.least_images * self.accumulate,
-                f"a divisor of batch_size={self.batch_size}, and <= "
-                f"{self.batch_size // self.least_images}: a step's images are split into so many "
-                "parts"
-                + (", and a batch norm needs two images in each" if self.least_images > 1 else ""),
-            ),
-        }
+        return rules_of_all_tasks(self)
 
     @property
     def network(self) -> str:

@@ -14,6 +14,7 @@ from accuracy_booster.errors import Diverged
 from accuracy_booster.training import checkpoint
 from accuracy_booster.training.fitting import fit
 from accuracy_booster.training.identity import rounds_differently
+from accuracy_booster.training.keeping import Keeping, decide_keep
 from accuracy_booster.training.lock import Lock, locked
 from accuracy_booster.training.network_files import save_network
 from accuracy_booster.training.run_config import RunConfig
@@ -51,13 +52,14 @@ def run_training(
     config, start = task.config, time.perf_counter()
     path = Path(str(config.output))
     known = None if run is None else run.info.get("keeps_head")
+    keep = decide_keep(task) if run is None else None
     trainer = Trainer(task, say=progress.console.print, keeps_head=known)
     with contextlib.ExitStack() as stack:
         lock = None
         if trainer.main:
             lock = stack.enter_context(_locked_directory(path, config, new=run is None))
         if run is None:
-            run = _begin(trainer, path, lock)
+            run = _begin(trainer, path, lock, keep)
         else:
             run.lock = lock
             _resume(trainer, run)
@@ -66,7 +68,7 @@ def run_training(
                 trainer.say(line)
         trainer.accelerator.wait_for_everyone()
         try:
-            test = fit(trainer, run, progress, label, lines=lines, resume_command=resume_command)
+            fitted = fit(trainer, run, progress, label, lines=lines, resume_command=resume_command)
         except Diverged as e:
             if trainer.main:
                 run.write_info({"diverged": str(e)})
@@ -74,16 +76,19 @@ def run_training(
         if trainer.main:
             state = trainer.state
             result = {
-                "test": test.to_dict(),
+                "test": fitted.test.to_dict(),
+                "kept_epoch": fitted.epoch,
+                "stopped_early": fitted.stopped_early,
                 "parameters": sum(p.numel() for p in trainer.network.parameters()),
                 "seconds": state.seconds + time.perf_counter() - start,
                 "unreadable": list(state.unreadable.reasons.values()),
             }
             run.write_history(state.history)  # again: the file may have been damaged since
-            save_network(state.kept_network, run, result, config.epochs)
+            save_network(fitted.network, run, result, config.epochs)
         trainer.accelerator.wait_for_everyone()
     if not trainer.main:
-        return TrainResult(path, config, test, 0, 0.0, trainer.state.history)
+        history = trainer.state.history
+        return TrainResult(path, config, fitted.test, 0, 0.0, history, kept_epoch=fitted.epoch)
     return result_of(type(task), run, config)
 
 
@@ -109,7 +114,7 @@ def _locked_directory(path: Path, config: RunConfig, *, new: bool) -> Iterator[L
         yield lock
 
 
-def _begin(trainer: Trainer, path: Path, lock: Lock | None) -> Run:
+def _begin(trainer: Trainer, path: Path, lock: Lock | None, keep: str | None) -> Run:
     """Make the network of a new run ready, and the run itself in the process that has the lock."""
     trainer.check_network()
     trainer.initialise()
@@ -117,6 +122,7 @@ def _begin(trainer: Trainer, path: Path, lock: Lock | None) -> Run:
         return Run(path)
     device = _device_name(trainer)
     info = {**trainer.task.info(), "device": device, "keeps_head": trainer.keeps_head}
+    info |= {} if keep is None else {"keep": keep}
     return Run.create(path, trainer.config, info, lock)
 
 
@@ -161,5 +167,6 @@ def _resume(trainer: Trainer, run: Run) -> None:
         )
     else:
         trainer.initialise(say=silent)
+    Keeping(trainer, run).recover()  # before the run's final weights are removed
     if trainer.main:
         run.write_changes(config, trainer.state.epoch)

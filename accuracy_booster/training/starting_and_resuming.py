@@ -8,18 +8,21 @@ from typing import Any, Literal, overload
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.dry_run import DryRun, try_training
+from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
-from accuracy_booster.training.presets import resolve
+from accuracy_booster.training.presets import resolve, told
 from accuracy_booster.training.processes import restart_count
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import CONFIG, check_output
 from accuracy_booster.training.run_to_end import check_length, run_training
 from accuracy_booster.training.task import Task
+from accuracy_booster.training.trackers import check_trackers
 from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.train_result import TrainResult, result_of
 
-RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "epochs")  # and the data's places
+# and the data's places
+RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "log_with", "epochs")
 
 
 @overload
@@ -52,9 +55,10 @@ def train(
         dry_run: read the data, build the network and take a few steps, and return a `DryRun` that
             tells what the training would be; nothing is written.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
-            `resume` only `bad_images`, `checkpoint_minutes` and `workers`, which leave the result
-            as it is; `data` and `data_dir`, the new place of the same data; and `epochs`. From
-            there on the learning rate is what it is at that epoch of a training of the new length.
+            `resume` only `bad_images`, `checkpoint_minutes`, `workers` and `log_with`, which leave
+            the result as it is; `data` and `data_dir`, the new place of the same data; and
+            `epochs`. From there on the learning rate is what it is at that epoch of a training of
+            the new length.
 
     Returns:
         The last epoch's metrics on the test set, the learning curve, and where the run is.
@@ -76,19 +80,18 @@ def train(
             f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes "
             "its network itself, so that it can make it again"
         )
-    config = model.change(options) if isinstance(model, TrainConfig) else resolve(model, **options)
-    if dry_run:
-        return try_run(config)
-    return start_run(Classification, config)
+    if isinstance(model, TrainConfig):
+        config = model.change(options)
+    else:
+        config = resolve(model, **options)
+        if not options.get("preset"):
+            note(told(config))
+    return try_run(config) if dry_run else start_run(Classification, config)
 
 
 def try_run(config: TrainConfig) -> DryRun:
     """What a run would be, as `train(dry_run=True)`; it ends with the errors of `start_run`."""
-    Classification.check(config)
-    place = Classification.default_output(config)
-    output = Path(config.output) if config.output else new_dir(place)
-    check_output(output, config.overwrite)
-    return try_training(Classification.begin(config.change({"output": str(output)})))
+    return try_training(Classification.begin(_checked(Classification, config)))
 
 
 def start_run(kind: type[Task], config: RunConfig) -> TrainResult:
@@ -99,12 +102,19 @@ def start_run(kind: type[Task], config: RunConfig) -> TrainResult:
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
         return resume_run(kind, begun_dir(config, place))
-    kind.check(config)
-    output = Path(config.output) if config.output else new_dir(place)
-    check_output(output, config.overwrite)
-    task = kind.begin(config.change({"output": str(output)}))
+    task = kind.begin(_checked(kind, config))
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True)
+
+
+def _checked(kind: type[Task], config: RunConfig) -> Any:
+    """The configuration of a new run with its `output`, checked before the data are read."""
+    kind.check(config)
+    check_optimizer(config)
+    check_trackers(config)
+    output = Path(config.output) if config.output else new_dir(kind.default_output(config))
+    check_output(output, config.overwrite)
+    return config.change({"output": str(output)})
 
 
 def resume_run(
@@ -133,11 +143,18 @@ def resume_run(
     if set(config.places) & set(options):  # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
-        return result_of(kind, run, config)
+        result = result_of(kind, run, config)
+        if result.stopped_early:
+            note(
+                f"the run in {path} stopped early after epoch {result.epochs_done}, and there is "
+                f"nothing to do; --epochs N, more than {stored.epochs}, trains it on"
+            )
+        return result
     if state not in ("finished", "stopped"):
         note(f"the run in {path} is damaged: {state}")
     else:
         check_length(run, config, len(run.history()))
+    check_trackers(config)
     task = kind.reopen(run, config)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True, run=run)

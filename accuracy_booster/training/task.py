@@ -55,12 +55,15 @@ class Task(ABC):
 
     Attributes:
         config_type: the type of its configuration.
+        best_by: the metric by which epochs are compared on a validation split: the key of a column
+            of `curve`; higher is better.
         sums: how many values a step adds up over an epoch; the last one counts images.
         config: the configuration.
         data: the open data.
     """
 
     config_type: ClassVar[type[RunConfig]]
+    best_by: ClassVar[str] = ""
     sums: ClassVar[int]
 
     config: Any

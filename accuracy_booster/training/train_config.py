@@ -38,6 +38,8 @@ class TrainConfig(RunConfig):
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
         preset: the settings to start from; by default digits for the built-in digits, else those
             of the model's family (train --print_config shows what they come to)
+        layer_decay: factor of the learning rate from each layer to the one before it, as timm's;
+            0.75 lets the first layers change least; by default all layers have the same rate
         label_smoothing: share of the target that goes to all classes alike
         mixup: alpha of mixup; 0 is none
         cutmix: alpha of CutMix; 0 is none. With both, each batch takes one of them
@@ -52,6 +54,10 @@ class TrainConfig(RunConfig):
         validation: share of the training set held out; each epoch is then measured on it, and the
             test set only once, at the end; where the data have no test set, the share is the test
             set
+        keep: last, or best: the epoch whose network is measured on the test set and becomes
+            model.safetensors. auto is best where there is a validation split, and otherwise last
+        patience: epochs without a better top-1 on the validation split after which training ends;
+            0 trains all epochs
         compile: auto, on or off: torch.compile the training step. auto tries it where the run is
             long enough to pay for compiling, and keeps what was faster
         fuse: auto, on or off: compute norm, gate, sum and ReLU at the ends of residual branches in
@@ -84,6 +90,7 @@ class TrainConfig(RunConfig):
     model: str = field(kw_only=False)
     freeze: str = "none"
     preset: str | None = None
+    layer_decay: float | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -93,6 +100,8 @@ class TrainConfig(RunConfig):
     class_weights: str = "none"
     sampling: str = "none"
     validation: float = 0.0
+    keep: str = "auto"
+    patience: int = 0
     compile: str = "auto"
     fuse: str = "auto"
     sync_bn: bool = False
@@ -118,6 +127,7 @@ class TrainConfig(RunConfig):
             **super().rules(),
             "freeze": (self.freeze in ("none", "base"), "none or base"),
             "std": (self.std is None or all(s > 0 for s in self.std), "> 0"),
+            "layer_decay": (self.layer_decay is None or 0 < self.layer_decay <= 1, "in (0, 1]"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "mixup": (self.mixup >= 0, ">= 0"),
             "cutmix": (self.cutmix >= 0, ">= 0"),
@@ -129,6 +139,8 @@ class TrainConfig(RunConfig):
             ),
             "class_weights": (self.class_weights in BALANCES, "none or balanced"),
             "sampling": (self.sampling in BALANCES, "none or balanced"),
+            "keep": (self.keep in ("auto", "last", "best"), "auto, last or best"),
+            "patience": (self.patience >= 0, ">= 0"),
             "compile": (self.compile in ("auto", "on", "off"), "auto, on or off"),
             "fuse": (self.fuse in ("auto", "on", "off"), "auto, on or off"),
             "validation": (0 <= self.validation < 1, "a share of the training set in [0, 1)"),

@@ -14,7 +14,10 @@ from accuracy_booster.training.task import Task
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run ended with: the metrics of the *last* epoch on the test set, never the best's.
+    """What a run ended with: the metrics on the test set, which did not choose the epoch.
+
+    They are those of the last epoch or, if the run keeps the best one on its validation split, of
+    that one.
 
     Attributes:
         output: the run's directory.
@@ -24,7 +27,10 @@ class TrainResult:
         seconds: how long the training took, over all processes that worked on it in turn.
         history: a row of numbers for each epoch.
         id: of the run; None for a run that an older version began.
-        weights_sha256: of the tensors after the last epoch.
+        weights_sha256: of the tensors in model.safetensors.
+        best_epoch: the best one on the validation split, counted from 1; None without such a split.
+        kept_epoch: the one whose network was measured on the test set and saved.
+        stopped_early: whether `patience` ended the training before its last epoch.
     """
 
     output: Path
@@ -35,6 +41,14 @@ class TrainResult:
     history: list[dict[str, float]] = field(repr=False)
     id: str | None = None
     weights_sha256: str | None = None
+    best_epoch: int | None = None
+    kept_epoch: int | None = None
+    stopped_early: bool = False
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs were trained."""
+        return len(self.history)
 
 
 def result_of(kind: type[Task], run: Run, config: RunConfig) -> TrainResult:
@@ -53,4 +67,10 @@ def result_of(kind: type[Task], run: Run, config: RunConfig) -> TrainResult:
             f"{WEIGHTS} and go on with the run by --resume {run.path}"
         ) from e
     sha256 = (info.get("ended") or {}).get("sha256")
-    return TrainResult(run.path, config, test, parameters, seconds, run.history(), run.id, sha256)
+    history = run.history()
+    return TrainResult(
+        *(run.path, config, test, parameters, seconds, history, run.id, sha256),
+        best_epoch=(info.get("best") or {}).get("epoch"),
+        kept_epoch=info.get("kept_epoch", len(history)),
+        stopped_early=bool(info.get("stopped_early")),
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from accuracy_booster.ops import backend, keep_freed_memory
 from accuracy_booster.training.accelerator import make_accelerator
@@ -144,11 +145,17 @@ class Trainer:
         """Take one step on this process's share of a batch, as `TrainingStep` explains."""
         return self.step(batch, requests)
 
-    def measure(self, split: str, on_batch: OnBatch = lambda batch: None) -> Any:
+    def measure(
+        self,
+        split: str,
+        on_batch: OnBatch = lambda batch: None,
+        network: nn.Module | None = None,
+    ) -> Any:
         """The task's metrics of a split.
 
         Args:
             on_batch: called after each batch.
+            network: what is measured; by default the network as it is now.
 
         Raises:
             TrainingStopped: if more images cannot be read than `bad_images` allows.
@@ -159,7 +166,8 @@ class Trainer:
             on_batch(batch)
 
         with backend.using("unfused"):  # as `ab.evaluate` will measure it
-            return self.task.measure(self.state.kept_network, split, self.accelerator, note)
+            network = network or self.state.kept_network
+            return self.task.measure(network, split, self.accelerator, note)
 
     def summed(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over the processes."""

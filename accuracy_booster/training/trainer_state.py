@@ -30,6 +30,7 @@ class TrainerState:
             are there.
         epoch, step: the next step is number `step` of `epoch`, both counted from 0.
         history: a row of numbers for each epoch that is over.
+        begun: the plain values of the optimizer's groups before its first step.
         skipped: how many steps in a row fp16's loss scaling has skipped.
         seconds: how long the training took before this process resumed it.
     """
@@ -45,6 +46,10 @@ class TrainerState:
     history: list[dict[str, float]] = field(default_factory=list)
     skipped: int = 0
     seconds: float = 0.0
+    begun: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = self._plain_groups()
 
     @property
     def kept_network(self) -> nn.Module:
@@ -71,10 +76,12 @@ class TrainerState:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{k}": v for k, v in self.average.module.state_dict().items()}
-        for i, parameter in enumerate(self._optimized()):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"optimizer.{i}.{name}"] = value
+        for i, name, value in self._optimizer_state():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{i}.{name}"] = value
+        for i, group in enumerate(self.optimizer.param_groups):
+            own = {k: v for k, v in group.items() if isinstance(v, torch.Tensor)}
+            tensors |= {f"group.{i}.{name}": value for name, value in own.items()}
         return {**tensors, "sums": sums}
 
     def values(self, seconds: float) -> dict[str, Any]:
@@ -83,7 +90,11 @@ class TrainerState:
         Args:
             seconds: how long this process has trained.
         """
+        numbers = [v for v in self._optimizer_state() if not isinstance(v[2], torch.Tensor)]
+        pairs = zip(self.begun, self._plain_groups(), strict=True)
+        groups = [{k: v for k, v in g.items() if v != old.get(k)} for old, g in pairs]
         return {
+            "optimizer": {"state": numbers, "groups": groups},
             "epoch": self.epoch,
             "step": self.step,
             "history": self.history,
@@ -113,7 +124,8 @@ class TrainerState:
         except (RuntimeError, KeyError) as e:
             reason = " ".join(str(e).split())[:300]
             raise ValueError(f"{saved.path} is of another network: {reason}") from e
-        self._restore_optimizer(parts.get("optimizer", {}))
+        known = saved.values.get("optimizer", {})  # an older version, with SGD alone, has none
+        self._restore_optimizer(parts.get("optimizer", {}), parts.get("group", {}), known)
         values = saved.values
         self.epoch, self.step = values["epoch"], values["step"]
         self.history, self.unreadable.reasons = values["history"], values["unreadable"]
@@ -123,17 +135,66 @@ class TrainerState:
         if values["scaler"] is not None and self.scaler is not None:
             self.scaler.load_state_dict(values["scaler"])
 
-    def _restore_optimizer(self, tensors: dict[str, torch.Tensor]) -> None:
-        state: dict[Any, dict[str, torch.Tensor]] = {}
+    def _restore_optimizer(
+        self,
+        tensors: dict[str, torch.Tensor],
+        groups: dict[str, torch.Tensor],
+        known: dict[str, Any],
+    ) -> None:
+        """Take over the optimizer's state.
+
+        Args:
+            tensors: by NUMBER_OF_THE_PARAMETER.NAME.
+            groups: by NUMBER_OF_THE_GROUP.NAME: of optimizers that count the steps of a group.
+            known: the plain values of `values`.
+        """
+        state: dict[Any, dict[str, Any]] = {}
         optimized = self._optimized()
         for key, value in tensors.items():
             index, _, name = key.partition(".")
             parameter = optimized[int(index)]
-            # a momentum has its parameter's shape, and gets its device and memory format
-            like = torch.empty_like(parameter) if value.shape == parameter.shape else value
-            state.setdefault(parameter, {})[name] = like.copy_(value)
+            state.setdefault(parameter, {})[name] = self._placed(value, name, parameter)
+        for index, name, number in known.get("state", []):
+            state.setdefault(optimized[index], {})[name] = number
         for parameter, found in state.items():
             self.optimizer.state[parameter].update(found)
+        own = self.optimizer.param_groups
+        for group, values in zip(own, known.get("groups", []), strict=False):
+            group.update(values)
+        for key, value in groups.items():
+            index, _, name = key.partition(".")
+            own[int(index)][name] = value
+
+    def _placed(self, value: torch.Tensor, name: str, parameter: nn.Parameter) -> torch.Tensor:
+        """A tensor of the optimizer's state where the optimizer looks for it.
+
+        A momentum has its parameter's shape, and gets its device and memory format. Numbers of
+        steps stay on the CPU, unless a fused step counts them on the device.
+        """
+        if name == "step":
+            fused = self.optimizer.param_groups[0].get("fused")
+            return value.to(parameter.device) if fused else value
+        if value.shape == parameter.shape:
+            return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        return value.to(parameter.device)
+
+    def _optimizer_state(self) -> list[tuple[int, str, Any]]:
+        """(number of the parameter, name, value) of all that the optimizer keeps."""
+        return [
+            (i, name, value)
+            for i, parameter in enumerate(self._optimized())
+            for name, value in self.optimizer.state.get(parameter, {}).items()
+        ]
+
+    def _plain_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer's groups hold beside their parameters and rates, which are not state.
+
+        A few optimizers count their steps here.
+        """
+        return [
+            {k: v for k, v in g.items() if k != "lr" and isinstance(v, (bool, int, float))}
+            for g in self.optimizer.param_groups
+        ]
 
     def _optimized(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -17,7 +17,6 @@ from support.networks_of_ours import (
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
-from accuracy_booster.models import MODELS
 
 
 @pytest.mark.parametrize(
@@ -50,30 +49,6 @@ def test_unknown_names_give_the_nearest(name, nearest):
     with pytest.raises(ValueError, match=rf"{re.escape(name)}.*{nearest}") as caught:
         ab.create_model(name)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        ("resnet1?", {"resnet14", "resnet18"}),
-        ("resnet1[16]*", {"resnet110", "resnet164", "resnet164v1"}),
-        ("wrn*_10", {"wrn22_10", "wrn28_10"}),
-        ("resnet164", {"resnet164"}),
-        ("*v1", {"resnet164v1", "resnet50v1", "resnet101v1", "resnet152v1"}),
-        ("*net_g?", {"shufflenet_g3"}),
-        ("resnet", set()),
-    ],
-)
-def test_list_models_filters(pattern, names):
-    found = ab.list_models(pattern)
-    assert len(found) == len(set(found))
-    assert set(found) == names
-
-
-def test_list_models_lists_the_papers_networks():
-    papers = {*(f"resnet{d}" for d in (20, 32, 44, 56, 110)), "resnet164", "wrn22_10"}
-    assert papers | {"resnet164v1"} <= set(ab.list_models())
-    assert ab.list_models() == list(MODELS)
 
 
 @pytest.mark.parametrize("recipe", [None, "ab"])

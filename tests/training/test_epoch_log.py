@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from accuracy_booster.files import read_json, write_json
+from accuracy_booster.training import resolve
 from accuracy_booster.training.epoch_log import EpochLog
 from accuracy_booster.training.run_directory import Run
 
+CONFIG = resolve("resnet8", epochs=2)
 ROWS = [
     {"epoch": epoch, "train_loss": 1 / epoch, "images_per_second": speed}
     for epoch, speed in ((1, 0.1234), (2, 45.6))
@@ -33,7 +35,7 @@ class Display:
 
 def log(run, display, said=None):
     say = None if said is None else said.append
-    return EpochLog(run, display, "resnet8", steps=8, done=3, epochs=2, say=say)
+    return EpochLog(run, display, "resnet8", steps=8, done=3, config=CONFIG, say=say)
 
 
 def test_lines_and_the_bar(tmp_path):
