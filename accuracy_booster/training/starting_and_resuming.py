@@ -36,7 +36,9 @@ def train(
 
 
 @overload
-def train(model: str | TrainConfig, *, dry_run: Literal[True], **options: Any) -> DryRun: ...
+def train(
+    model: str | TrainConfig | None = None, *, dry_run: Literal[True], **options: Any
+) -> DryRun: ...
 
 
 def train(
