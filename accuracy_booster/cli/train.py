@@ -51,8 +51,10 @@ def _train(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         test, epochs = result.test, result.epochs_done
+        few = (result.config.num_classes or 0) <= 5  # of five classes all are among the top five
+        top5 = "" if few else f", top-5 {test.top5:.2f} %"
         say(
-            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %){top5} "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
             f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )

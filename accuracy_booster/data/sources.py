@@ -18,6 +18,8 @@ from accuracy_booster.data.tars import tar_source
 from accuracy_booster.data.timm_sources import is_timms, timm_source
 from accuracy_booster.errors import SHOWN, shown, unknown
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
+
 
 def full_name(data: str) -> str:
     """A name that means the same data everywhere: an absolute path, or a built-in name."""
@@ -55,12 +57,20 @@ def find(
     if not path.is_dir():
         if is_timms(data):
             return timm_source(data, data_dir)
-        remedy = "or a directory of class folders or Parquet files, or timm's hfds/NAME, torch/NAME"
         if path.exists():
-            raise ValueError(f"data {data!r} is a file; give the directory that holds it")
+            packed = data.lower().endswith(ARCHIVES)
+            what = "unpack it, and give the directory" if packed else "give the directory of it"
+            raise ValueError(f"data {data!r} is a file; {what}")
+        if "://" in data:
+            raise ValueError(
+                f"data {shown(data)} is an address, from which nothing is downloaded; download "
+                "the data, and give their directory"
+            )
         if os.sep in data or data.startswith((".", "~")):
             raise _no_directory(data, path)
-        raise unknown("data set", data, BUILT_IN, remedy)
+        remedy = "or timm's hfds/NAME, torch/NAME, or a directory of class folders or Parquet files"
+        here = f" (there is none of this name in {Path.cwd()})"
+        raise unknown("data set", data, BUILT_IN, remedy + here)
     if _has_parquet(path):
         return parquet_source(path, image_column, label_column)
     may_be_tars = _has(path, "*.tar") and not name_splits(image_files.folders(path), str(path))

@@ -25,7 +25,14 @@ def test_unknown_data_gives_the_nearest(name, message):
 
 def test_a_file_is_no_data_set(make_folder):
     root = make_folder({"train/a": 1})
-    with one_line("is a file; give the directory"):
+    (root / "a.tar.gz").touch()
+    with one_line("is a file; unpack it, and give the directory"):
+        load_data(str(root / "a.tar.gz"))
+    with one_line("is an address, .*; download the data, and give their directory"):
+        load_data("https://example.org/photos.zip")
+    with one_line("unknown data set 'photos'.*there is none of this name in /"):
+        load_data("photos")
+    with one_line("is a file; give the directory of it"):
         load_data(str(root / "train/a/000.png"))
 
 
