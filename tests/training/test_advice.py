@@ -45,7 +45,7 @@ def test_silence_where_all_is_well(make_folder):
         ({"train/a": 6}, {}, ["b has 60 training images and a 6, 10 times fewer", "--sampling"]),
         ({"val/a": 10, "val/b": 10}, {}, ["the test split has 20 images: one of them is 5 points"]),
         ({"val/a": 0, "val/b": 100}, {}, ["class a has no test image"]),
-        ({}, {"weights": "w.pth", "lr": 0.1}, ["lr=0.1 is large for trained weights", "--lr 0.01"]),
+        ({}, {"weights": "w.pth", "lr": 0.1, "optimizer": "sgd"}, ["lr=0.1 is large for trained weights", "--lr 0.01"]),
     ],
 )  # fmt: skip
 def test_a_line_for_each(make_folder, weights_file, monkeypatch, folders, options, parts):
