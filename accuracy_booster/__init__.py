@@ -31,10 +31,11 @@ _PUBLIC = {
     "save": "surgery",
     "unboost": "surgery",
     "unfuse": "fastpath",
-    "create_model": "models",
+    "create_model": "training",
     "list_models": "models",
     "TrainConfig": "training",
     "evaluate": "training",
+    "load_run": "training",
     "train": "training",
     "compare": "analysis",
     "bench": "analysis",
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from accuracy_booster.fastpath import unfuse as unfuse
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
-    from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
     from accuracy_booster.pruning import prune as prune
     from accuracy_booster.pruning import pruning_of as pruning_of
@@ -83,7 +83,9 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
     from accuracy_booster.training import TrainConfig as TrainConfig
+    from accuracy_booster.training import create_model as create_model
     from accuracy_booster.training import evaluate as evaluate
+    from accuracy_booster.training import load_run as load_run
     from accuracy_booster.training import train as train
 
 

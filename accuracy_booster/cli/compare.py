@@ -8,7 +8,7 @@ from accuracy_booster.analysis.choices import COMPARED_BLOCKS
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import network_arguments, network_or_none
+from accuracy_booster.cli.shared_options import OWN_NETWORK, network_arguments, network_or_none
 from accuracy_booster.cli.words import split
 from accuracy_booster.errors import shown
 from accuracy_booster.training.train_config import TrainConfig
@@ -17,7 +17,7 @@ MAX_SEEDS = 1000
 
 
 def _compare_arguments(parser: Parser) -> None:
-    network_arguments(parser, about="the network; by default resnet14")
+    network_arguments(parser, about=f"the network, by default resnet14; or {OWN_NETWORK}")
     parser.add_argument(
         "--blocks",
         type=str,
@@ -40,7 +40,9 @@ def _compare(given: dict[str, Any]) -> Result:
     if name := network_or_none(given):
         given["model"] = name
     if given.get("resume"):
-        if more := sorted(set(given) - {"resume", "data", "data_dir"}):
+        allowed = {"resume", "data", "data_dir"}
+        allowed |= {"model"} if ":" in given.get("model", "") else set()  # a network of your own
+        if more := sorted(set(given) - allowed):
             raise ValueError(f"--resume goes on as it was begun; leave out --{', --'.join(more)}")
         result = compare(**given)
     else:

@@ -8,11 +8,13 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.shared_options import own_network_argument
 from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 
 def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="the directory of a finished run")
+    own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )

@@ -9,6 +9,8 @@ from accuracy_booster.errors import shown
 from accuracy_booster.training.setting_types import MAX_SIDE
 from accuracy_booster.training.train_config import MAX_CHANNELS
 
+OWN_NETWORK = "package.module:function or file.py:function of your own, which makes it"
+
 
 def add_training(parser: Parser) -> None:
     """Add what every command that trains takes beside its settings."""
@@ -37,8 +39,18 @@ def trained_value(result: Any) -> dict[str, Any]:
     }
 
 
+def own_network_argument(parser: Parser) -> None:
+    """Add --model to a command that takes a run, for a run of a network of the user's own."""
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        help=f"the network, for a run that trained one of your own: {OWN_NETWORK}",
+    )
+
+
 def add_measured(parser: Parser, split: str = "test") -> None:
     """Add the options of a command that measures a run on data."""
+    own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )

@@ -8,6 +8,7 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    OWN_NETWORK,
     add_training,
     network_arguments,
     network_or_none,
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def _train_arguments(parser: Parser) -> None:
-    network_arguments(parser)
+    about = "the network: NAME, timm/NAME or torchvision/NAME (accuracy-booster models)"
+    network_arguments(parser, about=f"{about}; or {OWN_NETWORK}")
     add_training(parser)
     parser.add_argument(
         "--dry_run",

@@ -34,8 +34,10 @@ class EncodedImages(Images):
         source: the data set's name in messages.
 
     Attributes:
-        chans: as what an image is read: 3 is colour, 1 is grey.
+        channels: as what an image is read: 3 is colour, 1 is grey.
     """
+
+    converts = True
 
     def __init__(
         self, read: Callable[[int], bytes | str], labels: Sequence[int] | torch.Tensor, source: str
@@ -90,10 +92,10 @@ class EncodedImages(Images):
     def __getitem__(self, index: int) -> Item:
         with self.open(index) as image:
             try:
-                pixels = np.array(to_pixels(image, self.chans))
+                pixels = np.array(to_pixels(image, self.channels))
             except Exception as e:  # as above
                 raise self._unreadable(index, e) from e
-        pixels = pixels.reshape(*pixels.shape[:2], self.chans)
+        pixels = pixels.reshape(*pixels.shape[:2], self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
 
     def where(self, index: int) -> str:

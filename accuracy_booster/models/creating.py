@@ -32,7 +32,9 @@ def create_model(
     """Make a network and, if asked, boost it: `ab.boost(create_model(name), block)`.
 
     Args:
-        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`.
+        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`; or the directory
+            of a finished run, whose network comes with its gates and weights (`ab.load_run`). With
+            a run only `num_classes` may be given: another number than the run's makes a new head.
         block: what the gates compute: a block's name, its text or `ab.recipe(...)`. None or "none"
             leaves the network without gates.
         init, where: as for `ab.boost`.
@@ -54,6 +56,14 @@ def create_model(
         ValueError: if the name or the block is unknown, the block does not fit the network, or the
             weights cannot be had.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"model={shown(name)} must be a name, such as 'resnet20' or 'timm/resnet18'; a module "
+            "is boosted by ab.boost(module, block)"
+        )
+    for option, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{option}={shown(value)} must be a whole number")
     build = builder(name)
     parsed = None if block is None or block == "none" else blocks.recipe(block)
     if parsed is not None and input_size is None and parsed.needs_spatial_size:

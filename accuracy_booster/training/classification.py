@@ -22,7 +22,13 @@ from accuracy_booster.training.freezing import freeze
 from accuracy_booster.training.losses import balanced_weights, cross_entropy
 from accuracy_booster.training.measuring import Metrics, measure
 from accuracy_booster.training.mixing import make_erasing, make_mixing
-from accuracy_booster.training.network_building import build_network, check_network_and_block
+from accuracy_booster.training.network_building import (
+    build_network,
+    check_description,
+    check_given,
+    check_network_and_block,
+    description_of,
+)
 from accuracy_booster.training.network_outputs import split_outputs, try_network
 from accuracy_booster.training.opening_data import (
     fill_in,
@@ -30,6 +36,7 @@ from accuracy_booster.training.opening_data import (
     with_absolute_paths,
 )
 from accuracy_booster.training.output_directory import base_dir
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.reopening_data import reopen
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
@@ -49,8 +56,16 @@ class Classification(Task):
     config: TrainConfig
     data: Data
 
-    def __init__(self, config: TrainConfig, data: Data):
-        self.config, self.data = config, data
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        own: OwnObjects = NOTHING,
+        known_network: Mapping[str, Any] | None = None,
+    ):
+        """Args: `own` as for `begin`; `known_network`: what run.json says of the network in it."""
+        self.config, self.data, self.own = config, data, own
+        self.known_network, self.network_info = known_network, dict[str, Any]()
         self.erasing, self.mixing = make_erasing(config), make_mixing(config)
         self.weights: torch.Tensor | None = None  # of the classes in the loss
         if config.class_weights == "balanced":
@@ -58,22 +73,23 @@ class Classification(Task):
             self.weights = balanced_weights(labels, config.num_classes or len(data.classes))
 
     @classmethod
-    def check(cls, config: TrainConfig) -> None:
-        check_network_and_block(config)
+    def check(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> None:
+        check_network_and_block(config, own)
         if config.auto_augment is not None:
             AutoAugment(config.auto_augment, (32, 32), (0.5,), "bilinear")
 
     @classmethod
-    def begin(cls, config: TrainConfig) -> Classification:
-        data = open_data_of_new_run(config)
-        task = cls(fill_in(config, data), data)
+    def begin(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
+        data = open_data_of_new_run(config, own)
+        task = cls(fill_in(config, data, own), data, own)
         for line in advice(task.config, data):
             note(line)
         return task
 
     @classmethod
-    def reopen(cls, run: Run, config: TrainConfig) -> Classification:
-        return cls(config, reopen(run, config))
+    def reopen(cls, run: Run, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
+        check_given(run, config, own)
+        return cls(config, reopen(run, config, own), own, run.info.get("network"))
 
     @classmethod
     def place(cls, config: TrainConfig) -> TrainConfig:
@@ -88,17 +104,26 @@ class Classification(Task):
         return base_dir(config)
 
     def info(self) -> dict[str, Any]:
-        return {**super().info(), "hold_out": "names"}
+        network = {"network": self.network_info} if self.network_info else {}
+        return {**super().info(), "hold_out": "names", "whole": self.data.whole, **network}
 
     def build(self) -> nn.Module:
-        return build_network(self.config, pretrained=self.config.pretrained)
+        pretrained, new = self.config.pretrained, self.known_network is None
+        network = build_network(self.config, self.own, pretrained=pretrained, say=new)
+        if self.own.network is not None:
+            self.network_info = description_of(network)
+            if self.known_network is not None:
+                check_description(network, self.known_network, self.config.output)
+        return network
 
     def start_from_weights(self, network: nn.Module) -> str:
         return initial_weights.start_from_weights(network, self.config)
 
     def keeps_head(self, network: nn.Module) -> bool:
         frozen = self.config.freeze != "none"
-        return frozen and initial_weights.keeps_head(network, self.config, self.data.classes)
+        return frozen and initial_weights.keeps_head(
+            network, self.config, self.data.classes, self.own.network
+        )
 
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
         return freeze(network, self.config, keeps_head=keeps_head)

@@ -25,9 +25,10 @@ Measure = TypeVar("Measure")  # the metrics of a task
 
 
 def evaluate(
-    model: str | Path | nn.Module,
-    data: str | None = None,
+    run: str | Path | nn.Module | None = None,
+    data: Any = None,
     *,
+    model: Any = None,
     split: str = "test",
     fold: bool = False,
     classes: Sequence[str] | None = None,
@@ -36,9 +37,11 @@ def evaluate(
     """Top-1 and top-5 of a finished run, or of any module, on a data set.
 
     Args:
-        model: a run's directory, or a module that maps images [N, C, H, W] to logits.
-        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on. A
-            warning says if these data have changed since.
+        run: a run's directory, or a module that maps images [N, C, H, W] to logits.
+        data: a name, a path or data sets as for `ab.train`; by default, for a run, what it was
+            trained on. A warning says if these data have changed since. One data set is measured
+            whole, unless it is the one that the run was trained on and held a share of out.
+        model: the network itself, if the run trained a network of your own: as for `ab.train`.
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
         fold: measure the network as `ab.fold` makes it for inference.
@@ -53,7 +56,9 @@ def evaluate(
         ValueError: for a directory without a finished run, an unknown option, or data that do not
             fit the network: among them class names that tell no outputs.
     """
-    opened = open_measured(model, data, split=split, classes=classes, **options)
+    if run is None:
+        run, model = model, None  # evaluate(model=module)
+    opened = open_measured(run, data, split=split, model=model, classes=classes, **options)
     network, loaded = opened.network, opened.data
     if fold:
         from accuracy_booster.fastpath import fold as folded

@@ -10,8 +10,14 @@ from accuracy_booster.training.run_config import RunConfig
 def base_dir(config: RunConfig) -> Path:
     """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already."""
     block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return Path("runs") / name
+    network = plain_name(config.network)
+    return Path("runs") / f"{network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
+
+
+def plain_name(network: str) -> str:
+    """A network's name, or its import path, as part of a file's name."""
+    place, colon, name = network.rpartition(":")
+    return f"{Path(place).stem}_{name}" if colon else network.replace("/", "_")
 
 
 def new_dir(path: Path) -> Path:

@@ -84,7 +84,7 @@ def run_training(
                 "unreadable": list(state.unreadable.reasons.values()),
             }
             run.write_history(state.history)  # again: the file may have been damaged since
-            save_network(fitted.network, run, result, config.epochs)
+            save_network(fitted.network, run, result, config)
         trainer.accelerator.wait_for_everyone()
     if not trainer.main:
         history = trainer.state.history

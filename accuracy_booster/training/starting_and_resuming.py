@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
+
+from torch import nn
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.dry_run import DryRun, try_training
 from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects, take_objects
 from accuracy_booster.training.presets import resolve, told
 from accuracy_booster.training.processes import restart_count
 from accuracy_booster.training.run_config import RunConfig
@@ -24,10 +28,12 @@ from accuracy_booster.training.train_result import TrainResult, result_of
 # and the data's places
 RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "log_with", "epochs")
 
+Network = str | TrainConfig | nn.Module | Callable[..., nn.Module] | None
+
 
 @overload
 def train(
-    model: str | TrainConfig | None = None,
+    model: Network = None,
     *,
     resume: str | Path | None = None,
     dry_run: Literal[False] = False,
@@ -36,13 +42,11 @@ def train(
 
 
 @overload
-def train(
-    model: str | TrainConfig | None = None, *, dry_run: Literal[True], **options: Any
-) -> DryRun: ...
+def train(model: Network = None, *, dry_run: Literal[True], **options: Any) -> DryRun: ...
 
 
 def train(
-    model: str | TrainConfig | None = None,
+    model: Network = None,
     *,
     resume: str | Path | None = None,
     dry_run: bool = False,
@@ -51,12 +55,20 @@ def train(
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
-        model: the network's name, or a whole `TrainConfig`.
+        model: the network's name, or a whole `TrainConfig`; or a network of your own: a module, a
+            function or a class that makes one, without arguments or with `num_classes` and
+            `in_chans`, or the import path of one of these ("package.module:function" or
+            "file.py:function"). A module is copied, and its weights are where the training starts;
+            a function's network is taken as fresh. A head for another number of classes is replaced
+            by a new one, and gates that the network has already stay. To resume such a run, give
+            the network again.
         resume: the directory of a run to go on with, with its own settings; one that has ended
             stays as it is, unless `epochs` makes it longer.
         dry_run: read the data, build the network and take a few steps, and return a `DryRun` that
             tells what the training would be; nothing is written.
-        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
+        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
+            `data` may also be a map-style data set (of torch, torchvision or Hugging Face), two of
+            them (train, test), or a mapping {"train": ..., "test": ..., "validation": ...}. With
             `resume` only `bad_images`, `checkpoint_minutes`, `workers` and `log_with`, which leave
             the result as it is; `data` and `data_dir`, the new place of the same data; and
             `epochs`. From there on the learning rate is what it is at that epoch of a training of
@@ -71,47 +83,41 @@ def train(
         TrainingStopped: where training cannot go on; the last checkpoint is intact.
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
+    named, options, own = take_objects(model, options)
     if resume is not None:
         if dry_run:
             raise ValueError("dry_run tries a new run; leave out resume")
-        return resume_run(Classification, resume, network_named=model is not None, **options)
-    if model is None:
+        network_named = model is not None and own.network is None
+        return resume_run(Classification, resume, own, network_named=network_named, **options)
+    if named is None:
         raise ValueError("name a model, or a run to resume")
-    if not isinstance(model, (str, TrainConfig)):
-        raise ValueError(
-            f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes "
-            "its network itself, so that it can make it again"
-        )
-    if isinstance(model, TrainConfig):
-        config = model.change(options)
+    if isinstance(named, TrainConfig):
+        config = named.change(options)
     else:
-        config = resolve(model, **options)
+        config = resolve(named, trained=own.trained, **options)
         if not options.get("preset"):
             note(told(config))
-    return try_run(config) if dry_run else start_run(Classification, config)
+    if not dry_run:
+        return start_run(Classification, config, own)
+    return try_training(Classification.begin(_checked(Classification, config, own), own))
 
 
-def try_run(config: TrainConfig) -> DryRun:
-    """What a run would be, as `train(dry_run=True)`; it ends with the errors of `start_run`."""
-    return try_training(Classification.begin(_checked(Classification, config)))
-
-
-def start_run(kind: type[Task], config: RunConfig) -> TrainResult:
-    """Train a new run of a task.
+def start_run(kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING) -> TrainResult:
+    """Train a new run of a task, with the network and the data that the caller gives as objects.
 
     Where torchrun has started the command again, the run that it began before is resumed.
     """
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
-        return resume_run(kind, begun_dir(config, place))
-    task = kind.begin(_checked(kind, config))
+        return resume_run(kind, begun_dir(config, place), own)
+    task = kind.begin(_checked(kind, config, own), own)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True)
 
 
-def _checked(kind: type[Task], config: RunConfig) -> Any:
+def _checked(kind: type[Task], config: RunConfig, own: OwnObjects) -> Any:
     """The configuration of a new run with its `output`, checked before the data are read."""
-    kind.check(config)
+    kind.check(config, own)
     check_optimizer(config)
     check_trackers(config)
     output = Path(config.output) if config.output else new_dir(kind.default_output(config))
@@ -120,11 +126,17 @@ def _checked(kind: type[Task], config: RunConfig) -> Any:
 
 
 def resume_run(
-    kind: type[Task], path: str | Path, *, network_named: bool = False, **options: Any
+    kind: type[Task],
+    path: str | Path,
+    own: OwnObjects = NOTHING,
+    *,
+    network_named: bool = False,
+    **options: Any,
 ) -> TrainResult:
     """Resume a run of a task, as `train(resume=path, **options)`.
 
     Args:
+        own: the network and the data of the run, if the caller gave them as objects.
         network_named: the caller was given a network's name too, which is an error.
 
     Raises:
@@ -133,8 +145,8 @@ def resume_run(
     """
     path = Path(path)
     may_change = *RESUMABLE, *kind.config_type.places
-    own = [kind.config_type.network_field] * network_named
-    if given := own + [option for option in options if option not in may_change]:
+    named = [kind.config_type.network_field] * network_named
+    if given := named + [option for option in options if option not in may_change]:
         raise ValueError(
             f"resume goes on with the run's own settings; leave out {', '.join(given)} (only "
             f"{', '.join(may_change)} may change)"
@@ -142,7 +154,8 @@ def resume_run(
     run, stored = Run.open(path, ended=False, kind=kind.config_type)
     config = stored.change({**options, "output": str(path)})
     state = run.state(stored.epochs, thorough=True)
-    if set(config.places) & set(options):  # else a run of an older version keeps its relative path
+    if own.data is None and set(config.places) & set(options):
+        # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
         result = result_of(kind, run, config)
@@ -157,6 +170,6 @@ def resume_run(
     else:
         check_length(run, config, len(run.history()))
     check_trackers(config)
-    task = kind.reopen(run, config)
+    task = kind.reopen(run, config, own)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True, run=run)

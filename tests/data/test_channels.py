@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 from support.datasets import one_line, raw
+from torch.utils.data import Dataset
 
 from accuracy_booster.data import load_data
 from accuracy_booster.data.channels import convert
+from accuracy_booster.data.dataset_source import dataset_source
 from accuracy_booster.data.images import TensorImages
 
 
@@ -44,6 +46,26 @@ def test_images_in_memory(pixels):
     convert(images, 1, "x")
     expected = np.stack([np.array(Image.fromarray(p).convert("L")) for p in pictures])
     assert np.array_equal(images.images[:, 0].numpy(), expected)
+
+
+class Gradients(Dataset):
+    """A data set of the caller's, of colour images."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        rows = torch.arange(3 * 66 * 70).reshape(3, 66, 70) * (index + 1)
+        return (rows % 256).to(torch.uint8), index % 2
+
+
+def test_a_data_set_of_the_callers_is_read_as_grey():
+    source = dataset_source({"train": Gradients(), "test": Gradients()}, "dataset/Gradients")
+    data = load_data(source, in_chans=1, image_size=16)
+    image, _ = data.loaders["test"].dataset.images[5]
+    expected = Image.fromarray(Gradients()[5][0].permute(1, 2, 0).numpy()).convert("L")
+    assert np.array_equal(image[0].numpy(), np.array(expected))
+    assert next(iter(data.loaders["train"]))[0].shape == (8, 1, 16, 16)
 
 
 def test_other_numbers_of_channels(make_folder):
