@@ -16,6 +16,7 @@ from accuracy_booster.training.opening_data import fill_in, open_data
 
 GOOD = {"train/a": 60, "train/b": 60, "val/a": 50, "val/b": 50}
 LONG = {"batch_size": 20, "epochs": 20}
+LARGE = {"lr": 0.1, "optimizer": "sgd"}
 FEW_STEPS = "training images in batches of"
 
 
@@ -45,7 +46,7 @@ def test_silence_where_all_is_well(make_folder):
         ({"train/a": 6}, {}, ["b has 60 training images and a 6, 10 times fewer", "--sampling"]),
         ({"val/a": 10, "val/b": 10}, {}, ["the test split has 20 images: one of them is 5 points"]),
         ({"val/a": 0, "val/b": 100}, {}, ["class a has no test image"]),
-        ({}, {"weights": "w.pth", "lr": 0.1, "optimizer": "sgd"}, ["lr=0.1 is large for trained weights", "--lr 0.01"]),
+        ({}, {"weights": "w.pth", **LARGE}, ["lr=0.1 is large for trained weights", "--lr 0.01"]),
     ],
 )  # fmt: skip
 def test_a_line_for_each(make_folder, weights_file, monkeypatch, folders, options, parts):
