@@ -70,16 +70,16 @@ def _check_run_fits(weights: str | None) -> None:
     if found is None:
         return
     begun = found[1]
+    if is_own(begun.model):
+        raise ValueError(
+            f"the run in {weights} is of your own code ({begun.model}), and detect train makes its "
+            "network by name; in Python: ab.detection.faster_rcnn(ab.load_run(RUN, model=...))"
+        )
     if begun.in_chans not in (None, 3):
         raise ValueError(
             f"the network in {weights} takes images of {begun.in_chans} channel"
             f"{'s'[: begun.in_chans > 1]}, and a detector's images have 3; train one on colour "
             "images"
-        )
-    if is_own(begun.model):
-        raise ValueError(
-            f"the run in {weights} is of your own code ({begun.model}), and detect train makes its "
-            "network by name; in Python: ab.detection.faster_rcnn(ab.load_run(RUN, model=...))"
         )
 
 

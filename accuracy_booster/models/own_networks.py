@@ -87,7 +87,7 @@ class OwnNetwork:
         if first is not None and first.in_channels != in_chans:
             raise ValueError(
                 f"{self.name} takes images of {first.in_channels} channels, and the data have "
-                f"{in_chans}; give a network for {in_chans} channels"
+                f"{in_chans}; give a network for such images"
             )
 
 

@@ -167,6 +167,7 @@ def with_own_gates(
         return config
     with torch.random.fork_rng(devices=[]):
         network = own.network.module or own.network(num_classes, in_chans)
+    own.network.check_channels(network, in_chans)
     found = _recipes(network)
     if not found:
         return config

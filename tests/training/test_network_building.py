@@ -48,3 +48,9 @@ def test_a_zero_norm_is_warned_of_where_no_weights_come_later(start, recwarn):
     build_network(resolve("timm/test_resnet", num_classes=2, **options))
     told = [w for w in recwarn if "whose weight is zero" in str(w.message)]
     assert len(told) == (not start)
+
+
+def test_weights_that_there_are_not_are_told_before_the_data_are_read():
+    with pytest.raises(ValueError, match="no pretrained weights for 'resnet8'"):
+        check_network_and_block(resolve("resnet8", pretrained=True))
+    check_network_and_block(resolve("resnet50", pretrained=True))
