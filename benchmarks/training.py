@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import accuracy_booster as ab
-from accuracy_booster.analysis.measuring import peak_memory
 from accuracy_booster.data import Data
 from accuracy_booster.data.augmentation import train_batch_transform
 from accuracy_booster.data.batches import Loader
@@ -39,6 +38,7 @@ from accuracy_booster.data.images import TensorImages
 from accuracy_booster.data.transforms import unchanged
 from accuracy_booster.training import compiling, trainer
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.training.presets import resolve
 
 CLASSES, COUNT = 100, 5000

@@ -31,7 +31,6 @@ from accuracy_booster.analysis.choices import BENCHED_BLOCKS
 from accuracy_booster.analysis.measuring import (
     calls_in_a_row,
     interleaved_times,
-    peak_memory,
     processor,
 )
 from accuracy_booster.errors import unknown
@@ -42,6 +41,7 @@ from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.where import Where
 from accuracy_booster.training.accelerator import device_named
+from accuracy_booster.training.peak_memory import peak_memory
 
 MODES = {
     "infer": "inference in eval mode without gradients; ours is ab.fold",

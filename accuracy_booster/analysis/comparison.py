@@ -30,6 +30,7 @@ from accuracy_booster.training import (
     resolve,
     run_training,
 )
+from accuracy_booster.training.advice import advice
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences
 from accuracy_booster.training.initial_weights import start_from_weights
@@ -123,6 +124,9 @@ def compare(
     data = open_data_of_new_run(base, own) if by_names else open_data(base, own, hold_out="rows")
     check_has_no_gates(own)
     variants = [fill_in(variant, data, own) for variant in variants]
+    if resume is None:
+        for line in advice(variants[0], data):
+            note(line)
     for variant in variants:
         _check_can_start(variant, own, say=variant is variants[0])
     configs = _configs(request, variants, base.seed, folder)

@@ -1,4 +1,4 @@
-"""The timer, the memory meter and the name of the machine, for `compare` and `bench`."""
+"""The timer and the name of the machine, for `compare` and `bench`."""
 
 # N batch, C channels, H W space
 
@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from statistics import median
 from typing import Any, TypeVar
@@ -119,35 +118,6 @@ def latency(
     return {name: median(values) / batch_size for name, values in times.items()}
 
 
-def peak_memory(step: Callable[[], Any], device: torch.device, *, warm_up: int = 0) -> int:
-    """Bytes of tensors at the highest point of a step, above what is held before it.
-
-    Args:
-        warm_up: how often the step runs before it is measured.
-    """
-    for _ in range(warm_up):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU]
-    with _silent_stderr(), profile(activities=activities, profile_memory=True) as profiler:
-        step()
-    assert profiler.profiler is not None
-    held = most = 0
-    events = profiler.profiler.kineto_results.events()
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
 def processor() -> str:
     """The name of the processor's model, as the system knows it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
@@ -155,20 +125,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Silence the profiler's C++ code, which writes to descriptor 2 when it starts and stops."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _wait(device: torch.device) -> None:

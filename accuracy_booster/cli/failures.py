@@ -61,9 +61,19 @@ def exit_code_of(error: BaseException) -> int | None:
     return None
 
 
-def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    """Print a warning as one line; it takes the place of `warnings.showwarning`."""
-    _print_line(f"{PROGRAM}: warning: {message}")
+class ShowWarnings:
+    """Prints each warning as one line, and once; it takes the place of `warnings.showwarning`.
+
+    Python's own memory of what was shown is lost wherever a library changes the filters.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, message: Warning | str, *where: Any, **more: Any) -> None:
+        if (text := str(message)) not in self._told:
+            self._told.add(text)
+            _print_line(f"{PROGRAM}: warning: {text}")
 
 
 def _print_line(text: str) -> None:

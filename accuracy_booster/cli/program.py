@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from accuracy_booster.cli.command import PROGRAM, Command
 from accuracy_booster.cli.commands import COMMANDS
-from accuracy_booster.cli.failures import exit_code_of, show_warning
+from accuracy_booster.cli.failures import ShowWarnings, exit_code_of
 from accuracy_booster.cli.output import escaping_stdout, say_json
 from accuracy_booster.cli.parser import Parser, given_options
 from accuracy_booster.cli.words import check_configs, check_words, normalise, with_place
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     try:
         with warnings.catch_warnings(), escaping_stdout():
-            warnings.showwarning = show_warning
+            warnings.showwarning = ShowWarnings()
             try:
                 code = run([word for word in words if word != "--debug"])
             except SystemExit as end:  # after --help of a command

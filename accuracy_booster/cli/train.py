@@ -27,6 +27,12 @@ def _train_arguments(parser: Parser) -> None:
     network_arguments(parser, about=f"{about}; or {OWN_NETWORK}")
     add_training(parser)
     also_blocks_argument(parser)
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read the data, build the network, take a few steps, print what the training would "
+        "be (steps, images left out, memory, time) and stop; nothing is written",
+    )
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
@@ -43,7 +49,13 @@ def _train(given: dict[str, Any]) -> Result:
         if not name:
             raise ValueError("name a network to see its settings; a run's are in RUN/config.yaml")
         config = resolve(name, **given)
-        return None, lambda: say(*config.to_yaml().splitlines())
+        return None, lambda: say(
+            "# the data decide what is null or auto here; train --dry_run shows that too",
+            *config.to_yaml().splitlines(),
+        )
+    if given.pop("dry_run", False):
+        tried = train(name, dry_run=True, **given)
+        return tried.to_dict(), lambda: say(*tried.lines())
     result = train(name, **given)
     value = trained_value(result)
 

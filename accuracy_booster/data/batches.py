@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from accuracy_booster.data.augmentation import BatchTransform
 from accuracy_booster.data.images import Images, Item, TensorImages, Transformed, UnreadableImage
 from accuracy_booster.data.random_streams import IMAGE, ORDER, mix
+from accuracy_booster.data.sampling import draw_balanced, repeats
 from accuracy_booster.data.shared_memory import check_room, stacked
 from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.data.workers import begin, end, poll, received
@@ -86,6 +87,8 @@ class Loader:
             It is used for images in memory; None where only `transform` will do.
         shape: (C, H, W) of an image in a batch, if it is known. It tells how much shared memory the
             processes need.
+        balanced: an epoch draws as many images as there are, with replacement, so that each class
+            appears equally often. What follows of the order and the augmentation holds as well.
         collate: makes a batch of the items that `_Keyed` gives; by default a `Batch`.
     """
 
@@ -100,6 +103,7 @@ class Loader:
         workers: int = 0,
         batch_transform: BatchTransform | None = None,
         shape: tuple[int, int, int] | None = None,
+        balanced: bool = False,
         collate: Callable[[list[Any]], Any] | None = None,
     ):
         self.dataset = Transformed(images, transform)
@@ -108,7 +112,7 @@ class Loader:
         self.batch_transform = batch_transform if isinstance(images, TensorImages) else None
         self.epoch = 0
         self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.shape = shape
+        self.shape, self.balanced = shape, balanced
         self.collate = collate or _collate
         self._idle: DataLoader | None = None  # its processes wait for the next pass
 
@@ -130,12 +134,19 @@ class Loader:
                 yield batch.images, batch.targets
 
     def order(self, epoch: int) -> torch.Tensor:
-        """The numbers of the images in the order of an epoch."""
+        """The numbers of the images in the order of an epoch.
+
+        Where images are drawn with replacement, the number of images is added to an image's number
+        as often as the epoch had it before: number % images is the image, and all numbers differ.
+        """
         count = len(self.dataset)
         if not self.shuffled:
             return torch.arange(count)
         generator = torch.Generator().manual_seed(mix(self.seed, epoch, ORDER))
-        return torch.randperm(count, generator=generator)
+        if not self.balanced:
+            return torch.randperm(count, generator=generator)
+        drawn = draw_balanced(self.dataset.images.labels, generator)
+        return drawn + count * repeats(drawn)
 
     def batches(
         self,
@@ -178,8 +189,9 @@ class Loader:
         pixels, labels = self._resident
         for indices in chosen:
             indices = indices.to(device)
-            picked = transform(pixels[indices], indices, self.seed, epoch)
-            yield Batch(picked, labels[indices], indices)
+            rows = indices % len(labels)
+            picked = transform(pixels[rows], indices, self.seed, epoch)
+            yield Batch(picked, labels[rows], rows)
 
     def _one_by_one(
         self, chosen: list[torch.Tensor], epoch: int, device: torch.device
@@ -202,7 +214,7 @@ class Loader:
         if self.workers and self.shape is not None:
             images = max(map(len, chosen), default=0)
             check_room(self.workers, len(chosen), images, math.prod(self.shape))
-        return DataLoader(
+        return _Processes(
             _Keyed(self.dataset, self.seed if self.shuffled else None),
             batch_sampler=[],
             collate_fn=self.collate,
@@ -215,6 +227,16 @@ class Loader:
         )
 
 
+class _Processes(DataLoader[Any]):
+    """torch's loader without its warning of many processes, which comes with each loader and pass.
+
+    `training.advice` says it once.
+    """
+
+    def check_worker_number_rationality(self) -> None:
+        return None
+
+
 class _Keyed(Dataset[Any]):
     """Items by (epoch, number of an image): (number, item or None, {number: why it is unreadable}).
 
@@ -225,7 +247,7 @@ class _Keyed(Dataset[Any]):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Item | None, dict[int, str]]:
-        epoch, first = key
+        epoch, first = key  # `Loader.order` explains numbers from the count of images on
         # every data set of ours has a length, `Dataset` need not
         count = len(self.dataset)  # type: ignore[arg-type]
         unreadable: dict[int, str] = {}
@@ -241,7 +263,7 @@ class _Keyed(Dataset[Any]):
                 unreadable[index] = str(e)
                 if self.seed is None:
                     break
-        return first, None, unreadable
+        return first % count, None, unreadable
 
 
 def _collate(items: list[tuple[int, Item | None, dict[int, str]]]) -> Batch:

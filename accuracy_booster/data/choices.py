@@ -3,5 +3,8 @@
 BUILT_IN = ("digits", "cifar10", "cifar100")
 AUGMENTS = ("auto", "crop", "crop_flip", "resized_crop", "none")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+# the first words of timm's texts for `auto_augment`
+AUTO_AUGMENTS = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
+BALANCES = ("none", "balanced")  # of class_weights and of sampling
 CROP_MODES = ("center", "squash", "border")
 SMALL = 64  # pixels along an edge: images no larger keep their size, and are kept in memory

@@ -55,7 +55,7 @@ class Data:
         return replace(self, loaders=self.make_loaders(seed))
 
     def check_trainable(self) -> None:
-        """Raise ValueError if there are fewer than two training images."""
+        """Raise ValueError unless there are two training images or more, of two classes."""
         images = self.loaders["train"].dataset.images
         if (count := len(images)) < 2:
             lost = len(self.unreadable)
@@ -63,6 +63,13 @@ class Data:
             raise ValueError(
                 f"the train split of {self.name} has {count} image{more}, and a batch norm needs "
                 "two; add images"
+            )
+        learned = images.labels.unique().tolist()
+        if len(learned) == 1:
+            one = self.classes[learned[0]]
+            raise ValueError(
+                f"all {count:,} training images of {self.name} are of one class, {one!r}, and a "
+                "classifier needs two: put the images of each class into a folder of its own"
             )
 
     @property

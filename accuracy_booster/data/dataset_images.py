@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from accuracy_booster.data.images import Images, Item, UnreadableImage
-from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.data.pixels import recoloured, to_rgb
 from accuracy_booster.errors import shortened, shown
 
 # a bicubic resize overshoots by so much; what is further outside was normalised
@@ -38,11 +38,13 @@ class DatasetImages(Images):
     Attributes:
         dataset: what the caller gave.
         source: its name in messages.
-        channels: C of an image.
+        given: C of an image, as the data set gives it.
 
     Raises:
         WrongItem: if the first item is no image with a label.
     """
+
+    converts = True
 
     def __init__(
         self, dataset: Any, source: str, image_column: str | None, label_column: str | None
@@ -59,7 +61,7 @@ class DatasetImages(Images):
                 f"an item of {source} is {type(first).__name__}; it must be (image, label), or a "
                 'mapping such as {"image": ..., "label": ...}'
             )
-        self.channels = int(as_pixels(first[self.image_key], source).shape[0])
+        self.given = self.channels = int(as_pixels(first[self.image_key], source).shape[0])
 
     def _first(self) -> Any:
         """The first item that can be read."""
@@ -97,12 +99,12 @@ class DatasetImages(Images):
             raise
         except Exception as e:  # Pillow decodes some images only now
             raise UnreadableImage(f"cannot read the image {self.where(index)}: {e}") from e
-        if image.shape[0] != self.channels:
+        if image.shape[0] != self.given:
             raise WrongItem(
                 f"{self.where(index)} has {image.shape[0]} channels and the first image has "
-                f"{self.channels}; convert all of them, as image.convert('RGB') does"
+                f"{self.given}; convert all of them, as image.convert('RGB') does"
             )
-        return image, int(self.labels[index])
+        return recoloured(image, self.channels), int(self.labels[index])
 
     def where(self, index: int) -> str:
         return f"{self.source}, number {index}"

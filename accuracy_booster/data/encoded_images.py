@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from accuracy_booster.data.image_files import NOT_READ, same_name
 from accuracy_booster.data.images import Images, Item, UnreadableImage
-from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.data.pixels import to_pixels
 from accuracy_booster.progress import printable
 
 LARGEST = 178_956_970  # pixels of an image: Pillow's own bound, also where a user has lifted that
@@ -32,7 +32,12 @@ class EncodedImages(Images):
     Args:
         read: gives the path of an image's file, or the bytes of the file, by the image's number.
         source: the data set's name in messages.
+
+    Attributes:
+        channels: as what an image is read: 3 is colour, 1 is grey.
     """
+
+    converts = True
 
     def __init__(
         self, read: Callable[[int], bytes | str], labels: Sequence[int] | torch.Tensor, source: str
@@ -87,9 +92,10 @@ class EncodedImages(Images):
     def __getitem__(self, index: int) -> Item:
         with self.open(index) as image:
             try:
-                pixels = np.array(to_rgb(image))
+                pixels = np.array(to_pixels(image, self.channels))
             except Exception as e:  # as above
                 raise self._unreadable(index, e) from e
+        pixels = pixels.reshape(*pixels.shape[:2], self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
 
     def where(self, index: int) -> str:

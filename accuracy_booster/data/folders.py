@@ -170,7 +170,10 @@ def _remark(
             why = "which Pillow does not read here" if others else "so there is nothing to read"
             remarks.append(f"class folder {name} of {root} gives 0 images: it has {has}, {why}")
         elif training and any(one.images for one in found.values()):
-            remarks.append(f"class folder {name} of {root} is empty")
+            remarks.append(
+                f"class folder {name} of {root} is empty, and the network gets an output for it: "
+                "add images, or remove the folder"
+            )
     mixed = Counter[str]()
     for name, one in found.items():
         mixed.update(one.others if name not in bare else {})

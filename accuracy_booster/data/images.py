@@ -37,6 +37,7 @@ class Images(Dataset[Item]):
 
     labels: torch.Tensor  # [N] int64
     channels: int = 3  # C
+    converts: bool = False  # an image that is read is given the number `channels`, grey or colour
     names: Sequence[str] | None = None  # of the files, below the split's folder
     unreadable: tuple[str, ...] = ()  # why images were left out when they were read into memory
 

@@ -17,18 +17,20 @@ from accuracy_booster.data.augmentation import (
     train_transform,
     unchanged_batch,
 )
+from accuracy_booster.data.auto_augment import AutoAugment
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.data.choices import AUGMENTS, CROP_MODES, INTERPOLATIONS
+from accuracy_booster.data.channels import convert
+from accuracy_booster.data.choices import AUGMENTS, BALANCES, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.data.class_numbers import number_classes
 from accuracy_booster.data.data_set import Data
 from accuracy_booster.data.dataset_images import DatasetImages
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.images import Images, Subset, TensorImages
 from accuracy_booster.data.marks import marks_of
-from accuracy_booster.data.normalisation import Stats, statistics_of
+from accuracy_booster.data.normalisation import Stats, grey_value, statistics_of
 from accuracy_booster.data.preloading import native_size, preloaded
 from accuracy_booster.data.source import Source
-from accuracy_booster.data.transforms import MOST, Transform, eval_transform, unchanged
+from accuracy_booster.data.transforms import MOST, Steps, Transform, eval_transform, unchanged
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.preprocessing import Preprocessing
 
@@ -43,7 +45,10 @@ def load_data(
     eval_batch_size: int = 256,
     image_size: int | tuple[int, int] | None = None,
     augment: str = "auto",
+    auto_augment: str | None = None,
+    sampling: str = "none",
     validation: float = 0.0,
+    in_chans: int | None = None,
     mean: Stats | None = None,
     std: Stats | None = None,
     interpolation: str | None = None,
@@ -73,7 +78,12 @@ def load_data(
         augment: of the training images: "crop" (pad by an eighth, random crop), "crop_flip" (and
             random mirroring), "resized_crop" (random part of the image, mirrored), "none", or
             "auto", which chooses by the size of the images.
+        auto_augment: what timm does to the training images after that, in its text.
+        sampling: "balanced" draws the images of an epoch with replacement, so that each class
+            appears equally often.
         validation: the share of the training set that is held out, the same for every seed.
+        in_chans: 1 reads images as grey, 3 as colour. By default files are colour, and images in
+            memory are what they are.
         mean, std: per channel, of pixels in [0, 1]. By default the training set's own if it is in
             memory, else ImageNet's.
         interpolation: how images are resized: "bilinear", "bicubic" or "nearest".
@@ -92,6 +102,8 @@ def load_data(
         ValueError: if the name is unknown, a split is missing, no image can be read, a column
             cannot be told, the classes do not fit, or an argument is out of range.
     """
+    if sampling not in BALANCES:
+        raise ValueError(f"sampling={sampling!r} must be one of {', '.join(BALANCES)}")
     _check_choices(augment, validation, interpolation, crop_pct, crop_mode)
     source = (
         data
@@ -110,6 +122,9 @@ def load_data(
     marks = {split: marks_of(part) for split, part in images.items()}
     encoded = {split: part for split, part in images.items() if isinstance(part, EncodedImages)}
     first = next(iter(images.values()))
+    chans = first.channels if in_chans is None else in_chans
+    for part in images.values():
+        convert(part, chans, source.name)
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
     for part in images.values():
@@ -128,14 +143,14 @@ def load_data(
         images |= {"train": kept, share: held}
         if "train" not in splits:
             del images["train"]
-    chans = first.channels
     if own is not None:  # a network that takes grey images sees the mean of red, green and blue
         grey = chans == 1
-        mean = mean or ((sum(own.mean) / len(own.mean),) if grey else own.mean)
-        std = std or ((sum(own.std) / len(own.std),) if grey else own.std)
+        mean = mean or (grey_value(own.mean) if grey else own.mean)
+        std = std or (grey_value(own.std) if grey else own.std)
     mean, std = statistics_of(images.get("train"), chans, mean, std)
     how = _Transforms(
-        *(augment, size, small, interpolation or "bilinear", crop_pct, crop_mode or "center", mean)
+        *(augment, size, small, interpolation or "bilinear", crop_pct, crop_mode or "center", mean),
+        auto_augment,
     )
     make_loaders = partial(
         _make_loaders,
@@ -146,6 +161,7 @@ def load_data(
         training=training,
         workers=workers,
         shape=(chans, *size),
+        balanced=sampling == "balanced",
     )
     return Data(
         *(source.name, class_names, chans, size, mean, std, augment),
@@ -210,12 +226,16 @@ class _Transforms:
     crop_pct: float | None
     crop_mode: str
     mean: Stats
+    auto_augment: str | None = None
 
     def made(self, images: Images, shuffled: bool) -> tuple[Transform, BatchTransform | None]:
         """The transform of an image, and that of a batch in memory where there is one."""
         now = self.native if isinstance(images, TensorImages) else None
         if shuffled:
             transform = train_transform(self.augment, self.size, now, self.interpolation)
+            if self.auto_augment is not None:
+                more = AutoAugment(self.auto_augment, self.size, self.mean, self.interpolation)
+                return Steps(transform, more), None
             same = self.size == now
             return transform, train_batch_transform(self.augment, self.size) if same else None
         how = (self.interpolation, self.crop_pct, self.crop_mode, self.mean)
@@ -233,6 +253,7 @@ def _make_loaders(
     training: bool,
     workers: int,
     shape: tuple[int, int, int],
+    balanced: bool,
 ) -> dict[str, Loader]:
     loaders = {}
     for split, part in images.items():
@@ -247,5 +268,6 @@ def _make_loaders(
             workers=workers,
             batch_transform=batch_transform,
             shape=shape,
+            balanced=balanced and shuffled,
         )
     return loaders

@@ -19,6 +19,11 @@ def normalise(images: torch.Tensor, mean: Stats, std: Stats) -> torch.Tensor:
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
 
 
+def grey_value(values: Stats) -> Stats:
+    """What stands for red, green and blue in a grey image: their mean."""
+    return (sum(values) / len(values),)
+
+
 def statistics_of(
     train: Images | None, chans: int, mean: Stats | None, std: Stats | None
 ) -> tuple[Stats, Stats]:
@@ -37,8 +42,8 @@ def statistics_of(
         std = std or tuple(round(max(s.item(), 1e-4), 4) for s, _ in moments)
     if mean is None or std is None:
         grey = chans == 1
-        mean = mean or ((0.5,) if grey else IMAGENET_MEAN)
-        std = std or ((0.5,) if grey else IMAGENET_STD)
+        mean = mean or (grey_value(IMAGENET_MEAN) if grey else IMAGENET_MEAN)
+        std = std or (grey_value(IMAGENET_STD) if grey else IMAGENET_STD)
     for option, value in (("mean", mean), ("std", std)):
         if len(value) != chans:
             raise ValueError(f"{option}={list(value)} must have {chans} values, one per channel")

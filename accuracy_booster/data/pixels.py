@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 
 from accuracy_booster.data.choices import SMALL
 
+# Of red, green and blue in 65536ths, as Pillow's convert("L") weights them (ITU-R 601-2 luma).
+LUMA = (19595, 38470, 7471)
 ORIENTATION = 0x0112  # the EXIF tag; its values from 5 on exchange height and width
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +39,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def to_pixels(image: Image.Image, chans: int) -> Image.Image:
+    """An image as `to_rgb` makes it, of mode RGB (3 channels) or L (1 channel, grey)."""
+    picture = to_rgb(image)
+    return picture if chans == 3 else picture.convert("L")
+
+
+def recoloured(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 [..., C, H, W] -> uint8 [..., channels, H, W]: grey to colour, or colour to grey.
+
+    Grey values are those of Pillow's `convert("L")`.
+    """
+    if pixels.shape[-3] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.repeat_interleave(3, dim=-3)
+    red, green, blue = (p.int() * weight for p, weight in zip(pixels.unbind(-3), LUMA, strict=True))
+    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(-3)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import os
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from accuracy_booster.data.source import Source
 from accuracy_booster.data.split_names import name_splits
 from accuracy_booster.data.tars import tar_source
 from accuracy_booster.data.timm_sources import is_timms, timm_source
-from accuracy_booster.errors import unknown
+from accuracy_booster.errors import SHOWN, shown, unknown
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 
 
 def full_name(data: str) -> str:
@@ -64,14 +68,36 @@ def find(
         refuse_absent(data)
         if is_timms(data):
             return timm_source(data, data_dir)
-        remedy = "or a directory of class folders or Parquet files, or timm's hfds/NAME, torch/NAME"
         if path.exists():
-            raise ValueError(f"data {data!r} is a file; give the directory that holds it")
-        raise unknown("data set", data, BUILT_IN, remedy)
+            packed = data.lower().endswith(ARCHIVES)
+            what = "unpack it, and give the directory" if packed else "give the directory of it"
+            raise ValueError(f"data {data!r} is a file; {what}")
+        if "://" in data:
+            raise ValueError(
+                f"data {shown(data)} is an address, from which nothing is downloaded; download "
+                "the data, and give their directory"
+            )
+        if os.sep in data or data.startswith((".", "~")):
+            raise _no_directory(data, path)
+        remedy = "or timm's hfds/NAME, torch/NAME, or a directory of class folders or Parquet files"
+        here = f" (there is none of this name in {Path.cwd()})"
+        raise unknown("data set", data, BUILT_IN, remedy + here)
     if _has_parquet(path):
         return parquet_source(path, image_column, label_column)
     may_be_tars = _has(path, "*.tar") and not name_splits(image_files.folders(path), str(path))
     return (tar_source(path) if may_be_tars else None) or folder_source(path)
+
+
+def _no_directory(data: str, path: Path) -> ValueError:
+    """The error for a path where nothing is; it names what is nearest to it."""
+    above = next((parent for parent in path.parents if parent.is_dir()), Path())
+    missing = path.parts[len(above.parts)]
+    near: list[str] = []
+    with contextlib.suppress(ValueError):  # a folder that cannot be read
+        if len(missing) <= SHOWN:  # difflib takes minutes for a very long name
+            near = difflib.get_close_matches(missing, image_files.folders(above), 1)
+    meant = f"did you mean {above / near[0]}?" if near else f"{above} holds no {shown(missing)}"
+    return ValueError(f"data {shown(data)}: there is no such directory; {meant}")
 
 
 def _has_parquet(path: Path) -> bool:

@@ -162,6 +162,18 @@ def _shortened(image: torch.Tensor, longest: int) -> torch.Tensor:
     return image[:, top : top + keep_h, left : left + keep_w]
 
 
+class Steps:
+    """Transforms, one after the other."""
+
+    def __init__(self, *steps: Transform):
+        self.steps = steps
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
 def unchanged(image: torch.Tensor) -> torch.Tensor:
     """The image as it is."""
     return image

@@ -10,6 +10,7 @@ import multiprocessing.process
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from multiprocessing import util
 from typing import Any
@@ -27,9 +28,11 @@ STOPPED_PATIENCE = 20.0  # seconds that a process may be stopped (SIGSTOP)
 LOADER_PATIENCE = 300.0  # seconds without a batch
 
 
-def begin(_: int = 0) -> None:
+def begin(number: int = 0) -> None:
     """Prepare a process that loads images; torch calls it there with the process's number."""
     ignore_in_worker()
+    if number:  # of Pillow's warnings, such as of a file's metadata, one process tells
+        warnings.simplefilter("ignore")
     # When the training stops, the thread that hands over batches would print a traceback.
     sys.excepthook = lambda *_: None
 

@@ -67,7 +67,8 @@ def _torchvision(
     if in_chans != 3:
         raise ValueError(
             f"torchvision/{name} takes images of 3 channels, not in_chans={shown(in_chans)}; "
-            "timm's networks take any number"
+            "give in_chans=3 (--in_chans 3), which makes grey images colour; timm's networks take "
+            "any number"
         )
     if pretrained:
         options.setdefault("weights", "DEFAULT")

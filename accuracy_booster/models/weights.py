@@ -11,6 +11,7 @@ from torch import nn
 
 from accuracy_booster.errors import shown
 from accuracy_booster.models.heads import heads
+from accuracy_booster.models.input_conv import adapted_to_images
 from accuracy_booster.models.weight_files import Tensors
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "net.", "encoder.")
@@ -27,11 +28,13 @@ class Loaded:
         tensors: how many of the network's tensors came from the file.
         new: the names of tensors that did not: of heads for other classes, and of gates.
         unused: how many of the file's tensors belong to a module around the network.
+        adapted: the name of the first convolution, if it was adapted to images of other channels.
     """
 
     tensors: int
     new: list[str]
     unused: int = 0
+    adapted: str | None = None
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> Loaded:
@@ -68,7 +71,7 @@ def match_weights(
     given = _without_prefixes(plain, set(own))
     unused = len(plain) - len(given)
     outer = {f"{name}.{part}" for name in heads(model) for part in ("weight", "bias")} & set(own)
-    given = _with_head(given, own, outer)
+    given, adapted = adapted_to_images(_with_head(given, own, outer), own)
     other = [n for n in given if n in own and given[n].shape != own[n].shape]
     new = [name for name in other if name in outer]
     if wrong := [name for name in other if name not in outer]:
@@ -98,7 +101,7 @@ def match_weights(
             "give the model and the block that they are of"
         )
     fitting = {name: value for name, value in given.items() if name in own and name not in new}
-    return fitting, Loaded(len(fitting), new, unused)
+    return fitting, Loaded(len(fitting), new, unused, adapted)
 
 
 def _counts(name: str) -> bool:

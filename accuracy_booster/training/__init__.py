@@ -16,6 +16,7 @@ _NAMES = {
     "Evaluation": "measuring",
     "Metrics": "measuring",
     "evaluate": "evaluation",
+    "DryRun": "dry_run",
     "Listed": "list_of_runs",
     "list_runs": "list_of_runs",
     "create_model": "loading_run",
@@ -27,6 +28,7 @@ _NAMES = {
 __all__ = list(_NAMES)
 
 if TYPE_CHECKING:
+    from accuracy_booster.training.dry_run import DryRun as DryRun
     from accuracy_booster.training.evaluation import evaluate as evaluate
     from accuracy_booster.training.list_of_runs import Listed as Listed
     from accuracy_booster.training.list_of_runs import list_runs as list_runs

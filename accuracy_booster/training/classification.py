@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.blocks.gate_norm import small_batches_allowed
 from accuracy_booster.data import Data, normalise
+from accuracy_booster.data.auto_augment import AutoAugment
 from accuracy_booster.data.batches import Batch
+from accuracy_booster.progress import note
 from accuracy_booster.training import initial_weights
+from accuracy_booster.training.advice import advice
 from accuracy_booster.training.freezing import freeze
+from accuracy_booster.training.losses import balanced_weights, cross_entropy
 from accuracy_booster.training.measuring import Evaluation, Metrics, measure
-from accuracy_booster.training.mixing import make_mixing
+from accuracy_booster.training.mixing import make_erasing, make_mixing
 from accuracy_booster.training.network_building import (
     build_network,
     check_description,
@@ -64,16 +67,25 @@ class Classification(Task):
         """Args: `own` as for `begin`; `known_network`: what run.json says of the network in it."""
         self.config, self.data, self.own = config, data, own
         self.known_network, self.network_info = known_network, dict[str, Any]()
-        self.mixing = make_mixing(config)
+        self.erasing, self.mixing = make_erasing(config), make_mixing(config)
+        self.weights: torch.Tensor | None = None  # of the classes in the loss
+        if config.class_weights == "balanced":
+            labels = data.loaders["train"].dataset.images.labels
+            self.weights = balanced_weights(labels, config.num_classes or len(data.classes))
 
     @classmethod
     def check(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> None:
         check_network_and_block(config, own)
+        if config.auto_augment is not None:
+            AutoAugment(config.auto_augment, (32, 32), (0.5,), "bilinear")
 
     @classmethod
     def begin(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
         data = open_data_of_new_run(config, own)
-        return cls(fill_in(config, data, own), data, own)
+        task = cls(fill_in(config, data, own), data, own)
+        for line in advice(task.config, data):
+            note(line)
+        return task
 
     @classmethod
     def reopen(cls, run: Run, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
@@ -132,13 +144,17 @@ class Classification(Task):
         x, targets = normalise(batch.images, self.data.mean, self.data.std), labels
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
+        if self.erasing is not None:
+            x = self.erasing(x)
         if self.mixing is not None:
             x, targets = self.mixing(x, labels)
         logits, others = split_outputs(forward(x))
         logits, smoothing = logits.float(), self.config.label_smoothing
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if self.weights is not None:
+            self.weights = self.weights.to(logits.device)
+        loss = cross_entropy(logits, targets, self.weights, smoothing=smoothing)
         for weight, other in others:
-            own = F.cross_entropy(other.float(), targets, label_smoothing=smoothing)
+            own = cross_entropy(other.float(), targets, self.weights, smoothing=smoothing)
             loss = loss + weight * own
         hits = (logits.detach().argmax(1) == labels).sum()
         count = hits.new_tensor(len(labels))

@@ -140,6 +140,8 @@ def told(loaded: Loaded) -> Iterator[str]:
     yield f"{loaded.tensors} tensors"
     if head := [name for name in loaded.new if GATES not in f".{name}"]:
         yield f"a new head ({', '.join(head)})"
+    if loaded.adapted:
+        yield f"{loaded.adapted} adapted to the images' channels, as timm does it"
     if len(head) < len(loaded.new):
         yield "new gates"
     if loaded.unused:

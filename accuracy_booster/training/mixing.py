@@ -1,4 +1,8 @@
-"""Mixup and CutMix: images of a batch that are mixed with one another, and their soft targets."""
+"""What is done to a batch of normalised training images: random erasing, mixup and CutMix.
+
+The random numbers come from the generators of torch and Python, which a training seeds anew at each
+step.
+"""
 
 # N images of a batch, C channels, H W space
 
@@ -12,13 +16,31 @@ import torch
 from accuracy_booster.training.train_config import TrainConfig
 
 Mixing = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+Erasing = Callable[[torch.Tensor], torch.Tensor]
+
+
+def make_erasing(config: TrainConfig) -> Erasing | None:
+    """Normalised images [N, C, H, W] -> the same, some with a rectangle of noise; None where off.
+
+    timm's RandomErasing in the mode "pixel", which is the default of timm's script: an image loses
+    a rectangle of 2 to 33 % of its area with the probability `random_erasing`. The images are
+    changed in place.
+    """
+    if not config.random_erasing:
+        return None
+    from timm.data.random_erasing import RandomErasing
+
+    erasing = RandomErasing(config.random_erasing, mode="pixel")
+
+    def erase(images: torch.Tensor) -> torch.Tensor:
+        erasing.device = images.device
+        return erasing(images)
+
+    return erase
 
 
 def make_mixing(config: TrainConfig) -> Mixing | None:
-    """(images [N, C, H, W], labels [N]) -> mixed images, targets [N, classes]; None where off.
-
-    The random numbers come from torch's generator, which a training seeds anew at each step.
-    """
+    """(images [N, C, H, W], labels [N]) -> mixed images, targets [N, classes]; None where off."""
     if not config.mixup and not config.cutmix:
         return None
     from torchvision.transforms import v2

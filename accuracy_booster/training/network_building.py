@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -87,19 +90,29 @@ def build_network(
         network = _build_own(config, own, where, skip, init, say)
     else:
         refuse_absent(config.model)
-        network = create_model(
-            config.model,
-            block=config.block,
-            init=init,
-            where=where,
-            skip=skip,
-            pretrained=pretrained,
-            num_classes=config.num_classes or 0,
-            in_chans=config.input_size[0],
-            input_size=config.input_size,
-        )
+        with _quiet_on_weights_to_come(config, pretrained):
+            network = create_model(
+                config.model,
+                block=config.block,
+                init=init,
+                where=where,
+                skip=skip,
+                pretrained=pretrained,
+                num_classes=config.num_classes or 0,
+                in_chans=config.input_size[0],
+                input_size=config.input_size,
+            )
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return network.to(memory_format=layout)
+
+
+@contextmanager
+def _quiet_on_weights_to_come(config: TrainConfig, pretrained: bool) -> Iterator[None]:
+    """Within it, no warning of norms with zero weights, if trained weights will replace them."""
+    with warnings.catch_warnings():
+        if config.weights is not None or config.pretrained != pretrained:
+            warnings.filterwarnings("ignore", r"\d+ of \d+ branches end in a norm whose weight is")
+        yield
 
 
 def _build_own(

@@ -28,6 +28,7 @@ def open_data(config: TrainConfig, given: OwnObjects = NOTHING, **more: Any) -> 
         *("batch_size", "eval_batch_size", "image_size", "augment", "validation", "mean", "std"),
         *("seed", "workers", "data_dir", "image_column", "label_column"),
         *("interpolation", "crop_pct", "crop_mode"),
+        *("in_chans", "auto_augment", "sampling"),
     )
     data: Any = config.data
     if given.data is not None:

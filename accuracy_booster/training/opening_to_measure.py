@@ -165,6 +165,8 @@ def _given_module(
         raise ValueError("which data? a module does not know; pass data=...")
     own = _for_split(NOTHING.with_data(data), split)
     config = TrainConfig("module", data=own.data_name or data).change(options)
+    if (chans := _channels(model)) in (1, 3):  # images are made grey or colour for it
+        config = config.change({"in_chans": chans})
     size = config.image_size if isinstance(config.image_size, tuple) else None
     made = preprocessing_of(model, size)
     loading = {"own": made} if made else {}
@@ -215,12 +217,17 @@ def _is_its_own(run: Run, config: TrainConfig, own: OwnObjects) -> bool:
 
 
 def _check_channels(network: nn.Module, data: Data) -> None:
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != data.in_chans:
+    chans = _channels(network)
+    if chans is not None and chans != data.in_chans:
         raise ValueError(
-            f"the network takes images of {first.in_channels} channels, {data.name} has "
-            f"{data.in_chans}"
+            f"the network takes images of {chans} channels, {data.name} has {data.in_chans}"
         )
+
+
+def _channels(network: nn.Module) -> int | None:
+    """The channels that the first convolution takes; None for a network without one."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
 
 
 def _preprocessing_of(data: Data) -> Preprocessing:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import nn
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.dry_run import DryRun, try_training
 from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
 from accuracy_booster.training.own_objects import NOTHING, OwnObjects, take_objects
@@ -27,13 +28,30 @@ from accuracy_booster.training.train_result import TrainResult, result_of
 # and the data's places
 RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "log_with", "epochs")
 
+Network = str | TrainConfig | nn.Module | Callable[..., nn.Module] | None
 
+
+@overload
 def train(
-    model: str | TrainConfig | nn.Module | Callable[..., nn.Module] | None = None,
+    model: Network = None,
     *,
     resume: str | Path | None = None,
+    dry_run: Literal[False] = False,
     **options: Any,
-) -> TrainResult:
+) -> TrainResult: ...
+
+
+@overload
+def train(model: Network = None, *, dry_run: Literal[True], **options: Any) -> DryRun: ...
+
+
+def train(
+    model: Network = None,
+    *,
+    resume: str | Path | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> TrainResult | DryRun:
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
@@ -46,6 +64,8 @@ def train(
             the network again.
         resume: the directory of a run to go on with, with its own settings; one that has ended
             stays as it is, unless `epochs` makes it longer.
+        dry_run: read the data, build the network and take a few steps, and return a `DryRun` that
+            tells what the training would be; nothing is written.
         options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
             `data` may also be a map-style data set (of torch, torchvision or Hugging Face), two of
             them (train, test), or a mapping {"train": ..., "test": ..., "validation": ...}. With
@@ -65,14 +85,22 @@ def train(
     """
     named, options, own = take_objects(model, options)
     if resume is not None:
+        if dry_run:
+            raise ValueError("dry_run tries a new run; leave out resume")
         network_named = model is not None and own.network is None
         return resume_run(Classification, resume, own, network_named=network_named, **options)
     if named is None:
         raise ValueError("name a model, or a run to resume")
     if isinstance(named, TrainConfig):
-        return start_run(Classification, named.change(options), own)
-    config = resolve(named, trained=own.trained, **options)
-    return start_run(Classification, config, own, "" if options.get("preset") else told(config))
+        config, about = named.change(options), ""
+    else:
+        config = resolve(named, trained=own.trained, **options)
+        about = "" if options.get("preset") else told(config)
+    if not dry_run:
+        return start_run(Classification, config, own, about)
+    if about:
+        note(about)
+    return try_training(Classification.begin(_checked(Classification, config, own), own))
 
 
 def start_run(
@@ -88,14 +116,19 @@ def start_run(
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
         return resume_run(kind, begun_dir(config, place), own)
+    task = kind.begin(_checked(kind, config, own), own)
+    with bars() as progress:
+        return run_training(task, progress, config.network, lines=True, about=about)
+
+
+def _checked(kind: type[Task], config: RunConfig, own: OwnObjects) -> Any:
+    """The configuration of a new run with its `output`, checked before the data are read."""
     kind.check(config, own)
     check_optimizer(config)
     check_trackers(config)
-    output = Path(config.output) if config.output else new_dir(place)
+    output = Path(config.output) if config.output else new_dir(kind.default_output(config))
     check_output(output, config.overwrite)
-    task = kind.begin(config.change({"output": str(output)}), own)
-    with bars() as progress:
-        return run_training(task, progress, config.network, lines=True, about=about)
+    return config.change({"output": str(output)})
 
 
 def resume_run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from accuracy_booster.data.choices import CROP_MODES, INTERPOLATIONS
+from accuracy_booster.data.choices import AUTO_AUGMENTS, BALANCES, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.training.run_config import Rules, RunConfig
 
 MAX_CLASSES = 1_000_000
@@ -49,7 +49,14 @@ class TrainConfig(RunConfig):
         label_smoothing: share of the target that goes to all classes alike
         mixup: alpha of mixup; 0 is none
         cutmix: alpha of CutMix; 0 is none. With both, each batch takes one of them
+        random_erasing: probability that a rectangle of a training image becomes noise, as timm's
+            --reprob
         augment: auto, crop, crop_flip, resized_crop or none
+        auto_augment: what timm does to the training images after that, in the text of its --aa,
+            such as rand-m9-mstd0.5-inc1; by default nothing
+        class_weights: none, or balanced: weights in the training loss, images / (classes x images
+            of the class)
+        sampling: none, or balanced: an epoch draws images with replacement, each class as often
         validation: share of the training set held out; each epoch is then measured on it, and the
             test set only once, at the end; where the data have no test set, the share is the test
             set
@@ -68,7 +75,8 @@ class TrainConfig(RunConfig):
         label_column: the Parquet column of the labels, where it cannot be told
         image_size: height and width of the network's input; by default small images keep theirs
             and larger ones are cropped to 224
-        in_chans: channels of the images; by default the data's
+        in_chans: channels of the images: 1 reads them as grey, 3 as colour; by default the data's,
+            and 3 for images in files
         num_classes: outputs of the head; by default the data's classes
         mean: per channel, of pixels in [0, 1]; by default the training set's, or ImageNet's where
             the images are not held in memory
@@ -94,7 +102,11 @@ class TrainConfig(RunConfig):
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    random_erasing: float = 0.0
     augment: str = "auto"
+    auto_augment: str | None = None
+    class_weights: str = "none"
+    sampling: str = "none"
     validation: float = 0.0
     keep: str = "auto"
     patience: int = 0
@@ -138,6 +150,14 @@ class TrainConfig(RunConfig):
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
             "mixup": (self.mixup >= 0, ">= 0"),
             "cutmix": (self.cutmix >= 0, ">= 0"),
+            "random_erasing": (0 <= self.random_erasing <= 1, "a probability in [0, 1]"),
+            "auto_augment": (
+                self.auto_augment is None or self.auto_augment.partition("-")[0] in AUTO_AUGMENTS,
+                f"one of {', '.join(AUTO_AUGMENTS)}, with timm's settings after dashes, such as "
+                "rand-m9-mstd0.5-inc1",
+            ),
+            "class_weights": (self.class_weights in BALANCES, "none or balanced"),
+            "sampling": (self.sampling in BALANCES, "none or balanced"),
             "keep": (self.keep in ("auto", "last", "best"), "auto, last or best"),
             "patience": (self.patience >= 0, ">= 0"),
             "compile": (self.compile in ("auto", "on", "off"), "auto, on or off"),

@@ -7,7 +7,7 @@ import torch
 
 import accuracy_booster as ab
 from accuracy_booster.analysis import measuring
-from accuracy_booster.analysis.measuring import interleaved_times, latency, peak_memory
+from accuracy_booster.analysis.measuring import interleaved_times, latency
 
 CPU = torch.device("cpu")
 
@@ -42,20 +42,6 @@ def test_latency_measures_each_model_and_leaves_its_mode():
     assert all(t > 0 for t in times.values())
     assert modes == [False] * 5
     assert all(model.training for model in models.values())
-
-
-def test_peak_counts_what_is_alive_together():
-    calls = []
-
-    def step():
-        calls.append(1)
-        a = torch.zeros(1000)
-        b = torch.zeros(500)
-        del a
-        return b, torch.zeros(200)
-
-    assert peak_memory(step, CPU, warm_up=2) == 6000
-    assert len(calls) == 3
 
 
 def test_several_calls_are_timed_together_on_a_gpu(monkeypatch):

@@ -81,3 +81,18 @@ def test_warnings_of_the_command_are_one_harmless_line(monkeypatch, capsys):
     assert err.startswith("accuracy-booster: warning: x a\\x1b[31m")
     assert (err.count("\n"), harmless(err)) == (1, True)
     assert len(err) < 2100
+
+
+def test_a_warning_is_told_once_whatever_changes_the_filters(monkeypatch, capsys):
+    def warn(*_):
+        for text in ("first", "second", "first"):
+            with warnings.catch_warnings():  # as libraries do it; Python then forgets what it told
+                warnings.simplefilter("always")
+                warnings.warn(text, stacklevel=2)
+        return 0
+
+    monkeypatch.setattr("accuracy_booster.cli.program.run", warn)
+    for _ in range(2):  # each command tells its own
+        assert main([]) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert told == [f"accuracy-booster: warning: {text}" for text in ("first", "second")]

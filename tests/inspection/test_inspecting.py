@@ -202,9 +202,9 @@ def test_data_of_other_classes(run, make_folder):
         ab.inspect(run, folder)
     assert "\n" not in str(e.value)
     passes = []
-    net = network_of(run)
+    net = ab.create_model("resnet8", block="ab", num_classes=2, in_chans=2)
     net.register_forward_hook(lambda *_: passes.append(1))
-    with pytest.raises(ValueError, match=r"takes images of 1 channels, .* has 3"):
+    with pytest.raises(ValueError, match=r"takes images of 2 channels, .* has 3"):
         ab.inspect(net, folder, image_size=32, device="cpu")
     net = ab.create_model("resnet8", block="ab", num_classes=10)
     net.register_forward_hook(lambda *_: passes.append(1))

@@ -51,7 +51,9 @@ def options(data, output, **more):
         **{"model": "resnet8", "block": "ab", "data": str(data), "output": str(output)},
         **{"preset": "cifar_resnet", "epochs": 2, "batch_size": 6, "image_size": 16, "lr": 0.05},
         **{"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "checkpoint_minutes": 0, "seed": 3},
-        **{"eval_batch_size": 7, "compile": "off", "accumulate": 2, "device": "cpu"},
+        **{"random_erasing": 0.5, "auto_augment": "rand-m9-mstd0.5", "sampling": "balanced"},
+        **{"class_weights": "balanced", "eval_batch_size": 7, "accumulate": 2},
+        **{"compile": "off", "device": "cpu"},
         **more,
     }
 

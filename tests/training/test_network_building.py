@@ -41,6 +41,15 @@ def test_a_network_is_built_as_it_is_configured(channels_last, init, factor):
     assert not attached(base)
 
 
+@pytest.mark.parametrize("start", [{}, {"weights": "w.pth"}, {"pretrained": True}])
+def test_a_zero_norm_is_warned_of_where_no_weights_come_later(start, recwarn):
+    """timm starts the last norms of branches at zero, and trained weights replace that."""
+    options = {"block": "ab", "init": "identity", "in_chans": 3, "image_size": 32, **start}
+    build_network(resolve("timm/test_resnet", num_classes=2, **options))
+    told = [w for w in recwarn if "whose weight is zero" in str(w.message)]
+    assert len(told) == (not start)
+
+
 def test_weights_that_there_are_not_are_told_before_the_data_are_read():
     with pytest.raises(ValueError, match="no pretrained weights for 'resnet8'"):
         check_network_and_block(resolve("resnet8", pretrained=True))
