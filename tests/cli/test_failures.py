@@ -81,3 +81,17 @@ def test_warnings_of_the_command_are_one_harmless_line(monkeypatch, capsys):
     assert err.startswith("accuracy-booster: warning: x a\\x1b[31m")
     assert (err.count("\n"), harmless(err)) == (1, True)
     assert len(err) < 2100
+
+
+def test_a_torchvision_of_another_build_is_told(monkeypatch, capsys):
+    """The words are those of torchvision 0.28 of PyPI on torch 2.13 for the CPU."""
+
+    def fail(*_):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("accuracy_booster.cli.program.run", fail)
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert "torch and torchvision do not fit together" in err
+    assert "docs/installing.md" in err
+    assert err.count("\n") == 1
