@@ -50,3 +50,9 @@ def test_the_progress_columns(name, monkeypatch, capsys):
     assert f"task {printable(name)}" in err
     assert f"{printable(name)} end" in err
     assert all(c.isprintable() or c in "\n\r" for c in err)
+
+
+def test_a_table_for_a_reader_that_has_gone_is_a_broken_pipe():
+    """The command then ends with the code of SIGPIPE. Rich itself would end the process with 1."""
+    with pytest.raises(BrokenPipeError):
+        progress.console(stderr=False).on_broken_pipe()

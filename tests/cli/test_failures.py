@@ -96,3 +96,17 @@ def test_a_warning_is_told_once_whatever_changes_the_filters(monkeypatch, capsys
         assert main([]) == 0
         told = capsys.readouterr().err.splitlines()
         assert told == [f"accuracy-booster: warning: {text}" for text in ("first", "second")]
+
+
+def test_a_torchvision_of_another_build_is_told(monkeypatch, capsys):
+    """The words are those of torchvision 0.28 of PyPI on torch 2.13 for the CPU."""
+
+    def fail(*_):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("accuracy_booster.cli.program.run", fail)
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert "torch and torchvision do not fit together" in err
+    assert "docs/installing.md" in err
+    assert err.count("\n") == 1

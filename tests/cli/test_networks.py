@@ -39,6 +39,13 @@ def test_models(capsys):
     code, out, _ = run(capsys, "models", "timm/resnet1*")
     assert code == 0
     assert "timm/resnet18" in out.split()
+    code, out, _ = run(capsys, "models", "resnet18", "--pretrained")
+    assert code == 0
+    assert {"resnet18", "timm/resnet18", "torchvision/resnet18"} <= set(out.split())
+    assert "wrnD_K" not in out
+    code, _, err = run(capsys, "models", "timm/vgg11", "--boostable")
+    assert code == 2
+    assert "no model matches 'timm/vgg11', with --boostable" in err
 
 
 def test_plan_shows_the_fast_path(capsys):

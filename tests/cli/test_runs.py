@@ -165,3 +165,33 @@ def test_compare_through_the_command_line(tmp_path, capsys, monkeypatch):
         assert "parameters" in out
         assert "There is one seed of each, so no interval" in out
         assert "\N{PLUS-MINUS SIGN}" not in out
+    assert main([*words, "--output", "runs/compare-resnet8-digits"]) == 2
+    err = capsys.readouterr().err
+    assert "already holds a comparison" in err
+    assert "--resume" in err
+
+
+def test_a_second_train_makes_a_directory_and_an_ended_run_says_so(tmp_path, capsys, monkeypatch):
+    """As a second `compare` does."""
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "resnet8", "--block", "none", "--epochs", "1", "--device", "cpu"]
+    for expected in ("runs/resnet8-none-digits-s0", "runs/resnet8-none-digits-s0-2"):
+        code, out, _ = run(capsys, *words)
+        assert (code, out.splitlines()[-1]) == (0, expected)
+    code, _, err = run(capsys, *words, "--output", expected)
+    assert code == 2
+    assert "already holds a run" in err
+    code, out, err = run(capsys, "train", "--resume", expected)
+    assert (code, out.splitlines()[-1]) == (0, expected)
+    assert "has ended, and there is nothing to do; --epochs N trains it" in err
+    code, _, err = run(capsys, "prune", expected, "--device", "cpu")
+    assert code == 2
+    assert "no gates to rank channels by; give --by magnitude" in err
+
+
+def test_a_folder_without_runs_is_said_to_have_none(tmp_path, capsys):
+    assert run(capsys, "runs", tmp_path) == (
+        0,
+        f"There is no run in {tmp_path}. accuracy-booster train makes one.\n",
+        "",
+    )

@@ -77,3 +77,42 @@ def test_an_ordinary_configuration_is_read_as_before(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(text)
     assert main(["train", "--config", str(tmp_path / "c.yaml"), "--print_config"]) == 0
     assert TrainConfig.from_yaml(capsys.readouterr().out).block == "gap | sigmoid"
+
+
+WRONG = {
+    "empty": ("", "is empty; write one setting on a line"),
+    "comments": ("# nothing\n", "is empty"),
+    "a list": ("- 1\n- 2\n", "holds a list, not settings"),
+    "a text": ("hello\n", "holds one value, 'hello', not settings"),
+    "twice": ("model: resnet8\nlr: 1\nlr: 2\n", "gives 'lr' twice, on the lines 2 and 3"),
+    "not closed": ("model: resnet8\nmean: [1\nlr: 2\n", ", line 3 is no YAML"),
+    "unknown": (
+        "model: resnet8\nepohcs: 3\n",
+        ", line 2: unknown option 'epohcs'; nearest: e",
+    ),
+    "a type": ("model: resnet8\n\nepochs: many\n", ", line 3: --epochs: expected a whole number"),
+    "a rule": ("model: resnet8\nlr: 1\nepochs: 0\n", ", line 3: epochs=0 must be >= 1"),
+    "nested": ("model: resnet8\nlr: {a: 1}\n", ", line 2: 'lr': {'a': 1} must be one value"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG.keys())
+def test_an_error_names_the_file_and_the_line(text, said, tmp_path, capsys):
+    file = tmp_path / "own.yaml"
+    file.write_text(text)
+    assert main(["train", "--config", str(file), "--print_config"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"accuracy-booster: error: {file}")
+    assert said in err
+
+
+def test_what_the_command_line_gives_counts_more_than_a_file(tmp_path, capsys):
+    file = tmp_path / "own.yaml"
+    file.write_text("model: resnet8\nepochs: 7\nlr: 3\n")
+    words = ["train", "resnet14", "--config", str(file), "--epochs", "2", "--print_config"]
+    assert main(words) == 0
+    config = TrainConfig.from_yaml(capsys.readouterr().out)
+    assert (config.model, config.epochs, config.lr) == ("resnet14", 2, 3.0)
+    words[words.index("2")] = "0"
+    assert main(words) == 2
+    assert "own.yaml" not in capsys.readouterr().err, "the file did not give this value"
