@@ -184,7 +184,7 @@ def test_links_between_pages():
 # --- examples
 
 EXAMPLES = {
-    "fine_tune": ["photos", "--model", "timm/test_resnet", "--epochs", "1", "--batch-size", "4"],
+    "fine_tune": ["photos", "--model", "timm/test_resnet", "--epochs", "1", "--no-pretrained"],
     "new_block": ["--model", "resnet8", "--epochs", "1"],
     "own_images": ["--images", "64", "--epochs", "1"],
 }

@@ -50,7 +50,7 @@ from accuracy_booster.training.run_files import CONFIG
 from accuracy_booster.training.trackers import check_trackers
 from accuracy_booster.training.train_result import result_of
 
-DEFAULT_MODEL = "resnet14"
+DEFAULT_MODEL, DEFAULT_SEEDS = "resnet14", 2
 # settings that may differ between a resumed comparison and a run of it that exists
 FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers", "keep", "log_with")
 
@@ -58,8 +58,8 @@ FREE_HERE = ("output", "overwrite", "data", "data_dir", "bad_images", "workers",
 def compare(
     model: str | nn.Module | Callable[..., nn.Module] | None = None,
     *,
-    blocks: Sequence[str] = COMPARED_BLOCKS,
-    seeds: int = 2,
+    blocks: Sequence[str] | None = None,
+    seeds: int | None = None,
     output: str | None = None,
     resume: str | Path | None = None,
     **options: Any,
@@ -74,11 +74,13 @@ def compare(
     Args:
         model: the network's name, by default resnet14; or a network of your own, as for
             `ab.train`, without gates. To resume such a comparison, give it again.
-        blocks: names or texts of blocks, or "none" for the network without a block.
-        seeds: how many; they count up from `seed`.
+        blocks: names or texts of blocks, or "none" for the network without a block; by default
+            none, se, ab and ab_plus. The others are compared with "none", or else with the first.
+        seeds: how many, by default 2; they count up from `seed`.
         output: the directory of the runs and the report; by default a new one under `runs/`.
         resume: the directory of a comparison to go on with, as it was begun; `data` and `data_dir`
-            may then be the new place of its data.
+            may then be the new place of its data. Larger `seeds` and further `blocks` add runs to
+            it, and larger `epochs` make all its runs longer, once they have ended.
         options: any other field of `ab.TrainConfig`, for all runs alike.
 
     Raises:
@@ -88,9 +90,12 @@ def compare(
     start = time.perf_counter()
     named, options, own = take_objects(model, options)
     if resume is None:
-        request = Request(named or DEFAULT_MODEL, blocks, seeds, options)
+        given = COMPARED_BLOCKS if blocks is None else blocks
+        many = DEFAULT_SEEDS if seeds is None else seeds
+        request = Request(named or DEFAULT_MODEL, given, many, options)
     else:
-        request, output = request_in(Path(resume), options), str(resume)
+        request = request_in(Path(resume), options, blocks=blocks, seeds=seeds)
+        output = str(resume)
         if own.network is not None and not is_own(request.model):
             raise ValueError(
                 f"the comparison in {resume} is of {request.model}, which its name makes; leave "
@@ -130,7 +135,7 @@ def compare(
         for config in configs:
             label = f"{config.block}, seed {config.seed}"
             try:
-                run = _train(config, data, own, progress, label, resume_command, request.begun)
+                run = _train(config, data, own, progress, label, resume_command, request)
             except Diverged as e:
                 diverged.setdefault(config.block, {})[config.seed] = str(e)
                 progress.console.print(f"{label}: diverged, {e}")
@@ -145,7 +150,8 @@ def compare(
         progress.update(task, note="measuring inference")
         rows = _rows(variants, runs, diverged, own)
     page = folder / REPORT
-    result = Comparison(rows, page, time.perf_counter() - start, runs, id=identity)
+    seconds = time.perf_counter() - start
+    result = Comparison(rows, page, seconds, runs, id=identity, lengthened=list(request.lengthened))
     write_comparison(page, result)
     write_json(folder / RESULTS, result.to_dict())
     return result
@@ -176,7 +182,7 @@ def _train(
     progress: Any,
     label: str,
     resume_command: str,
-    begun: dict[str, Any] | None,
+    request: Request,
 ) -> TrainResult:
     """One run of a comparison: trained from the start, resumed, or read if it has finished.
 
@@ -184,22 +190,23 @@ def _train(
         Diverged: if it diverges, or did so before.
         ValueError: if the run in its folder is not one of this comparison.
     """
-    run, data = None, data.reseed(config.seed)
+    run, data, begun = None, data.reseed(config.seed), request.begun
     if begun and (Path(str(config.output)) / CONFIG).exists():
         run, stored = Run.open(Path(str(config.output)), ended=False)
-        if "id" in begun and (other := differences(stored, config, *FREE_HERE)):
+        free = (*FREE_HERE, *["epochs"] * (stored.epochs in request.lengthened))
+        if "id" in begun and (other := differences(stored, config, *free)):
             raise ValueError(
                 f"the run in {run.path} is not of this comparison: it has {other}; move it away, "
                 "and --resume trains it anew"
             )
-        config = stored.change({name: getattr(config, name) for name in FREE_HERE})
+        config = stored.change({name: getattr(config, name) for name in free})
         check_same(run, config, data)
         if run.info.get("diverged"):
             raise Diverged(run.info["diverged"])
-        state = run.state(config.epochs, thorough=True)
-        if state == "finished":
+        state = run.state(stored.epochs, thorough=True)
+        if state == "finished" and stored.epochs == config.epochs:
             return result_of(Classification, run, config)
-        if state != "stopped":
+        if state not in ("finished", "stopped"):
             note(f"the run in {run.path} is damaged: {state}")
     # {}: nothing is known, and what the network changes was said when the comparison began
     known = {} if run is None else run.info.get("network", {})

@@ -10,8 +10,10 @@ from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
     OWN_NETWORK,
     add_training,
+    also_blocks_argument,
     network_arguments,
     network_or_none,
+    take_one_block,
     trained_value,
 )
 from accuracy_booster.training.train_config import TrainConfig
@@ -24,16 +26,20 @@ def _train_arguments(parser: Parser) -> None:
     about = "the network: NAME, timm/NAME or torchvision/NAME (accuracy-booster models)"
     network_arguments(parser, about=f"{about}; or {OWN_NETWORK}")
     add_training(parser)
+    also_blocks_argument(parser)
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
 
+    take_one_block(given, "train")
     name = network_or_none(given)
     if not name and not given.get("resume"):
         raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")
     if given.pop("print_config", False):
+        if not name:
+            raise ValueError("name a network to see its settings; a run's are in RUN/config.yaml")
         config = resolve(name, **given)
         return None, lambda: say(*config.to_yaml().splitlines())
     result = train(name, **given)

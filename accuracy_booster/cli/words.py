@@ -67,7 +67,8 @@ def with_place(error: ValueError, places: Mapping[str, str], name: str | None = 
     if name is None:
         found = re.match(r"(?:--)?(\w+)[=:]", str(error))
         name = found[1] if found else None
-    return error if name not in places else ValueError(f"{places[name]}: {error}")
+    place = places.get(name or "")
+    return error if place is None else ValueError(f"{place}: {error}")
 
 
 def _check_model(model: object, file: str, words: Sequence[str]) -> None:

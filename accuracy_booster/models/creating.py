@@ -13,6 +13,7 @@ from accuracy_booster.errors import SHOWN, shortened, shown
 from accuracy_booster.models.registry import builder
 from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery import boost
+from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.where import Where
 
 
@@ -23,6 +24,7 @@ def create_model(
     block: str | Recipe | None = None,
     init: str = "paper",
     where: Where = "residual",
+    skip: Skip = None,
     pretrained: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
@@ -37,7 +39,7 @@ def create_model(
             a run only `num_classes` may be given: another number than the run's makes a new head.
         block: what the gates compute: a block's name, its text or `ab.recipe(...)`. None or "none"
             leaves the network without gates.
-        init, where: as for `ab.boost`.
+        init, where, skip: as for `ab.boost`.
         pretrained: with the weights of timm or torchvision, which are downloaded once.
         num_classes: outputs of the head; by default the network's own (ours: 10 for CIFAR's, 1000
             for ImageNet's). 0 leaves the head out.
@@ -92,4 +94,4 @@ def create_model(
     if parsed is None:
         return model
     example = torch.zeros(1, *input_size) if input_size else None
-    return boost(model, parsed, example=example, where=where, init=init)
+    return boost(model, parsed, example=example, where=where, skip=skip, init=init)

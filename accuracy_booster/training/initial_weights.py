@@ -50,7 +50,9 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,), *, trained: bool
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
         return _as_loaded_gates(config, kinds)
-    trained = trained or bool(config.pretrained or config.weights)
+    # where gates take the place of attention modules, the network cannot stay what it was
+    replaced = getattr(config, "where", "residual") == "attention"
+    trained = (trained or bool(config.pretrained or config.weights)) and not replaced
     init = start_of_gates(config.init, config.block, trained)
     if config.init == "auto" and trained:
         note(

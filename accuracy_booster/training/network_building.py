@@ -69,26 +69,29 @@ def build_network(
     own: OwnObjects = NOTHING,
     *,
     pretrained: bool = False,
-    where: Where = "residual",
+    where: Where | None = None,
     say: bool = False,
 ) -> nn.Module:
     """The network of a completed configuration, in its memory format, fresh or pretrained.
 
     Args:
         own: holds the network if the configuration does not name it.
-        where: the sites of its gates, as for `ab.boost`.
+        where: other sites for its gates than those of the configuration, as for `ab.boost`.
         say: print a line on what is changed at a network of the caller's.
     """
     init = "identity" if config.block != "none" and config.init == "identity" else "paper"
+    sites: dict[str, Any] = {"where": where}
+    if where is None:
+        sites = {"where": config.where, "skip": config.skip}
     if own.network is not None:
-        network = _build_own(config, own, where, init, say)
+        network = _build_own(config, own, sites, init, say)
     else:
         refuse_absent(config.model)
         network = create_model(
             config.model,
             block=config.block,
             init=init,
-            where=where,
+            **sites,
             pretrained=pretrained,
             num_classes=config.num_classes or 0,
             in_chans=config.input_size[0],
@@ -99,7 +102,7 @@ def build_network(
 
 
 def _build_own(
-    config: TrainConfig, own: OwnObjects, where: Where, init: str, say: bool
+    config: TrainConfig, own: OwnObjects, sites: dict[str, Any], init: str, say: bool
 ) -> nn.Module:
     assert own.network is not None
     network = own.network(config.num_classes, config.in_chans)
@@ -112,13 +115,8 @@ def _build_own(
     if attached(network):
         _check_gates(network, config, init)
     elif config.block != "none":
-        boost(
-            network,
-            config.block,
-            example=torch.zeros(1, *config.input_size),
-            where=where,
-            init=init,
-        )
+        example = torch.zeros(1, *config.input_size)
+        boost(network, config.block, example=example, init=init, **sites)
     return network
 
 

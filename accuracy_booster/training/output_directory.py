@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from accuracy_booster.training.run_config import RunConfig
 
+MOST = 60  # characters of a block's text in the name of a directory
+
 
 def base_dir(config: RunConfig) -> Path:
-    """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already."""
-    block = config.block if config.block.isidentifier() else "recipe"
+    """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already.
+
+    Of a block's text the words and numbers stand there: gap-dense-groups-8-sigmoid.
+    """
+    words = re.findall(r"\w+", config.block, re.ASCII)
+    block = "-".join(words)[:MOST].rstrip("-") or "block"
     network = plain_name(config.network)
     return Path("runs") / f"{network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
 

@@ -47,19 +47,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # for the 1437 built-in digits: minutes, not hours
     "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
-    # for a network that has trained weights: they are changed a little
+    # for a network that has trained weights: they are changed a little (docs/training.md says what
+    # was measured)
     FINE_TUNE: {
         "epochs": 10,
         "batch_size": 32,
-        "optimizer": "adamw",
-        "lr": 5e-4,
-        "weight_decay": 0.05,
+        "lr": 0.005,
         "norm_weight_decay": 0.0,
-        "gate_weight_decay": 0.0,
         "schedule": "cosine",
         "warmup_steps": 100,
-        "warmup_lr": 1e-6,
-        "label_smoothing": 0.1,
+        "warmup_lr": 1e-4,
+        "workers": 4,  # of images that do not fit into memory
     },
 }
 

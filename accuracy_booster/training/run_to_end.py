@@ -33,6 +33,7 @@ def run_training(
     lines: bool,
     run: Run | None = None,
     resume_command: str | None = None,
+    about: str = "",
 ) -> TrainResult:
     """Train a new run, or resume one, and write its result.
 
@@ -43,6 +44,7 @@ def run_training(
         run: the run to resume from its last good checkpoint; None begins a new one in the
             configuration's `output`.
         resume_command: the command that resumes it, for the message of an interruption.
+        about: a line about the settings, which is printed once the run is there.
 
     Raises:
         ValueError: if the network does not fit the data, the directory cannot be written to, or the
@@ -64,7 +66,7 @@ def run_training(
             run.lock = lock
             _resume(trainer, run)
         if trainer.main:
-            for line in task.describe(trainer.network):
+            for line in filter(None, [about, *task.describe(trainer.network)]):
                 trainer.say(line)
         trainer.accelerator.wait_for_everyone()
         try:

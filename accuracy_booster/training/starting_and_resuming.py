@@ -72,15 +72,18 @@ def train(
     if isinstance(named, TrainConfig):
         return start_run(Classification, named.change(options), own)
     config = resolve(named, trained=own.trained, **options)
-    if not options.get("preset"):
-        note(told(config))
-    return start_run(Classification, config, own)
+    return start_run(Classification, config, own, "" if options.get("preset") else told(config))
 
 
-def start_run(kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING) -> TrainResult:
+def start_run(
+    kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING, about: str = ""
+) -> TrainResult:
     """Train a new run of a task, with the network and the data that the caller gives as objects.
 
     Where torchrun has started the command again, the run that it began before is resumed.
+
+    Args:
+        about: a line about the settings, which is printed once nothing is wrong with them.
     """
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
@@ -92,7 +95,7 @@ def start_run(kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING) ->
     check_output(output, config.overwrite)
     task = kind.begin(config.change({"output": str(output)}), own)
     with bars() as progress:
-        return run_training(task, progress, config.network, lines=True)
+        return run_training(task, progress, config.network, lines=True, about=about)
 
 
 def resume_run(
@@ -133,6 +136,10 @@ def resume_run(
             note(
                 f"the run in {path} stopped early after epoch {result.epochs_done}, and there is "
                 f"nothing to do; --epochs N, more than {stored.epochs}, trains it on"
+            )
+        else:
+            note(
+                f"the run in {path} has ended, and there is nothing to do; --epochs N trains it on"
             )
         return result
     if state not in ("finished", "stopped"):

@@ -163,3 +163,5 @@ def test_compare_through_the_command_line(tmp_path, capsys, monkeypatch):
         assert (tmp_path / last).exists()
         assert "eca" in out
         assert "parameters" in out
+        assert "There is one seed of each, so no interval" in out
+        assert "\N{PLUS-MINUS SIGN}" not in out
