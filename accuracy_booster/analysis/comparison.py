@@ -92,8 +92,8 @@ def compare(
     named, options, own = take_objects(model, options)
     if resume is None:
         given = COMPARED_BLOCKS if blocks is None else blocks
-        seeds = DEFAULT_SEEDS if seeds is None else seeds
-        request = Request(named or DEFAULT_MODEL, given, seeds, options)
+        many = DEFAULT_SEEDS if seeds is None else seeds
+        request = Request(named or DEFAULT_MODEL, given, many, options)
     else:
         request = request_in(Path(resume), options, blocks=blocks, seeds=seeds)
         output = str(resume)

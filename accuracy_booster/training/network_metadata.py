@@ -64,4 +64,5 @@ def network_metadata(config: RunConfig, info: Mapping[str, Any]) -> dict[str, st
     }
     if isinstance(config, TrainConfig):
         about |= {**preprocessing(config, info), "num_classes": config.num_classes}
+    about |= {n: v for n in ("where", "skip") if (v := getattr(config, n, None)) is not None}
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
