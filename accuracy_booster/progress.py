@@ -7,6 +7,7 @@ change colours or turn the direction of the text.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import unicodedata
@@ -49,6 +50,10 @@ def console(*, stderr: bool = True, soft_wrap: bool = True) -> Console:
     from rich.console import Console
 
     class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            """Raise the error; rich would end the process with the exit code 1."""
+            raise BrokenPipeError(errno.EPIPE, "the reader of the output has gone")
+
         def render_str(self, text: str, **more: Any) -> Any:  # type: ignore[override]
             return super().render_str(printable(text), **more)
 

@@ -26,7 +26,7 @@ from support.documentation import PAGES, ROOT
 
 import accuracy_booster as ab
 from accuracy_booster.cli import COMMANDS, main
-from accuracy_booster.cli.program import _find_command, _parser
+from accuracy_booster.cli.program import _find_command, parser_of
 from accuracy_booster.cli.words import normalise
 
 WITH_PYTHON = [page for page in PAGES if docs.blocks(page, "python")]
@@ -99,8 +99,9 @@ def test_commands_are_as_the_parsers_take_them(page):
     for words in docs.commands(page):
         name, rest = _find_command(words)
         assert name in COMMANDS, words
-        parsed = _parser(name, COMMANDS[name]).parse_args(normalise(rest), defaults=False)
-        assert parsed is not None
+        parser = parser_of(name, COMMANDS[name])
+        taken = normalise(rest, parser.lists(), parser.switches())
+        assert parser.parse_args(taken, defaults=False) is not None
 
 
 @pytest.mark.parametrize("command", docs.commands_that_run())

@@ -62,13 +62,13 @@ _GROUPS = re.compile(r"ab_g([1-9]\d*)")  # AB with any number of groups (Table 1
 
 
 def recipe(recipe: str | Recipe) -> Recipe:
-    """The recipe of a block.
+    """A block as a `Recipe`: what its gates compute, as data.
 
     `ab.recipe("ab") == ab.recipe("gap | dense(groups=C) | bn | sigmoid")`.
 
     Args:
-        recipe: a name of the table, `ab_gN` (AB with N groups), a recipe's text, or a `Recipe`,
-            which is returned as it is.
+        recipe: a block: its name in the table, `ab_gN` (AB with N groups), its text, or a
+            `Recipe`, which is returned as it is.
 
     Raises:
         ValueError: for an unknown name (the error lists the nearest), or for a text that cannot be
@@ -77,8 +77,15 @@ def recipe(recipe: str | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if not isinstance(recipe, str):
-        raise ValueError(f"a recipe is a name, a text or a Recipe, not {type(recipe).__name__}")
+        raise ValueError(
+            f"block={shown(recipe)} must be a block's name such as 'ab', its text, or an ab.Recipe"
+        )
     name = recipe.strip()
+    if name == "none":
+        raise ValueError(
+            "block='none' is the network without gates, so there is nothing to place; name a block "
+            "such as 'ab' (accuracy-booster models lists them)"
+        )
     if len(name) > MAX_TEXT:
         return parse(name)  # raises the error for long texts
     if name in TABLE:
@@ -111,5 +118,8 @@ def as_recorded(block: str, version: object) -> str:
 
 
 def list_recipes(filter: str = "*") -> list[str]:
-    """The names in the table that match a shell-style pattern. `ab_gN` (any N) is not listed."""
+    """The names of the blocks that match a shell-style pattern, as in `ab.boost(model, NAME)`.
+
+    `ab_gN`, AB with any number N of groups, is a name too and is not listed.
+    """
     return [name for name in TABLE if fnmatch.fnmatch(name, filter)]

@@ -45,6 +45,12 @@ def exit_code_of(error: BaseException) -> int | None:
             "smaller image_size or a smaller network"
         )
         return 1
+    if "torchvision::nms does not exist" in str(error):
+        _print_line(
+            f"{PROGRAM}: error: torch and torchvision do not fit together: they must come from the "
+            "same index, such as both from PyTorch's for the CPU (docs/installing.md says how)"
+        )
+        return 1
     if isinstance(error, (RecursionError, OverflowError)):
         what = "is nested too deeply" if isinstance(error, RecursionError) else "has a huge number"
         _print_line(f"{PROGRAM}: error: the input {what} ({shortened(str(error), 300)})")

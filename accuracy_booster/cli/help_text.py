@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 from accuracy_booster.cli.value_types import TEXT, in_words
-from accuracy_booster.training.presets import PRESETS, default_preset
+from accuracy_booster.training.presets import FINE_TUNE, PRESETS, default_preset
 from accuracy_booster.training.train_config import TrainConfig
 
 OF_THE_RUN = "default: the run's"
@@ -115,5 +115,8 @@ def settings_title(kind: type, of_the_run: bool) -> str:
     if of_the_run:
         return "settings, each by default the run's own"
     if kind is TrainConfig:
-        return f"settings (by default those of --preset: {FIRST_PRESET} unless --data is given)"
+        return (
+            f"settings (by default those of --preset, which is {FINE_TUNE} with --pretrained or "
+            f"--weights, otherwise {FIRST_PRESET} unless --data is given)"
+        )
     return "settings"

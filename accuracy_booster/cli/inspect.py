@@ -70,6 +70,7 @@ def _inspect(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         print_table(*gates_table(found))
+        say(*COLUMNS)
         say(*summary(found))
         if found.zeroed:
             print_table(*zeroed_table(found))
@@ -108,6 +109,18 @@ def _percents(text: str) -> list[float]:
         return [float(word) for word in text.strip("[]").split(",")]
     except ValueError:
         raise ValueError(f"--percents={text!r} must be numbers such as 5,10,25, or none") from None
+
+
+# what the columns of `gates_table` are
+COLUMNS = (
+    "mean and spread: of a channel's weights over the images, averaged over the channels.",
+    "saturated: the share of weights within 5 % of an end of the gate's scale.",
+    "by class: the share of the weights' variance that the image's class explains. bits: the "
+    "entropy of a channel's weights.",
+    "frozen: change of the top-1 accuracy, in points, with this gate at its mean weights "
+    "[95 % interval].",
+    "",
+)
 
 
 def gates_table(found: Any) -> tuple[list[str], list[list[str]]]:

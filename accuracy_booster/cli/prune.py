@@ -76,6 +76,10 @@ def _prune(given: dict[str, Any]) -> Result:
     network, size = opened.network.eval(), opened.data.input_size
     gates = None
     if _needs_gates(how.get("by", "gates")):
+        if opened.config.block == "none":
+            raise ValueError(
+                f"the run in {run} has no gates to rank channels by; give --by magnitude, or random"
+            )
         gates = gates_of(open_measured(run, **{**given, "split": "train"}), images)
     small = prune(network, **how, gates=gates, example=_images(network, 1, size))
     report = pruning_of(small)

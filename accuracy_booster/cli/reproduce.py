@@ -161,6 +161,7 @@ def _status_arguments(parser: Parser) -> None:
 
 def _status(given: dict[str, Any]) -> Result:
     from accuracy_booster.reproduction.status_report import status
+    from accuracy_booster.reproduction.time_left import UNKNOWN
 
     found = status(
         _chosen(given, "all"),
@@ -170,8 +171,13 @@ def _status(given: dict[str, Any]) -> Result:
     )
 
     def show() -> None:
-        rows = [[t.table, t.title, f"{t.done}/{t.runs}", t.left] for t in found.tables]
-        print_table(["table", "what is compared", f"{found.budget} runs", "left"], rows)
+        rows = [
+            [t.table, t.title, f"{t.done}/{t.runs}", "?" if t.left == UNKNOWN else t.left]
+            for t in found.tables
+        ]
+        print_table(["table", "what is compared", f"{found.budget} runs", "time left"], rows)
+        if any(t.left == UNKNOWN for t in found.tables):
+            say(f"?: {UNKNOWN} on the same data")
         say(*found.lines())
 
     return found.to_dict(), show

@@ -22,6 +22,9 @@ def _runs(given: dict[str, Any]) -> Result:
     found = list_runs(folder)
 
     def show() -> None:
+        if not found:
+            say(f"There is no run in {folder}. accuracy-booster train makes one.")
+            return
         detect = any(run.task == "detection" for run in found)
         header = ["run", "model", "block", "data", "seed", "epoch", "top-1 %"]
         rows = [

@@ -55,8 +55,9 @@ class DetectConfig(RunConfig):
         max_size: longer edge that they may have then
         image_mean: per channel, of pixels in [0, 1]; by default the backbone's own, or ImageNet's
         image_std: as image_mean
-        anchor_sizes: edge of the anchors in pixels, one for each map, or all of the one map of c4;
-            by default 32, 64, 128, 256, 512
+        anchor_sizes: edges of the anchors in pixels, the finest map's first: as many for each map,
+            and any number for the one map of c4; by default as many as reach 512, which are
+            32,64,128,256,512 for a ResNet's maps
         augment: flip, multiscale, lsj (large-scale jitter), ssd (colours, crops and zooms), or none
         empty_images: drop, or keep: training images without objects, which are then background
         bad_annotations: faulty annotations of a split that are skipped before training stops: of no

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
@@ -71,9 +72,18 @@ class Counts:
             text += f" {claims} inequalities: {found[HOLDS]} hold, {found[FAILS]} fail."
         return text
 
+    def legend(self) -> list[tuple[str, str]]:
+        """What the verdicts and the ways of counting mean that the tables show."""
+        cells = {cell for _, _, rows in self.tables() for row in rows for cell in row[4:]}
+        told = {word for cell in cells for word in re.split(r"[,:] | \+ ", cell)}
+        return [
+            (words, meaning)
+            for words, meaning in self._words()
+            if told & {*words.split(", "), words.removesuffix(" + ...")}
+        ]
+
     @staticmethod
-    def legend() -> list[tuple[str, str]]:
-        """What the verdicts and the ways of counting mean."""
+    def _words() -> list[tuple[str, str]]:
         return [
             (EQUAL, "to the printed digits"),
             (TRUNCATED, "within one unit of the last printed digit: cut off, not rounded"),

@@ -15,6 +15,8 @@ from accuracy_booster.reproduction.specs import Spec
 from accuracy_booster.reproduction.table import TRAINED
 from accuracy_booster.training.train_config import TrainConfig
 
+UNKNOWN = "unknown until a run has ended"
+
 
 def hours_left(specs: Sequence[Spec], records: Records) -> str:
     """How long runs will take, such as "about 3.2 h left", whichever machine made the results."""
@@ -22,7 +24,7 @@ def hours_left(specs: Sequence[Spec], records: Records) -> str:
     hours = sum(seconds for seconds in known if seconds is not None) / 3600
     unknown = sum(seconds is None for seconds in known)
     if unknown == len(known):
-        return "hours left: unknown until a run has ended" if known else "nothing is left"
+        return UNKNOWN if known else "nothing is left"
     more = f", and {count(unknown, 'run')} of unknown length" if unknown else ""
     return f"about {duration(hours)} left{more}"
 

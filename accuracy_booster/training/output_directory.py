@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from accuracy_booster.training.run_config import RunConfig
 
+MOST = 60  # characters of a block's text in the name of a directory
+
 
 def base_dir(config: RunConfig) -> Path:
-    """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already."""
-    block = config.block if config.block.isidentifier() else "recipe"
-    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return Path("runs") / name
+    """runs/MODEL-BLOCK-DATA-sSEED, whether or not something is there already.
+
+    Of a block's text the words and numbers stand there: gap-dense-groups-8-sigmoid.
+    """
+    words = re.findall(r"\w+", config.block, re.ASCII)
+    block = "-".join(words)[:MOST].rstrip("-") or "block"
+    name = f"{plain_name(config.network)}-{block}-{config.data_name}-s{config.seed}"
+    return Path("runs") / name.replace("/", "_")
+
+
+def plain_name(network: str) -> str:
+    """A network's name, or its import path, as part of a file's name."""
+    place, colon, name = network.rpartition(":")
+    return f"{Path(place).stem}_{name}" if colon else network.replace("/", "_")
 
 
 def new_dir(path: Path) -> Path:

@@ -97,7 +97,7 @@ def test_a_name_near_nothing_lists_all():
 
 @pytest.mark.parametrize("value", [None, 3, b"ab", ["gap"], {"gates": []}, object()])
 def test_a_recipe_of_another_type_is_a_value_error(value):
-    with pytest.raises(ValueError, match="recipe"):
+    with pytest.raises(ValueError, match="must be a block's name"):
         recipe(value)
 
 
@@ -701,3 +701,8 @@ def test_a_published_network_of_timm_gives_its_logits(plain, published, block, n
     theirs = timm.create_model(published, num_classes=7)
     got, expected = logits(ours, theirs, lambda name: replaced(name, *names), (3, 64, 64))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_none_is_no_block_to_place():
+    with pytest.raises(ValueError, match=r"the network without gates.*such as 'ab'"):
+        ab.recipe("none")

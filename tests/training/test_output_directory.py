@@ -14,7 +14,7 @@ from accuracy_booster.training.output_directory import base_dir, begun_dir, new_
     ("model", "options", "name"),
     [
         ("resnet8", {}, "resnet8-ab-digits-s0"),
-        ("resnet8", {"block": "gap | sigmoid", "seed": 3}, "resnet8-recipe-digits-s3"),
+        ("resnet8", {"block": "gap | sigmoid", "seed": 3}, "resnet8-gap-sigmoid-digits-s3"),
         ("timm/resnet18", {"data": "/x/birds/", "block": "none"}, "timm_resnet18-none-birds-s0"),
     ],
 )
