@@ -158,3 +158,13 @@ def test_a_table_of_times_is_one_run_in_which_all_take_turns():
     assert spec.measures == TIME
     assert spec.options["blocks"] == ("none", "se", "ab", "ab_plus")
     assert spec.options["batch_size"] == 256
+
+
+def test_tables_from_trained_weights_keep_the_settings_of_random_ones():
+    """They name what differs; the preset of trained weights must not reach them."""
+    specs = [s for s in plan([TABLES["finetune"]], "paper", 1) if s.config.weights]
+    assert specs
+    for spec in specs:
+        config = spec.config
+        assert (config.preset, config.optimizer) == ("cifar_resnet", "sgd")
+        assert (config.lr, config.batch_size, config.norm_weight_decay) == (0.01, 128, None)
