@@ -165,7 +165,8 @@ def test_one_block_that_diverges_does_not_lose_the_comparison(tmp_path, monkeypa
 
 def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, tmp_path):
     folder = make_folder({f"{s}/{c}": 8 for s in ("train", "test") for c in "abc"}, size=(32, 32))
-    options = {**SIZE_32, "data": str(folder), "weights": str(weights_file[1]), "lr": 1e-9}
+    options = {**SIZE_32, "data": str(folder), "preset": "cifar_resnet", "lr": 1e-9}
+    options["weights"] = str(weights_file[1])
     result = ab.compare(
         "resnet8", blocks=["none", "ab"], seeds=1, output=str(tmp_path / "out"), **options
     )
