@@ -48,6 +48,7 @@ def import_path(text: str) -> Any:
 def _module(name: str) -> ModuleType:
     # last: a file here that is called as an installed module is not imported in its place
     with _on_path(Path.cwd(), len(sys.path)), _told(name):
+        importlib.invalidate_caches()  # the file may have been written a moment ago
         return importlib.import_module(name)
 
 

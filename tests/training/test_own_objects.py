@@ -179,7 +179,7 @@ def test_weights_of_a_file_go_into_a_factorys_network(module, tmp_path):
 
 
 def test_import_paths_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
-    (tmp_path / "nets_t2.py").write_text(
+    (tmp_path / "nets_of_a_user.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Sequential):\n"
         "    def __init__(self, num_classes):\n"
@@ -187,7 +187,7 @@ def test_import_paths_on_the_command_line(folder, tmp_path, monkeypatch, capsys)
         " nn.Flatten(), nn.Linear(4, num_classes))\n"
     )
     monkeypatch.chdir(tmp_path)
-    place, model = tmp_path / "run", "nets_t2.py:Net"
+    place, model = tmp_path / "run", "nets_of_a_user.py:Net"
     words = ["--data", folder, "--epochs=1", "--batch_size=8", "--compile=off", "--workers=0"]
     code, _, err = command(
         capsys, "train", "--model", model, "--block=none", *words, "--output", place
