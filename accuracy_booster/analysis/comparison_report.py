@@ -11,6 +11,7 @@ from accuracy_booster.analysis.comparison_results import Comparison
 from accuracy_booster.report.curves import Curve, draw_curves, legend
 from accuracy_booster.report.page import Link, render, write_page
 from accuracy_booster.tables import Table
+from accuracy_booster.training.measuring import tells_top5
 
 
 def write_comparison(path: Path, result: Comparison) -> None:
@@ -117,14 +118,16 @@ def _curves(result: Comparison) -> dict[str, Any]:
 
 
 def _runs(result: Comparison) -> dict[str, Any]:
+    top5 = tells_top5(result.runs[0].config.num_classes)
     rows = [
         [
-            *(_link(run.output), run.config.block, str(run.config.seed)),
-            *(f"{run.test.top1:.2f}", f"{run.test.top5:.2f}", f"{run.seconds:.0f}"),
+            *(_link(run.output), run.config.block, str(run.config.seed), f"{run.test.top1:.2f}"),
+            *([f"{run.test.top5:.2f}"] if top5 else []),
+            f"{run.seconds:.0f}",
         ]
         for run in result.runs
     ]
-    header = ["run", "block", "seed", "top-1 %", "top-5 %", "seconds"]
+    header = ["run", "block", "seed", "top-1 %", *(["top-5 %"] if top5 else []), "seconds"]
     return {"title": "Runs", "table": Table(header, rows)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats, grey_value
 from accuracy_booster.data.transforms import CentreCrop, Transform
 from accuracy_booster.models.preprocessing import preprocessing_of
 from accuracy_booster.training.network_metadata import preprocessing
@@ -57,7 +57,7 @@ def inputs_of_module(network: nn.Module) -> Inputs:
     chans = len(IMAGENET_MEAN) if first is None else first.in_channels
     mean, std = known.mean, known.std
     if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        mean, std = grey_value(mean), grey_value(std)
     how = (known.interpolation, known.crop_pct, known.crop_mode)
     transform = CentreCrop(known.image_size, *how, mean)
     return Inputs((len(mean), *known.image_size), mean, std, transform)

@@ -25,20 +25,28 @@ def test_report_is_self_contained(comparison):
 
 
 def test_links_lead_to_the_runs_wherever_the_folder_lies(comparison, tmp_path):
+    """To a run's own page, and to the directory of a run that has none."""
     page = Page(comparison.report.read_text())
     links = {f["href"] for f in page.all("a")}
     assert {href for href in links if not href.startswith("#")} == {
-        f"./{run.output.name}/" for run in comparison.runs
+        f"./{run.output.name}/report.html" for run in comparison.runs
     }
-    assert all((comparison.report.parent / href).is_dir() for href in links if href[0] != "#")
-    with_page = comparison.runs[0].output / "report.html"
-    with_page.write_text("a run's own report")
+    assert all((comparison.report.parent / href).is_file() for href in links if href[0] != "#")
+    own = comparison.runs[0].output / "report.html"
+    own.rename(own.with_name("moved.html"))
     try:
         write_comparison(tmp_path / "again.html", comparison)
     finally:
-        with_page.unlink()
+        own.with_name("moved.html").rename(own)
     links = {f["href"] for f in Page((tmp_path / "again.html").read_text()).all("a")}
-    assert f"./{with_page.parent.name}/report.html" in links
+    assert f"./{own.parent.name}/" in links
+
+
+def test_top5_of_few_classes_is_not_shown(comparison, tmp_path):
+    assert "top-5 %" in Page(comparison.report.read_text()).text
+    few = [replace(r, config=r.config.change({"num_classes": 4})) for r in comparison.runs]
+    write_comparison(tmp_path / "few.html", replace(comparison, runs=few))
+    assert "top-5" not in Page((tmp_path / "few.html").read_text()).text
 
 
 def test_runs_that_stopped_early_and_kept_their_best_epoch(comparison, tmp_path):
