@@ -31,10 +31,11 @@ _PUBLIC = {
     "save": "surgery",
     "unboost": "surgery",
     "unfuse": "fastpath",
-    "create_model": "models",
+    "create_model": "training",
     "list_models": "models",
     "TrainConfig": "training",
     "evaluate": "training",
+    "load_run": "training",
     "train": "training",
     "compare": "analysis",
     "bench": "analysis",
@@ -44,6 +45,7 @@ _PUBLIC = {
     "compile_for_inference": "fastpath",
     "fold": "fastpath",
     "merge": "fastpath",
+    "predict": "prediction",
     "prune": "pruning",
     "pruning_of": "pruning",
 }
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
     from accuracy_booster.fastpath import unfuse as unfuse
     from accuracy_booster.inspection import gates as gates
     from accuracy_booster.inspection import inspect as inspect
-    from accuracy_booster.models import create_model as create_model
     from accuracy_booster.models import list_models as list_models
+    from accuracy_booster.prediction import predict as predict
     from accuracy_booster.pruning import prune as prune
     from accuracy_booster.pruning import pruning_of as pruning_of
     from accuracy_booster.surgery import Plan as Plan
@@ -83,7 +85,9 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
     from accuracy_booster.training import TrainConfig as TrainConfig
+    from accuracy_booster.training import create_model as create_model
     from accuracy_booster.training import evaluate as evaluate
+    from accuracy_booster.training import load_run as load_run
     from accuracy_booster.training import train as train
 
 
@@ -96,6 +100,7 @@ _PARTS = (
     "inspection",
     "models",
     "ops",
+    "prediction",
     "pruning",
     "reproduction",
     "surgery",

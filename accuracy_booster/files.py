@@ -24,8 +24,7 @@ import torch
 from accuracy_booster.errors import CannotWrite
 
 HASH = "sha256"
-# the only entry of our safetensors files' metadata: safetensors writes several in random order
-OURS = "accuracy_booster"
+OURS = "accuracy_booster"  # the entry of our safetensors files' metadata with values and hash
 
 
 def write(path: Path, content: bytes, *, make_folder: bool = True) -> None:
@@ -151,17 +150,39 @@ class Packed:
     sha256: str | None
 
 
-def pack(tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]) -> tuple[bytes, str]:
+def pack(
+    tensors: Mapping[str, torch.Tensor],
+    values: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[bytes, str]:
     """The bytes of a safetensors file with these tensors and plain values, and the hash in it.
 
     Every program that reads safetensors can read it. Values and hash are in its metadata.
+
+    Args:
+        metadata: further entries of the metadata, for other programs. `unpack` does not read them.
     """
     from safetensors.torch import save
 
     plain = plain_tensors(tensors)
     text = json.dumps(values)
     digest = _digest(plain, text)
-    return save(plain, {OURS: json.dumps({"values": text, HASH: digest})}), digest
+    content = save(plain, {OURS: json.dumps({"values": text, HASH: digest})})
+    return (_with_metadata(content, metadata) if metadata else content), digest
+
+
+def _with_metadata(content: bytes, more: Mapping[str, str]) -> bytes:
+    """A safetensors file with more metadata, always in the same order.
+
+    safetensors itself writes several entries in a random order, and then equal networks would not
+    give equal files. The format: 8 bytes with the header's size, the header as JSON, the tensors.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], **more}.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors are aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

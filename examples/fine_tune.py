@@ -1,10 +1,11 @@
-"""Boost a pretrained network and fine-tune it on your own images.
+"""Boost a trained network and fine-tune it on your own images.
 
     python examples/fine_tune.py photos/ --model timm/resnet18
+    python examples/fine_tune.py photos/ --model timm/resnet18 --weights own.pth
 
 `photos/` holds a folder of images for each class, below train/ and val/. The gates start as the
-identity, so the network starts with the accuracy that it has without them. First the gates and the
-new head are trained and the rest is frozen; then everything is trained at a small rate.
+identity, so the network starts with the accuracy that it has without them. The preset finetune,
+which trained weights take by themselves, changes them a little.
 """
 
 from __future__ import annotations
@@ -19,32 +20,29 @@ def main() -> None:
     parser.add_argument("data", help="a directory with train/ and val/ folders of class folders")
     parser.add_argument("--model", default="timm/resnet18", help="`accuracy-booster models`")
     parser.add_argument("--block", default="ab", help="`accuracy-booster models` lists the blocks")
-    parser.add_argument("--epochs", type=int, default=5, help="of each of the two stages")
+    parser.add_argument("--weights", help="your own weights, in place of timm's or torchvision's")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", default="runs/fine-tuned")
-    given = parser.parse_args()
-    shared = {"data": given.data, "epochs": given.epochs, "batch_size": given.batch_size}
-    shared |= {"block": given.block, "schedule": "cosine"}
-
-    gates = ab.train(
-        given.model,
-        **shared,
-        pretrained=True,
-        init="identity",
-        freeze="base",
-        lr=0.01,
-        output=f"{given.output}-gates",
+    parser.add_argument(
+        "--no-pretrained",
+        action="store_true",
+        help="start from random weights: a try without a network connection",
     )
-    everything = ab.train(
+    given = parser.parse_args()
+    result = ab.train(
         given.model,
-        **shared,
-        weights=str(gates.output),  # starts with the gates and the head of stage one
-        lr=0.001,
+        block=given.block,
+        data=given.data,
+        weights=given.weights,
+        pretrained=not (given.weights or given.no_pretrained),
+        preset="finetune",  # also where there are no trained weights, which take it by default
+        epochs=given.epochs,
+        batch_size=given.batch_size,
         output=given.output,
     )
-    print(f"top-1 after the gates alone: {gates.test.top1:.1f} %")
-    print(f"top-1 after everything:      {everything.test.top1:.1f} %")
-    print(f"the run: {everything.output}")
+    print(f"top-1 after {result.epochs_done} epochs: {result.test.top1:.1f} %")
+    print(f"the run: {result.output}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ TESTS = Path(__file__).parent
 # Each part may import what stands left of it.
 ORDER = ["lazy", "version", "errors", "spelling", "files", "progress", "signals", "tables"]
 ORDER += ["report", "ops", "blocks", "surgery", "fastpath", "pruning", "models", "data", "training"]
-ORDER += ["detection", "analysis", "inspection", "reproduction", "cli", "start", "__main__"]
+ORDER += ["prediction", "detection", "analysis", "inspection", "reproduction", "cli", "start"]
+ORDER += ["__main__"]
 MOST_LINES = 300
 OF_NO_FILE = ("package.py", "docs.py", "benchmarks.py")  # tests of more than one file
 
@@ -132,7 +133,7 @@ def test_unknown_public_name():
 
 def test_no_lazy_name_is_a_module_s():
     """Importing the module would set it in its package in place of what the name means."""
-    packages = (ab, ab.training, ab.data, ab.detection)
+    packages = (ab, ab.training, ab.data, ab.detection, ab.prediction)
     for package in packages:
         table = getattr(package, "_PUBLIC", None) or package._NAMES
         files = {path.stem for path in Path(package.__file__).parent.glob("*.py")}

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import nn
 
 from accuracy_booster.analysis.benchmark_results import (
     Bench,
@@ -38,6 +39,8 @@ from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
 from accuracy_booster.progress import bars
 from accuracy_booster.surgery.examples import infer_examples
+from accuracy_booster.surgery.skipping import Skip
+from accuracy_booster.surgery.where import Where
 from accuracy_booster.training.accelerator import device_named
 
 MODES = {
@@ -51,6 +54,8 @@ def bench(
     model: str = "resnet50",
     *,
     blocks: Sequence[str] = BENCHED_BLOCKS,
+    where: Where = "residual",
+    skip: Skip = None,
     modes: Sequence[str] = ("infer", "train"),
     batch_sizes: Sequence[int] = (1, 16),
     compile: Sequence[bool] = (False, True),
@@ -73,6 +78,7 @@ def bench(
     Args:
         model: the network (`ab.create_model`).
         blocks: names or texts; "none" is always measured.
+        where, skip: the sites of the gates, as for `ab.boost`.
         modes: of "infer" and "train".
         batch_sizes: images in a batch.
         compile: False for eager, True for `torch.compile`.
@@ -99,9 +105,13 @@ def bench(
     base = create_model(model)
     channels, height, width = input_size or infer_examples(base)[0].shape[1:]
     size = (channels, height, width)
+
+    def make(block: str) -> nn.Module:
+        return make_network(model, block, size, where=where, skip=skip)
+
     for block in blocks:  # names and sizes are checked before anything takes long
         with torch.device("meta"):
-            make_network(model, block, size)
+            make(block)
     variants = [Variant(path, block) for path, block in itertools.product(paths, blocks)]
     rows: list[Timing] = []
     with bars() as progress:
@@ -114,7 +124,7 @@ def bench(
 
         for case in cases:
             progress.update(task, note=str(case))
-            found = _measure(case, model, size, variants, rounds, seconds, place, advance)
+            found = _measure(case, make, size, variants, rounds, seconds, place, advance)
             rows += timings(case, model, found)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor()
     threads = torch.get_num_threads()
@@ -156,7 +166,7 @@ def _checked(
 
 def _measure(
     case: Case,
-    model: str,
+    make: Callable[[str], nn.Module],
     size: tuple[int, int, int],
     variants: Sequence[Variant],
     rounds: int,
@@ -164,7 +174,10 @@ def _measure(
     device: torch.device,
     advance: Callable[[], None],
 ) -> dict[Variant, Measured]:
-    """Measure the variants of a case; `advance` is called for each variant and each round."""
+    """Measure the variants of a case.
+
+    `make` makes a block's network. `advance` is called for each variant and each round.
+    """
     x = torch.randn(case.batch_size, *size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     steps: dict[Variant, Step] = {}
@@ -173,7 +186,7 @@ def _measure(
     with _many_compiled():
         for variant in variants:
             torch.manual_seed(0)
-            network = make_network(model, variant.block, size).to(device)
+            network = make(variant.block).to(device)
             network = network.to(memory_format=torch.channels_last)
             steps[variant] = make_step(case, variant, network, x)
             memory[variant] = peak_memory(steps[variant].run, device, warm_up=2)

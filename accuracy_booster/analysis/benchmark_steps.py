@@ -20,6 +20,8 @@ from accuracy_booster.fastpath.compiled import Frozen
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.surgery.skipping import Skip
+from accuracy_booster.surgery.where import Where
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,9 +44,18 @@ def check_precision(precision: str, device_type: str) -> None:
         raise ValueError(f"precision='bf16' does not run on this {device_type}; use fp32")
 
 
-def make_network(model: str, block: str, size: tuple[int, int, int]) -> nn.Module:
-    """The network of a benchmark for images of `size` (C, H, W)."""
-    return create_model(model, block=block, in_chans=size[0], input_size=size)
+def make_network(
+    model: str,
+    block: str,
+    size: tuple[int, int, int],
+    *,
+    where: Where = "residual",
+    skip: Skip = None,
+) -> nn.Module:
+    """The network of a benchmark for images of `size` (C, H, W), boosted as by `ab.boost`."""
+    return create_model(
+        model, block=block, where=where, skip=skip, in_chans=size[0], input_size=size
+    )
 
 
 def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:

@@ -68,9 +68,7 @@ def remove_comparison(folder: Path, keep: Sequence[str]) -> None:
     if not (folder / BEGUN).exists():
         return
     begun = read_begun(folder)
-    first = begun["options"].get("seed", 0)
-    named = [f"{f}-s{first + i}" for f in run_names(begun["blocks"]) for i in range(begun["seeds"])]
-    for name in begun.get("runs", named):
+    for name in begun.get("runs") or runs_of(begun):
         run = folder / Path(str(name)).name
         if run.name not in keep and is_run(run):
             with locked(run):  # raises if a training is writing to it
@@ -80,6 +78,12 @@ def remove_comparison(folder: Path, keep: Sequence[str]) -> None:
                 run.rmdir()
     for name in (REPORT, RESULTS):
         (folder / name).unlink(missing_ok=True)
+
+
+def runs_of(begun: dict[str, Any]) -> list[str]:
+    """The names of the runs' folders, by the blocks and seeds in compare.json."""
+    first = begun["options"].get("seed", 0)
+    return [f"{f}-s{first + i}" for f in run_names(begun["blocks"]) for i in range(begun["seeds"])]
 
 
 def run_names(blocks: Sequence[str]) -> list[str]:

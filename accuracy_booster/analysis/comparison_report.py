@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.analysis.comparison_folder import REPORT, run_names
 from accuracy_booster.analysis.comparison_results import Comparison
-from accuracy_booster.report.figures import COLOURS, to_themed_svg
-from accuracy_booster.report.page import write_page
+from accuracy_booster.report.curves import Curve, draw_curves, legend
+from accuracy_booster.report.page import Link, render, write_page
 from accuracy_booster.tables import Table
-from accuracy_booster.training import TrainResult
 
 
 def write_comparison(path: Path, result: Comparison) -> None:
@@ -24,6 +24,10 @@ def write_comparison(path: Path, result: Comparison) -> None:
         f"{config.model} on {config.data_name}, {config.epochs} epochs, "
         f"seeds {', '.join(map(str, _seeds(result)))}."
     )
+    if result.lengthened:
+        before = " and ".join(map(str, result.lengthened))
+        many = "s"[: before != "1"]
+        lead += f" All runs were made longer after they had ended with {before} epoch{many}."
     sections = [_results(result)]
     if any(row.diverged for row in result.rows):
         sections.append(_diverged(result))
@@ -36,18 +40,18 @@ def _seeds(result: Comparison) -> list[int]:
 
 
 def _results(result: Comparison) -> dict[str, Any]:
-    images, seeds = result.runs[0].test.images, len(_seeds(result))
+    seeds = len(_seeds(result))
+    over = f"mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
+    costs = (
+        "MACs: multiply-adds for one image. ms / image: inference at batch "
+        f"{result.latency_batch}, median, the blocks timed in turn on this machine."
+    )
+    images = result.runs[0].test.images
+    top1 = f"Top-1 accuracy on the {images:,} test images {_which_epoch(result)}: {over}."
     return {
         "title": "Results",
         "table": result.table(),
-        "text": (
-            f"Top-1 accuracy on the {images:,} test images {_which_epoch(result)}: mean ± sample "
-            f"standard deviation over {seeds} seed{'s' if seeds > 1 else ''}. One image is "
-            f"{100 / images:.2f} points. With so few seeds, differences of the size of the spread "
-            "mean nothing. MACs: multiply-adds for "
-            f"one image. ms / image: inference at batch {result.latency_batch}, median, the blocks "
-            "timed in turn on this machine."
-        ),
+        "text": "\n".join([*result.caveats(), top1, costs]),
     }
 
 
@@ -78,25 +82,56 @@ def _curves(result: Comparison) -> dict[str, Any]:
         for row in result.rows
         if row.top1
     }
+    names = dict(zip(runs, run_names(list(runs)), strict=True))
+    # with early stopping, runs have different lengths
+    longest = max((run.history for run in result.runs), key=len)
+    epochs = [row["epoch"] for row in longest]
+
+    def curves(value: Callable[[Mapping[str, float]], float]) -> list[Curve]:
+        return [
+            Curve(block, names[block], [[value(row) for row in run.history] for run in members])
+            for block, members in runs.items()
+        ]
+
+    loss = curves(lambda row: row["train_loss"])
+    error = curves(lambda row: 100 - row[f"{split}_top1"])
+    title = f"{split.capitalize()} top-1 error"
+    keys = render("keys.html", curves=legend(loss))
     return {
         "title": "Learning curves",
-        "text": "Thin: each seed. Thick: their mean.",
-        "figure": learning_curves(runs, split),
-        "label": f"Training loss and {split} top-1 error by epoch, one colour a block",
+        "text": "Thin: each seed. Thick: their mean." if len(_seeds(result)) > 1 else "",
+        "figures": [
+            (
+                draw_curves(
+                    loss, epochs, title="Training loss", x="epoch", y="cross-entropy", scale="log"
+                ),
+                "Training loss by epoch, a curve for each block",
+            ),
+            (
+                draw_curves(error, epochs, title=title, x="epoch", y="%", scale="percent"),
+                f"{title} by epoch, a curve for each block",
+            ),
+        ],
+        "html": keys,
     }
 
 
 def _runs(result: Comparison) -> dict[str, Any]:
     rows = [
         [
-            *(run.config.block, str(run.config.seed)),
-            *(f"{run.test.top1:.2f}", f"{run.test.top5:.2f}"),
-            *(f"{run.seconds:.0f}", str(run.output)),
+            *(_link(run.output), run.config.block, str(run.config.seed)),
+            *(f"{run.test.top1:.2f}", f"{run.test.top5:.2f}", f"{run.seconds:.0f}"),
         ]
         for run in result.runs
     ]
-    header = ["block", "seed", "top-1 %", "top-5 %", "seconds", "directory"]
+    header = ["run", "block", "seed", "top-1 %", "top-5 %", "seconds"]
     return {"title": "Runs", "table": Table(header, rows)}
+
+
+def _link(run: Path) -> Link:
+    """A link to a run's own report or, if it has none, to its directory."""
+    inside = REPORT if (run / REPORT).is_file() else ""
+    return Link(run.name, f"{run.name}/{inside}")
 
 
 def _settings(result: Comparison) -> dict[str, Any]:
@@ -110,47 +145,3 @@ def _settings(result: Comparison) -> dict[str, Any]:
         "text": "The same for every run but for the block and the seed.",
         "table": Table(["setting", "value"], rows),
     }
-
-
-def learning_curves(runs: Mapping[str, Sequence[TrainResult]], split: str) -> str:
-    """Training loss and top-1 error by epoch, one colour per block, as an inline SVG.
-
-    Args:
-        runs: {block: its runs}.
-        split: whose error is drawn, "test" or "validation".
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss, error = figure.subplots(1, 2)
-    for i, (block, members) in enumerate(runs.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        # with early stopping, runs have different lengths: the mean ends with the shortest
-        shortest = min((run.history for run in members), key=len)
-        epochs = [row["epoch"] for row in shortest]
-        for axis, value in (
-            (loss, lambda row: row["train_loss"]),
-            (error, lambda row: 100 - row[f"{split}_top1"]),
-        ):
-            curves = [[value(row) for row in run.history] for run in members]
-            for curve in curves:
-                axis.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.7, alpha=0.45)
-            means = [sum(values) / len(values) for values in zip(*curves, strict=False)]
-            axis.plot(epochs, means, color=colour, linewidth=2, label=block, marker=".")
-    loss.set(title="Training loss", ylabel="cross-entropy", yscale="log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    error.set(title=f"{split.capitalize()} top-1 error", ylabel="%")
-    error.set_yscale("symlog", linthresh=1)  # logarithmic, but with room for an error of 0
-    ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= error.get_ylim()[1]]
-    error.set_yticks(ticks)
-    error.set_ylim(0, 1.1 * error.get_ylim()[1])
-    for axis in (loss, error):
-        axis.set_xlabel("epoch")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    error.legend(frameon=False)
-    return to_themed_svg(figure)

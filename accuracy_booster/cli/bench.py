@@ -10,10 +10,14 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_tables, say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    blocks_argument,
     input_size,
     input_size_argument,
     network,
     network_arguments,
+    places,
+    places_arguments,
+    several_blocks,
 )
 from accuracy_booster.cli.words import split
 from accuracy_booster.errors import shown, unknown
@@ -24,12 +28,9 @@ COMPILE = {"off": (False,), "on": (True,), "both": (False, True)}
 
 def _arguments(parser: Parser) -> None:
     network_arguments(parser)
-    parser.add_argument(
-        "--blocks",
-        type=str,
-        default=",".join(BENCHED_BLOCKS),
-        help="the blocks, separated by commas; the network without a block is always measured",
-    )
+    about = "the blocks (the network without one is always measured)"
+    blocks_argument(parser, BENCHED_BLOCKS, about)
+    places_arguments(parser)
     parser.add_argument(
         "--modes", type=str, default="infer,train", help="infer, train or both: infer,train"
     )
@@ -81,10 +82,14 @@ def _bench(given: dict[str, Any]) -> Result:
         for key in ("batch_sizes", "rounds", "seconds", "precision", "device")
         if key in given
     }
-    for key in ("blocks", "modes", "paths"):
+    if "blocks" in given:
+        options["blocks"] = several_blocks(given)
+    for key in ("modes", "paths"):
         if key in given:
             options[key] = split(given[key])
-    result = bench(name, compile=COMPILE[compile], input_size=input_size(given), **options)
+    result = bench(
+        name, compile=COMPILE[compile], input_size=input_size(given), **places(given), **options
+    )
     if output:
         from accuracy_booster.files import write
 

@@ -8,22 +8,21 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    blocks_argument,
     input_size,
     input_size_argument,
     network,
     network_arguments,
+    places,
+    places_arguments,
+    several_blocks,
 )
-from accuracy_booster.cli.words import split
 
 
 def _complexity_arguments(parser: Parser) -> None:
     network_arguments(parser)
-    parser.add_argument(
-        "--block",
-        type=str,
-        default="ab",
-        help="the blocks, separated by commas (or by newlines, for texts with commas)",
-    )
+    blocks_argument(parser, ["ab"], "the blocks")
+    places_arguments(parser)
     input_size_argument(parser)
     parser.add_argument("--batch_size", type=int, default=1, help="images in a batch")
     parser.add_argument(
@@ -46,18 +45,16 @@ def _complexity(given: dict[str, Any]) -> Result:
         "convention": given.get("convention", "mac"),
     }
     conventions.terms_of(options["convention"])
-    blocks = split(given.get("block", "ab"))
-    if not blocks:
-        raise ValueError("--block names no block; 'none' is the plain network")
+    blocks, sites = several_blocks(given, ["ab"]), places(given)
     costs: dict[str, Complexity] = {}
     for block in dict.fromkeys(["none", *blocks]):
         with torch.device("meta"):
             try:
                 model = create_model(
-                    name, block=block, input_size=size, in_chans=size[0] if size else 3
+                    name, block=block, input_size=size, in_chans=size[0] if size else 3, **sites
                 )
             except ValueError as e:
-                more = "; --block none counts the plain network" if block != "none" else ""
+                more = "; --blocks none counts the plain network" if block != "none" else ""
                 raise ValueError(f"{e}{more}") from None
             costs[block] = complexity(model, size, **options)
         channels, height, width = costs["none"].input_size
@@ -128,7 +125,7 @@ def _short(number: int) -> str:
 COMMANDS = {
     "complexity": Command(
         "Count parameters, MACs, FLOPs, activations and memory of a network and its blocks.",
-        "accuracy-booster complexity --model resnet50 --block ab,ab_plus,se,cbam",
+        "accuracy-booster complexity --model resnet50 --blocks ab,ab_plus,se,cbam",
         _complexity_arguments,
         _complexity,
     ),

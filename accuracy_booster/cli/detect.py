@@ -93,7 +93,10 @@ def _eval(given: dict[str, Any]) -> Result:
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="the directory of a finished run of detect train")
     parser.add_argument(
-        "images", type=str, nargs="+", help="files, or directories for all images below them"
+        "images",
+        type=str,
+        nargs="+",
+        help="files, directories for all images below them, or patterns such as 'photos/**/*.jpg'",
     )
     parser.add_argument(
         "--output",
@@ -108,8 +111,9 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _predict(given: dict[str, Any]) -> Result:
+    from accuracy_booster.data.pictures import find_images
     from accuracy_booster.detection import load, predict_files
-    from accuracy_booster.detection.predicting import check_threshold, find_images
+    from accuracy_booster.detection.predicting import check_threshold
     from accuracy_booster.progress import bars, note
     from accuracy_booster.training.accelerator import device_named
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import print_table, say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    also_blocks_argument,
     input_size,
     input_size_argument,
     network,
     network_arguments,
+    places,
+    places_arguments,
+    take_one_block,
 )
 from accuracy_booster.errors import shown
 
@@ -109,12 +112,8 @@ def _table_of_ours(models: list[dict[str, Any]]) -> tuple[list[str], list[list[s
 def _plan_arguments(parser: Parser) -> None:
     network_arguments(parser)
     parser.add_argument("--block", type=str, default="ab", help="the gates' recipe")
-    parser.add_argument(
-        "--where",
-        type=str,
-        default="residual",
-        help="residual, conv, attention, a module's name, or a regular expression between slashes",
-    )
+    also_blocks_argument(parser)
+    places_arguments(parser)
     parser.add_argument("--init", type=str, default="paper", help="paper or identity")
     parser.add_argument(
         "--fast_path",
@@ -131,17 +130,12 @@ def _plan(given: dict[str, Any]) -> Result:
     from accuracy_booster.surgery import plan
 
     name, size = network(given), input_size(given)
-    where = given.get("where", "residual")
-    if len(where) > 2 and where[0] == where[-1] == "/":
-        try:
-            where = re.compile(where[1:-1])
-        except re.error as e:
-            raise ValueError(f"where={shown(where)} is no regular expression: {e}") from None
+    take_one_block(given, "plan")
     model = create_model(name)
     result = plan(
         model,
         given.get("block", "ab"),
-        where=where,
+        **places(given),
         init=given.get("init", "paper"),
         example=torch.zeros(1, *size) if size else None,
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
+from collections.abc import Sequence
 from typing import Any
 
 from accuracy_booster.cli.parser import Parser
+from accuracy_booster.cli.words import split
 from accuracy_booster.errors import shown
 from accuracy_booster.training.setting_types import MAX_SIDE
 from accuracy_booster.training.train_config import MAX_CHANNELS
+
+OWN_NETWORK = "package.module:function or file.py:function of your own, which makes it"
 
 
 def add_training(parser: Parser) -> None:
@@ -37,8 +42,18 @@ def trained_value(result: Any) -> dict[str, Any]:
     }
 
 
+def own_network_argument(parser: Parser) -> None:
+    """Add --model to a command that takes a run, for a run of a network of the user's own."""
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        help=f"the network, for a run that trained one of your own: {OWN_NETWORK}",
+    )
+
+
 def add_measured(parser: Parser, split: str = "test") -> None:
     """Add the options of a command that measures a run on data."""
+    own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
@@ -86,6 +101,74 @@ def network_or_none(given: dict[str, Any], option: str = "model") -> str | None:
         found = " and ".join(names)
         raise ValueError(f"name one network, with NAME or --{option} NAME; given: {found}")
     return names[0] if names else None
+
+
+def blocks_argument(parser: Parser, default: Sequence[str], about: str) -> None:
+    """Add --blocks, and --block for it, of a command that takes several blocks."""
+    parser.add_argument(
+        *("--blocks", "--block"),
+        type=str,
+        default=",".join(default),
+        help=f"{about}, separated by commas (or by newlines, for texts with commas)",
+    )
+
+
+def several_blocks(given: dict[str, Any], default: Sequence[str] = ()) -> list[str]:
+    """The blocks of --blocks.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    blocks = split(given["blocks"]) if "blocks" in given else list(default)
+    if not blocks:
+        raise ValueError("--blocks names no block; 'none' is the network without one")
+    return blocks
+
+
+def also_blocks_argument(parser: Parser) -> None:
+    """Let a command that takes one block accept --blocks for --block too."""
+    parser.add_argument("--blocks", type=str | None, help=SUPPRESS)
+
+
+def take_one_block(given: dict[str, Any], command: str) -> None:
+    """Put the block of --blocks into `given["block"]`.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if (other := given.pop("blocks", None)) is not None:
+        if given.get("block", other) != other:
+            raise ValueError(
+                f"--block {shown(given['block'])} and --blocks {shown(other)}: give one of them"
+            )
+        given["block"] = other
+    block = given.get("block")
+    if isinstance(block, str) and len(split(block.replace("\n", " "))) > 1:
+        raise ValueError(
+            f"--block {shown(block)} names several blocks, and {command} takes one; compare trains "
+            "several: accuracy-booster compare --blocks ..."
+        )
+
+
+def places_arguments(parser: Parser) -> None:
+    """Add --where and --skip."""
+    parser.add_argument(
+        "--where",
+        type=str,
+        default="residual",
+        help="the gates' sites: residual, conv, attention, or names of modules and regular "
+        "expressions between slashes, separated by commas",
+    )
+    parser.add_argument(
+        "--skip",
+        type=str | None,
+        help="names or shell patterns of modules whose sites get no gate, separated by commas",
+    )
+
+
+def places(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments `where` and `skip` of `ab.boost`, from --where and --skip."""
+    return {"where": given.get("where", "residual"), "skip": given.get("skip")}
 
 
 def input_size_argument(parser: Parser) -> None:

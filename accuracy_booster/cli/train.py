@@ -8,9 +8,12 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import (
+    OWN_NETWORK,
     add_training,
+    also_blocks_argument,
     network_arguments,
     network_or_none,
+    take_one_block,
     trained_value,
 )
 from accuracy_booster.training.train_config import TrainConfig
@@ -20,14 +23,19 @@ if TYPE_CHECKING:
 
 
 def _train_arguments(parser: Parser) -> None:
-    network_arguments(parser)
+    about = "the network: NAME, timm/NAME or torchvision/NAME (accuracy-booster models)"
+    network_arguments(parser, about=f"{about}; or {OWN_NETWORK}")
     add_training(parser)
+    also_blocks_argument(parser)
     parser.add_class_arguments(TrainConfig, skip={"model"})
 
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
+    from accuracy_booster.training.measuring import tells_top5
+    from accuracy_booster.training.run_files import REPORT
 
+    take_one_block(given, "train")
     name = network_or_none(given)
     if not name and not given.get("resume"):
         raise ValueError("name a network, with NAME or --model NAME, or a run with --resume RUN")
@@ -41,11 +49,14 @@ def _train(given: dict[str, Any]) -> Result:
 
     def show() -> None:
         test, epochs = result.test, result.epochs_done
+        top5 = f", top-5 {test.top5:.2f} %" if tells_top5(result.config.num_classes) else ""
         say(
-            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %), top-5 {test.top5:.2f} % "
+            f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %){top5} "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
             f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
+        if (page := result.output / REPORT).is_file():
+            say(page)
         say(result.output)
 
     return value, show

@@ -44,6 +44,7 @@ def check_configs(words: Sequence[str]) -> dict[str, str]:
             settings = read_settings(word, source)
         else:
             continue  # jsonargparse tells that there is no such file
+        _check_model(settings.get("model"), word, words)
         known = {f.name for f in (*fields(TrainConfig), *fields(DetectConfig))}
         known |= {"resume", "print_config", "json", "debug"}
         for name in settings:
@@ -68,6 +69,20 @@ def with_place(error: ValueError, places: Mapping[str, str], name: str | None = 
         name = found[1] if found else None
     place = places.get(name or "")
     return error if place is None else ValueError(f"{place}: {error}")
+
+
+def _check_model(model: object, file: str, words: Sequence[str]) -> None:
+    """Raise ValueError for a file that names code to import, unless --model names it too.
+
+    A configuration may come from somebody else.
+    """
+    if not isinstance(model, str) or ":" not in model:
+        return
+    if model not in words and not any(word.partition("=")[0] == "--model" for word in words):
+        raise ValueError(
+            f"{shown(file)} names code of somebody's own, model: {shown(model)}, which is not "
+            f"imported because a file says so; give --model {model} too"
+        )
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ class Data:
     """Loaders of (uint8 images [N, C, H, W], labels [N]), and what a network must know of them.
 
     Attributes:
+        whole: images are measured whole, resized where need be, and not cropped: they are small.
         unreadable: why images were left out when the data were read into memory.
         marks: of each split that was read (`marks_of`).
         encoded: each split that was read from files, as it was before images were kept in memory.
@@ -38,6 +39,7 @@ class Data:
     interpolation: str | None
     crop_pct: float | None
     crop_mode: str | None
+    whole: bool
     unreadable: list[str]
     marks: dict[str, dict[str, Any]]
     encoded: dict[str, EncodedImages] = field(repr=False)

@@ -36,6 +36,7 @@ class Images(Dataset[Item]):
     """A data set whose labels are known without reading an image."""
 
     labels: torch.Tensor  # [N] int64
+    channels: int = 3  # C
     names: Sequence[str] | None = None  # of the files, below the split's folder
     unreadable: tuple[str, ...] = ()  # why images were left out when they were read into memory
 
@@ -59,7 +60,7 @@ class TensorImages(Images):
     """Images in memory, uint8 [N, C, H, W]."""
 
     def __init__(self, images: torch.Tensor, labels: Sequence[int] | torch.Tensor):
-        self.images = images
+        self.images, self.channels = images, images.shape[1]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> Item:
@@ -71,7 +72,7 @@ class Subset(Images):
 
     def __init__(self, images: Images, indices: Sequence[int]):
         self.images, self.indices = images, list(indices)
-        self.labels = images.labels[self.indices]
+        self.labels, self.channels = images.labels[self.indices], images.channels
 
     def __getitem__(self, index: int) -> Item:
         return self.images[self.indices[index]]

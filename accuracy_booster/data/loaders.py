@@ -21,11 +21,13 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.choices import AUGMENTS, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.data.class_numbers import number_classes
 from accuracy_booster.data.data_set import Data
+from accuracy_booster.data.dataset_images import DatasetImages
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.images import Images, Subset, TensorImages
 from accuracy_booster.data.marks import marks_of
 from accuracy_booster.data.normalisation import Stats, statistics_of
 from accuracy_booster.data.preloading import native_size, preloaded
+from accuracy_booster.data.source import Source
 from accuracy_booster.data.transforms import MOST, Transform, eval_transform, unchanged
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.preprocessing import Preprocessing
@@ -34,7 +36,7 @@ LARGE = 224  # pixels: what large images are cropped to unless an image size is 
 
 
 def load_data(
-    data: str | Path,
+    data: str | Path | Source,
     *,
     splits: Sequence[str] = ("train", "test"),
     batch_size: int = 128,
@@ -62,7 +64,7 @@ def load_data(
     Args:
         data: a name, or a directory: with `train/` and `val/` or `test/` folders of class folders,
             of class folders, of Parquet files as Hugging Face `datasets` writes them, or of
-            train.tar and val.tar or test.tar.
+            train.tar and val.tar or test.tar; or a source, of data sets that the caller gave.
         splits: which of "train" and "test" to read. With "train" comes "validation", if the data
             have such a split beside a test split or if `validation` asks for one. If the data have
             no test split, the share `validation` of the training images is the test split.
@@ -91,8 +93,12 @@ def load_data(
             cannot be told, the classes do not fit, or an argument is out of range.
     """
     _check_choices(augment, validation, interpolation, crop_pct, crop_mode)
-    source = sources.find(
-        str(data), data_dir=data_dir, image_column=image_column, label_column=label_column
+    source = (
+        data
+        if isinstance(data, Source)
+        else sources.find(
+            str(data), data_dir=data_dir, image_column=image_column, label_column=label_column
+        )
     )
     if own is not None:
         interpolation, crop_pct = interpolation or own.interpolation, crop_pct or own.crop_pct
@@ -106,6 +112,9 @@ def load_data(
     first = next(iter(images.values()))
     small = native_size(first)
     size = _size(image_size) or small or (LARGE, LARGE)
+    for part in images.values():
+        if isinstance(part, DatasetImages):
+            part.check_workers(workers)
     if small:
         images = {
             split: preloaded(part, small, classes=class_names) for split, part in images.items()
@@ -119,7 +128,7 @@ def load_data(
         images |= {"train": kept, share: held}
         if "train" not in splits:
             del images["train"]
-    chans = first.images.shape[1] if isinstance(first, TensorImages) else 3
+    chans = first.channels
     if own is not None:  # a network that takes grey images sees the mean of red, green and blue
         grey = chans == 1
         mean = mean or ((sum(own.mean) / len(own.mean),) if grey else own.mean)
@@ -140,7 +149,7 @@ def load_data(
     )
     return Data(
         *(source.name, class_names, chans, size, mean, std, augment),
-        *(interpolation, crop_pct, crop_mode, unreadable, marks, encoded),
+        *(interpolation, crop_pct, crop_mode, small is not None, unreadable, marks, encoded),
         *(make_loaders(seed), make_loaders),
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from accuracy_booster.data.choices import SMALL
+from accuracy_booster.data.dataset_images import DatasetImages
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.images import Images, TensorImages, UnreadableImage
 from accuracy_booster.data.pixels import upright_size
@@ -25,6 +26,8 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
     """
     if isinstance(images, TensorImages):
         return images.images.shape[2], images.images.shape[3]
+    if isinstance(images, DatasetImages):
+        return _only_small(set(images.sizes(samples)))
     assert isinstance(images, EncodedImages)
     sizes, reasons = set(), []
     for index in np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int):
@@ -39,8 +42,13 @@ def native_size(images: Images, samples: int = 32) -> tuple[int, int] | None:
             f"none of {len(reasons)} images{some} of {printable(images.source)} can be read; the "
             f"first: {reasons[0]}"
         )
-    size = sizes.pop()
-    return size if not sizes and max(size) <= SMALL else None
+    return _only_small(sizes)
+
+
+def _only_small(sizes: set[tuple[int, int]]) -> tuple[int, int] | None:
+    """The one size of small images; None for several sizes, or a large one."""
+    (size, *others) = sizes
+    return size if not others and max(size) <= SMALL else None
 
 
 def preloaded(
@@ -48,19 +56,23 @@ def preloaded(
 ) -> Images:
     """Decode all images of `size` once, with a progress bar, if they fit in `limit` bytes.
 
-    If one turns out to have another size, the images are returned as they were. Unreadable images
-    are left out and listed in `unreadable`. A warning names each of the `classes` that has no image
-    left.
+    If one turns out to have another size, the images are returned as they were, and so are those of
+    a data set whose own transform gives another image each time. Unreadable images are left out and
+    listed in `unreadable`. A warning names each of the `classes` that has no image left.
 
     Raises:
         ValueError: if no image can be read.
     """
     height, width = size
-    if not isinstance(images, EncodedImages) or len(images) * 3 * height * width > limit:
+    if not isinstance(images, (EncodedImages, DatasetImages)):
+        return images
+    if len(images) * images.channels * height * width > limit:
+        return images
+    if isinstance(images, DatasetImages) and images.is_random():
         return images
     from accuracy_booster.progress import track
 
-    decoded = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
+    decoded = torch.empty(len(images), images.channels, height, width, dtype=torch.uint8)
     kept: list[int] = []
     unreadable: dict[int, str] = {}
     for index in track(range(len(images)), f"Reading {images.source}"):
@@ -90,7 +102,10 @@ def preloaded(
 
 
 def _name_lost_classes(
-    images: EncodedImages, kept: Images, unreadable: dict[int, str], classes: Sequence[str]
+    images: EncodedImages | DatasetImages,
+    kept: Images,
+    unreadable: dict[int, str],
+    classes: Sequence[str],
 ) -> None:
     """Warn of each class none of whose images can be read."""
     lost: dict[int, list[str]] = {}

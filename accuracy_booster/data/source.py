@@ -23,12 +23,14 @@ class Source:
     Attributes:
         flips: whether a mirrored image still shows its class, which a digit's does not.
         unsplit: whether the data set has no splits, so that its training split is all of it.
+        whole: what it then is, for the message that it has no test split.
     """
 
     name: str
     splits: Mapping[str, Read]
     flips: bool = True
     unsplit: bool = False
+    whole: str = "holds class folders and no train/ and val/"
 
     def read(self, split: str) -> Part:
         """The images of a split, and the names of its classes or None.

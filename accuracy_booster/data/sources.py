@@ -8,6 +8,7 @@ from pathlib import Path
 from accuracy_booster.data import image_files
 from accuracy_booster.data.built_in import cifar_source, digits_source
 from accuracy_booster.data.choices import BUILT_IN
+from accuracy_booster.data.dataset_source import is_dataset_name
 from accuracy_booster.data.folders import folder_source
 from accuracy_booster.data.parquet import parquet_source
 from accuracy_booster.data.source import Source
@@ -27,6 +28,15 @@ def full_name(data: str) -> str:
 def exists(data: str) -> bool:
     """Whether `find` has a source for the name, as far as can be told without reading."""
     return data in BUILT_IN or Path(data).expanduser().is_dir() or is_timms(data)
+
+
+def refuse_absent(data: str) -> None:
+    """Raise ValueError if the name is that of data sets which the caller must give again."""
+    if is_dataset_name(data) and not Path(data).expanduser().is_dir():
+        raise ValueError(
+            f"the data are objects of your own code ({data}), which no file holds; give them "
+            "again: data=(train, test) in Python, or other data by --data"
+        )
 
 
 def find(
@@ -51,6 +61,7 @@ def find(
         return cifar_source(data, data_dir)
     path = Path(data).expanduser()
     if not path.is_dir():
+        refuse_absent(data)
         if is_timms(data):
             return timm_source(data, data_dir)
         remedy = "or a directory of class folders or Parquet files, or timm's hfds/NAME, torch/NAME"

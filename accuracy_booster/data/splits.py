@@ -77,7 +77,7 @@ def _without_test(
         return ""
     why = "; ".join(bare) or f"{source.name} has no test split; it has: train"
     if source.unsplit:
-        why = f"{source.name} has no test split: it holds class folders and no train/ and val/"
+        why = f"{source.name} has no test split: it {source.whole}"
     raise ValueError(
         f"{why}. To measure on a share of the training images that is held out, give "
         "--validation 0.2 (validation=0.2)"

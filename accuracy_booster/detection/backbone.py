@@ -17,6 +17,7 @@ from accuracy_booster.detection.norms import batch_norms
 from accuracy_booster.detection.stages import find_stages
 from accuracy_booster.errors import shown
 from accuracy_booster.models import builder, create_model
+from accuracy_booster.models.own_networks import is_own
 from accuracy_booster.models.preprocessing import preprocessing_of, pretrained_preprocessing
 from accuracy_booster.models.registry import is_model
 from accuracy_booster.surgery import attached, boost
@@ -82,6 +83,11 @@ def _trained_network(
     if pretrained:
         raise ValueError(f"pretrained=True is for a name; {path} has the weights of its training")
     run, config = Run.open(path)
+    if is_own(config.model):
+        raise ValueError(
+            f"the run in {path} is of your own code ({config.model}), which is not imported "
+            "because a file names it; give the network itself: ab.load_run(RUN, model=...)"
+        )
     if block is not None and not _same(block, config.block):
         raise ValueError(
             f"block={shown(str(block))}, but the network in {path} was trained with "

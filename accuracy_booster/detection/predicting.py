@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,16 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from accuracy_booster.data import image_files
-from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
-from accuracy_booster.data.images import UnreadableImage
-from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.data.pictures import Picture, find_images, pixels_of, read
 from accuracy_booster.detection.measuring import detections
-from accuracy_booster.errors import shown
-from accuracy_booster.progress import note, printable
 from accuracy_booster.surgery.modes import in_eval_mode
-
-Picture = str | Path | Image.Image | torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +73,9 @@ def predict(
     Args:
         model: the directory of a run of `train`, or a module as torchvision's detectors: it takes a
             list of images, float [3, H, W] in 0..1, and gives a list of {boxes, labels, scores}.
-        images: paths of files, or of directories for all images below them; PIL images; tensors,
-            uint8 [3, H, W]. Files and PIL images are turned upright.
+        images: paths of files, of directories for all images below them, or patterns; PIL images;
+            tensors, uint8 [3, H, W]; arrays, uint8 [H, W, 3]. Files and PIL images are turned
+            upright.
         classes: the names of the labels from 1 on; by default the detector's own.
         threshold: the lowest score that counts, 0..1.
         device: the device that the model is moved to; by default it stays where it is.
@@ -102,7 +95,7 @@ def predict(
         raise ValueError(
             f"this {type(model).__name__} does not know the names of its classes; pass classes=..."
         )
-    if isinstance(images, (str, Path, Image.Image, torch.Tensor)):
+    if isinstance(images, (str, Path, Image.Image, torch.Tensor, np.ndarray)):
         images = [images]
     if device is not None:
         model.to(device)
@@ -117,72 +110,13 @@ def _predict(
             for path in find_images([image]):
                 yield predict_one(model, read(path), path, classes, threshold)
         else:
-            yield predict_one(model, _pixels(image, number), number, classes, threshold)
+            yield predict_one(model, pixels_of(image, number), number, classes, threshold)
 
 
 def check_threshold(threshold: float) -> None:
     """Raise ValueError for a threshold that is not from 0 to 1."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must be from 0 to 1, such as 0.5")
-
-
-def find_images(paths: Iterable[str | Path]) -> list[str]:
-    """The given files, and for a directory the images below it, sorted. Each file comes once.
-
-    Raises:
-        ValueError: for a path that does not exist, or a directory without images.
-    """
-    found: dict[str, str] = {}  # {real path: given path}
-    for path in map(str, paths):
-        if os.path.isdir(path):
-            inside = image_files.collect({"": [path]}, path)[""]
-            others = image_files.kinds(inside.others, image_files.COMPANIONS)
-            if not inside.images:
-                has = f"; it holds {others} files" if others else ""
-                raise ValueError(f"{printable(path)} holds no images that Pillow reads{has}")
-            if others:
-                note(f"{path}: left out {others} files, which Pillow does not read here")
-            below = inside.images
-        elif os.path.lexists(path):
-            below = [path]
-        else:
-            raise ValueError(f"there is no file or directory {shown(path)}; check the path")
-        for file in below:
-            found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
-
-
-def read(path: str) -> torch.Tensor:
-    """The upright image of a file, uint8 [3, H, W].
-
-    Raises:
-        UnreadableImage: if it cannot be decoded.
-    """
-    return EncodedImages(ReadPath([path]), [0], path)[0][0]
-
-
-def _pixels(image: Image.Image | torch.Tensor, number: int) -> torch.Tensor:
-    """The upright image as uint8 [3, H, W].
-
-    Raises:
-        UnreadableImage: if it cannot be decoded.
-        ValueError: for another kind of image, or a tensor of another shape or type.
-    """
-    if isinstance(image, Image.Image):
-        try:
-            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
-        except Exception as e:  # Pillow's decoders raise errors of all kinds
-            raise UnreadableImage(f"cannot read the image number {number}: {e}") from e
-    if not isinstance(image, torch.Tensor):
-        raise ValueError(
-            f"image number {number} is {type(image).__name__}; give a path, a PIL image or a tensor"
-        )
-    if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
-        raise ValueError(
-            f"image number {number} is {image.dtype} {[*image.shape]}; a tensor must be "
-            "torch.uint8 [3, H, W]"
-        )
-    return image
 
 
 @contextmanager

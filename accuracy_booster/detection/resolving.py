@@ -13,6 +13,7 @@ from typing import Any
 from accuracy_booster.data.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from accuracy_booster.detection.config import LR_PER_IMAGE, DetectConfig
 from accuracy_booster.detection.loaders import DetectionData
+from accuracy_booster.models.own_networks import is_own
 from accuracy_booster.models.preprocessing import pretrained_preprocessing
 from accuracy_booster.models.registry import is_model
 from accuracy_booster.progress import note
@@ -57,9 +58,29 @@ def resolve(backbone: str | DetectConfig | None = None, **given: Any) -> DetectC
         if isinstance(begun, DetectConfig):
             given.setdefault("head", begun.head)
             given.setdefault("anchor_sizes", begun.anchor_sizes)
+    _check_run_fits(given.get("weights"))
     DetectConfig.check_names(given)
     rate = LR_PER_IMAGE * given.get("batch_size", DetectConfig.batch_size)
     return DetectConfig(name, **{"lr": rate, **given})
+
+
+def _check_run_fits(weights: str | None) -> None:
+    """Raise ValueError if `weights` is a run whose network cannot be a detector's backbone."""
+    found = None if weights is None else run_of(str(weights), (TrainConfig,))
+    if found is None:
+        return
+    begun = found[1]
+    if is_own(begun.model):
+        raise ValueError(
+            f"the run in {weights} is of your own code ({begun.model}), and detect train makes its "
+            "network by name; in Python: ab.detection.faster_rcnn(ab.load_run(RUN, model=...))"
+        )
+    if begun.in_chans not in (None, 3):
+        raise ValueError(
+            f"the network in {weights} takes images of {begun.in_chans} channel"
+            f"{'s'[: begun.in_chans > 1]}, and a detector's images have 3; train one on colour "
+            "images"
+        )
 
 
 def with_absolute_paths(config: DetectConfig) -> DetectConfig:

@@ -27,6 +27,7 @@ from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
 from accuracy_booster.training.network_building import check_network_and_block
 from accuracy_booster.training.output_directory import base_dir
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.reopening_data import check_same
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward, OnBatch, Task
@@ -59,11 +60,11 @@ class Detection(Task):
         self.gates_are_new = True
 
     @classmethod
-    def check(cls, config: DetectConfig) -> None:
+    def check(cls, config: DetectConfig, own: OwnObjects = NOTHING) -> None:
         check_network_and_block(config)
 
     @classmethod
-    def begin(cls, config: DetectConfig) -> Detection:
+    def begin(cls, config: DetectConfig, own: OwnObjects = NOTHING) -> Detection:
         data = open_data(config)
         for line in data.notes:
             note(line)
@@ -72,7 +73,7 @@ class Detection(Task):
         return cls(fill_in(config, data), data)
 
     @classmethod
-    def reopen(cls, run: Run, config: DetectConfig) -> Detection:
+    def reopen(cls, run: Run, config: DetectConfig, own: OwnObjects = NOTHING) -> Detection:
         data = open_data(config, classes=run.info["classes"])
         check_same(run, config, data)
         return cls(config, data)

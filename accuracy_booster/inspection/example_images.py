@@ -1,20 +1,15 @@
 """The images with the highest and lowest weights of a gate, small enough for a page."""
 
-# C channels, H W space
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
 from accuracy_booster.inspection.gate_statistics import GateStatistics
 from accuracy_booster.inspection.results import Inspection
-from accuracy_booster.report.figures import data_uri
+from accuracy_booster.report.thumbnails import thumbnail
 
 VARYING, EXAMPLES = 3, 4  # channels that examples are shown of, and images at each end
-SMALL = 64  # pixels: images up to this size are kept as they are
 BUDGET = 3_000_000  # bytes of all example images, as they are written
 
 
@@ -49,7 +44,7 @@ def thumbnails(inspection: Inspection) -> tuple[dict[int, dict[str, Any]], int]:
     found: dict[int, dict[str, Any]] = {}
     for most, side in ((EXAMPLES, 96), (EXAMPLES, 64), (2, 64), (1, 64), (1, 32)):
         wanted = sorted(_wanted(inspection, most))
-        found = {n: _thumbnail(inspection.pictures[n], side) for n in wanted}
+        found = {n: thumbnail(inspection.pictures[n], side) for n in wanted}
         if sum(len(picture["data"]) for picture in found.values()) <= BUDGET:
             break
     return found, most
@@ -63,24 +58,4 @@ def _wanted(inspection: Inspection, most: int) -> Iterable[int]:
         for channel in examples(gate, inspection.pictures, most)
         for side in channel["sides"]
         for image, _ in side["images"]
-    }
-
-
-def _thumbnail(pixels: torch.Tensor, side: int) -> dict[str, Any]:
-    """uint8 [C, H, W] as a PNG, or as a smaller JPEG where it is large."""
-    from PIL import Image
-
-    pixels = pixels.cpu()
-    if len(pixels) not in (1, 3):  # neither grey nor colours: show the mean in grey
-        pixels = pixels.float().mean(0, keepdim=True).round().byte()
-    array = pixels.permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-    small = max(picture.size) <= min(SMALL, side)
-    if not small:
-        picture.thumbnail((side, side))
-    return {
-        "width": picture.width,
-        "height": picture.height,
-        "pixelated": small,
-        "data": data_uri(picture, "PNG" if small else "JPEG"),
     }

@@ -44,9 +44,10 @@ EVERY_GATE = "every gate"  # the name of the variant
 
 
 def inspect(
-    model: str | Path | nn.Module,
-    data: str | None = None,
+    run: str | Path | nn.Module | None = None,
+    data: Any = None,
     *,
+    model: Any = None,
     split: str = "test",
     layer: str | None = None,
     percents: Sequence[float] = PERCENTS,
@@ -64,8 +65,9 @@ def inspect(
     one freezes together all gates that could be frozen alone without a change of the accuracy.
 
     Args:
-        model: a run's directory, or a boosted module.
+        run: a run's directory, or a boosted module.
         data: as for `ab.evaluate`; by default, for a run, what it was trained on.
+        model: the network itself, if the run trained a network of your own: as for `ab.train`.
         split: "test", "train" (without augmentation) or "validation".
         layer: the layer of Figure 3: a site, a module around one, or the paper's name, such as
             "Conv4_1". By default the first block of the last stage.
@@ -90,8 +92,10 @@ def inspect(
     zeroings = [(percent, which) for percent in percents for which in WHICH]
     for percent, which in zeroings:  # checks the arguments, before anything is read
         zeroed(percent, which, by=by)
-    _check_run(model)
-    opened = open_measured(model, data, split=split, classes=classes, **options)
+    if run is None:
+        run, model = model, None  # inspect(model=module)
+    _check_run(run)
+    opened = open_measured(run, data, split=split, model=model, classes=classes, **options)
     network = unwrapped(opened.network)
     _check_fits(opened, network, repair_and_find(network), layer)
     gates = gates_of(opened, images)
@@ -118,7 +122,7 @@ def inspect(
         (idle_frozen,) = measure({"frozen together": frozen(means, idle)})[2].values()
     pictures, labels = read_images(opened, _shown_images(gates))
     return Inspection(
-        title=_title(opened, model),
+        title=_title(opened, run),
         gates=gates,
         top1=top1,
         images=count,
@@ -146,7 +150,7 @@ def _check_fits(
         opened.places(try_network(network, type(network).__name__, size, device))
 
 
-def _check_run(model: str | Path | nn.Module) -> None:
+def _check_run(model: str | Path | nn.Module | None) -> None:
     """Raise ValueError for a run without gates, or of a detector, before its data are read."""
     if isinstance(model, (str, Path)):
         if run_of(str(model), (DetectConfig,)) is not None:

@@ -13,6 +13,7 @@ from accuracy_booster.errors import SHOWN, shortened, shown
 from accuracy_booster.models.registry import builder
 from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery import boost
+from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.where import Where
 
 
@@ -23,6 +24,7 @@ def create_model(
     block: str | Recipe | None = None,
     init: str = "paper",
     where: Where = "residual",
+    skip: Skip = None,
     pretrained: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
@@ -32,10 +34,12 @@ def create_model(
     """Make a network and, if asked, boost it: `ab.boost(create_model(name), block)`.
 
     Args:
-        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`.
+        name: one of `list_models()`, `wrnD_K`, `timm/NAME` or `torchvision/NAME`; or the directory
+            of a finished run, whose network comes with its gates and weights (`ab.load_run`). With
+            a run only `num_classes` may be given: another number than the run's makes a new head.
         block: what the gates compute: a block's name, its text or `ab.recipe(...)`. None or "none"
             leaves the network without gates.
-        init, where: as for `ab.boost`.
+        init, where, skip: as for `ab.boost`.
         pretrained: with the weights of timm or torchvision, which are downloaded once.
         num_classes: outputs of the head; by default the network's own (ours: 10 for CIFAR's, 1000
             for ImageNet's). 0 leaves the head out.
@@ -54,6 +58,14 @@ def create_model(
         ValueError: if the name or the block is unknown, the block does not fit the network, or the
             weights cannot be had.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"model={shown(name)} must be a name, such as 'resnet20' or 'timm/resnet18'; a module "
+            "is boosted by ab.boost(module, block)"
+        )
+    for option, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ValueError(f"{option}={shown(value)} must be a whole number")
     build = builder(name)
     parsed = None if block is None or block == "none" else blocks.recipe(block)
     if parsed is not None and input_size is None and parsed.needs_spatial_size:
@@ -82,4 +94,4 @@ def create_model(
     if parsed is None:
         return model
     example = torch.zeros(1, *input_size) if input_size else None
-    return boost(model, parsed, example=example, where=where, init=init)
+    return boost(model, parsed, example=example, where=where, skip=skip, init=init)

@@ -140,6 +140,20 @@ def builder(name: str) -> Callable[..., nn.Module]:
     return partial(_ours, name, entry(name))
 
 
+def check_pretrained(name: str) -> None:
+    """Raise ValueError if there are no pretrained weights for a network of ours.
+
+    A library tells it itself when it is asked for weights that it does not have.
+    """
+    if name.partition("/")[0] in LIBRARIES or entry(name).pretrained:
+        return
+    has = ", ".join(n for n, e in MODELS.items() if e.pretrained)
+    raise ValueError(
+        f"there are no pretrained weights for {shown(name)}; there are for {has}, and for many "
+        "of timm/NAME and torchvision/NAME"
+    )
+
+
 def _ours(
     name: str,
     row: Entry,
@@ -150,12 +164,8 @@ def _ours(
     **options: Any,
 ) -> nn.Module:
     """A network of ours. Its `default_cfg` says its input size, as timm's does."""
-    if pretrained and not row.pretrained:
-        has = ", ".join(n for n, e in MODELS.items() if e.pretrained)
-        raise ValueError(
-            f"there are no pretrained weights for {shown(name)}; there are for {has}, and for many "
-            "of timm/NAME and torchvision/NAME"
-        )
+    if pretrained:
+        check_pretrained(name)
     if row.pretrained:
         options["pretrained"] = pretrained
     classes = row.num_classes if num_classes is None else num_classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,9 @@ def read_weights(path: str | Path) -> Tensors:
     try:
         if path.suffix == ".safetensors":
             return unpack(path).tensors
-        with _plain_values():
+        # torch warns of a pickle in lines of its own; what is wrong with it is told below
+        with _plain_values(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         if (other := re.search(r"GLOBAL ([\w.]+)", str(e))) is None:

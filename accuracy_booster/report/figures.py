@@ -7,12 +7,37 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accuracy_booster.report.numbers import short
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = ("#5b5b5b", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8a500")
+
+
+def look(**settings: Any) -> AbstractContextManager[None]:
+    """Matplotlib's own settings while a picture is made, whatever a user's matplotlibrc says.
+
+    A style with grey or white text would give text that a page cannot theme.
+    """
+    import matplotlib
+
+    own: dict[Any, Any] = {
+        "svg.hashsalt": "accuracy-booster",
+        "font.family": "DejaVu Sans",
+        **settings,
+    }
+    own |= settings
+    return matplotlib.rc_context({**_defaults(), **own})
+
+
+def _defaults() -> dict[Any, Any]:
+    """Matplotlib's defaults, without the settings that `rc_context` warns of or should keep."""
+    import matplotlib
+
+    kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "date.epoch")
+    return {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in kept}
 
 
 def to_svg(figure: Any) -> str:
@@ -39,6 +64,9 @@ def to_themed_svg(figure: Any, own: Mapping[str, str] | None = None) -> str:
     changes = {colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(COLOURS)}
     for colour, becomes in {"#000000": "currentColor", **changes, **(own or {})}.items():
         text = re.sub(rf"(?<=: ){colour}\b", becomes, text)
+    # black text has no fill of its own; said here, no style sheet around it can make it black again
+    text = re.sub(r'<text style="(?![^"]*fill:)', '<text style="fill: currentColor; ', text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     # matplotlib names its groups alike in every figure, and a page must not have an id twice
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return text.replace("<svg ", '<svg fill="currentColor" ', 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from accuracy_booster.files import write
 from accuracy_booster.tables import is_number
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 HERE = "accuracy_booster.report"
+
+
+class Link(str):
+    """A cell of a table that leads to a file or folder, relative to the page.
+
+    So the page and what it leads to can be moved together. The text and the address are escaped.
+    """
+
+    href: str
+
+    def __new__(cls, text: str, target: str) -> Link:
+        """A cell `text` that leads to `target`, a path relative to the page, ending in / for a
+        folder."""
+        link = super().__new__(cls, text)
+        link.href = "./" + quote(os.fsencode(target))
+        return link
 
 
 def write_page(
@@ -33,9 +51,10 @@ def write_page(
     """Write a page of sections.
 
     Args:
-        sections: each {"title", "table"?: a `tables.Table`, "figure"?: SVG, "label"?: what the
-            figure shows, "html"?: Markup from `render`, "text"?}. Everything but figures and Markup
-            is escaped.
+        sections: each {"title", "table"?: a `tables.Table`, in which a cell may be a `Link`,
+            "figure"?: a wide SVG, "label"?: what the figure shows, "figures"?: pairs of a small
+            SVG and what it shows, "html"?: Markup from `render`, "text"?}. Everything but figures
+            and Markup is escaped.
         made: the last line of the page; by default the time at which it is written.
         script: the text of the one script that the page's content policy lets run.
 

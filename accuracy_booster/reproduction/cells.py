@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from accuracy_booster.analysis.paired_differences import MOST_SEEDS
 from accuracy_booster.reproduction.comparing import Pair, RowResult, TableResult, decimals
 from accuracy_booster.reproduction.phrases import count
 from accuracy_booster.reproduction.table import AP
-from accuracy_booster.reproduction.verdicts import MOST_SEEDS, NOT_RUN, TOO_SMALL
+from accuracy_booster.reproduction.verdicts import NOT_RUN, TOO_SMALL
 
 
 def unit(result: TableResult) -> str:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from accuracy_booster.analysis.paired_differences import Difference
 from accuracy_booster.reproduction.known_data import KNOWN
 from accuracy_booster.reproduction.record import Record
 from accuracy_booster.reproduction.result_files import Records
 from accuracy_booster.reproduction.specs import Spec, spec_of
 from accuracy_booster.reproduction.table import TIME, TOP1, Row, Table
-from accuracy_booster.reproduction.verdicts import Difference, Verdict, judge
+from accuracy_booster.reproduction.verdicts import Verdict, judge
 
 TIME_DIGITS = 1  # digits that the paper's differences of times are rounded to, in %
 

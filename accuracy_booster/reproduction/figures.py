@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from accuracy_booster.report.figures import COLOURS, to_svg, to_themed_svg
+from accuracy_booster.report.figures import COLOURS, look, to_svg, to_themed_svg
 from accuracy_booster.reproduction import cells
 from accuracy_booster.reproduction.comparing import Pair, TableResult
 from accuracy_booster.reproduction.phrases import of_declared
@@ -69,10 +69,7 @@ def _svg(figure: Figure, themed: bool) -> str:
 
 def _look() -> AbstractContextManager[None]:
     """Matplotlib's settings while a picture is made."""
-    import matplotlib
-
-    look: Any = {"svg.hashsalt": "accuracy-booster", "font.family": "DejaVu Sans", "font.size": 9}
-    return matplotlib.rc_context(look)
+    return look(**{"font.size": 9})
 
 
 def _figure(result: TableResult | None) -> Figure:

@@ -17,6 +17,7 @@ from accuracy_booster.surgery.planning import make_plan
 from accuracy_booster.surgery.quiet_passes import traced
 from accuracy_booster.surgery.refusing import is_lazy
 from accuracy_booster.surgery.repairing import Model, has_kept_gates
+from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.state import update_state
 from accuracy_booster.surgery.where import Where
 
@@ -28,6 +29,7 @@ def boost(
     *,
     example: Example | None = None,
     where: Where = "residual",
+    skip: Skip = None,
     init: str = "paper",
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Model:
@@ -37,7 +39,7 @@ def boost(
     under `<module>.recalibrate`. If it raises, nothing has changed.
 
     Args:
-        model, block, example, where: as for `ab.plan`.
+        model, block, example, where, skip: as for `ab.plan`.
         init: "paper", or "identity": the output stays bit for bit what it was, in eval and in
             training mode, and the gates learn. Use it for pretrained networks.
         optimizer: a live optimizer of the model; each new parameter joins the group of the
@@ -49,7 +51,9 @@ def boost(
     Raises:
         ValueError: as `ab.plan`.
     """
-    planned = make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
+    planned = make_plan(
+        model, block, example=example, where=where, skip=skip, init=init, stacklevel=4
+    )
     sites = [gate.site for gate in planned.gates]
     if is_lazy(model):  # a pass gives lazy modules their weights
         traced(model, infer_examples(model) if example is None else [example])

@@ -22,6 +22,7 @@ from accuracy_booster.surgery.other_sites import attention_sites
 from accuracy_booster.surgery.plans import Plan, PlannedGate
 from accuracy_booster.surgery.quiet_passes import traced
 from accuracy_booster.surgery.refusing import copy_of_lazy, is_lazy, refuse_wrapped
+from accuracy_booster.surgery.skipping import Skip, leave_out
 from accuracy_booster.surgery.trace import Trace
 from accuracy_booster.surgery.where import Where, find_sites, where_text
 
@@ -35,6 +36,7 @@ def plan(
     *,
     example: Example | None = None,
     where: Where = "residual",
+    skip: Skip = None,
     init: str = "paper",
 ) -> Plan:
     """What `ab.boost` with these arguments would do. Nothing of the model changes.
@@ -47,14 +49,18 @@ def plan(
             (timm, Hugging Face, ours), else of a size that fits its first layer.
         where: "residual" (the ends of residual branches), "conv" (after each convolution's norm),
             "attention" (in place of the SE, ECA, CBAM modules that are there), the names of
-            modules, a compiled regular expression, or a predicate `(name, module) -> bool`.
+            modules, a compiled regular expression, or a predicate `(name, module) -> bool`. A text
+            may also hold several names, and regular expressions between slashes:
+            "stem.bn,/layer[34].*bn2/".
+        skip: the names or shell patterns of modules whose sites get no gate. A name also covers
+            what lies in the module: "layer1", ["layer1.0", "*.downsample.*"].
         init: "paper", or "identity": the boosted network computes what it did, and the gates learn.
 
     Raises:
         ValueError: where nothing fits, a name is unknown, the block does not fit, or the network
             is wrapped (DDP, compiled, quantised) or boosted there already.
     """
-    return make_plan(model, block, example=example, where=where, init=init, stacklevel=4)
+    return make_plan(model, block, example=example, where=where, skip=skip, init=init, stacklevel=4)
 
 
 def make_plan(
@@ -63,6 +69,7 @@ def make_plan(
     *,
     example: Example | None,
     where: Where,
+    skip: Skip,
     init: str,
     stacklevel: int,
 ) -> Plan:
@@ -75,7 +82,7 @@ def make_plan(
         model = copy_of_lazy(model)
     with disabled(model):
         trace = traced(model, infer_examples(model) if example is None else [example])
-    found = find_sites(model, trace, where)
+    found = leave_out(model, find_sites(model, trace, where), skip)
     modules = dict(model.named_modules())
     gates = [
         PlannedGate(entry.site, entry.reason, _parameters(entry, recipe, modules))
@@ -133,17 +140,19 @@ def _nothing_to_boost(model: nn.Module, found: list[Found], where: Where) -> Val
     """The error that says why a network has no site."""
     name = type(model).__name__
     skipped = [entry.reason for entry in found]
+    elsewhere = (
+        "where='conv' (on the command line --where conv) puts a gate after each convolution, and "
+        "where= also takes the names of modules"
+    )
     if skipped and all(entry.on_tokens for entry in found):
         return ValueError(
-            f"{name} has no residual branch of feature maps to boost: {skipped[0]}; see where= "
-            "for other places, such as where='conv' or the names of modules"
+            f"{name} has no residual branch of feature maps to boost: {skipped[0]}; {elsewhere}"
         )
     if skipped:
         return ValueError(f"{name} has residual branches, but {skipped[0]}; name modules instead")
-    return ValueError(
-        f"{name} has no {where_text(where)} to boost; see where= for other places, such as "
-        "where='conv' or the names of modules"
-    )
+    if where == "conv":
+        elsewhere = "where= (--where) also takes the names of modules"
+    return ValueError(f"{name} has no {where_text(where)} to boost; {elsewhere}")
 
 
 def _warn_of_zero_norms(

@@ -37,9 +37,17 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         The directory.
 
     Raises:
-        ValueError: if the model has no gates or is pruned, or there can be no directory.
+        ValueError: if the model has no gates or is pruned, or there can be no directory, or it is
+            that of a run.
         CannotWrite: if the directory cannot be written, or the disk is full.
     """
+    folder = as_path(path)
+    check_folder(folder)
+    if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
+        raise ValueError(
+            f"{folder} holds a run, whose weights are in it already, and a second file of weights "
+            f"would be mistaken for them; save to another directory, such as {folder / 'gates'}"
+        )
     model = unwrapped(model)
     if state_of(model).pruning is not None:
         raise ValueError("the model is pruned, and no base has its shapes; use torch.save(model)")
@@ -79,8 +87,6 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
         "full": full,
         "versions": {"accuracy-booster": __version__, "torch": torch.__version__},
     }
-    folder = as_path(path)
-    check_folder(folder)
     write_save(folder, info, stored)
     return folder
 

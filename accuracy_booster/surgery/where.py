@@ -14,8 +14,9 @@ from accuracy_booster.surgery.other_sites import attention_sites, conv_sites
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.torch_functions import MAP_RANKS
 from accuracy_booster.surgery.trace import Trace, Value
+from accuracy_booster.surgery.where_text import read_where
 
-Where = str | Iterable[str] | re.Pattern[str] | Callable[[str, nn.Module], bool]
+Where = str | Iterable[str | re.Pattern[str]] | re.Pattern[str] | Callable[[str, nn.Module], bool]
 KINDS = {"residual": residual_sites, "conv": conv_sites, "attention": attention_sites}
 
 
@@ -33,8 +34,11 @@ def find_sites(model: nn.Module, trace: Trace, where: Where) -> list[Found]:
     """The sites of a kind, or the modules that `where` chooses.
 
     Raises:
-        ValueError: for a name that no module has, and for a module whose output is no feature map.
+        ValueError: for a name that no module has, a pattern in a list that fits no module, and a
+            module whose output is no feature map.
     """
+    if isinstance(where, str):
+        where = read_where(where)
     if isinstance(where, str) and where in KINDS:
         return KINDS[where](trace)
     names, reason = _chosen(model, where)
@@ -56,15 +60,22 @@ def _chosen(model: nn.Module, where: Where) -> tuple[list[str], str]:
         where = [where]
     if not isinstance(where, Iterable):
         raise ValueError(
-            f"where={where!r} must be 'residual', 'conv', 'attention', names of modules, a "
-            "compiled regular expression or a predicate"
+            f"where={where!r} must be 'residual', 'conv', 'attention', names of modules, "
+            "compiled regular expressions or a predicate"
         )
-    names = list(where)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"where names a module by {name!r}, which is no name")
-        if name not in modules:
-            raise unknown("module", name, [*filter(None, modules), *KINDS])
+    names: list[str] = []
+    for item in where:
+        if isinstance(item, re.Pattern):
+            matching = [name for name in modules if item.search(name)]
+            if not matching:
+                raise ValueError(f"where={item.pattern!r} matches no module")
+            names += matching
+        elif not isinstance(item, str) or not item:
+            raise ValueError(f"where names a module by {item!r}, which is no name")
+        elif item not in modules:
+            raise unknown("module", item, [*filter(None, modules), *KINDS])
+        else:
+            names.append(item)
     return list(dict.fromkeys(names)), "named"
 
 

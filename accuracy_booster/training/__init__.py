@@ -13,10 +13,13 @@ _NAMES = {
     "TrainConfig": "train_config",
     "new_dir": "output_directory",
     "resolve": "presets",
+    "Evaluation": "measuring",
     "Metrics": "measuring",
     "evaluate": "evaluation",
     "Listed": "list_of_runs",
     "list_runs": "list_of_runs",
+    "create_model": "loading_run",
+    "load_run": "loading_run",
     "TrainResult": "train_result",
     "run_training": "run_to_end",
     "train": "starting_and_resuming",
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from accuracy_booster.training.evaluation import evaluate as evaluate
     from accuracy_booster.training.list_of_runs import Listed as Listed
     from accuracy_booster.training.list_of_runs import list_runs as list_runs
+    from accuracy_booster.training.loading_run import create_model as create_model
+    from accuracy_booster.training.loading_run import load_run as load_run
+    from accuracy_booster.training.measuring import Evaluation as Evaluation
     from accuracy_booster.training.measuring import Metrics as Metrics
     from accuracy_booster.training.output_directory import new_dir as new_dir
     from accuracy_booster.training.presets import PRESETS as PRESETS

@@ -17,9 +17,15 @@ from accuracy_booster.data import Data, normalise
 from accuracy_booster.data.batches import Batch
 from accuracy_booster.training import initial_weights
 from accuracy_booster.training.freezing import freeze
-from accuracy_booster.training.measuring import Metrics, measure
+from accuracy_booster.training.measuring import Evaluation, Metrics, measure
 from accuracy_booster.training.mixing import make_mixing
-from accuracy_booster.training.network_building import build_network, check_network_and_block
+from accuracy_booster.training.network_building import (
+    build_network,
+    check_description,
+    check_given,
+    check_network_and_block,
+    description_of,
+)
 from accuracy_booster.training.network_outputs import split_outputs, try_network
 from accuracy_booster.training.opening_data import (
     fill_in,
@@ -27,8 +33,10 @@ from accuracy_booster.training.opening_data import (
     with_absolute_paths,
 )
 from accuracy_booster.training.output_directory import base_dir
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.reopening_data import reopen
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import REPORT
 from accuracy_booster.training.task import Forward, OnBatch, Task
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -46,22 +54,31 @@ class Classification(Task):
     config: TrainConfig
     data: Data
 
-    def __init__(self, config: TrainConfig, data: Data):
-        self.config, self.data = config, data
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        own: OwnObjects = NOTHING,
+        known_network: Mapping[str, Any] | None = None,
+    ):
+        """Args: `own` as for `begin`; `known_network`: what run.json says of the network in it."""
+        self.config, self.data, self.own = config, data, own
+        self.known_network, self.network_info = known_network, dict[str, Any]()
         self.mixing = make_mixing(config)
 
     @classmethod
-    def check(cls, config: TrainConfig) -> None:
-        check_network_and_block(config)
+    def check(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> None:
+        check_network_and_block(config, own)
 
     @classmethod
-    def begin(cls, config: TrainConfig) -> Classification:
-        data = open_data_of_new_run(config)
-        return cls(fill_in(config, data), data)
+    def begin(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
+        data = open_data_of_new_run(config, own)
+        return cls(fill_in(config, data, own), data, own)
 
     @classmethod
-    def reopen(cls, run: Run, config: TrainConfig) -> Classification:
-        return cls(config, reopen(run, config))
+    def reopen(cls, run: Run, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
+        check_given(run, config, own)
+        return cls(config, reopen(run, config, own), own, run.info.get("network"))
 
     @classmethod
     def place(cls, config: TrainConfig) -> TrainConfig:
@@ -76,17 +93,26 @@ class Classification(Task):
         return base_dir(config)
 
     def info(self) -> dict[str, Any]:
-        return {**super().info(), "hold_out": "names"}
+        network = {"network": self.network_info} if self.network_info else {}
+        return {**super().info(), "hold_out": "names", "whole": self.data.whole, **network}
 
     def build(self) -> nn.Module:
-        return build_network(self.config, pretrained=self.config.pretrained)
+        pretrained, new = self.config.pretrained, self.known_network is None
+        network = build_network(self.config, self.own, pretrained=pretrained, say=new)
+        if self.own.network is not None:
+            self.network_info = description_of(network)
+            if self.known_network is not None:
+                check_description(network, self.known_network, self.config.output)
+        return network
 
     def start_from_weights(self, network: nn.Module) -> str:
         return initial_weights.start_from_weights(network, self.config)
 
     def keeps_head(self, network: nn.Module) -> bool:
         frozen = self.config.freeze != "none"
-        return frozen and initial_weights.keeps_head(network, self.config, self.data.classes)
+        return frozen and initial_weights.keeps_head(
+            network, self.config, self.data.classes, self.own.network
+        )
 
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
         return freeze(network, self.config, keeps_head=keeps_head)
@@ -120,7 +146,7 @@ class Classification(Task):
 
     def measure(
         self, network: nn.Module, split: str, accelerator: Accelerator, on_batch: OnBatch
-    ) -> Metrics:
+    ) -> Evaluation:
         return measure(network, self.data.loaders[split], self.data, accelerator, on_batch)
 
     def trained(self, sums: Sequence[float]) -> dict[str, float]:
@@ -132,3 +158,16 @@ class Classification(Task):
 
     def told(self, metrics: Metrics) -> str:
         return f"top-1 {metrics.top1:.2f} %"
+
+    def write_report(self, run: Run, test: Evaluation) -> None:
+        from accuracy_booster.training.run_report import write_run_report
+
+        run.check_ours()
+        write_run_report(
+            run.path / REPORT,
+            test,
+            self.data.loaders["test"].dataset.images,
+            config=self.config,
+            info=run.info,
+            history=run.history(),
+        )

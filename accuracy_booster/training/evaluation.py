@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ from torch import nn
 
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.worker_errors import worker_faults
+from accuracy_booster.errors import CannotWrite
 from accuracy_booster.progress import bars
-from accuracy_booster.training.measuring import Metrics, measure
+from accuracy_booster.training.measuring import Evaluation, measure
 from accuracy_booster.training.opening_to_measure import Opened, open_measured
 from accuracy_booster.training.task import OnBatch, TrainingData
 from accuracy_booster.training.unreadable_images import check_readable
@@ -25,35 +27,47 @@ Measure = TypeVar("Measure")  # the metrics of a task
 
 
 def evaluate(
-    model: str | Path | nn.Module,
-    data: str | None = None,
+    run: str | Path | nn.Module | None = None,
+    data: Any = None,
     *,
+    model: Any = None,
     split: str = "test",
     fold: bool = False,
     classes: Sequence[str] | None = None,
+    report: str | Path | None = None,
     **options: Any,
-) -> Metrics:
-    """Top-1 and top-5 of a finished run, or of any module, on a data set.
+) -> Evaluation:
+    """Top-1 and top-5 of a finished run, or of any module, on a data set; also class by class.
 
     Args:
-        model: a run's directory, or a module that maps images [N, C, H, W] to logits.
-        data: a name or a path as for `ab.train`; by default, for a run, what it was trained on. A
-            warning says if these data have changed since.
+        run: a run's directory, or a module that maps images [N, C, H, W] to logits.
+        data: a name, a path or data sets as for `ab.train`; by default, for a run, what it was
+            trained on. A warning says if these data have changed since. One data set is measured
+            whole, unless it is the one that the run was trained on and held a share of out.
+        model: the network itself, if the run trained a network of your own: as for `ab.train`.
         split: "test", "train" (measured without augmentation), or "validation" (the data's own, or
             the share that the run held out).
         fold: measure the network as `ab.fold` makes it for inference.
         classes: of a module, the names of its outputs in their order; the data's class names are
             looked up among them. ImageNet's need not be given. A run knows its own.
+        report: an HTML file that shows the result: classes, confusion, mistakes with their images.
+            A warning says if it cannot be written.
         options: `image_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`,
             `eval_batch_size`, `device`, `precision`, `workers`, `data_dir`, `image_column`,
             `label_column`, `bad_images`, `validation`: by default the run's own; for a module what
             its `pretrained_cfg` (of timm) says, else the defaults of `ab.train`.
 
+    Returns:
+        `top1`, `top5`, `loss` and `images`; `by_class`, the accuracy of each class, and what it was
+        most often taken for; `confusion`, int64 [K, K] for K classes.
+
     Raises:
         ValueError: for a directory without a finished run, an unknown option, or data that do not
             fit the network: among them class names that tell no outputs.
     """
-    opened = open_measured(model, data, split=split, classes=classes, **options)
+    if run is None:
+        run, model = model, None  # evaluate(model=module)
+    opened = open_measured(run, data, split=split, model=model, classes=classes, **options)
     network, loaded = opened.network, opened.data
     if fold:
         from accuracy_booster.fastpath import fold as folded
@@ -61,10 +75,35 @@ def evaluate(
         channels, (height, width) = loaded.in_chans, loaded.image_size
         example = torch.zeros(opened.loader.batch_size, channels, height, width)
         network = folded(copy.deepcopy(network).eval(), example=example)
-    return measure_opened(opened, network)
+    measured = measure_opened(opened, network)
+    if report is None or not opened.accelerator.is_main_process:
+        return measured
+    return _with_report(Path(report), measured, opened)
 
 
-def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
+def _with_report(path: Path, measured: Evaluation, opened: Opened) -> Evaluation:
+    """Write the report. Where that fails, a warning says so: the measurement is not lost."""
+    from accuracy_booster.training.run_report import write_run_report
+
+    run, network = opened.run, type(opened.network).__name__
+    try:
+        write_run_report(
+            path,
+            measured,
+            opened.loader.dataset.images,
+            config=opened.config,
+            split=opened.split,
+            info=None if run is None else run.info,
+            history=() if run is None else run.history(),
+            title=None if run is not None else f"{network} on {opened.data.name}",
+        )
+    except (CannotWrite, ValueError) as e:  # ValueError: metrics.csv is damaged
+        warnings.warn(f"no report: {e}", stacklevel=3)
+        return measured
+    return replace(measured, report=path)
+
+
+def measure_opened(opened: Opened, network: nn.Module | None = None) -> Evaluation:
     """Measure the opened network, or another one in its place, on the split that was opened.
 
     Raises:
@@ -73,7 +112,7 @@ def measure_opened(opened: Opened, network: nn.Module | None = None) -> Metrics:
     loaded, loader = opened.data, opened.loader
     network = opened.network if network is None else network
 
-    def measured(on_batch: OnBatch) -> Metrics:
+    def measured(on_batch: OnBatch) -> Evaluation:
         return measure(network, loader, loaded, opened.accelerator, on_batch, opened.places)
 
     return measure_shown(measured, loaded, loader, opened.config.bad_images)

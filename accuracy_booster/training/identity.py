@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -71,3 +72,13 @@ def rounds_differently(known: Mapping[str, Any]) -> str:
         for name, now in numerics().items()
         if name in known and known[name] != now
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of this package, and of those that it computes with."""
+    from importlib.metadata import version
+
+    from accuracy_booster.version import __version__
+
+    own = {"python": sys.version.split()[0], "accuracy-booster": __version__}
+    return {**own, **{n: version(n) for n in ("torch", "torchvision", "timm", "accelerate")}}

@@ -13,6 +13,7 @@ from torch import nn
 from accuracy_booster.blocks import Recipe, recipe
 from accuracy_booster.models import builder, classifier
 from accuracy_booster.models.heads import heads, outputs_of
+from accuracy_booster.models.own_networks import OwnNetwork
 from accuracy_booster.models.weight_files import read_weights
 from accuracy_booster.models.weights import GATES, Loaded, load_weights, match_weights
 from accuracy_booster.progress import note
@@ -25,7 +26,7 @@ from accuracy_booster.training.train_config import TrainConfig
 Kinds = Sequence[type[RunConfig]]  # the configurations of the tasks that a run may be of
 
 
-def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
+def decide_start(config: Config, kinds: Kinds = (TrainConfig,), *, trained: bool = False) -> Config:
     """The configuration with `init` decided, and `weights` as an absolute path.
 
     A line is printed where the gates do not start as in the paper, or trained weights get gates
@@ -33,6 +34,7 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
 
     Args:
         kinds: what a run that `weights` names may be of.
+        trained: the network comes with trained weights, as a module that the caller gives does.
 
     Raises:
         ValueError: for weights that cannot be read, or gates that started in another way.
@@ -48,7 +50,9 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,)) -> Config:
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
         return _as_loaded_gates(config, kinds)
-    trained = bool(config.pretrained or config.weights)
+    # where gates take the place of attention modules, the network cannot stay what it was
+    replaced = getattr(config, "where", "residual") == "attention"
+    trained = (trained or bool(config.pretrained or config.weights)) and not replaced
     init = start_of_gates(config.init, config.block, trained)
     if config.init == "auto" and trained:
         note(
@@ -142,10 +146,16 @@ def told(loaded: Loaded) -> Iterator[str]:
         yield f"{loaded.unused} tensors of the file are not of this network"
 
 
-def keeps_head(network: nn.Module, config: TrainConfig, classes: Sequence[str]) -> bool:
+def keeps_head(
+    network: nn.Module,
+    config: TrainConfig,
+    classes: Sequence[str],
+    own: OwnNetwork | None = None,
+) -> bool:
     """Whether the network's head comes with trained weights for these classes.
 
-    The head of a run is for classes of these names. Of a file, only the number of classes is known.
+    The head of a run is for classes of these names. Of a file, and of a module that the caller
+    gives (`own`), only the number of classes is known.
     """
     if config.weights is not None:
         source = str(config.weights)
@@ -155,7 +165,10 @@ def keeps_head(network: nn.Module, config: TrainConfig, classes: Sequence[str]) 
         new = match_weights(network, read_weights(source), source)[1].new
         outer = {f"{name}.{part}" for name in heads(network) for part in ("weight", "bias")}
         return not outer & set(new)
+    if own is not None:
+        given = own.module
+        return given is not None and outputs_of(classifier(given)[1]) == config.num_classes
     if not config.pretrained:
         return False
-    own = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
-    return outputs_of(classifier(own)[1]) == config.num_classes
+    named = builder(config.model)(pretrained=False, num_classes=None, in_chans=config.in_chans)
+    return outputs_of(classifier(named)[1]) == config.num_classes

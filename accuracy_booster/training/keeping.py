@@ -14,6 +14,7 @@ from torch import distributed, nn
 
 from accuracy_booster.files import pack, unpack
 from accuracy_booster.training.learning_curve import Row
+from accuracy_booster.training.network_metadata import network_metadata
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import BEST, WEIGHTS
 from accuracy_booster.training.task import Task
@@ -137,7 +138,8 @@ class Keeping:
     def _write(self, tensors: Mapping[str, Any], best: Row) -> None:
         epoch, metric = int(best["epoch"]), f"validation_{self._trainer.task.best_by}"
         values = {"fingerprint": self._run.info.get("fingerprint"), "epoch": epoch}
-        content, sha256 = pack(tensors, values)
+        metadata = network_metadata(self._trainer.config, self._run.info)
+        content, sha256 = pack(tensors, values, metadata)
         about = {"epoch": epoch, "metric": metric, "value": best[metric], "sha256": sha256}
         self._run.write_info({"best": {**about, "bytes": len(content)}})
         self._run.write(BEST, content)

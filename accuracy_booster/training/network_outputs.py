@@ -71,8 +71,9 @@ def try_network(
             return split_outputs(network(blank))[0].shape[1]
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, AssertionError) as e:
-        reason = " ".join(str(e).split())[:200]
+    except (RuntimeError, AssertionError, TypeError, AttributeError, LookupError) as e:
+        kind = "" if isinstance(e, (RuntimeError, AssertionError)) else f"{type(e).__name__}: "
+        reason = f"{kind}{' '.join(str(e).split())[:200]}"
         raise ValueError(
             f"{name} cannot take images of {' x '.join(map(str, size))} ({reason}); give another "
             "image_size"

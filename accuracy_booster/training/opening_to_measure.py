@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from torch import nn
 
 from accuracy_booster.data import Data, class_names, sources
 from accuracy_booster.data.batches import Loader
+from accuracy_booster.data.dataset_source import dataset_source, is_dataset_name
+from accuracy_booster.data.marks import marks_of
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
 from accuracy_booster.progress import note
@@ -22,6 +24,7 @@ from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.opening_data import open_data
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.processes import check_processes_agree
 from accuracy_booster.training.reopening_data import check_place, what_changed
 from accuracy_booster.training.run_directory import Run
@@ -78,9 +81,10 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Given:
-    """What the caller's `model` comes to.
+    """What the caller's `run` comes to.
 
     Attributes:
+        own: data sets that the caller gave.
         classes: the names of the outputs; None where they are not known.
         loading: further arguments of `load_data`.
         own_data: the data are those that the run was trained on.
@@ -92,13 +96,15 @@ class _Given:
     classes: Sequence[str] | None = None
     loading: dict[str, Any] = field(default_factory=dict)
     own_data: bool = False
+    own: OwnObjects = NOTHING
 
 
 def open_measured(
-    model: str | Path | nn.Module,
-    data: str | None = None,
+    run: str | Path | nn.Module,
+    data: Any = None,
     *,
     split: str = "test",
+    model: Any = None,
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Opened:
@@ -113,57 +119,79 @@ def open_measured(
     for name in options:
         if name not in MEASURED:
             raise unknown("option", name, MEASURED)
-    if isinstance(model, nn.Module):
-        given = _given_module(model, data, classes, options)
-    elif not isinstance(model, (str, Path)):
-        raise ValueError(f"expected a run's directory or a module, got {type(model).__name__}")
+    if isinstance(run, nn.Module):
+        if model is not None:
+            raise ValueError("model=... is for a run's directory; the first argument is a module")
+        given = _given_module(run, data, classes, options, split)
+    elif not isinstance(run, (str, Path)):
+        raise ValueError(f"expected a run's directory or a module, got {type(run).__name__}")
     else:
         if classes is not None:
             raise ValueError("classes=... is for a module; a run knows the names of its classes")
-        given = _given_run(Path(model), data, options)
-    network, config, run = given.network, given.config, given.run
+        given = _given_run(Path(run), data, options, split, model)
+    network, config, opened_run = given.network, given.config, given.run
     accelerator = make_accelerator(config)
     # without a split of their own, validation images are held out of the training split
     splits = ("train",) if split == "validation" else (split,)
-    loaded = open_data(
-        config, splits=splits, training=False, classes=given.classes, **given.loading
-    )
+    how = {"splits": splits, "training": False, "classes": given.classes}
+    loaded = open_data(config, given.own, **how, **given.loading)
     check_processes_agree(accelerator, config, loaded)
     if "own" in given.loading:
         note(f"images as the module was pretrained on: {_preprocessing_of(loaded)}")
-    if given.own_data and run is not None and (changed := what_changed(run, config, loaded)):
+    if (
+        given.own_data
+        and opened_run is not None
+        and (changed := what_changed(opened_run, config, loaded))
+    ):
         warnings.warn(changed, stacklevel=3)
     if split not in loaded.loaders:
         raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
     _check_channels(network, loaded)
     network.to(accelerator.device)
-    if run is not None and "image_size" in options:
+    if opened_run is not None and "image_size" in options:
         try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
-    return Opened(network, config, run, loaded, split, accelerator, given.classes is not None)
+    knows_classes = given.classes is not None
+    return Opened(network, config, opened_run, loaded, split, accelerator, knows_classes)
 
 
 def _given_module(
     model: nn.Module,
-    data: str | None,
+    data: Any,
     classes: Sequence[str] | None,
     options: Mapping[str, Any],
+    split: str,
 ) -> _Given:
     if data is None:
         raise ValueError("which data? a module does not know; pass data=...")
-    config = TrainConfig("module", data=data).change(options)
+    own = _for_split(NOTHING.with_data(data), split)
+    config = TrainConfig("module", data=own.data_name or data).change(options)
     size = config.image_size if isinstance(config.image_size, tuple) else None
-    own = preprocessing_of(model, size)
-    return _Given(model, config, classes=classes, loading={"own": own} if own else {})
+    made = preprocessing_of(model, size)
+    loading = {"own": made} if made else {}
+    return _Given(model, config, classes=classes, loading=loading, own=own)
 
 
-def _given_run(path: Path, data: str | None, options: Mapping[str, Any]) -> _Given:
+def _for_split(own: OwnObjects, split: str) -> OwnObjects:
+    """One data set alone as the split that is measured, and two or more as they are."""
+    if own.data is None or set(own.data) != {"train"} or split == "validation":
+        return own
+    return replace(own, data={split: own.data["train"]})
+
+
+def _given_run(path: Path, data: Any, options: Mapping[str, Any], split: str, model: Any) -> _Given:
     run, config = Run.open(path)
-    network = load_network(run, config)
-    own_data = data is None or sources.full_name(str(data)) == sources.full_name(config.data)
-    if data is None:
-        check_place(run.path, config.data)
-    elif not own_data:  # the columns of other data have other names
-        config = config.change({"data": data, "image_column": None, "label_column": None})
+    network = load_network(run, config, NOTHING if model is None else NOTHING.with_network(model))
+    own = NOTHING.with_data(data)
+    if own.data is not None:
+        own_data = _is_its_own(run, config, own)
+        own = own if own_data else _for_split(own, split)
+        config = config.change({"data": own.data_name})
+    else:
+        own_data = data is None or sources.full_name(str(data)) == sources.full_name(config.data)
+        if data is None:
+            check_place(run.path, config.data)
+        elif not own_data:  # the columns of other data have other names
+            config = config.change({"data": data, "image_column": None, "label_column": None})
     return _Given(
         network,
         config.change(options),
@@ -171,7 +199,19 @@ def _given_run(path: Path, data: str | None, options: Mapping[str, Any]) -> _Giv
         classes=run.info["classes"],
         loading={"hold_out": run.hold_out},
         own_data=own_data,
+        own=own,
     )
+
+
+def _is_its_own(run: Run, config: TrainConfig, own: OwnObjects) -> bool:
+    """Whether data sets are those that the run was trained on, which may hold out a share."""
+    known = run.info.get("data") or {}
+    data = own.data or {}
+    if not is_dataset_name(config.data) or set(data) != set(known):
+        return False
+    columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
+    source = dataset_source(data, own.data_name, **columns)
+    return all(marks_of(source.read(split)[0]) == known[split] for split in known)
 
 
 def _check_channels(network: nn.Module, data: Data) -> None:

@@ -17,8 +17,14 @@ def base_dir(config: RunConfig) -> Path:
     """
     words = re.findall(r"\w+", config.block, re.ASCII)
     block = "-".join(words)[:MOST].rstrip("-") or "block"
-    name = f"{config.network}-{block}-{config.data_name}-s{config.seed}".replace("/", "_")
-    return Path("runs") / name
+    name = f"{plain_name(config.network)}-{block}-{config.data_name}-s{config.seed}"
+    return Path("runs") / name.replace("/", "_")
+
+
+def plain_name(network: str) -> str:
+    """A network's name, or its import path, as part of a file's name."""
+    place, colon, name = network.rpartition(":")
+    return f"{Path(place).stem}_{name}" if colon else network.replace("/", "_")
 
 
 def new_dir(path: Path) -> Path:

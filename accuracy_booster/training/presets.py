@@ -47,33 +47,35 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # for the 1437 built-in digits: minutes, not hours
     "digits": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
-    # for a network that has trained weights: they are changed a little
+    # for a network that has trained weights: they are changed a little (docs/training.md says what
+    # was measured)
     FINE_TUNE: {
         "epochs": 10,
         "batch_size": 32,
-        "optimizer": "adamw",
-        "lr": 5e-4,
-        "weight_decay": 0.05,
+        "lr": 0.005,
         "norm_weight_decay": 0.0,
-        "gate_weight_decay": 0.0,
         "schedule": "cosine",
         "warmup_steps": 100,
-        "warmup_lr": 1e-6,
-        "label_smoothing": 0.1,
+        "warmup_lr": 1e-4,
+        "workers": 4,  # of images that do not fit into memory
     },
 }
 
 
-def resolve(model: str, **given: Any) -> TrainConfig:
+def resolve(model: str, *, trained: bool = False, **given: Any) -> TrainConfig:
     """The configuration of a model: a preset, and `given` over it.
 
     The preset is the one that `given` names, or else the one that fits the model, the data, and
     what the network starts from.
 
+    Args:
+        trained: the network comes with trained weights, as a module that the caller gives does.
+
     Raises:
         ValueError: for an unknown preset or option, or a value out of range.
     """
-    data, started = given.get("data", TrainConfig.data), starts_trained(given)
+    data = given.get("data", TrainConfig.data)
+    started = trained or starts_trained(given)
     preset = given.get("preset") or default_preset(model, data, trained=started)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -98,7 +100,7 @@ def preset_from_scratch(model: str, data: str) -> str:
 
     name = model.rpartition("/")[2]
     row = MODELS.get(model)
-    large = row.input_size[1] > SMALL if row else "/" in model
+    large = row.input_size[1] > SMALL if row else "/" in model or ":" in model
     if large and data not in BUILT_IN:
         return "imagenet_shufflenet" if name.startswith("shufflenet") else "imagenet_resnet"
     if name.startswith("wrn"):

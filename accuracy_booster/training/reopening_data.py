@@ -6,22 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data import BUILT_IN, Data, sources
+from accuracy_booster.data.dataset_source import is_dataset_name
 from accuracy_booster.progress import note
 from accuracy_booster.training.opening_data import open_data
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import TrainingData
 from accuracy_booster.training.train_config import TrainConfig
 
 
-def reopen(run: Run, config: TrainConfig) -> Data:
+def reopen(run: Run, config: TrainConfig, own: OwnObjects = NOTHING) -> Data:
     """The data of a run that is resumed.
+
+    Args:
+        own: the data sets themselves, if the run was begun with objects.
 
     Raises:
         ValueError: if they are not where the configuration says, or are other data.
     """
-    check_place(run.path, config.data)
-    data = open_data(config, classes=run.info["classes"], hold_out=run.hold_out)
+    if own.data is None:
+        check_place(run.path, config.data)
+    data = open_data(config, own, classes=run.info["classes"], hold_out=run.hold_out)
     check_same(run, config, data)
     return data
 
@@ -49,6 +55,11 @@ def check_place(where: str | Path, data: str) -> None:
     typed = Path(data).expanduser()
     relative = "" if typed.is_absolute() else ", a path relative to where it was started,"
     if not sources.exists(data):
+        if is_dataset_name(data):
+            raise ValueError(
+                f"{where} was begun with data that were given as objects ({data}), which no file "
+                "holds; give them again: data=(train, test) in Python, or other data by --data"
+            )
         raise ValueError(
             f"{where} has its data in {data!r}{relative} and there is no such directory here; give "
             "their place by --data"

@@ -14,7 +14,7 @@ from typing import Any, overload
 from accuracy_booster.blocks import VERSION, as_recorded
 from accuracy_booster.errors import shown
 from accuracy_booster.files import read_json, unpack, write, write_json
-from accuracy_booster.training.identity import fingerprint, new_id, numerics
+from accuracy_booster.training.identity import fingerprint, new_id, numerics, versions
 from accuracy_booster.training.learning_curve import Row, read_csv, to_csv
 from accuracy_booster.training.lock import Lock
 from accuracy_booster.training.run_config import Config, RunConfig
@@ -23,6 +23,7 @@ from accuracy_booster.training.run_files import (
     CONFIG,
     INFO,
     METRICS,
+    REPORT,
     WEIGHTS,
     check_output,
     is_run,
@@ -32,7 +33,7 @@ from accuracy_booster.training.train_config import TrainConfig
 
 # for the message that a run is of another task: the commands that take such a run
 TAKEN_BY = {
-    "classification": "train --resume, eval, inspect and detect train --backbone take it",
+    "classification": "train --resume, eval, predict, inspect and detect train --backbone take it",
     "detection": "detect train --resume, detect eval and detect predict take it",
 }
 
@@ -72,7 +73,7 @@ class Run:
         except OSError as e:
             raise ValueError(f"cannot write to {path}: {e.strerror or e}") from e
         run.info = {"id": new_id(), "task": config.task, "fingerprint": fingerprint(config)}
-        about = {"command": sys.argv, "versions": _versions(), BLOCKS: VERSION, "files": []}
+        about = {"command": sys.argv, "versions": versions(), BLOCKS: VERSION, "files": []}
         run.write_info({**info, **about, "numerics": numerics()})
         run.write(CONFIG, config.to_yaml().encode())  # last: from here on there is a run
         return run
@@ -274,6 +275,7 @@ class Run:
         if new != stored:
             self.write(CONFIG, new.to_yaml().encode())
         self.check_ours()
+        (self.path / REPORT).unlink(missing_ok=True)  # of the result that it had before
         (self.path / WEIGHTS).unlink(missing_ok=True)  # last: now the run has not ended
 
 
@@ -288,12 +290,3 @@ def with_current_block(config: Config, info: Mapping[str, Any]) -> Config:
         ValueError: for a version of the grammar that this package does not know.
     """
     return config.change({"block": as_recorded(config.block, info.get(BLOCKS, 1))})
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    from accuracy_booster.version import __version__
-
-    own = {"python": sys.version.split()[0], "accuracy-booster": __version__}
-    return {**own, **{n: version(n) for n in ("torch", "torchvision", "timm", "accelerate")}}

@@ -11,6 +11,7 @@ checkpoints/       from which the run can be resumed (`training.checkpoint`)
 best.safetensors   the weights of the best epoch on the validation split, where there is one
 model.safetensors  the weights after the last epoch, or those of the best one if these are kept; it
                    is there when the run has ended
+report.html        the result on a page (`training.run_report`); eval writes it anew
 .lock              held by the process that trains here
 """
 
@@ -26,7 +27,7 @@ from accuracy_booster.training.lock import LOCK
 from accuracy_booster.training.train_config import TrainConfig
 
 CONFIG, INFO, METRICS, WEIGHTS = "config.yaml", "run.json", "metrics.csv", "model.safetensors"
-BEST = "best.safetensors"
+BEST, REPORT = "best.safetensors", "report.html"
 LOGS = "tensorboard"
 BLOCKS = "block_version"  # in run.json: which grammar config.yaml's block is written in
 
@@ -80,7 +81,8 @@ def remove_run(path: Path, *, whole: bool = True) -> None:
         logs = [f"{LOGS}/{file.name}" for file in (path / LOGS).glob("events.out.tfevents.*")]
     own = own_files(path, info.get("id"))
     own += [path / name for name in logs if _is_log(name)]
-    own += [path / name for name in (WEIGHTS, BEST, METRICS, *((INFO, CONFIG) if whole else ()))]
+    own += [path / name for name in (WEIGHTS, BEST, METRICS, REPORT)]
+    own += [path / name for name in ((INFO, CONFIG) if whole else ())]
     for file in own:
         file.unlink(missing_ok=True)
         file.with_name(partial_name(file.name)).unlink(missing_ok=True)

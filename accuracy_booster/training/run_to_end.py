@@ -86,12 +86,21 @@ def run_training(
                 "unreadable": list(state.unreadable.reasons.values()),
             }
             run.write_history(state.history)  # again: the file may have been damaged since
-            save_network(fitted.network, run, result, config.epochs)
+            save_network(fitted.network, run, result, config)
+            _write_report(trainer, run, fitted.test)
         trainer.accelerator.wait_for_everyone()
     if not trainer.main:
         history = trainer.state.history
         return TrainResult(path, config, fitted.test, 0, 0.0, history, kept_epoch=fitted.epoch)
     return result_of(type(task), run, config)
+
+
+def _write_report(trainer: Trainer, run: Run, test: Any) -> None:
+    """Write the page of a run that has ended. It can be made again by eval: an error is a line."""
+    try:
+        trainer.task.write_report(run, test)
+    except Exception as e:  # the result is safe, and no error of a page may look like its loss
+        trainer.say(f"the report of {run.path} was not written: {type(e).__name__}: {e}")
 
 
 def check_length(run: Run, config: RunConfig, begun: int) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from accuracy_booster.progress import bars, note
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.optimizer import check_optimizer
 from accuracy_booster.training.output_directory import begun_dir, new_dir
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects, take_objects
 from accuracy_booster.training.presets import resolve, told
 from accuracy_booster.training.processes import restart_count
 from accuracy_booster.training.run_config import RunConfig
@@ -25,7 +29,7 @@ RESUMABLE = ("bad_images", "checkpoint_minutes", "workers", "log_with", "epochs"
 
 
 def train(
-    model: str | TrainConfig | None = None,
+    model: str | TrainConfig | nn.Module | Callable[..., nn.Module] | None = None,
     *,
     resume: str | Path | None = None,
     **options: Any,
@@ -33,10 +37,18 @@ def train(
     """Train a network, boosted or plain, and write a run's directory.
 
     Args:
-        model: the network's name, or a whole `TrainConfig`.
+        model: the network's name, or a whole `TrainConfig`; or a network of your own: a module, a
+            function or a class that makes one, without arguments or with `num_classes` and
+            `in_chans`, or the import path of one of these ("package.module:function" or
+            "file.py:function"). A module is copied, and its weights are where the training starts;
+            a function's network is taken as fresh. A head for another number of classes is replaced
+            by a new one, and gates that the network has already stay. To resume such a run, give
+            the network again.
         resume: the directory of a run to go on with, with its own settings; one that has ended
             stays as it is, unless `epochs` makes it longer.
-        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...; with
+        options: any field of `TrainConfig`: `block`, `data`, `epochs`, `seed`, `output`, ...
+            `data` may also be a map-style data set (of torch, torchvision or Hugging Face), two of
+            them (train, test), or a mapping {"train": ..., "test": ..., "validation": ...}. With
             `resume` only `bad_images`, `checkpoint_minutes`, `workers` and `log_with`, which leave
             the result as it is; `data` and `data_dir`, the new place of the same data; and
             `epochs`. From there on the learning rate is what it is at that epoch of a training of
@@ -51,23 +63,22 @@ def train(
         TrainingStopped: where training cannot go on; the last checkpoint is intact.
         TrainingInterrupted: after SIGTERM or SIGINT; it can be resumed.
     """
+    named, options, own = take_objects(model, options)
     if resume is not None:
-        return resume_run(Classification, resume, network_named=model is not None, **options)
-    if model is None:
+        network_named = model is not None and own.network is None
+        return resume_run(Classification, resume, own, network_named=network_named, **options)
+    if named is None:
         raise ValueError("name a model, or a run to resume")
-    if not isinstance(model, (str, TrainConfig)):
-        raise ValueError(
-            f"expected a model's name or a TrainConfig, got {type(model).__name__}; a run makes "
-            "its network itself, so that it can make it again"
-        )
-    if isinstance(model, TrainConfig):
-        return start_run(Classification, model.change(options))
-    config = resolve(model, **options)
-    return start_run(Classification, config, "" if options.get("preset") else told(config))
+    if isinstance(named, TrainConfig):
+        return start_run(Classification, named.change(options), own)
+    config = resolve(named, trained=own.trained, **options)
+    return start_run(Classification, config, own, "" if options.get("preset") else told(config))
 
 
-def start_run(kind: type[Task], config: RunConfig, about: str = "") -> TrainResult:
-    """Train a new run of a task.
+def start_run(
+    kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING, about: str = ""
+) -> TrainResult:
+    """Train a new run of a task, with the network and the data that the caller gives as objects.
 
     Where torchrun has started the command again, the run that it began before is resumed.
 
@@ -76,23 +87,29 @@ def start_run(kind: type[Task], config: RunConfig, about: str = "") -> TrainResu
     """
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
-        return resume_run(kind, begun_dir(config, place))
-    kind.check(config)
+        return resume_run(kind, begun_dir(config, place), own)
+    kind.check(config, own)
     check_optimizer(config)
     check_trackers(config)
     output = Path(config.output) if config.output else new_dir(place)
     check_output(output, config.overwrite)
-    task = kind.begin(config.change({"output": str(output)}))
+    task = kind.begin(config.change({"output": str(output)}), own)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True, about=about)
 
 
 def resume_run(
-    kind: type[Task], path: str | Path, *, network_named: bool = False, **options: Any
+    kind: type[Task],
+    path: str | Path,
+    own: OwnObjects = NOTHING,
+    *,
+    network_named: bool = False,
+    **options: Any,
 ) -> TrainResult:
     """Resume a run of a task, as `train(resume=path, **options)`.
 
     Args:
+        own: the network and the data of the run, if the caller gave them as objects.
         network_named: the caller was given a network's name too, which is an error.
 
     Raises:
@@ -101,8 +118,8 @@ def resume_run(
     """
     path = Path(path)
     may_change = *RESUMABLE, *kind.config_type.places
-    own = [kind.config_type.network_field] * network_named
-    if given := own + [option for option in options if option not in may_change]:
+    named = [kind.config_type.network_field] * network_named
+    if given := named + [option for option in options if option not in may_change]:
         raise ValueError(
             f"resume goes on with the run's own settings; leave out {', '.join(given)} (only "
             f"{', '.join(may_change)} may change)"
@@ -110,7 +127,8 @@ def resume_run(
     run, stored = Run.open(path, ended=False, kind=kind.config_type)
     config = stored.change({**options, "output": str(path)})
     state = run.state(stored.epochs, thorough=True)
-    if set(config.places) & set(options):  # else a run of an older version keeps its relative path
+    if own.data is None and set(config.places) & set(options):
+        # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
         result = result_of(kind, run, config)
@@ -129,6 +147,6 @@ def resume_run(
     else:
         check_length(run, config, len(run.history()))
     check_trackers(config)
-    task = kind.reopen(run, config)
+    task = kind.reopen(run, config, own)
     with bars() as progress:
         return run_training(task, progress, config.network, lines=True, run=run)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.batches import Loader
+from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
 
@@ -73,18 +74,22 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: Any, own: OwnObjects = NOTHING) -> None:
         """Raise ValueError for what is wrong in a configuration, before data are read."""
 
     @classmethod
     @abstractmethod
-    def begin(cls: type[Given], config: Any) -> Given:
-        """The task of a new run: opens its data, which complete the configuration."""
+    def begin(cls: type[Given], config: Any, own: OwnObjects = NOTHING) -> Given:
+        """The task of a new run: opens its data, which complete the configuration.
+
+        Args:
+            own: the network and the data that the caller gives as objects.
+        """
 
     @classmethod
     @abstractmethod
-    def reopen(cls: type[Given], run: Run, config: Any) -> Given:
-        """The task of a run that is resumed.
+    def reopen(cls: type[Given], run: Run, config: Any, own: OwnObjects = NOTHING) -> Given:
+        """The task of a run that is resumed; `own` as for `begin`.
 
         Raises:
             ValueError: if the data are not where the configuration says, or are other data.
@@ -166,3 +171,11 @@ class Task(ABC):
     @abstractmethod
     def told(self, metrics: Any) -> str:
         """The metrics in a few words, for the display."""
+
+    def write_report(self, run: Run, test: Any) -> None:
+        """Write a page of a run that has ended beside its other files; by default none.
+
+        Args:
+            test: the metrics that `measure` gave for the test split.
+        """
+        return None

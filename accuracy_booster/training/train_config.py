@@ -35,9 +35,15 @@ class TrainConfig(RunConfig):
         weights: start from a file (.safetensors, or of torch.save), a run's directory, or one of
             ab.save(full=True): the base network alone or with its gates. Prefixes such as module.
             are taken off; a head for other classes starts anew
+        where: the sites of the gates: residual (the ends of residual branches), conv (after each
+            convolution's norm), attention (in place of the network's own), or names of modules and
+            regular expressions between slashes, separated by commas
+        skip: names or shell patterns of modules whose sites get no gate, separated by commas; a
+            name also covers what lies in the module
         freeze: none, or base: train the gates alone (and the head, where its classes are new)
-        preset: the settings to start from; by default digits for the built-in digits, else those
-            of the model's family (train --print_config shows what they come to)
+        preset: the settings to start from; by default finetune where the network starts from
+            trained weights, else digits for the built-in digits, else those of the model's family
+            (train --print_config shows what they come to)
         layer_decay: factor of the learning rate from each layer to the one before it, as timm's;
             0.75 lets the first layers change least; by default all layers have the same rate
         label_smoothing: share of the target that goes to all classes alike
@@ -80,6 +86,8 @@ class TrainConfig(RunConfig):
     places: ClassVar[tuple[str, ...]] = ("data", "data_dir")
 
     model: str = field(kw_only=False)
+    where: str = "residual"
+    skip: str | None = None
     freeze: str = "none"
     preset: str | None = None
     layer_decay: float | None = None
@@ -108,7 +116,18 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         if type(self.image_size) is int:
             object.__setattr__(self, "image_size", (self.image_size, self.image_size))
+        if self.where != "residual" or self.skip is not None:
+            self._write_places_as_text()
         super().__post_init__()
+
+    def _write_places_as_text(self) -> None:
+        """Turn `where` and `skip` into texts; raise ValueError for what no text can say."""
+        # imported here: the folder imports torch, which --help must not
+        from accuracy_booster.surgery.where_text import read_skip, read_where, write_where
+
+        object.__setattr__(self, "where", write_where(self.where))
+        read_where(self.where)
+        object.__setattr__(self, "skip", ",".join(read_skip(self.skip)) or None)
 
     def rules(self) -> Rules:
         return {

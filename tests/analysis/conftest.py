@@ -1,11 +1,11 @@
-"""A comparison of three blocks, which the tests of its result and report share."""
+"""A comparison of three blocks, which the tests of this folder share."""
 
 import pytest
 
 import accuracy_booster as ab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def comparison(tmp_path_factory):
     where = tmp_path_factory.mktemp("compare")
     return ab.compare(

@@ -18,6 +18,7 @@ from support.trainings import (
 
 import accuracy_booster as ab
 from accuracy_booster import files
+from accuracy_booster.analysis import comparison
 from accuracy_booster.cli import main
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.training import list_runs
@@ -50,8 +51,8 @@ def test_a_comparison_goes_on_from_another_directory(tmp_path, make_folder, monk
         ab.compare(resume="../out")
     result = ab.compare(resume="../out", data="../moved")
     assert result.runs[1].config.data == str(here / "moved")
-    with pytest.raises(ValueError, match="leave out epochs"):
-        ab.compare(resume="../out", epochs=3)
+    with pytest.raises(ValueError, match="leave out lr"):
+        ab.compare(resume="../out", lr=3.0)
 
 
 def test_a_comparison_is_overwritten_as_a_whole(tmp_path):
@@ -177,3 +178,100 @@ def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, t
     with pytest.raises(ValueError, match="do not fit"):
         ab.compare("resnet8", blocks=["none", "ab"], seeds=1, output=str(tmp_path / "no"), **wrong)
     assert not (tmp_path / "no").exists()
+
+
+LONG = "gap | dense(groups=4) | bn | sigmoid"
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A comparison of one seed; tests change a copy."""
+    where = tmp_path_factory.mktemp("begun") / "c"
+    compare(where, blocks=["none", LONG])
+    return where
+
+
+@pytest.fixture
+def folder(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "c")
+    return tmp_path / "c"
+
+
+def weights(folder):
+    return {p.parent.name: p.read_bytes() for p in folder.glob("*/model.safetensors")}
+
+
+def test_more_seeds_and_blocks_are_added_and_what_has_ended_stays(folder, capsys):
+    before = weights(folder)
+    more = f"se\n{LONG}\nnone"  # the order does not matter
+    words = ["compare", "--resume", str(folder), "--seeds", "2", "--block", more, "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["block"] for row in told["rows"]] == ["none", LONG, "se"]
+    assert all(len(row["top1"]) == 2 for row in told["rows"])
+    assert told["rows"][2]["difference"]["interval"] is not None
+    after = weights(folder)
+    assert set(after) == {f"{n}-s{s}" for n in ("none", "recipe2", "se") for s in (1, 2)}
+    assert {name: after[name] for name in before} == before
+    asked = files.read_json(folder / "compare.json")
+    assert (asked["blocks"], asked["seeds"]) == (["none", LONG, "se"], 2)
+    assert set(asked["runs"]) == set(after)
+    whole = ab.compare(resume=folder)
+    assert [row.top1 for row in whole.rows] == [row["top1"] for row in told["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"seeds": 0}, "seeds=0, but the comparison in .* has 1"),
+        ({"blocks": ["none", "se"]}, r"leaves out gap \| dense"),
+        ({"blocks": ["none", LONG, "abb"]}, "unknown block 'abb'"),
+        ({"blocks": ["none", LONG, "se", "se"]}, "names a block twice"),
+        ({"blocks": "none"}, "must be a list"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"epochs": 2, "seeds": 2}, "not both at once"),
+        ({"lr": 1.0}, "more seeds, blocks or epochs at most; leave out lr"),
+    ],
+)
+def test_what_cannot_be_added_is_told_and_changes_nothing(folder, given, told):
+    before = contents(folder)
+    with pytest.raises(ValueError, match=told):
+        ab.compare(resume=folder, **given)
+    assert contents(folder) == before
+
+
+def test_an_addition_that_was_killed_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "run_training", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ab.compare(resume=folder, blocks=["none", LONG, "se"])
+    assert files.read_json(folder / "compare.json")["runs"] == ["none-s1", "recipe2-s1", "se-s1"]
+    assert [row.block for row in ab.compare(resume=folder).rows] == ["none", LONG, "se"]
+
+
+def test_all_runs_are_made_longer_once_they_have_ended(folder, monkeypatch):
+    for run in ("none-s1", "recipe2-s1"):
+        (folder / run / "model.safetensors").rename(folder / run / "kept")
+        with pytest.raises(ValueError, match=f"{run} has not ended; go on with the comparison"):
+            ab.compare(resume=folder, epochs=2)
+        (folder / run / "kept").rename(folder / run / "model.safetensors")
+    real, trained = comparison.run_training, []
+
+    def killed(*given, **named):
+        if trained:
+            raise ZeroDivisionError
+        trained.append(given)
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "run_training", killed)
+        with pytest.raises(ZeroDivisionError):
+            ab.compare(resume=folder, epochs=2)
+    result = ab.compare(resume=folder)
+    assert [len(run.history) for run in result.runs] == [2, 2]
+    assert result.lengthened == [1]
+    assert "made longer after they had ended with 1 epoch." in result.report.read_text()
+    with pytest.raises(ValueError, match=r"were made longer.*begin a new comparison"):
+        ab.compare(resume=folder, seeds=2)
+    with pytest.raises(ValueError, match=r"epochs=1, but .* trains for 2"):
+        ab.compare(resume=folder, epochs=1)

@@ -9,8 +9,8 @@ from accuracy_booster import cli
 
 def test_bench_command(capsys, tmp_path):
     file = tmp_path / "bench.json"
-    words = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile off --rounds 2"
-    words += f" --input_size 3,8,8 --device cpu --output {file} --json"
+    words = "bench resnet8 --block se --where conv --skip *.bn1 --modes infer --batch-sizes 2"
+    words += f" --compile off --rounds 2 --input_size 3,8,8 --device cpu --output {file} --json"
     assert cli.main(words.split()) == 0
     printed = json.loads(capsys.readouterr().out)
     assert json.loads(file.read_text()) == printed
@@ -27,6 +27,8 @@ def test_bench_command(capsys, tmp_path):
         ("resnet8 --modes inference", "unknown mode 'inference'; nearest: infer"),
         ("resnet8 --paths fast", "unknown path 'fast'"),
         ("resnet8 --blocks nonsense", "unknown block 'nonsense'"),
+        ("torchvision/squeezenet1_1 --device cpu", "where='conv' (on the command line --where"),
+        ("resnet8 --block se --skip layer", "unknown module 'layer'; nearest: layer"),
         ("resnet8 --rounds 0", "rounds: 0 must be a whole number >= 1"),
         ("resnet8 --compile maybe", "unknown value of --compile 'maybe'"),
         ("resnet8 --threads 0", "--threads 0 must be >= 1"),

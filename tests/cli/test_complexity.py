@@ -56,6 +56,14 @@ def test_complexity_builds_blocks_of_one_size_for_the_networks_own(capsys):
     assert json.loads(out)["rows"][1]["block_weights"] == weights
 
 
+def test_gates_are_counted_where_they_are_asked_for(capsys):
+    words = ("--blocks", "ab", "--where", "conv", "--skip", "layer[12]", "--json")
+    code, out, err = run(capsys, "complexity", "resnet8", *words)
+    assert code == 0, err
+    gates = json.loads(out)["rows"][1]["blocks"]
+    assert [gate["channels"] for gate in gates] == [16, 64, 64]  # the stem's, and layer3's
+
+
 def test_complexity_takes_a_recipes_text(capsys):
     text = "gap | dense(groups=4, init=ones) | bn | sigmoid"
     code, out, err = run(capsys, "complexity", "resnet8", "--block", f"{text},ab_g4", "--json")
@@ -68,6 +76,8 @@ def test_complexity_takes_a_recipes_text(capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        (["complexity", "torchvision/squeezenet1_1"], ["no residual branch", "--where conv"]),
+        (["complexity", "resnet8", "--blocks", ","], ["--blocks names no block"]),
         (["complexity"], ["--model NAME"]),
         (["complexity", "resnet8", "--model", "resnet20"], ["resnet8 and resnet20"]),
         (["complexity", "resnet81"], ["unknown model 'resnet81'", "resnet8"]),

@@ -176,6 +176,10 @@ def test_a_run_of_the_other_task_is_told_with_the_command_that_takes_it(
         assert "holds a run of 'classification', not of detection; train --resume, eval" in told
     told = error(capsys, "detect", "predict", classified, trained / "config.yaml")
     assert "holds a run of 'classification', not of detection" in told
+    assert "eval, predict, inspect and" in told
+    told = error(capsys, "predict", trained, trained / "config.yaml")
+    assert "holds a run of 'detection', not of classification" in told
+    assert "detect predict take it" in told
     assert (sorted(trained.rglob("*")), sorted(classified.rglob("*"))) == before
 
 

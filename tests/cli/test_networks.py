@@ -19,6 +19,11 @@ def test_plan(capsys):
     code, out, _ = run(capsys, "plan", "resnet20", "--where", r"/layer1\..*bn1/")
     assert code == 0
     assert out.count("layer1.") == 3
+    words = ("--where", "bn1,/layer[12].*bn2/", "--skip", "layer2", "--blocks", "se", "--json")
+    code, out, _ = run(capsys, "plan", "resnet8", *words)
+    planned = json.loads(out)
+    assert [gate["name"] for gate in planned["gates"]] == ["bn1", "layer1.0.bn2"]
+    assert planned["skipped"] == ["layer2.0.bn2, by skip='layer2'"]
 
 
 def test_models(capsys):

@@ -93,7 +93,11 @@ def test_files_are_read_upright_and_directories_sorted(
     [
         (torch.zeros(3, 4, 4), r"torch.float32 \[3, 4, 4\]; a tensor must be torch.uint8"),
         (torch.zeros(4, 4, 3, dtype=torch.uint8), r"uint8 \[4, 4, 3\]; a tensor must be"),
-        (np.zeros((3, 4, 4)), "number 0 is ndarray; give a path"),
+        (
+            np.zeros((3, 4, 4)),
+            r"number 0 is an array of float64 \[3, 4, 4\]; an array must be uint8",
+        ),
+        (3.5, "number 0 is float; give a path"),
         ("nowhere.jpg", "there is no file or directory 'nowhere.jpg'"),
     ],
 )

@@ -7,8 +7,10 @@ import json
 import pytest
 import torch
 from support.detectors import NO_DEAD_NORMS, make_coco, options
+from support.trainings import Plain, train_digits
 
 from accuracy_booster import detection
+from accuracy_booster.detection.resolving import resolve
 from accuracy_booster.models import create_model
 
 # N batch, C channels, H W space
@@ -70,3 +72,18 @@ def test_the_rate_goes_with_the_batch_that_there_is(data, tmp_path, capsys):
     assert f"batch_size={config.batch_size}, not 400" in capsys.readouterr().err
     own = detection.train(**{**given, "output": str(tmp_path / "own"), "lr": 0.001}).config
     assert own.lr == 0.001
+
+
+def test_a_run_of_other_images_than_a_detectors_is_told(tmp_path):
+    place = tmp_path / "grey"
+    train_digits(place)
+    for given in ({"backbone": str(place)}, {"backbone": "resnet8", "weights": str(place)}):
+        with pytest.raises(ValueError, match="takes images of 1 channel, and a detector's images"):
+            resolve(given.pop("backbone"), **given)
+
+
+def test_a_run_of_a_network_of_the_callers_own_is_told(tmp_path):
+    place = tmp_path / "own"
+    train_digits(place, model=Plain(), block="none")
+    with pytest.raises(ValueError, match=r"of your own code \(own/Plain\)"):
+        resolve(str(place))

@@ -203,3 +203,18 @@ def test_the_former_name_of_block_warns(text):
 def test_block_under_both_names_is_refused():
     with pytest.raises(ValueError, match=r"block='ab' and recipe='se'.*give block= alone"):
         ab.create_model("resnet8", block="ab", recipe="se")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((3, {}), "model=3 must be a name"),
+        (("resnet8", {"num_classes": "a"}), "num_classes='a' must be a whole number"),
+        (("resnet8", {"num_classes": True}), "num_classes=True must be a whole number"),
+        (("resnet8", {"in_chans": 1.5}), "in_chans=1.5 must be a whole number"),
+    ],
+)
+def test_arguments_of_another_type_are_told(arguments, told):
+    name, options = arguments
+    with pytest.raises(ValueError, match=told):
+        ab.create_model(name, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,12 @@ def test_files_that_are_no_weights_are_told_and_run_no_code(weights_file, tmp_pa
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "the code has run").exists()
+
+
+def test_torch_prints_no_warning_of_its_own(tmp_path, recwarn):
+    """It warns of the pickle's protocol, in lines before ours."""
+    file = tmp_path / "whole.pth"
+    file.write_bytes(pickle.dumps({"weight": torch.zeros(2)}, protocol=4))
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_weights(file)
+    assert not recwarn.list

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import pytest
 from support import browser as browsers
 from support.inspections import RESNET20, make_inspection
@@ -15,8 +17,9 @@ from support.pages import (
 )
 
 from accuracy_booster.inspection.page import write_inspection
-from accuracy_booster.report.figures import to_themed_svg
-from accuracy_booster.report.page import render, write_page
+from accuracy_booster.report.curves import Curve, draw_curves, legend
+from accuracy_booster.report.page import Link, render, write_page
+from accuracy_booster.reproduction.figures import differences
 
 
 def test_a_general_page_escapes_and_lets_nothing_run(tmp_path):
@@ -51,6 +54,13 @@ SELECTED = "document.querySelector('[role=tab][aria-selected=true]').id"
 WIDE = (
     "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll > *, .unseen, .skip,"
     " .pictures') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML)"
+)
+SAME = [Curve(name, name, [[50.0, 20.0, 10.0]]) for name in ("none", "ab")]  # they coincide
+ABOUT = {"title": "A title", "x": "epoch", "y": "%", "scale": "percent"}
+COLOUR = "getComputedStyle(document.querySelectorAll('.key')[{}]).color"
+PLOTS = (
+    "[...document.querySelectorAll('.plot svg')].map(e => e.getBoundingClientRect())"
+    ".map(b => [b.left, b.top, b.right, b.bottom])"
 )
 # the contrast (WCAG 2.2) of each text with what lies behind it, where both are plain colours
 CONTRASTS = """(() => {
@@ -94,18 +104,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def general(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page as `compare` and `reproduce` write them: a wide table and matplotlib's figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4))
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], label="line")
-    axes.set(title="A title", xlabel="epoch")
-    axes.legend(frameon=False)
+    """A page as `compare` and `reproduce` write them, for somebody with an own matplotlibrc."""
+    dark = {"text.color": "#222222", "axes.labelcolor": "0.1", "xtick.color": "0.1"}
+    with matplotlib.rc_context({**dark, "ytick.color": "0.1", "axes.edgecolor": "0.1"}):
+        figures = [(draw_curves(SAME, [1, 2, 3], **ABOUT), f"plot {i}") for i in range(2)]
+        wide = differences(None, themed=True)
     header = [f"column {i}" for i in range(14)]
+    row = [*["1,000"] * 13, Link("a run <b>", "javascript:alert(1)/a b#?%.html")]
     sections = [
-        {"title": "Table", "table": (header, [["1,000"] * 14] * 3), "text": "words " * 99},
-        {"title": "Figure", "figure": to_themed_svg(figure), "label": "a line"},
+        {"title": "Table", "table": (header, [row] * 3), "text": "words " * 99},
+        {"title": "Plots", "figures": figures, "html": render("keys.html", curves=legend(SAME))},
+        {"title": "Figure", "figure": wide, "label": "a wide figure"},
     ]
     path = tmp_path_factory.mktemp("pages") / "general.html"
     write_page(path, "A page", "x" * 300, sections)
@@ -202,6 +211,56 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, request, which):
         " && b.getBoundingClientRect().height < 43.9).map(b => b.innerText)"
     )
     assert browser.run(small) == []
+
+
+def test_plots_stand_side_by_side_or_on_a_phone_one_under_the_other(browser, general):
+    browser.open(general, width=1280)
+    (_, top, right, _), (left, beside, _, _) = browser.run(PLOTS)
+    assert (top, True) == (beside, left >= right)
+    browser.open(general, width=390)
+    (start, _, end, bottom), (below, top, _, _) = browser.run(PLOTS)
+    assert (start, True) == (below, top >= bottom)
+    assert end - start >= 350  # as wide as the screen allows
+    texts = (
+        "[...document.querySelectorAll('.plot text')].map(e => e.getBoundingClientRect().height)"
+    )
+    assert min(browser.run(texts)) >= 9
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_lines_of_plots_can_be_seen_in_both_themes(browser, general, dark):
+    """Axes and ticks, not the grid, which is faint; and both of two curves that coincide."""
+    browser.open(general, width=390, dark=dark)
+    strokes = browser.run(
+        "[...document.querySelectorAll('.plot path, .plot use')].map(e => getComputedStyle(e))"
+        ".filter(s => s.stroke !== 'none' && s.strokeOpacity === '1').map(s => s.stroke)"
+    )
+    light = [sum(map(float, re.findall(r"[\d.]+", stroke))) / 3 for stroke in strokes]
+    assert len(light) > 10
+    assert min(light) > 90 if dark else max(light) < 150
+    ink = browser.run("getComputedStyle(document.body).color")
+    fills = browser.run(
+        "[...document.querySelectorAll('.plot text, .wide text')]"
+        ".map(e => getComputedStyle(e).fill)"
+    )
+    series = [browser.run(COLOUR.format(i)) for i in range(2)]
+    assert set(fills) == {ink}
+    (left, top, right, bottom), _ = browser.run(PLOTS)
+    browser.run(f"scrollTo(0, {top - 20})")
+    box = (int(left), 20, int(right), 20 + int(bottom - top))
+    shot = browser.screenshot().crop(box)
+    seen = dict(zip(*reversed(list(zip(*shot.getcolors(10**6), strict=True))), strict=True))
+    for colour in series:
+        assert seen.get(tuple(map(int, re.findall(r"\d+", colour))), 0) > 100
+
+
+def test_a_link_stays_beside_the_page_whatever_its_name(browser, general):
+    browser.open(general)
+    link = "document.querySelector('td a')"
+    place = general.parent.resolve().as_uri()
+    name = "javascript%3Aalert%281%29/a%20b%23%3F%25.html"
+    assert browser.run(f"{link}.href") == f"{place}/{name}"
+    assert browser.run(f"{link}.innerText") == "a run <b>"
 
 
 @pytest.mark.parametrize("dark", [False, True])

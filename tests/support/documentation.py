@@ -16,8 +16,10 @@ LANGUAGES = {"python", "bash", "text"}
 
 # (pattern, replacement, why). They are applied in this order, to Python and to commands.
 SMALLER = [
-    (r"\btimm/resnet50\b", "timm/test_resnet", "a network of this size is traced for seconds"),
+    (r"\btimm/resnet(18|50)\b", "timm/test_resnet", "networks of this size take seconds"),
+    (r'timm\.create_model\("resnet18"', 'timm.create_model("test_resnet"', "the same network"),
     (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "fewer bottlenecks"),
+    (r"torchvision/vgg11_bn", "torchvision/squeezenet1_1", "VGG has 130 million weights"),
     (
         r'detection\.train\("resnet50", ',
         'detection.train("timm/test_resnet", epochs=1, min_size=(64,), max_size=96, '

@@ -141,6 +141,11 @@ SMALL = {"batch_size": 8, "device": "cpu", "image_size": 16}
 SIZE_32 = {"epochs": 1, "batch_size": 8, "device": "cpu", "image_size": 32}
 
 
+SPLITS_OF_TWO = {
+    f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"
+}
+
+
 def train_digits(output, **more):
     """A run on the built-in digits."""
     return ab.train(**{**DIGITS, **more}, output=str(output))

@@ -109,3 +109,11 @@ def test_gates_of_every_rank_are_saved_and_loaded(size, tmp_path):
     boosted = force(ab.boost(copy.deepcopy(base), example=x), 0.3).eval()
     ab.save(boosted, tmp_path)
     torch.testing.assert_close(ab.load(base, tmp_path).eval()(x), boosted(x))
+
+
+def test_gates_are_not_saved_into_the_directory_of_a_run(tmp_path):
+    for name in ("config.yaml", "run.json"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=r"holds a run.*save to another directory"):
+        ab.save(gated(), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -47,6 +47,9 @@ def test_where_takes_names_a_pattern_or_a_predicate():
         ["norm", "layers.1.bn1"],
         ("norm", "layers.1.bn1"),
         re.compile(r"^norm$|layers\.1\.bn1"),
+        "norm,layers.1.bn1",
+        r"norm, /layers\.1\.bn1/",
+        ["norm", re.compile(r"layers\.1\.bn1")],
         lambda name, module: (
             isinstance(module, nn.BatchNorm2d) and name in ("norm", "layers.1.bn1")
         ),
@@ -65,6 +68,8 @@ def test_where_takes_names_a_pattern_or_a_predicate():
         ("residuals", r"'residuals'.*nearest.*residual"),
         (["norm", "layer.0.bn2"], r"'layer\.0\.bn2'.*layers\.0\.bn2"),
         (re.compile("nothing"), "nothing"),
+        ("/nothing/", "nothing"),
+        (["norm", re.compile("nothing")], "where='nothing' matches no module"),
         (lambda name, module: False, "predicate"),
         ([], "names"),
         ("attention", "no attention"),

@@ -10,9 +10,10 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from support.trainings import DIGITS, finish, make_data
+from support.trainings import DIGITS, SPLITS_OF_TWO, finish, make_data
 
 import accuracy_booster as ab
+from accuracy_booster.report import page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +23,9 @@ def _imported() -> None:
         importlib.import_module(name)
     if importlib.util.find_spec("tensorboard"):
         importlib.import_module("torch.utils.tensorboard")
+    templates = page._environment("accuracy_booster.training")
+    for name in templates.list_templates(extensions=["html"]):  # of the page that ends a run
+        templates.get_template(name)
 
 
 @pytest.fixture(scope="session")
@@ -81,13 +85,10 @@ def folder(make_folder):
     return make_folder({n: 8 if n.startswith("train") else 4 for n in names}, size=(32, 32))
 
 
-SPLITS = {f"{split}/{name}": count for split, count in (("train", 8), ("test", 4)) for name in "ab"}
-
-
 @pytest.fixture
 def here(tmp_path, make_folder, monkeypatch):
     """A working directory with a data set in `images`, and another of the same name elsewhere."""
-    make_folder(SPLITS)
-    make_folder(SPLITS | {"train/a": 9, "test/b": 5}, name="elsewhere/images")
+    make_folder(SPLITS_OF_TWO)
+    make_folder(SPLITS_OF_TWO | {"train/a": 9, "test/b": 5}, name="elsewhere/images")
     monkeypatch.chdir(tmp_path)
     return tmp_path

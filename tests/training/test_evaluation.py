@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.pages import Page
 from torch import nn
 
 import accuracy_booster as ab
@@ -31,5 +32,10 @@ def test_evaluate_counts_every_image_once(grey):
             pytest.approx(100 * hits5 / 9),
         )
         assert got.images == 9
+    written = ab.evaluate(model, str(grey), report=grey / "page.html", **options).report
+    page = Page(written.read_text())
+    assert f"Sequential on {grey}" in page.text
+    assert "block" not in page.text  # which is a run's
+    assert "mean 0.2, 0.3, 0.4" in page.text
     assert 0 < hits5 < 9, "the case tells nothing: every image is a hit, or none"
     assert model.training, "evaluate left the module in another mode"

@@ -33,15 +33,20 @@ def test_metrics_count_each_image_once(world, tmp_path):
     def both():
         accelerator = make_accelerator(config)
         loaders = data.loaders["test"], small
-        return [measure(model, made, data, accelerator).to_dict() for made in loaders]
+        found = [measure(model, made, data, accelerator) for made in loaders]
+        return [m.to_dict() for m in found], [m.answers for m in found]
 
-    alone = both()
+    alone, answers = both()
     assert [m["images"] for m in alone] == [360, 1]
 
     def work(rank):
-        got = both()
+        got, told = both()
         for mine, whole in zip(got, alone, strict=True):
             assert mine == pytest.approx(whole, rel=1e-12)
+        for mine, whole in zip(told, answers, strict=True):  # the same in each process
+            assert torch.equal(mine.confusion, whole.confusion)
+            assert torch.equal(mine.indices, whole.indices)
+            assert mine.by_class == whole.by_class
         Path(tmp_path / f"done{rank}").touch()
 
     pids = ranks(work, tmp_path, world)

@@ -39,3 +39,9 @@ def test_a_network_is_built_as_it_is_configured(channels_last, init, factor):
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(network(x), base.eval()(x)) == (init == "identity")
     assert not attached(base)
+
+
+def test_weights_that_there_are_not_are_told_before_the_data_are_read():
+    with pytest.raises(ValueError, match="no pretrained weights for 'resnet8'"):
+        check_network_and_block(resolve("resnet8", pretrained=True))
+    check_network_and_block(resolve("resnet50", pretrained=True))

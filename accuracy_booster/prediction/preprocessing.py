@@ -1,0 +1,63 @@
+"""How an image becomes the input of a network: as the run measured its own, or as timm says."""
+
+# C channels, H W space
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats
+from accuracy_booster.data.transforms import CentreCrop, Transform
+from accuracy_booster.models.preprocessing import preprocessing_of
+from accuracy_booster.training.network_metadata import preprocessing
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a network.
+
+    Attributes:
+        size: (C, H, W).
+        mean, std: per channel, of pixels in [0, 1].
+        transform: makes an image of any size one of this size, uint8 [C, *, *] -> [C, H, W].
+    """
+
+    size: tuple[int, int, int]
+    mean: Stats
+    std: Stats
+    transform: Transform
+
+
+def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
+    """The inputs of a run's network: images are made as the run's own test images."""
+    about = preprocessing(config, run.info)
+    size, mean, std = about["input_size"], about["mean"], about["std"]
+    how = (about["interpolation"], about["crop_pct"], about["crop_mode"])
+    return Inputs(size, mean, std, CentreCrop(size[1:], *how, mean))
+
+
+def inputs_of_module(network: nn.Module) -> Inputs:
+    """The inputs of a module that says what they are, as timm's networks do.
+
+    Raises:
+        ValueError: for a module that does not.
+    """
+    known = preprocessing_of(network)
+    if known is None:
+        raise ValueError(
+            f"this {type(network).__name__} does not say how its images are made; give a run's "
+            "directory, a network of timm, or set network.pretrained_cfg to a dict of input_size, "
+            "mean, std, interpolation and crop_pct"
+        )
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    chans = len(IMAGENET_MEAN) if first is None else first.in_channels
+    mean, std = known.mean, known.std
+    if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    how = (known.interpolation, known.crop_pct, known.crop_mode)
+    transform = CentreCrop(known.image_size, *how, mean)
+    return Inputs((len(mean), *known.image_size), mean, std, transform)
