@@ -57,7 +57,7 @@ def test_the_file_is_of_the_plain_network(trained, exact, tmp_path, capsys):
     assert run(capsys, *words)[0] == 0  # again, over its own file
     code, out, err = run(
         *(capsys, "train", "--model", "resnet8", "--block", "none", "--weights", file),
-        *("--epochs", "1", "--lr", "1e-12", "--data", "digits", "--device", "cpu"),
+        *("--epochs", "1", "--lr", "1e-12", "--preset", "digits", "--device", "cpu"),
         *("--output", tmp_path / "again", "--json"),
     )
     assert code == 0, err

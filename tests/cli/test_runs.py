@@ -163,7 +163,8 @@ def test_compare_through_the_command_line(tmp_path, capsys, monkeypatch):
         assert (tmp_path / last).exists()
         assert "eca" in out
         assert "parameters" in out
-<<<<<<< HEAD
+        assert "There is one seed of each, so no interval" in out
+        assert "\N{PLUS-MINUS SIGN}" not in out
     assert main([*words, "--output", "runs/compare-resnet8-digits"]) == 2
     err = capsys.readouterr().err
     assert "already holds a comparison" in err
@@ -194,7 +195,3 @@ def test_a_folder_without_runs_is_said_to_have_none(tmp_path, capsys):
         f"There is no run in {tmp_path}. accuracy-booster train makes one.\n",
         "",
     )
-=======
-        assert "There is one seed of each, so no interval" in out
-        assert "\N{PLUS-MINUS SIGN}" not in out
->>>>>>> day
