@@ -191,7 +191,7 @@ def test_words_that_cannot_be_used_are_one_line(data, trained, tmp_path, capsys)
     train = ["detect", "train", f"--data={data}", f"--output={tmp_path / 'run'}"]
     (tmp_path / "empty").mkdir()
     cases = [
-        (train, "name a network with --backbone NAME"),
+        (train, "name a network, with NAME or --backbone NAME"),
         ([*train, "--backbone=resnet8", "--norm=frozen"], "--norms"),
         ([*train, "--backbone=resnet8", "--trainable_layer=2"], "--trainable_layers"),
         ([*train, "--backbone=resnet8", "--norms=frosen"], "norms='frosen' must be auto, frozen"),
