@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from accuracy_booster.data import Data
+from accuracy_booster.data.cores import usable_cores
 from accuracy_booster.training.train_config import TrainConfig
 
 FEW_STEPS = 100  # of a whole training: fewer change little
@@ -161,8 +162,7 @@ def _on_rate(config: TrainConfig) -> Iterator[str]:
 
 def _on_workers(config: TrainConfig, data: Data) -> Iterator[str]:
     """More processes that load images than the machine has cores."""
-    has = getattr(os, "sched_getaffinity", None)
-    cores = len(has(0)) if has else os.cpu_count() or 1
+    cores = usable_cores()
     in_memory = data.loaders["train"].batch_transform is not None
     if config.workers > cores and not in_memory:
         yield (

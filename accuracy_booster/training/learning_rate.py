@@ -21,13 +21,14 @@ def rate_factor(config: RunConfig, epoch: int, done: float = 0.0, steps: int = 1
     """
     rising = min(config.warmup_steps, steps)
     if rising and (share := (epoch + done) * steps / rising) < 1:
-        first = config.warmup_lr / config.lr
+        first = min(1.0, config.warmup_lr / config.lr)  # the rate rises, also to a small lr
         return first + (1 - first) * share
     warmup = min(config.warmup_epochs, config.epochs)
     if epoch < warmup:
         first = config.warmup_lr / config.lr
         if config.warmup == "constant":
             return first
+        first = min(1.0, first)
         return first + (1 - first) * (epoch + done) / warmup
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, config.epochs - warmup)))

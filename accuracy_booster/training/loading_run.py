@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,5 +120,6 @@ def _is_run(name: Any) -> bool:
         return True
     if not isinstance(name, str) or is_model(name):
         return False
-    path = Path(name).expanduser()
-    return path.name in FILES.values() or (path / CONFIG).is_file()
+    path = os.path.expanduser(name)
+    # os.path takes any text: a name that is no path, or too long for one, is no run
+    return os.path.basename(path) in FILES.values() or os.path.isfile(os.path.join(path, CONFIG))

@@ -16,6 +16,7 @@ from typing import Any
 
 from accuracy_booster.data import BUILT_IN
 from accuracy_booster.data.choices import SMALL
+from accuracy_booster.data.cores import usable_cores
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -79,7 +80,10 @@ def resolve(model: str, *, trained: bool = False, **given: Any) -> TrainConfig:
     preset = given.get("preset") or default_preset(model, data, trained=started)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    return TrainConfig(model, preset=preset).change({**PRESETS[preset], **given, "preset": preset})
+    own = PRESETS[preset]
+    if "workers" in own:  # no more processes than there are cores
+        own = {**own, "workers": min(own["workers"], usable_cores())}
+    return TrainConfig(model, preset=preset).change({**own, **given, "preset": preset})
 
 
 def starts_trained(given: Mapping[str, Any]) -> bool:

@@ -61,7 +61,7 @@ class RunConfig:
         precision: fp32, bf16 or fp16
         skipped_steps: steps in a row that fp16's loss scaling may skip before training stops
         channels_last: keep the network in the channels-last memory format
-        workers: processes that load images
+        workers: processes that load images; those of a preset are at most as many as the cores
         eval_batch_size: images per batch when measuring
         log_with: where the learning curve goes beside metrics.csv: none, or names separated by
             commas: tensorboard (where it is installed), wandb, mlflow, or another of accelerate's

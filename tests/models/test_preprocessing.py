@@ -89,7 +89,7 @@ def test_a_fresh_network_does_not_get_them(make_folder):
     from accuracy_booster.training import resolve
     from accuracy_booster.training.opening_data import fill_in, open_data_of_new_run
 
-    root = str(make_folder({"train/a": 2, "val/a": 1}, (180, 170)))
+    root = str(make_folder({"train/a": 1, "train/b": 1, "val/a": 1}, (180, 170)))
     config = resolve("timm/test_resnet", data=root)
     data = open_data_of_new_run(config)
     assert (data.image_size, data.crop_pct, data.interpolation) == ((224, 224), None, None)

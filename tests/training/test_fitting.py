@@ -1,6 +1,7 @@
 """What a training reports of its epochs, and what it measures on."""
 
 import math
+from dataclasses import replace
 
 from support.trainings import SIZE_32, short
 
@@ -14,7 +15,7 @@ def test_the_last_epoch_is_reported_not_the_best(grey, tmp_path, monkeypatch):
     monkeypatch.setattr(
         classification,
         "measure",
-        lambda *a: type(real(*a))(top1=next(reported), top5=100.0, loss=1.0, images=9),
+        lambda *a: replace(real(*a), top1=next(reported)),
     )
     result = ab.train("resnet8", data=str(grey), **short(tmp_path, epochs=3))
     assert [r["test_top1"] for r in result.history] == [90.0, 50.0, 70.0]

@@ -65,3 +65,11 @@ def test_a_boosted_network_does_not_lose_what_it_had_learned(tmp_path, capsys):
     scratch = {"preset": "digits", "epochs": 1, "schedule": "step"}
     hurt = ab.train("resnet8", **start, **scratch, output=str(tmp_path / "hurt"))
     assert hurt.history[0]["test_top1"] < had - 1.5
+
+
+def test_a_preset_asks_for_no_more_loading_processes_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
+    assert resolve("resnet50", data="photos").workers == 1
+    assert resolve("resnet50", data="photos", workers=3).workers == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert resolve("resnet50", data="photos").workers == 4
