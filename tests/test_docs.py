@@ -61,9 +61,8 @@ def place(finished, tmp_path, make_folder, monkeypatch):
     Path("DATA").mkdir()
     shutil.copy("photos/val/a/000.png", "street.jpg")
     base = ab.create_model("resnet8").state_dict()
-    torch.save(base, "own.pth")
     torch.save(base, "FILE.pth")
-    torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), "trained.pth")
+    torch.save(timm.create_model("test_resnet", num_classes=2).state_dict(), "own.pth")
     renamed = {f"module.{k.replace('fc.', 'linear.')}": v for k, v in base.items()}
     torch.save({"state_dict": renamed}, "resnet8.th")
     save_file(ab.create_model("resnet8", in_chans=1).state_dict(), "weights.safetensors")
