@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 from accuracy_booster.cli.value_types import TEXT, in_words
-from accuracy_booster.training.presets import FINE_TUNE, PRESETS, default_preset
+from accuracy_booster.training.presets import FINE_TUNE, PRESETS, default_preset, settings_of
 from accuracy_booster.training.train_config import TrainConfig
 
 OF_THE_RUN = "default: the run's"
@@ -95,7 +95,7 @@ def setting_default(kind: type, name: str, value: Any) -> str:
         return default_in_words(value, name)
     by_value: dict[str, list[str]] = {}
     for preset in sorted(PRESETS, key=lambda preset: preset != FIRST_PRESET):
-        by_value.setdefault(_value(PRESETS[preset].get(name, value)), []).append(preset)
+        by_value.setdefault(_value(settings_of(preset).get(name, value)), []).append(preset)
     most = max(by_value, key=lambda shown: (len(by_value[shown]), FIRST_PRESET in by_value[shown]))
     told = [f"{v} in {', '.join(presets)}" for v, presets in by_value.items() if v != most]
     return f"default by preset: {'; '.join([*told, f'otherwise {most}'])}"

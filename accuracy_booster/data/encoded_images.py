@@ -111,7 +111,8 @@ class EncodedImages(Images):
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, MemoryError):
             reason = "there is not enough memory to decode it"
-        elif isinstance(error, UnidentifiedImageError):
+        elif isinstance(error, (UnidentifiedImageError, ImportError)):
+            # ultralytics replaces Image.open by one that then looks for further packages
             reason = "it is no image of a kind that Pillow reads here"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror

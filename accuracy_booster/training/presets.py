@@ -80,10 +80,17 @@ def resolve(model: str, *, trained: bool = False, **given: Any) -> TrainConfig:
     preset = given.get("preset") or default_preset(model, data, trained=started)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    own = PRESETS[preset]
-    if "workers" in own:  # no more processes than there are cores
-        own = {**own, "workers": min(own["workers"], usable_cores())}
-    return TrainConfig(model, preset=preset).change({**own, **given, "preset": preset})
+    return TrainConfig(model, preset=preset).change(
+        {**settings_of(preset), **given, "preset": preset}
+    )
+
+
+def settings_of(preset: str) -> dict[str, Any]:
+    """The settings of a preset on this machine: no more loading processes than there are cores."""
+    found = dict(PRESETS[preset])
+    if "workers" in found:
+        found["workers"] = min(found["workers"], usable_cores())
+    return found
 
 
 def starts_trained(given: Mapping[str, Any]) -> bool:

@@ -64,3 +64,15 @@ def test_names_are_told_in_one_line(make_folder, png, pixels):
         "empty.png: it is empty",
     ):
         assert any(name in text for text in told), name
+
+
+def test_a_reader_that_wants_another_package_is_no_reason_for_a_person(tmp_path, monkeypatch):
+    """ultralytics replaces Pillow's `open`, and its one imports pi_heif for what is no image."""
+
+    def opened(*_, **__):
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    monkeypatch.setattr(Image, "open", opened)
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(UnreadableImage, match="no image of a kind that Pillow reads here"):
+        EncodedImages(ReadPath([tmp_path / "x.jpg"]), [0], "x")[0]
