@@ -27,7 +27,7 @@ from accuracy_booster.data.dataset_images import DatasetImages
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.images import Images, Subset, TensorImages
 from accuracy_booster.data.marks import marks_of
-from accuracy_booster.data.normalisation import Stats, grey_value, statistics_of
+from accuracy_booster.data.normalisation import Stats, for_channels, statistics_of
 from accuracy_booster.data.preloading import native_size, preloaded
 from accuracy_booster.data.source import Source
 from accuracy_booster.data.transforms import MOST, Steps, Transform, eval_transform, unchanged
@@ -55,6 +55,7 @@ def load_data(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     own: Preprocessing | None = None,
+    trained_on: tuple[Stats, Stats] | None = None,
     hold_out: str = "names",
     classes: Sequence[str] | None = None,
     training: bool = True,
@@ -89,6 +90,7 @@ def load_data(
         interpolation: how images are resized: "bilinear", "bicubic" or "nearest".
         crop_pct, crop_mode: of the centre crop of a large image (`eval_transform`).
         own: what a pretrained network was trained on, for the arguments that are not given.
+        trained_on: the mean and std alone of what it was trained on, of grey or colour images.
         hold_out: "names", or "rows" for the share that runs of older versions held out.
         classes: the names of the classes in the order of their numbers. The data may have some of
             them.
@@ -143,10 +145,11 @@ def load_data(
         images |= {"train": kept, share: held}
         if "train" not in splits:
             del images["train"]
-    if own is not None:  # a network that takes grey images sees the mean of red, green and blue
-        grey = chans == 1
-        mean = mean or (grey_value(own.mean) if grey else own.mean)
-        std = std or (grey_value(own.std) if grey else own.std)
+    if own is not None:
+        trained_on = own.mean, own.std
+    if trained_on is not None:
+        known_mean, known_std = (for_channels(values, chans) for values in trained_on)
+        mean, std = mean or known_mean, std or known_std
     mean, std = statistics_of(images.get("train"), chans, mean, std)
     how = _Transforms(
         *(augment, size, small, interpolation or "bilinear", crop_pct, crop_mode or "center", mean),

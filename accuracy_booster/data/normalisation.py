@@ -24,6 +24,13 @@ def grey_value(values: Stats) -> Stats:
     return (sum(values) / len(values),)
 
 
+def for_channels(values: Stats, chans: int) -> Stats:
+    """Statistics of one network's images for images of `chans` channels, grey or colour."""
+    if chans == 1:
+        return grey_value(values)
+    return values * chans if len(values) == 1 else values
+
+
 def statistics_of(
     train: Images | None, chans: int, mean: Stats | None, std: Stats | None
 ) -> tuple[Stats, Stats]:

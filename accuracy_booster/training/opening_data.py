@@ -46,9 +46,9 @@ def open_data_of_new_run(config: TrainConfig, given: OwnObjects = NOTHING) -> Da
     """
     if config.weights is not None and (found := run_of(config.weights)) is not None:
         begun = found[1]
-        mean, std = config.mean or begun.mean, config.std or begun.std
-        note(f"images as {config.weights} was trained on: mean {mean}, std {std}")
-        return open_data(config, given, mean=mean, std=std)
+        data = open_data(config, given, trained_on=(begun.mean, begun.std))
+        note(f"images as {config.weights} was trained on: mean {data.mean}, std {data.std}")
+        return data
     size = config.image_size if isinstance(config.image_size, tuple) else None
     own = pretrained_preprocessing(config.model, size) if config.pretrained else None
     if given.network is not None and given.network.module is not None:

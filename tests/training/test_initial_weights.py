@@ -113,6 +113,18 @@ def test_a_run_of_weights_keeps_their_mean_and_std(weights_file, folder, tmp_pat
     assert (config.mean, config.std) == ((0.7,) * 3, given["std"])
 
 
+def test_a_run_of_grey_images_starts_from_one_of_colour_and_back(folder, tmp_path, monkeypatch):
+    first, grey = str(tmp_path / "first"), str(tmp_path / "grey")
+    colours = {"mean": (0.1, 0.2, 0.6), "std": (0.4, 0.5, 0.6)}
+    ab.train("resnet8", output=first, data=str(folder), **SIZE_32, **colours)
+    config, _ = begun(folder, tmp_path, monkeypatch, weights=first, in_chans=1)
+    assert (config.mean, config.std) == (pytest.approx((0.3,)), pytest.approx((0.5,)))
+    one = {"in_chans": 1, "mean": (0.25,), "std": (0.5,)}
+    ab.train("resnet8", output=grey, data=str(folder), **SIZE_32, **one)
+    config, _ = begun(folder, tmp_path, monkeypatch, weights=grey)
+    assert (config.mean, config.std) == ((0.25,) * 3, (0.5,) * 3)
+
+
 def test_what_ab_save_wrote_is_a_start(weights_file, folder, tmp_path, monkeypatch):
     boosted = ab.boost(weights_file[0], "ab", init="identity", example=torch.zeros(1, 3, 32, 32))
     for name, parameter in boosted.named_parameters():
