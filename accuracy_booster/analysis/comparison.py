@@ -34,6 +34,7 @@ from accuracy_booster.training.advice import advice
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.identity import differences
 from accuracy_booster.training.initial_weights import start_from_weights
+from accuracy_booster.training.keeping import check_keep
 from accuracy_booster.training.network_building import (
     build_network,
     check_has_no_gates,
@@ -68,7 +69,7 @@ def compare(
     """Train `model` with each block and seed, and write one HTML report.
 
     The networks of one seed start from the same base weights and see the same images in the same
-    order. Accuracy is that of the last epoch.
+    order. Accuracy is that of the last epoch, or of the best one on a validation split (`keep`).
 
     A training that diverges is a result: its row says so, and the other trainings go on.
 
@@ -124,8 +125,9 @@ def compare(
     data = open_data_of_new_run(base, own) if by_names else open_data(base, own, hold_out="rows")
     check_has_no_gates(own)
     variants = [fill_in(variant, data, own) for variant in variants]
+    check_keep(variants[0], data.loaders)
     if resume is None:
-        for line in advice(variants[0], data):
+        for line in advice(variants[0], data, trained=own.trained):
             note(line)
     for variant in variants:
         _check_can_start(variant, own, say=variant is variants[0])

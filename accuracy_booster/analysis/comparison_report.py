@@ -58,9 +58,10 @@ def _results(result: Comparison) -> dict[str, Any]:
 
 def _which_epoch(result: Comparison) -> str:
     """Whose network is measured."""
-    if all(run.kept_epoch == run.epochs_done for run in result.runs):
-        return "after the last epoch, never the best epoch's"
-    return "with the network of the best epoch on the validation split"
+    runs = result.runs
+    if all(run.best_epoch is not None and run.kept_epoch == run.best_epoch for run in runs):
+        return "with the network of the best epoch on the validation split"
+    return "after the last epoch, never the best epoch's"
 
 
 def _diverged(result: Comparison) -> dict[str, Any]:

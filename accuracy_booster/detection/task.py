@@ -23,6 +23,7 @@ from accuracy_booster.detection.metrics import DetectionMetrics
 from accuracy_booster.detection.resolving import fill_in, with_absolute_paths
 from accuracy_booster.detection.trainable_parts import summary
 from accuracy_booster.detection.weights import start_from_weights
+from accuracy_booster.models.own_networks import is_own
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import attached
 from accuracy_booster.training.network_building import check_network_and_block
@@ -61,6 +62,12 @@ class Detection(Task):
 
     @classmethod
     def check(cls, config: DetectConfig, own: OwnObjects = NOTHING) -> None:
+        if is_own(config.backbone):
+            raise ValueError(
+                f"backbone={config.backbone!r} is of your own code, and detect train makes its "
+                "network by name (accuracy-booster models); in Python: "
+                "ab.detection.faster_rcnn(module, ...)"
+            )
         check_network_and_block(config)
 
     @classmethod

@@ -27,18 +27,19 @@ LARGE_RATES = {"sgd": 0.05, "adamw": 0.003}  # for trained weights
 NAMED = 3  # classes that a line names
 
 
-def advice(config: TrainConfig, data: Data) -> list[str]:
+def advice(config: TrainConfig, data: Data, *, trained: bool = False) -> list[str]:
     """The lines about a training.
 
     Args:
         config: completed from the data.
         data: with the loaders "train" and "test".
+        trained: the network comes with trained weights, as a module that the caller gives does.
     """
     return [
         *_on_steps(config, data),
         *_on_classes(config, data),
         *_on_test_images(data),
-        *_on_rate(config),
+        *_on_rate(config, trained or config.pretrained or config.weights is not None),
         *_on_workers(config, data),
     ]
 
@@ -149,9 +150,8 @@ def _on_test_images(data: Data) -> Iterator[str]:
         yield f"{_listed('class', names)} no test image: nothing will tell how well it is learned"
 
 
-def _on_rate(config: TrainConfig) -> Iterator[str]:
+def _on_rate(config: TrainConfig, trained: bool) -> Iterator[str]:
     """A learning rate that undoes trained weights."""
-    trained = config.pretrained or config.weights is not None
     most = LARGE_RATES.get(config.optimizer)
     if trained and config.freeze == "none" and most is not None and config.lr >= most:
         yield (

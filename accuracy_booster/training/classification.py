@@ -83,7 +83,7 @@ class Classification(Task):
     def begin(cls, config: TrainConfig, own: OwnObjects = NOTHING) -> Classification:
         data = open_data_of_new_run(config, own)
         task = cls(fill_in(config, data, own), data, own)
-        for line in advice(task.config, data):
+        for line in advice(task.config, data, trained=own.trained):
             note(line)
         return task
 
@@ -112,7 +112,7 @@ class Classification(Task):
         pretrained, new = self.config.pretrained, self.known_network is None
         network = build_network(self.config, self.own, pretrained=pretrained, say=new)
         if self.own.network is not None:
-            self.network_info = description_of(network)
+            self.network_info = {**description_of(network), "trained": self.own.trained}
             if self.known_network is not None:
                 check_description(network, self.known_network, self.config.output)
         return network

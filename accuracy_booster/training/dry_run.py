@@ -26,6 +26,7 @@ from accuracy_booster.surgery import added_parameters
 from accuracy_booster.surgery.gated import applied_gate
 from accuracy_booster.training.advice import advice
 from accuracy_booster.training.classification import Classification
+from accuracy_booster.training.keeping import decide_keep
 from accuracy_booster.training.measuring import measure
 from accuracy_booster.training.peak_memory import peak_memory
 from accuracy_booster.training.repeatable import repeatable_convolutions
@@ -164,6 +165,7 @@ def try_training(task: Classification) -> DryRun:
         TrainingStopped: if images or memory are lacking.
     """
     config, loaders = task.config, task.data.loaders
+    decide_keep(task)
     with bars() as progress, worker_faults():
         trainer = Trainer(task, say=progress.console.print)
         trainer.check_network()
@@ -215,7 +217,7 @@ def try_training(task: Classification) -> DryRun:
         step_seconds=step,
         eval_seconds=measuring,
         seconds=config.epochs * len(train) * per_step + passes * measuring,
-        advice=advice(config, task.data),
+        advice=advice(config, task.data, trained=task.own.trained),
     )
 
 

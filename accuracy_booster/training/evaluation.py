@@ -78,10 +78,10 @@ def evaluate(
     measured = measure_opened(opened, network)
     if report is None or not opened.accelerator.is_main_process:
         return measured
-    return _with_report(Path(report), measured, opened)
+    return _with_report(Path(report), measured, opened, folded=fold)
 
 
-def _with_report(path: Path, measured: Evaluation, opened: Opened) -> Evaluation:
+def _with_report(path: Path, measured: Evaluation, opened: Opened, *, folded: bool) -> Evaluation:
     """Write the report. Where that fails, a warning says so: the measurement is not lost."""
     from accuracy_booster.training.run_report import write_run_report
 
@@ -96,6 +96,7 @@ def _with_report(path: Path, measured: Evaluation, opened: Opened) -> Evaluation
             info=None if run is None else run.info,
             history=() if run is None else run.history(),
             title=None if run is not None else f"{network} on {opened.data.name}",
+            folded=folded,
         )
     except (CannotWrite, ValueError) as e:  # ValueError: metrics.csv is damaged
         warnings.warn(f"no report: {e}", stacklevel=3)

@@ -7,7 +7,7 @@ resumed knows it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from torch import distributed, nn
@@ -30,14 +30,26 @@ def decide_keep(task: Task) -> str | None:
     config: Any = task.config
     if not hasattr(config, "keep"):
         return None
-    validated = "validation" in task.data.loaders
+    check_keep(config, task.data.loaders)
+    return "best" if "validation" in task.data.loaders and config.keep != "last" else "last"
+
+
+def check_keep(config: Any, splits: Container[str]) -> None:
+    """Raise ValueError for settings that need a validation split, where `splits` has none."""
+    if "validation" in splits:
+        return
+    remedy = "there is none; hold one out with --validation 0.1"
+    if config.validation:
+        remedy = (
+            f"the data have no test split, so validation={config.validation:g} holds that out; "
+            "give data with a test split"
+        )
     for name, wanted in (("keep", config.keep == "best"), ("patience", config.patience > 0)):
-        if wanted and not validated:
+        if wanted:
             raise ValueError(
                 f"{name}={getattr(config, name)} needs a validation split beside the test split, "
-                "and there is none; hold one out with --validation 0.1"
+                f"and {remedy}"
             )
-    return "best" if validated and config.keep != "last" else "last"
 
 
 def best_row(task: Task, rows: Sequence[Row]) -> Row | None:

@@ -188,7 +188,7 @@ class Run:
         return self.info.get("hold_out") or "rows"
 
     def weights(self) -> dict[str, Any]:
-        """The tensors after the last epoch.
+        """The tensors that the run ended with.
 
         Raises:
             ValueError: if the file is damaged, or another run's.

@@ -39,6 +39,7 @@ def write_run_report(
     info: Mapping[str, Any] | None = None,
     history: Sequence[Row] = (),
     title: str | None = None,
+    folded: bool = False,
 ) -> None:
     """Write a report as one self-contained HTML file.
 
@@ -49,6 +50,7 @@ def write_run_report(
         info: what run.json holds; None for a module.
         history: the rows of metrics.csv.
         title: of the page; by default the network, its block and its data.
+        folded: the network was folded for inference before it was measured.
 
     Raises:
         CannotWrite: if the file cannot be written; what was there is still there.
@@ -57,7 +59,7 @@ def write_run_report(
     block = "" if config.block == "none" else f" with {config.block}"
     title = title or f"{config.model}{block} on {config.data_name}"
     lead = f"Top-1 {measured.top1:.2f} % on {measured.images:,} {split} images"
-    lead += f"{_after(info, len(history))}."
+    lead += f"{_after(info, len(history))}{', folded for inference' * folded}."
     answers = measured.answers
     sections: list[dict[str, Any]] = [
         {"title": "Result", "html": _result(measured, config, info, split)},
@@ -124,13 +126,15 @@ def _about(config: TrainConfig, info: Mapping[str, Any]) -> list[list[str]]:
         if isinstance(known, Mapping) and "images" in known
     }
     device, seconds = info.get("device"), info.get("seconds")
-    start = config.weights or ("the library's weights" if config.pretrained else "random weights")
+    start = "the library's weights" if config.pretrained else "random weights"
+    if (info.get("network") or {}).get("trained"):  # a module that the caller gave
+        start = "the weights of the module given"
     about = {
         "network": config.model if info else "",
         "block": config.block if info else "",
         "data": config.data,
         "images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
-        "started from": start if info else "",
+        "started from": (config.weights or start) if info else "",
         "trained for": f"{seconds:,.0f} s on {device}" if seconds and device else "",
         "not readable": f"{len(info.get('unreadable') or ()):,}" if info.get("unreadable") else "",
     }

@@ -75,7 +75,8 @@ def train(
             the new length.
 
     Returns:
-        The last epoch's metrics on the test set, the learning curve, and where the run is.
+        The metrics on the test set of the epoch that is kept (`keep`), the learning curve, and
+        where the run is.
 
     Raises:
         ValueError: for anything in the configuration that is unknown, out of range, or does not

@@ -14,6 +14,8 @@ def test_compare_refuses_before_it_trains(tmp_path):
         ({"blocks": ["none", "ab_g3"]}, "groups=3"),
         ({"model": "resnet57"}, "unknown model"),
         ({"lr": -1.0}, "lr"),
+        ({"keep": "best"}, "needs a validation split"),
+        ({"patience": 3}, "needs a validation split"),
     ):
         with pytest.raises(ValueError, match=match):
             ab.compare(**{"model": "resnet8", "epochs": 1, "output": str(output), **wrong})

@@ -57,3 +57,11 @@ def test_runs_that_stopped_early_and_kept_their_best_epoch(comparison, tmp_path)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "with the network of the best epoch on the validation split" in text
     assert "after the last epoch" not in text
+
+
+def test_runs_whose_best_epoch_was_the_last(comparison, tmp_path):
+    runs = [replace(run, best_epoch=run.epochs_done) for run in comparison.runs]
+    write_comparison(tmp_path / "report.html", replace(comparison, runs=runs))
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "with the network of the best epoch on the validation split" in text
+    assert "never the best" not in text

@@ -50,6 +50,13 @@ def test_the_runs_page_is_of_its_own_result_alone(digits, words, capsys):
     assert (digits / "report.html").read_text() == "as it was"
 
 
+def test_a_page_of_a_folded_network_says_so(digits, tmp_path, capsys):
+    code, _, err = command(capsys, "eval", digits, "--fold", "--report", tmp_path / "a.html")
+    assert code == 0, err
+    assert "folded for inference" in (tmp_path / "a.html").read_text()
+    assert "folded for inference" not in (digits / "report.html").read_text()
+
+
 def test_a_page_that_cannot_be_written(digits, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with warnings.catch_warnings():

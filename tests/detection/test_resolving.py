@@ -87,3 +87,9 @@ def test_a_run_of_a_network_of_the_callers_own_is_told(tmp_path):
     train_digits(place, model=Plain(), block="none")
     with pytest.raises(ValueError, match=r"of your own code \(own/Plain\)"):
         resolve(str(place))
+
+
+def test_a_backbone_of_the_callers_own_is_told(tmp_path):
+    (tmp_path / "nets.py").write_text("from timm.models import test_resnet as make")
+    with pytest.raises(ValueError, match="detect train makes its network by name"):
+        detection.train(f"{tmp_path / 'nets.py'}:make", data=str(tmp_path))

@@ -38,6 +38,16 @@ def test_its_lines(words, tmp_path, capsys):
     assert out.startswith("# the data decide what is null or auto here; train --dry_run shows")
 
 
+@pytest.mark.parametrize("option", ["--keep=best", "--patience=2"])
+def test_it_refuses_what_the_training_would(option, make_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = make_folder({"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2}, size=(16, 16))
+    words = ["--model=resnet8", f"--data={root}", option]
+    code, _, err = run(capsys, "train", *words, "--dry_run")
+    assert code == 2
+    assert "needs a validation split beside the test split, and there is none" in err
+
+
 def test_its_value_is_what_the_training_becomes(words, capsys):
     more = ["--model=resnet8", "--block=none", "--output=o", "--ema=0.9", "--workers=1"]
     _, out, _ = run(capsys, "train", *words, *more, "--dry_run", "--json")

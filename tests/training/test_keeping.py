@@ -214,6 +214,12 @@ def test_both_need_a_validation_split(more, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_without_test_images_the_error_says_what_the_share_is(make_folder, tmp_path):
+    root = make_folder({"a": 10, "b": 10}, size=(16, 16))
+    with pytest.raises(ValueError, match=r"so validation=0\.2 holds that out; give data with a"):
+        ab.train("resnet8", data=str(root), validation=0.2, keep="best", output=str(tmp_path / "r"))
+
+
 def test_the_closing_line_says_which(tmp_path, monkeypatch, capsys):
     scripted(monkeypatch, 60.0, 50.0)
     words = [f"--{k}={v}" for k, v in OPTIONS.items() if k not in ("milestones", "epochs")]

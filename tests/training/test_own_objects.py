@@ -80,6 +80,14 @@ def test_a_module_is_trained_from_its_own_weights_and_stays_as_it_was(module, tm
     )
 
 
+def test_its_report_and_the_advice_take_its_weights_as_trained(module, tmp_path):
+    tried = train(module, tmp_path / "run", lr=0.1, dry_run=True)
+    assert any("lr=0.1 is large for trained weights" in line for line in tried.advice)
+    page = (train(module, tmp_path / "run").output / "report.html").read_text()
+    assert "the weights of the module given" in page
+    assert "random weights" not in page
+
+
 def test_a_factory_starts_fresh(tmp_path):
     result = train(lambda num_classes: ResidualNet(classes=num_classes), tmp_path / "run")
     assert result.config.init == "paper"
