@@ -98,6 +98,19 @@ class Resize:
         return resize(image, self.size, self.interpolation)
 
 
+def default_crop_pct(size: tuple[int, int]) -> float:
+    """timm's `crop_pct` of what `CentreCrop` does by default: 0.875, or nearly so.
+
+    Without a `crop_pct` an image is resized to the nearest whole number of pixels, and timm rounds
+    down. Of 32 pixels these are 37 and 36.
+    """
+    side = min(size)
+    cover = round(side * 256 / 224)
+    if math.floor(side / 0.875 + 1e-6) == cover:
+        return 0.875
+    return math.floor(1e6 * side / cover) / 1e6
+
+
 class CentreCrop:
     """The centre of a resized image, in one of timm's crop modes; arguments as `eval_transform`."""
 

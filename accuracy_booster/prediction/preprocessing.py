@@ -11,7 +11,7 @@ from torch import nn
 from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats, grey_value
 from accuracy_booster.data.transforms import CentreCrop, Transform
 from accuracy_booster.models.preprocessing import preprocessing_of
-from accuracy_booster.training.network_metadata import preprocessing
+from accuracy_booster.training.network_metadata import is_whole, preprocessing
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -36,7 +36,9 @@ def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
     """The inputs of a run's network: images are made as the run's own test images."""
     about = preprocessing(config, run.info)
     size, mean, std = about["input_size"], about["mean"], about["std"]
-    how = (about["interpolation"], about["crop_pct"], about["crop_mode"])
+    # as the configuration has it: no crop_pct is not the same as timm's nearest number
+    crop_pct = about["crop_pct"] if is_whole(config, run.info) else config.crop_pct
+    how = (about["interpolation"], crop_pct, about["crop_mode"])
     return Inputs(size, mean, std, CentreCrop(size[1:], *how, mean))
 
 

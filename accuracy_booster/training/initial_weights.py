@@ -131,8 +131,25 @@ def start_from_weights(network: nn.Module, config: TrainConfig) -> str:
         ValueError: for weights of another network.
     """
     source = str(config.weights)
-    loaded = load_weights(network, read_weights(source), source)
+    try:
+        loaded = load_weights(network, read_weights(source), source)
+    except ValueError as e:
+        raise ValueError(f"{e}{_other_gates(config)}") from e
     return f"starting from {source}: {', '.join(told(loaded))}"
+
+
+def _other_gates(config: TrainConfig) -> str:
+    """How the gates of the run that `weights` names differ from the configuration's, or ""."""
+    found = run_of(str(config.weights))
+    names = [
+        name
+        for name in ("block", "where", "skip")
+        if found is not None and getattr(found[1], name) != getattr(config, name)
+    ]
+    if found is None or not names:
+        return ""
+    given = ", ".join(f"{name}={getattr(found[1], name)!r}" for name in names)
+    return f": that run has {given}"
 
 
 def told(loaded: Loaded) -> Iterator[str]:

@@ -13,10 +13,19 @@ from typing import Any
 
 from accuracy_booster.blocks import VERSION
 from accuracy_booster.data.choices import SMALL
+from accuracy_booster.data.transforms import default_crop_pct
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.train_config import TrainConfig
 
 WHOLE = {"crop_pct": 1.0, "crop_mode": "squash"}  # timm's words for: resize, and crop nothing
+
+
+def is_whole(config: TrainConfig, info: Mapping[str, Any]) -> bool:
+    """Whether a run measured its images whole: small ones, which are not cropped."""
+    known = info.get("whole")
+    if known is None:  # of an older version, which did not store it
+        return max(config.input_size[1:]) <= SMALL and config.augment != "resized_crop"
+    return bool(known)
 
 
 def preprocessing(config: TrainConfig, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,16 +34,14 @@ def preprocessing(config: TrainConfig, info: Mapping[str, Any]) -> dict[str, Any
     Args:
         info: what run.json holds.
     """
-    whole = info.get("whole")
-    if whole is None:  # of an older version, which did not store it
-        whole = max(config.input_size[1:]) <= SMALL and config.augment != "resized_crop"
-    crop = {"crop_pct": config.crop_pct or 0.875, "crop_mode": config.crop_mode or "center"}
+    crop_pct = config.crop_pct or default_crop_pct(config.input_size[1:])
+    crop = {"crop_pct": crop_pct, "crop_mode": config.crop_mode or "center"}
     return {
         "input_size": config.input_size,
         "mean": config.mean,
         "std": config.std,
         "interpolation": config.interpolation or "bilinear",
-        **(WHOLE if whole else crop),
+        **(WHOLE if is_whole(config, info) else crop),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 
 import numpy as np
@@ -24,7 +25,7 @@ from accuracy_booster.data import (
 )
 from accuracy_booster.data.choices import AUGMENTS, CROP_MODES
 from accuracy_booster.data.images import TooManyPixels
-from accuracy_booster.data.transforms import CentreCrop, eval_transform
+from accuracy_booster.data.transforms import CentreCrop, default_crop_pct, eval_transform
 from accuracy_booster.models.preprocessing import pretrained_preprocessing
 
 
@@ -173,3 +174,12 @@ def test_an_image_of_a_row_is_unreadable_and_named(make_folder, pixels):
     assert "pixels, more than 100,000,000" in reason
     with pytest.raises(ValueError, match=r"image_size=20000 asks for 400,000,000 pixels"):
         load_data(str(root), image_size=20_000)
+
+
+def test_the_default_crop_in_timms_words():
+    """timm rounds down what it resizes to; without a crop_pct we take the nearest number."""
+    for side in range(8, 600):
+        crop_pct, cover = default_crop_pct((side, side)), CentreCrop((side, side)).cover[0]
+        assert math.floor(side / crop_pct) == cover
+        assert CentreCrop((side, side), crop_pct=crop_pct).cover == (cover, cover)
+    assert default_crop_pct((224, 224)) == 0.875

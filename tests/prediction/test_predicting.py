@@ -61,6 +61,16 @@ def test_the_first_class_is_right_as_often_as_evaluate_says(trained, folder, wor
     assert again != certain
 
 
+def test_an_odd_size_without_a_crop_of_its_own(folder, tmp_path):
+    """256 / 224 of 32 pixels are 36.6: measuring takes 37, and timm 36 at crop_pct 0.875."""
+    options = short(tmp_path, image_size=32, compile="off")
+    run = ab.train("resnet8", data=str(folder), **options).output
+    wanted = pytest.approx(ab.evaluate(run).answers.probabilities.tolist(), abs=1e-5)
+    assert [p.probabilities[0] for p in ab.predict(run, folder / "test")] == wanted
+    network = ab.load_run(run)
+    assert [p.probabilities[0] for p in ab.predict(network, folder / "test")] == wanted
+
+
 def test_a_loaded_run_predicts_as_its_directory_does(trained, folder):
     network = ab.load_run(trained)
     found = list(ab.predict(network, folder / "test"))

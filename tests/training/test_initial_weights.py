@@ -125,6 +125,14 @@ def test_a_run_of_grey_images_starts_from_one_of_colour_and_back(folder, tmp_pat
     assert (config.mean, config.std) == ((0.25,) * 3, (0.5,) * 3)
 
 
+def test_gates_at_other_sites_than_the_runs_are_told(folder, tmp_path):
+    first = str(tmp_path / "first")
+    options = {**SIZE_32, "data": str(folder)}
+    ab.train("resnet8", output=first, where="conv", skip="layer1", **options)
+    with pytest.raises(ValueError, match=r"that run has where='conv', skip='layer1'$"):
+        ab.train("resnet8", weights=first, output=str(tmp_path / "x"), **options)
+
+
 def test_what_ab_save_wrote_is_a_start(weights_file, folder, tmp_path, monkeypatch):
     boosted = ab.boost(weights_file[0], "ab", init="identity", example=torch.zeros(1, 3, 32, 32))
     for name, parameter in boosted.named_parameters():

@@ -41,9 +41,9 @@ def test_a_detector_has_no_size_of_its_input():
     ("info", "augment", "side", "crop"),
     [
         ({"whole": True}, "resized_crop", 224, (1.0, "squash")),
-        ({"whole": False}, "crop_flip", 32, (0.875, "center")),
+        ({"whole": False}, "crop_flip", 32, (0.864864, "center")),
         ({}, "crop_flip", 32, (1.0, "squash")),
-        ({}, "resized_crop", 32, (0.875, "center")),
+        ({}, "resized_crop", 32, (0.864864, "center")),
         ({}, "none", 224, (0.875, "center")),
     ],
 )
