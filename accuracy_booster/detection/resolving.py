@@ -81,6 +81,13 @@ def _check_run_fits(weights: str | None) -> None:
             f"{'s'[: begun.in_chans > 1]}, and a detector's images have 3; train one on colour "
             "images"
         )
+    if begun.block != "none" and (begun.where, begun.skip) != ("residual", None):
+        skip = "" if begun.skip is None else f", skip={begun.skip!r}"
+        raise ValueError(
+            f"the run in {weights} has its gates at where={begun.where!r}{skip}, and detect train "
+            "puts them at the ends of all residual branches; train one so, or in Python: "
+            "ab.detection.faster_rcnn(RUN)"
+        )
 
 
 def with_absolute_paths(config: DetectConfig) -> DetectConfig:

@@ -89,6 +89,16 @@ def test_a_run_of_a_network_of_the_callers_own_is_told(tmp_path):
         resolve(str(place))
 
 
+def test_a_run_with_gates_at_other_sites_is_told(tmp_path):
+    place = str(tmp_path / "conv")
+    train_digits(place, in_chans=3, where="conv", skip="layer1")
+    with pytest.raises(ValueError, match=r"gates at where='conv', skip='layer1', and detect"):
+        resolve(None, weights=place)
+    network = detection.faster_rcnn(place, num_classes=3)
+    assert "backbone.body.bn1.recalibrate" in dict(network.named_modules())
+    assert "backbone.body.layer1.0.bn2.recalibrate" not in dict(network.named_modules())
+
+
 def test_a_backbone_of_the_callers_own_is_told(tmp_path):
     (tmp_path / "nets.py").write_text("from timm.models import test_resnet as make")
     with pytest.raises(ValueError, match="detect train makes its network by name"):
