@@ -77,6 +77,13 @@ def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> P
     return _from(config, size or (own[1:] if own else None))
 
 
+def classes_of(model: nn.Module) -> tuple[str, ...] | None:
+    """The names of a network's outputs in `model.classes`, which `ab.load_run` sets; or None."""
+    names = getattr(model, "classes", None)
+    texts = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if texts and names else None  # type: ignore[arg-type]
+
+
 def _config(name: str) -> dict[str, Any]:
     from timm.models import get_pretrained_cfg
 

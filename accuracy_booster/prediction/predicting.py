@@ -18,6 +18,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.normalisation import normalise
 from accuracy_booster.data.pictures import Picture
 from accuracy_booster.errors import shown
+from accuracy_booster.models.preprocessing import classes_of
 from accuracy_booster.prediction.given_images import GivenImages, given_images
 from accuracy_booster.prediction.preprocessing import Inputs, inputs_of_module, inputs_of_run
 from accuracy_booster.surgery.modes import in_eval_mode
@@ -172,7 +173,7 @@ def open_module(
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         network.to(auto if device == "auto" else device)
     at = next(network.parameters(), torch.empty(0)).device
-    known: Any = classes if classes is not None else getattr(network, "classes", None)
+    known: Any = classes if classes is not None else classes_of(network)
     if known is None:
         known = (getattr(network, "pretrained_cfg", None) or {}).get("label_names")
     return Predictor(network, inputs, _named(known or ()), at, nullcontext)

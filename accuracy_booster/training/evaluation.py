@@ -49,7 +49,8 @@ def evaluate(
             the share that the run held out).
         fold: measure the network as `ab.fold` makes it for inference.
         classes: of a module, the names of its outputs in their order; the data's class names are
-            looked up among them. ImageNet's need not be given. A run knows its own.
+            looked up among them. ImageNet's need not be given, nor those of a network that
+            `ab.load_run` gave. A run knows its own.
         report: an HTML file that shows the result: classes, confusion, mistakes with their images.
             A warning says if it cannot be written.
         options: `image_size`, `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`,

@@ -18,7 +18,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.dataset_source import dataset_source, is_dataset_name
 from accuracy_booster.data.marks import marks_of
 from accuracy_booster.errors import unknown
-from accuracy_booster.models.preprocessing import Preprocessing, preprocessing_of
+from accuracy_booster.models.preprocessing import Preprocessing, classes_of, preprocessing_of
 from accuracy_booster.progress import note
 from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.network_files import load_network
@@ -170,6 +170,7 @@ def _given_module(
     size = config.image_size if isinstance(config.image_size, tuple) else None
     made = preprocessing_of(model, size)
     loading = {"own": made} if made else {}
+    classes = classes_of(model) if classes is None else classes
     return _Given(model, config, classes=classes, loading=loading, own=own)
 
 

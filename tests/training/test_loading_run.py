@@ -164,3 +164,22 @@ def test_what_is_no_finished_run_is_told(run, tmp_path):
     (run / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="has not ended"):
         ab.create_model(str(run))
+
+
+def test_a_loaded_network_is_measured_by_the_names_of_its_classes(make_folder, tmp_path):
+    """As its run: also on data with some of its classes, and with outputs that have no name."""
+    names = ("a", "b", "c")
+    data = make_folder({f"{s}/{k}": 6 for s in ("train", "test") for k in names}, name="all")
+    some = make_folder({"test/b": 4, "test/c": 5, "train/b": 2, "train/c": 2}, name="some")
+    options = short(tmp_path, num_classes=5)
+    run = ab.train("resnet8", block="none", data=str(data), **options).output
+    network = ab.load_run(run)
+    for place in (data, some):
+        found = ab.evaluate(network, str(place))
+        assert found.loss == pytest.approx(ab.evaluate(run, str(place)).loss)
+        assert [c.name for c in found.by_class if c.images] == (
+            list(names) if place == data else ["b", "c"]
+        )
+    other = make_folder({f"{s}/{k}": 2 for s in ("train", "test") for k in "xyz"}, name="other")
+    with pytest.raises(ValueError, match="not among the"):
+        ab.evaluate(network, str(other))
