@@ -108,8 +108,6 @@ def compare(
     variants = [base.change({"block": block}) for block in request.current_blocks()]
     for variant in variants:
         check_network_and_block(variant, own)
-    if not request.options.get("preset"):
-        note(told(base))
     check_optimizer(base)
     check_trackers(base)
     folder = (
@@ -126,6 +124,8 @@ def compare(
     check_has_no_gates(own)
     variants = [fill_in(variant, data, own) for variant in variants]
     check_keep(variants[0], data.loaders)
+    if not request.options.get("preset"):
+        note(told(variants[0]))
     if resume is None:
         for line in advice(variants[0], data, trained=own.trained):
             note(line)

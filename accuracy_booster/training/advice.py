@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from accuracy_booster.data import Data
+from accuracy_booster.data.choices import SMALL
 from accuracy_booster.data.cores import usable_cores
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -40,6 +41,7 @@ def advice(config: TrainConfig, data: Data, *, trained: bool = False) -> list[st
         *_on_classes(config, data),
         *_on_test_images(data),
         *_on_rate(config, trained or config.pretrained or config.weights is not None),
+        *_on_crops(config),
         *_on_workers(config, data),
     ]
 
@@ -157,6 +159,17 @@ def _on_rate(config: TrainConfig, trained: bool) -> Iterator[str]:
         yield (
             f"lr={config.lr:g} is large for trained weights and can undo them in the first steps: "
             f"try --lr {most / 5:g}"
+        )
+
+
+def _on_crops(config: TrainConfig) -> Iterator[str]:
+    """Random parts of photographs at the size of a small network's input."""
+    height, width = config.input_size[1:]
+    if config.augment == "resized_crop" and max(height, width) <= SMALL:
+        yield (
+            f"at {height} x {width} pixels little is left of a photograph of which a random part "
+            "is trained and the centre is measured; --augment none --crop_pct 1 --crop_mode squash "
+            "shows the network whole images"
         )
 
 

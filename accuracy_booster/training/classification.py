@@ -126,6 +126,15 @@ class Classification(Task):
             network, self.config, self.data.classes, self.own.network
         )
 
+    def can_already(self, network: nn.Module) -> bool:
+        config, own = self.config, self.own.network
+        if not (config.pretrained or config.weights or self.own.trained):
+            return False
+        try:
+            return initial_weights.keeps_head(network, config, self.data.classes, own)
+        except ValueError:  # a run that is resumed does not need its file of weights any more
+            return False
+
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
         return freeze(network, self.config, keeps_head=keeps_head)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,18 @@ class EpochLog:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for each in self._logs:
             each.close()
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are lasting lines."""
+        return self._say is not None
+
+    def tell_before(self, split: str, curve: Mapping[str, float], measured: str) -> None:
+        """Show, and note in run.json, what the network could do before its first step."""
+        if self._say is not None:
+            self._say(f"before training: {split} {measured}")
+        if self._run is not None:
+            self._run.write_info({"before": {"split": split, **curve}})
 
     def step(self) -> None:
         """A step is over."""

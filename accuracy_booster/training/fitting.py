@@ -90,6 +90,9 @@ def _train_epochs(trainer: Trainer, saving: Saving, log: EpochLog, keeping: Keep
     task, state, metrics = trainer.task, trainer.state, None
     split = "validation" if "validation" in trainer.loaders else "test"
     state.unreadable.note(dict(enumerate(trainer.data.unreadable)), "read into memory")
+    if log.tells and state.epoch == state.step == 0 and task.can_already(trainer.network):
+        before = trainer.measure(split, saving.stop_if_alone)
+        log.tell_before(split, task.curve(before), task.told(before))
     while state.epoch < trainer.config.epochs and not keeping.stops_early():
         start, first = time.perf_counter(), state.step
         _train_epoch(trainer, saving, log)

@@ -125,6 +125,10 @@ def _about(config: TrainConfig, info: Mapping[str, Any]) -> list[list[str]]:
         for split, known in marks.items()
         if isinstance(known, Mapping) and "images" in known
     }
+    if config.validation and "train" in images:  # a share of the training images is held out
+        held = round(config.validation * images["train"])
+        other = "validation" if "test" in images else "test"
+        images = {**images, "train": images["train"] - held, other: held}
     device, seconds = info.get("device"), info.get("seconds")
     start = "the library's weights" if config.pretrained else "random weights"
     if (info.get("network") or {}).get("trained"):  # a module that the caller gave
@@ -134,11 +138,19 @@ def _about(config: TrainConfig, info: Mapping[str, Any]) -> list[list[str]]:
         "block": config.block if info else "",
         "data": config.data,
         "images": ", ".join(f"{count:,} {split}" for split, count in images.items()),
+        "before training": _before(info.get("before")),
         "started from": (config.weights or start) if info else "",
         "trained for": f"{seconds:,.0f} s on {device}" if seconds and device else "",
         "not readable": f"{len(info.get('unreadable') or ()):,}" if info.get("unreadable") else "",
     }
     return [[what, printable(value)] for what, value in about.items() if value]
+
+
+def _before(measured: Any) -> str:
+    """What the network could do before its first step, if that was measured."""
+    if not isinstance(measured, Mapping) or not isinstance(measured.get("top1"), (int, float)):
+        return ""
+    return f"top-1 {measured['top1']:.2f} % on the {measured.get('split')} split"
 
 
 def _classes(answers: Answers) -> Markup:

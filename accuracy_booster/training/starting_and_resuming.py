@@ -93,33 +93,42 @@ def train(
     if named is None:
         raise ValueError("name a model, or a run to resume")
     if isinstance(named, TrainConfig):
-        config, about = named.change(options), ""
+        config, chosen = named.change(options), False
     else:
         config = resolve(named, trained=own.trained, **options)
-        about = "" if options.get("preset") else told(config)
+        chosen = not options.get("preset")
     if not dry_run:
-        return start_run(Classification, config, own, about)
-    if about:
-        note(about)
-    return try_training(Classification.begin(_checked(Classification, config, own), own))
+        return start_run(Classification, config, own, told if chosen else None)
+    task = Classification.begin(_checked(Classification, config, own), own)
+    if chosen:
+        note(told(task.config))
+    return try_training(task)
 
 
 def start_run(
-    kind: type[Task], config: RunConfig, own: OwnObjects = NOTHING, about: str = ""
+    kind: type[Task],
+    config: RunConfig,
+    own: OwnObjects = NOTHING,
+    about: Callable[[Any], str] | None = None,
 ) -> TrainResult:
     """Train a new run of a task, with the network and the data that the caller gives as objects.
 
     Where torchrun has started the command again, the run that it began before is resumed.
 
     Args:
-        about: a line about the settings, which is printed once nothing is wrong with them.
+        about: gives a line about the completed configuration, which is printed once nothing is
+            wrong with it.
     """
     place = kind.default_output(config)
     if restart_count() and (begun_dir(config, place) / CONFIG).exists():
         return resume_run(kind, begun_dir(config, place), own)
     task = kind.begin(_checked(kind, config, own), own)
     with bars() as progress:
-        return run_training(task, progress, config.network, lines=True, about=about)
+        return run_training(
+            *(task, progress, config.network),
+            lines=True,
+            about="" if about is None else about(task.config),
+        )
 
 
 def _checked(kind: type[Task], config: RunConfig, own: OwnObjects) -> Any:

@@ -132,6 +132,10 @@ class Task(ABC):
         """Whether a trained head stays as it is in a frozen network; asked once in a run's life."""
         return False
 
+    def can_already(self, network: nn.Module) -> bool:
+        """Whether a new network comes with weights, and a head, for just this task."""
+        return False
+
     @abstractmethod
     def freeze(self, network: nn.Module, *, keeps_head: bool) -> list[nn.Module]:
         """Freeze what the configuration says; returns the norms that stay in eval mode."""

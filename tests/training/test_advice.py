@@ -56,6 +56,19 @@ def test_a_line_for_each(make_folder, weights_file, monkeypatch, folders, option
     assert any(all(part in line for part in parts) for line in told), told
 
 
+def test_a_small_network_that_sees_parts_of_photographs(make_folder):
+    root = str(make_folder(GOOD, (90, 120)))
+    for options, told in (
+        ({"image_size": 32}, True),
+        ({"image_size": 32, "augment": "none"}, False),
+        ({"image_size": 96}, False),
+    ):
+        config = resolve("resnet8", data=root, **LONG, **options)
+        data = open_data(config)
+        found = advice(fill_in(config, data), data)
+        assert any("at 32 x 32 pixels little is left" in line for line in found) == told, options
+
+
 def test_what_is_asked_for_is_not_advised(make_folder):
     unbalanced = {**GOOD, "train/a": 6}
     assert any("unbalanced" in line for line in lines(make_folder, unbalanced))

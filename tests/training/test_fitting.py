@@ -1,5 +1,6 @@
 """What a training reports of its epochs, and what it measures on."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -56,3 +57,21 @@ def test_an_image_left_over_is_no_batch_of_one(folder, tmp_path):
     """24 images in batches of 23: batch norms would refuse, or learn from, a batch of one."""
     options = {**SIZE_32, "batch_size": 23, "output": str(tmp_path / "run")}
     assert math.isfinite(ab.train("resnet8", data=str(folder), **options).history[0]["train_loss"])
+
+
+def test_what_trained_weights_could_do_before_is_told(grey, tmp_path, capfd):
+    first = ab.train("resnet8", data=str(grey), **short(tmp_path, epochs=2))
+    capfd.readouterr()
+    options = {**short(tmp_path, epochs=1), "output": str(tmp_path / "second")}
+    second = ab.train("resnet8", data=str(grey), weights=str(first.output), **options)
+    told = f"before training: test top-1 {first.test.top1:.2f} %"
+    assert told in "".join(capfd.readouterr())
+    before = json.loads((second.output / "run.json").read_text())["before"]
+    assert before == {
+        "split": "test",
+        **{name: getattr(first.test, name) for name in ("loss", "top1", "top5")},
+    }
+    assert "before training" in (second.output / "report.html").read_text()
+    more = {**options, "output": str(tmp_path / "third")}
+    ab.train("resnet8", data=str(grey), **more)  # random weights can nothing yet
+    assert "before training" not in "".join(capfd.readouterr())
