@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,14 +14,20 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.analysis.choices import COMPARED_BLOCKS
-from accuracy_booster.analysis.comparison_folder import REPORT, RESULTS, check_can_begin, run_names
+from accuracy_booster.analysis.comparison_folder import (
+    REPORT,
+    RESULTS,
+    check_can_begin,
+    read_latencies,
+    run_names,
+)
 from accuracy_booster.analysis.comparison_report import write_comparison
 from accuracy_booster.analysis.comparison_request import Request, request_in, write_request
 from accuracy_booster.analysis.comparison_results import LATENCY_BATCH, Comparison, Row
 from accuracy_booster.analysis.cost import complexity
 from accuracy_booster.analysis.measuring import latency
 from accuracy_booster.data import Data
-from accuracy_booster.errors import Diverged, TrainingStopped
+from accuracy_booster.errors import Diverged, TrainingInterrupted, TrainingStopped
 from accuracy_booster.files import write_json
 from accuracy_booster.models.own_networks import is_own
 from accuracy_booster.progress import bars, note
@@ -122,7 +130,10 @@ def compare(
     by_names = request.holds_out_by_names
     data = open_data_of_new_run(base, own) if by_names else open_data(base, own, hold_out="rows")
     check_has_no_gates(own)
-    variants = [fill_in(variant, data, own) for variant in variants]
+    lines = list[str]()
+    variants = [fill_in(variant, data, own, lines.append) for variant in variants]
+    for line in dict.fromkeys(lines):  # what holds for several blocks is said once
+        note(line)
     check_keep(variants[0], data.loaders)
     if not request.options.get("preset"):
         note(told(variants[0]))
@@ -133,10 +144,10 @@ def compare(
         _check_can_start(variant, own, say=variant is variants[0])
     configs = _configs(request, variants, base.seed, folder)
     identity = write_request(request, variants[0], configs, folder)
-    with bars() as progress:
+    resume_command = f"accuracy-booster compare --resume {shlex.quote(str(folder))}"
+    with _telling(resume_command), bars() as progress:
         about = f"{request.model} on {base.data}"
         task = progress.add_task("Comparing", total=len(configs), note=about)
-        resume_command = f"accuracy-booster compare --resume {shlex.quote(str(folder))}"
         runs, diverged = list[TrainResult](), dict[str, dict[int, str]]()
         for config in configs:
             label = f"{config.block}, seed {config.seed}"
@@ -153,14 +164,28 @@ def compare(
         if not runs:
             first = next(reason for found in diverged.values() for reason in found.values())
             raise TrainingStopped(f"every training of the comparison diverged; the first: {first}")
+        weights = {run.output.name: run.weights_sha256 for run in runs}
+        known = read_latencies(folder, identity, weights, LATENCY_BATCH)
         progress.update(task, note="measuring inference")
-        rows = _rows(variants, runs, diverged, own)
+        rows = _rows(variants, runs, diverged, own, known)
     page = folder / REPORT
     seconds = time.perf_counter() - start
     result = Comparison(rows, page, seconds, runs, id=identity, lengthened=list(request.lengthened))
     write_comparison(page, result)
     write_json(folder / RESULTS, result.to_dict())
     return result
+
+
+@contextlib.contextmanager
+def _telling(resume_command: str) -> Iterator[None]:
+    """Within it, Ctrl-C between and after the trainings says how the comparison goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        raise TrainingInterrupted(
+            f"stopped by SIGINT; the runs that have ended stay; go on with: {resume_command}",
+            signal.SIGINT,
+        ) from e
 
 
 def _check_can_start(config: TrainConfig, own: OwnObjects, *, say: bool) -> None:
@@ -225,8 +250,13 @@ def _rows(
     runs: Sequence[TrainResult],
     diverged: dict[str, dict[int, str]],
     own: OwnObjects,
+    milliseconds: Mapping[str, float],
 ) -> list[Row]:
-    """The results by block: accuracies, and what the network costs."""
+    """The results by block: accuracies, and what the network costs.
+
+    Args:
+        milliseconds: per image by block, which are measured if one is missing.
+    """
     runs_of = {v.block: [run for run in runs if run.config.block == v.block] for v in variants}
     networks = {
         v.block: load_network(*Run.open(runs_of[v.block][0].output), own)
@@ -235,7 +265,8 @@ def _rows(
         for v in variants
     }
     size = variants[0].input_size
-    milliseconds = latency(networks, size, batch_size=LATENCY_BATCH)
+    if not set(networks) <= set(milliseconds):
+        milliseconds = latency(networks, size, batch_size=LATENCY_BATCH)
     rows = []
     for block, members in runs_of.items():
         top1 = [run.test.top1 for run in members]

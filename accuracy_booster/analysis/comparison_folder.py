@@ -9,7 +9,7 @@ BLOCK-sSEED/    a run's directory
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,28 @@ def read_begun(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         found = e if (folder / BEGUN).exists() else f"no {BEGUN}"
         raise ValueError(f"{folder} holds no comparison to go on with ({found})") from e
+
+
+def read_latencies(
+    folder: Path, identity: str | None, weights: Mapping[str, str | None], batch: int
+) -> dict[str, float]:
+    """Milliseconds per image by block, as they were measured when these runs ended, or {}.
+
+    Args:
+        identity: of the comparison. One of an older version has none, and is measured anew.
+        weights: the hash of each run's weights, by its folder's name. Where results.json has
+            others, something was trained since.
+        batch: images in a batch of the measurement.
+    """
+    try:
+        found = read_json(folder / RESULTS)
+        before = {run["directory"]: run["weights_sha256"] for run in found["runs"]}
+        alike = (found["id"], found["latency_batch"]) == (identity, batch) and before == weights
+        if identity is None or None in before.values() or not alike:
+            return {}
+        return {row["block"]: float(row["ms_per_image"]) for row in found["rows"]}
+    except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: it is written anew
+        return {}
 
 
 def check_can_begin(folder: Path, overwrite: bool) -> None:

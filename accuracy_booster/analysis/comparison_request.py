@@ -123,8 +123,9 @@ def _with_more(
         replace(request, blocks=blocks).check()
         if missing := [block for block in own if block not in blocks]:
             raise ValueError(
-                f"blocks={list(blocks)} leaves out {', '.join(missing)} of the comparison in "
-                f"{folder}, and resuming drops no run; name these too, or leave blocks out"
+                f"blocks={list(blocks)} leaves out {', '.join(map(repr, missing))} of the "
+                f"comparison in {folder}, and resuming drops no run; name these too, or leave "
+                "blocks out"
             )
     added = [block for block in blocks or () if block not in own]
     grown = bool(added) or (seeds or 0) > request.seeds

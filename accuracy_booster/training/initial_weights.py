@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ from accuracy_booster.training.train_config import TrainConfig
 Kinds = Sequence[type[RunConfig]]  # the configurations of the tasks that a run may be of
 
 
-def decide_start(config: Config, kinds: Kinds = (TrainConfig,), *, trained: bool = False) -> Config:
+def decide_start(
+    config: Config,
+    kinds: Kinds = (TrainConfig,),
+    *,
+    trained: bool = False,
+    say: Callable[[str], None] = note,
+) -> Config:
     """The configuration with `init` decided, and `weights` as an absolute path.
 
     A line is printed where the gates do not start as in the paper, or trained weights get gates
@@ -35,6 +41,7 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,), *, trained: bool
     Args:
         kinds: what a run that `weights` names may be of.
         trained: the network comes with trained weights, as a module that the caller gives does.
+        say: prints the line.
 
     Raises:
         ValueError: for weights that cannot be read, or gates that started in another way.
@@ -49,13 +56,13 @@ def decide_start(config: Config, kinds: Kinds = (TrainConfig,), *, trained: bool
     if config.block == "none":
         return config.change({"init": "paper"}) if config.init == "auto" else config
     if gates:
-        return _as_loaded_gates(config, kinds)
+        return _as_loaded_gates(config, kinds, say)
     # where gates take the place of attention modules, the network cannot stay what it was
     replaced = getattr(config, "where", "residual") == "attention"
     trained = (trained or bool(config.pretrained or config.weights)) and not replaced
     init = start_of_gates(config.init, config.block, trained)
     if config.init == "auto" and trained:
-        note(
+        say(
             "init=identity: the gates start by changing nothing, since the weights are trained"
             if init == "identity"
             else f"init=paper: {config.block!r} has no parameters that could start it as the "
@@ -78,7 +85,7 @@ def start_of_gates(init: str, block: str | Recipe, trained: bool) -> str:
     return "identity"
 
 
-def _as_loaded_gates(config: Config, kinds: Kinds) -> Config:
+def _as_loaded_gates(config: Config, kinds: Kinds, say: Callable[[str], None]) -> Config:
     """The configuration with the `init` that the gates in its weights were trained with.
 
     `init` also decides the gates' scale: p = scale * sigmoid(...), 1 for paper and 2 for identity.
@@ -87,7 +94,7 @@ def _as_loaded_gates(config: Config, kinds: Kinds) -> Config:
     known = _init_of(Path(str(config.weights)), kinds)
     if config.init == "auto":
         how = "" if known else ", taken as paper's, which the file does not say"
-        note(f"init={known or 'paper'}: the gates are those of {config.weights}{how}")
+        say(f"init={known or 'paper'}: the gates are those of {config.weights}{how}")
         return config.change({"init": known or "paper"})
     if known not in (None, config.init):
         raise ValueError(

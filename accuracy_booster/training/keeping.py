@@ -38,11 +38,15 @@ def check_keep(config: Any, splits: Container[str]) -> None:
     """Raise ValueError for settings that need a validation split, where `splits` has none."""
     if "validation" in splits:
         return
-    remedy = "there is none; hold one out with --validation 0.1"
+    remedy = (
+        "there is none (data with train/ and val/ alone have val/ as the test split); hold one out "
+        "with --validation 0.1"
+    )
     if config.validation:
         remedy = (
-            f"the data have no test split, so validation={config.validation:g} holds that out; "
-            "give data with a test split"
+            "the data have no test split, so the share that "
+            f"validation={config.validation:g} holds out is the test split; give data with a test "
+            "split (a folder test/ or val/)"
         )
     for name, wanted in (("keep", config.keep == "best"), ("patience", config.patience > 0)):
         if wanted:

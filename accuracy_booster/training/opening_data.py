@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,16 @@ def with_absolute_paths(config: TrainConfig, given: OwnObjects = NOTHING) -> Tra
     return config.change({"data": place, "data_dir": root})
 
 
-def fill_in(config: TrainConfig, data: Data, given: OwnObjects = NOTHING) -> TrainConfig:
+def fill_in(
+    config: TrainConfig,
+    data: Data,
+    given: OwnObjects = NOTHING,
+    say: Callable[[str], None] = note,
+) -> TrainConfig:
     """The configuration with every value that the data decide, so that it repeats the run.
+
+    Args:
+        say: prints a line on how the gates start.
 
     Raises:
         ValueError: for classes or channels that do not fit the configuration, or weights that
@@ -81,7 +90,7 @@ def fill_in(config: TrainConfig, data: Data, given: OwnObjects = NOTHING) -> Tra
     data.check_trainable()
     classes = len(data.classes)
     config = with_own_gates(config, given, config.num_classes or classes, data.in_chans)
-    config = with_absolute_paths(decide_start(config, trained=given.trained), given)
+    config = with_absolute_paths(decide_start(config, trained=given.trained, say=say), given)
     if config.num_classes is not None and classes > config.num_classes:
         raise ValueError(
             f"{data.name} has {classes} classes, more than num_classes={config.num_classes}"

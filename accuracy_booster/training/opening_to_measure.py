@@ -131,6 +131,8 @@ def open_measured(
         given = _given_run(Path(run), data, options, split, model)
     network, config, opened_run = given.network, given.config, given.run
     accelerator = make_accelerator(config)
+    if given.own_data and split == "validation" and opened_run is not None:
+        _check_share(opened_run)
     # without a split of their own, validation images are held out of the training split
     splits = ("train",) if split == "validation" else (split,)
     how = {"splits": splits, "training": False, "classes": given.classes}
@@ -144,8 +146,13 @@ def open_measured(
         and (changed := what_changed(opened_run, config, loaded))
     ):
         warnings.warn(changed, stacklevel=3)
+    if given.own_data and split == "validation" and opened_run is not None:
+        _check_no_test_split(opened_run, loaded)
     if split not in loaded.loaders:
-        raise ValueError(f"{loaded.name} has no validation split, and the run held none out")
+        raise ValueError(
+            f"{loaded.name} has no validation split, and the run held none out; data with train/ "
+            "and val/ alone have val/ as the test split (--split test)"
+        )
     _check_channels(network, loaded)
     network.to(accelerator.device)
     if opened_run is not None and "image_size" in options:
@@ -215,6 +222,28 @@ def _is_its_own(run: Run, config: TrainConfig, own: OwnObjects) -> bool:
     columns = {name: getattr(config, name) for name in ("image_column", "label_column")}
     source = dataset_source(data, own.data_name, **columns)
     return all(marks_of(source.read(split)[0]) == known[split] for split in known)
+
+
+def _check_share(run: Run) -> None:
+    """Raise ValueError if the share that the run held out is its test split."""
+    known = run.info.get("data") or {}  # the splits that were read
+    if known and "test" not in known:
+        raise ValueError(
+            f"the run in {run.path} has no validation split: its data have no test split, so the "
+            "share that --validation held out is its test split; give --split test"
+        )
+
+
+def _check_no_test_split(run: Run, data: Data) -> None:
+    """Raise ValueError if the validation split that was read is the run's test split."""
+    known = run.info.get("data") or {}
+    if "validation" in known or "test" not in known or "validation" not in data.marks:
+        return
+    if not data.difference("validation", known["test"]):
+        raise ValueError(
+            f"the run in {run.path} has no validation split: its test images have no labels, so "
+            "the validation split of its data is its test split; give --split test"
+        )
 
 
 def _check_channels(network: nn.Module, data: Data) -> None:

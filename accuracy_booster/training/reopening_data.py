@@ -12,6 +12,7 @@ from accuracy_booster.training.opening_data import open_data
 from accuracy_booster.training.own_objects import NOTHING, OwnObjects
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.run_files import CONFIG
 from accuracy_booster.training.task import TrainingData
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -26,7 +27,14 @@ def reopen(run: Run, config: TrainConfig, own: OwnObjects = NOTHING) -> Data:
         ValueError: if they are not where the configuration says, or are other data.
     """
     if own.data is None:
-        check_place(run.path, config.data)
+        stored = TrainConfig.from_yaml((run.path / CONFIG).read_text()).data
+        if config.data == stored:
+            check_place(run.path, stored)
+        elif not sources.exists(config.data):
+            raise ValueError(
+                f"data={config.data!r} is no directory; give the place of the data of the run in "
+                f"{run.path}, which were in {stored!r}"
+            )
     data = open_data(config, own, classes=run.info["classes"], hold_out=run.hold_out)
     check_same(run, config, data)
     return data

@@ -28,6 +28,7 @@ from accuracy_booster.training.run_files import (
     check_output,
     is_run,
     remove_run,
+    resume_command,
 )
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -104,8 +105,8 @@ class Run:
             raise ValueError(f"{path} holds no run (no {CONFIG}); give the --output of a training")
         if ended and not (path / WEIGHTS).is_file():
             raise ValueError(
-                f"the run in {path} has not ended: it has no {WEIGHTS}; go on with it by "
-                f"--resume {path}"
+                f"the run in {path} has not ended: it has no {WEIGHTS}; go on with: "
+                f"{resume_command(path)}"
             )
         run = cls(path)
         try:
@@ -117,10 +118,10 @@ class Run:
         if ended and (state := run.state(config.epochs)) != "finished":
             raise ValueError(
                 f"the run in {path} has not ended: it is to be trained for {config.epochs} epochs; "
-                f"go on with it by --resume {path}"
+                f"go on with: {resume_command(path)}"
                 if state == "stopped"
-                else f"the run in {path} is damaged: {state}; --resume {path} writes it anew from "
-                "its last checkpoint"
+                else f"the run in {path} is damaged: {state}; {resume_command(path)} writes it "
+                "anew from its last checkpoint"
             )
         return run, config
 

@@ -18,6 +18,7 @@ report.html        the result on a page (`training.run_report`); eval writes it 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def check_output(path: Path, overwrite: bool) -> None:
     left = {LOCK, *map(partial_name, (INFO, CONFIG))}
     left |= {INFO} if _info_of(path) else set()
     check_no_others(path, left, "run")
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with the run in a directory, of whichever task it is."""
+    detects = _info_of(path).get("task") == "detection"
+    return f"accuracy-booster {'detect ' * detects}train --resume {shlex.quote(str(path))}"
 
 
 def remove_run(path: Path, *, whole: bool = True) -> None:

@@ -174,6 +174,8 @@ def resume_run(
         # else a run of an older version keeps its relative path
         config = kind.place(config)
     if state == "finished" and config.epochs == stored.epochs:
+        if own.data is not None or set(config.places) & set(options):
+            kind.reopen(run, config, own)  # raises for other data, as where the run goes on
         result = result_of(kind, run, config)
         if result.stopped_early:
             note(

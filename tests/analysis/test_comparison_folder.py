@@ -163,14 +163,15 @@ def test_one_block_that_diverges_does_not_lose_the_comparison(tmp_path, monkeypa
         compare(tmp_path / "all", blocks=["se"])
 
 
-def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, tmp_path):
+def test_compare_starts_all_blocks_from_the_weights(weights_file, make_folder, tmp_path, capsys):
     folder = make_folder({f"{s}/{c}": 8 for s in ("train", "test") for c in "abc"}, size=(32, 32))
     options = {**SIZE_32, "data": str(folder), "preset": "cifar_resnet", "lr": 1e-9}
     options["weights"] = str(weights_file[1])
     result = ab.compare(
-        "resnet8", blocks=["none", "ab"], seeds=1, output=str(tmp_path / "out"), **options
+        "resnet8", blocks=["none", "ab", "se"], seeds=1, output=str(tmp_path / "out"), **options
     )
-    assert [run.config.init for run in result.runs] == ["paper", "identity"]
+    assert [run.config.init for run in result.runs] == ["paper", "identity", "identity"]
+    assert capsys.readouterr().err.count("init=identity") == 1
     final = load_file(tmp_path / "out" / "ab-s0" / "model.safetensors")
     for name, parameter in weights_file[0].named_parameters():
         torch.testing.assert_close(final[name], parameter, rtol=1e-4, atol=1e-6)
@@ -225,7 +226,7 @@ def test_more_seeds_and_blocks_are_added_and_what_has_ended_stays(folder, capsys
     ("given", "told"),
     [
         ({"seeds": 0}, "seeds=0, but the comparison in .* has 1"),
-        ({"blocks": ["none", "se"]}, r"leaves out gap \| dense"),
+        ({"blocks": ["none", "se"]}, r"leaves out 'gap \| dense"),
         ({"blocks": ["none", LONG, "abb"]}, "unknown block 'abb'"),
         ({"blocks": ["none", LONG, "se", "se"]}, "names a block twice"),
         ({"blocks": "none"}, "must be a list"),
@@ -239,6 +240,40 @@ def test_what_cannot_be_added_is_told_and_changes_nothing(folder, given, told):
     with pytest.raises(ValueError, match=told):
         ab.compare(resume=folder, **given)
     assert contents(folder) == before
+
+
+def test_latencies_are_kept_where_nothing_was_trained(folder, monkeypatch):
+    def latencies():
+        return {row["block"]: row["ms_per_image"] for row in found()["rows"]}
+
+    def found():
+        return files.read_json(folder / "results.json")
+
+    kept = {row["block"]: 1.5 + i for i, row in enumerate(found()["rows"])}
+    new = dict.fromkeys([*kept, "se"], 7.0)
+    monkeypatch.setattr(comparison, "latency", lambda networks, *_, **__: new)
+    rows = [{**row, "ms_per_image": kept[row["block"]]} for row in found()["rows"]]
+    files.write_json(folder / "results.json", {**found(), "rows": rows})
+    ab.compare(resume=folder)
+    assert latencies() == kept
+    ab.compare(resume=folder, blocks=["none", LONG, "se"])  # together, as they are compared
+    assert latencies() == new
+    (folder / "results.json").write_text("{")
+    ab.compare(resume=folder)
+    assert latencies() == new
+
+
+def test_an_interruption_while_it_measures_names_the_command(folder, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    (folder / "results.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "latency", interrupted)
+        assert main(["compare", "--resume", str(folder)]) == 130
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"go on with: accuracy-booster compare --resume {folder}" in told
+    assert len(ab.compare(resume=folder).rows) == 2
 
 
 def test_an_addition_that_was_killed_goes_on(folder, monkeypatch):

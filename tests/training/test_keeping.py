@@ -214,10 +214,21 @@ def test_both_need_a_validation_split(more, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_without_test_images_the_error_says_what_the_share_is(make_folder, tmp_path):
+@pytest.mark.parametrize("more", [{"patience": 2}, {"keep": "best"}])
+def test_without_test_images_the_error_says_what_the_share_is(make_folder, tmp_path, more):
     root = make_folder({"a": 10, "b": 10}, size=(16, 16))
-    with pytest.raises(ValueError, match=r"so validation=0\.2 holds that out; give data with a"):
-        ab.train("resnet8", data=str(root), validation=0.2, keep="best", output=str(tmp_path / "r"))
+    told = (
+        r"the share that validation=0\.2 holds out is the test split; give data with a test split"
+    )
+    with pytest.raises(ValueError, match=told):
+        ab.train("resnet8", data=str(root), validation=0.2, output=str(tmp_path / "r"), **more)
+
+
+def test_the_error_says_that_val_is_the_test_split(make_folder, tmp_path):
+    root = make_folder({f"{s}/{c}": 4 for s in ("train", "val") for c in "ab"}, size=(16, 16))
+    told = r"val/ alone have val/ as the test split\); hold one out with --validation 0\.1"
+    with pytest.raises(ValueError, match=told):
+        ab.train("resnet8", data=str(root), patience=2, output=str(tmp_path / "r"))
 
 
 def test_the_closing_line_says_which(tmp_path, monkeypatch, capsys):

@@ -65,6 +65,12 @@ def test_other_data_are_refused_on_resume_and_told_on_eval(here):
     before = {p.name: p.read_bytes() for p in (here / "run").iterdir() if p.is_file()}
     with pytest.raises(ValueError, match="train split has 17 images and had 16 images, the test"):
         ab.train(resume="run", epochs=2, data="elsewhere/images")
+    with pytest.raises(ValueError, match="train split has 17 images and had 16 images, the test"):
+        ab.train(resume="run", data="elsewhere/images")  # though there is nothing to do
+    with pytest.raises(ValueError, match=r"data='nowhere' is no directory; give .*/images'$"):
+        ab.train(resume="run", data="nowhere")
+    shutil.copytree("images", "copy")
+    assert ab.train(resume="run", data="copy").epochs_done == 1
     assert before == {p.name: p.read_bytes() for p in (here / "run").iterdir() if p.is_file()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -67,7 +67,9 @@ def test_killed_as_it_gets_longer_it_ends_the_same(instant, here, monkeypatch):
     state = "stopped" if longer else "finished"
     assert (listed.epoch, listed.epochs, listed.state) == (1, 3 if longer else 1, state)
     if longer:
-        with pytest.raises(ValueError, match="has not ended"):
+        with pytest.raises(
+            ValueError, match=r"has not ended.*: accuracy-booster train --resume run"
+        ):
             ab.evaluate("run")
         ab.train(resume="run")
     else:

@@ -12,9 +12,11 @@ from support.trainings import (
     train_digits,
 )
 
+import accuracy_booster as ab
 from accuracy_booster import files
 from accuracy_booster.cli import main
 from accuracy_booster.training.lock import LOCK
+from accuracy_booster.training.run_files import resume_command
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -117,3 +119,14 @@ def test_a_run_that_was_killed_as_it_was_overwritten_is_overwritten_again(
     train_digits(run, seed=2, overwrite=True)
     assert equal_weights(run, two_runs / "s2")
     assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_the_command_that_goes_on_is_that_of_the_runs_task(tmp_path):
+    info = {"classes": ["a"], "versions": {}}
+    files.write_json(tmp_path / "run.json", {**info, "task": "detection"})
+    (tmp_path / "config.yaml").write_text("")
+    told = f"accuracy-booster detect train --resume {tmp_path}"
+    with pytest.raises(ValueError, match=f"has not ended.*: {told}$"):
+        ab.evaluate(tmp_path)
+    files.write_json(tmp_path / "run.json", info)  # of an older version
+    assert resume_command(tmp_path) == f"accuracy-booster train --resume {tmp_path}"
