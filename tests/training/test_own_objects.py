@@ -202,7 +202,7 @@ def test_norms_that_a_files_weights_replace_are_not_warned_of(tmp_path):
     for site in SITES:
         nn.init.zeros_(network.get_submodule(site).weight)
     with pytest.warns(UserWarning, match="branches end in a norm whose weight is zero"):
-        ab.boost(copy.deepcopy(network), "ab", example=EXAMPLE)
+        ab.boost(copy.deepcopy(network), "ab", example=EXAMPLE, init="identity")
     result = train(network, tmp_path / "run", weights=str(tmp_path / "own.pth"))
     images = [image for image, _ in (TEST[0], TEST[1])]
     loaded = ab.load_run(result, model=network)  # what a training returns stands for its run
