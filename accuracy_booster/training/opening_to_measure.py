@@ -48,6 +48,7 @@ class Opened:
     Attributes:
         run: None for a module.
         knows_classes: the labels are numbers of the network's outputs.
+        all_named: the caller gave the names of the outputs, so each has one.
     """
 
     network: nn.Module
@@ -57,6 +58,7 @@ class Opened:
     split: str
     accelerator: Accelerator
     knows_classes: bool
+    all_named: bool = False
 
     @property
     def loader(self) -> Loader:
@@ -79,6 +81,11 @@ class Opened:
         if (count := len(self.data.classes)) > outputs:
             raise ValueError(
                 f"{self.data.name} has {count} classes, more than the head's {outputs}"
+            )
+        if self.all_named and count < outputs:
+            raise ValueError(
+                f"classes=... has {count} names, and the network has {outputs} outputs; give "
+                f"{outputs} names, one for each output in their order"
             )
         if self.knows_classes:
             return None
@@ -158,7 +165,8 @@ def open_measured(
     if opened_run is not None and "image_size" in options:
         try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
     knows_classes = given.classes is not None
-    return Opened(network, config, opened_run, loaded, split, accelerator, knows_classes)
+    about = (knows_classes, classes is not None)
+    return Opened(network, config, opened_run, loaded, split, accelerator, *about)
 
 
 def _given_module(

@@ -37,6 +37,8 @@ def test_evaluate_counts_every_image_once(grey, capsys):
     assert f"Sequential on {grey}" in page.text
     assert "block" not in page.text  # which is a run's
     assert "mean 0.2, 0.3, 0.4" in page.text
+    with pytest.raises(ValueError, match="has 6 names, and the network has 7 outputs; give 7"):
+        ab.evaluate(model, str(grey), **{**options, "classes": names[:6]})
     told = " ".join(capsys.readouterr().err.split())
     assert "since the module has no pretrained_cfg: " in told
     assert "pixels, mean 0.2,0.3,0.4, std 0.5,0.6,0.7" in told

@@ -254,6 +254,7 @@ def test_settings_that_do_not_fit_an_own_network(tmp_path):
             {"data": TensorDataset(TRAIN.images, torch.tensor(TRAIN.targets))},
             "no test split",
         ),
+        (net(), {"data": (Subset(TRAIN, range(0, 24, 3)), TEST)}, "two: give images of a second"),
     ):
         with pytest.raises(ValueError, match=told):
             train(model, tmp_path / "run", **more)
