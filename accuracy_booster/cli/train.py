@@ -16,7 +16,6 @@ from accuracy_booster.cli.shared_options import (
     take_one_block,
     trained_value,
 )
-from accuracy_booster.progress import printable
 from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
-    from accuracy_booster.training.measuring import Evaluation, tells_top5
+    from accuracy_booster.training.measuring import tells_top5
     from accuracy_booster.training.run_files import REPORT
 
     take_one_block(given, "train")
@@ -68,9 +67,6 @@ def _train(given: dict[str, Any]) -> Result:
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
             f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
         )
-        # a run that had ended before is read from its files, which do not hold the answers
-        if isinstance(test, Evaluation) and (line := test.answers.all_as_one()):
-            say(printable(line))
         if (page := result.output / REPORT).is_file():
             say(page)
         say(result.output)

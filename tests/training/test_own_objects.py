@@ -219,17 +219,30 @@ def test_import_paths_on_the_command_line(folder, tmp_path, monkeypatch, capsys)
         "    def __init__(self, num_classes):\n"
         "        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),"
         " nn.Flatten(), nn.Linear(4, num_classes))\n"
+        "        nn.init.constant_(self[-1].weight, 0)\n"
+        "        self[-1].bias.data[0] = 9\n"
     )
     monkeypatch.chdir(tmp_path)
     place, model = tmp_path / "run", "nets_of_a_user.py:Net"
-    words = ["--data", folder, "--epochs=1", "--batch_size=8", "--compile=off", "--workers=0"]
-    code, _, err = command(
+    words = [
+        "--data",
+        folder,
+        "--epochs=1",
+        "--batch_size=8",
+        "--compile=off",
+        "--workers=0",
+        "--lr=1e-9",
+    ]
+    code, out, err = command(
         capsys, "train", "--model", model, "--block=none", *words, "--output", place
     )
     assert code == 0, err
+    assert "every image was taken for " in err
     assert stored(place)["model"] == model
     assert_refused(capsys, ["eval", place], [f"--model {model}"])
-    assert command(capsys, "eval", place, "--model", model)[0] == 0
+    code, out, err = command(capsys, "eval", place, "--model", model)
+    assert code == 0, err
+    assert "every image was taken for " in out
     assert command(capsys, "train", "--resume", place, "--model", model, "--epochs=2")[0] == 0
     assert_refused(
         capsys,
