@@ -10,6 +10,7 @@ from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_table, say
 from accuracy_booster.cli.parser import Parser
 from accuracy_booster.cli.shared_options import own_network_argument
+from accuracy_booster.progress import printable
 from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
 FEW_CLASSES = 20  # of more, the worst are printed
@@ -57,6 +58,8 @@ def _eval(given: dict[str, Any]) -> Result:
         rows = class_rows(measured.answers)
         top5 = f", top-5 error {measured.top5_error:.2f} %" if tells_top5(len(rows)) else ""
         say(f"top-1 error {measured.top1_error:.2f} %{top5} ({measured.images:,} images{folded})")
+        if line := measured.answers.all_as_one():
+            say(printable(line))
         few = len(rows) <= FEW_CLASSES
         if not few:
             say(f"the {WORST} classes of {len(rows):,} with the lowest accuracy:")

@@ -80,8 +80,8 @@ def _check_model(model: object, file: str, words: Sequence[str]) -> None:
         return
     if model not in words and not any(word.partition("=")[0] == "--model" for word in words):
         raise ValueError(
-            f"{shown(file)} names code of somebody's own, model: {shown(model)}, which is not "
-            f"imported because a file says so; give --model {model} too"
+            f"{shown(file)} names code of somebody's own, model: {shown(model)}, and code is "
+            f"never imported merely because a file names it; give --model {model} too"
         )
 
 

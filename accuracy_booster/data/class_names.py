@@ -9,8 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
+
+from accuracy_booster.errors import shown
 
 _WNID = re.compile(r"n\d{8}")
+
+
+def check_names(classes: Any, name: str = "classes") -> None:
+    """Raise ValueError unless these are the names of outputs: a list of texts."""
+    listed = isinstance(classes, Sequence) and not isinstance(classes, (str, bytes))
+    if not listed or not classes or not all(isinstance(one, str) for one in classes):
+        raise ValueError(
+            f"{name}={shown(classes)} must be the names of all outputs in their order, a list of "
+            'texts such as ["cat", "dog"]'
+        )
 
 
 def outputs_of(classes: Sequence[str], outputs: int, data: str) -> list[int] | None:

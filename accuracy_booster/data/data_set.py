@@ -67,9 +67,14 @@ class Data:
         learned = images.labels.unique().tolist()
         if len(learned) == 1:
             one = self.classes[learned[0]]
+            remedy = (
+                "give images of a second class"
+                if self.name.startswith("dataset/")
+                else "put the images of each class into a folder of its own"
+            )
             raise ValueError(
                 f"all {count:,} training images of {self.name} are of one class, {one!r}, and a "
-                "classifier needs two: put the images of each class into a folder of its own"
+                f"classifier needs two: {remedy}"
             )
 
     @property

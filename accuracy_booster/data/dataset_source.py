@@ -22,6 +22,11 @@ from accuracy_booster.errors import shown
 PREFIX = "dataset/"  # of the name that stands for such data in a configuration
 GIVE = "data=(train, test), or one data set with validation=0.2"
 
+SEVERAL = (
+    'two data sets (train, test), a mapping {"train": ..., "validation": ..., "test": ...} of data '
+    "sets, one data set with validation=0.2, a name or a directory"
+)
+
 
 def is_dataset_name(data: str) -> bool:
     """Whether the name stands for data that the caller must give as objects."""
@@ -48,11 +53,14 @@ def given_splits(data: Any) -> dict[str, Any]:
             )
         splits = {split: data[name] for split, name in names.items()}
     elif isinstance(data, (tuple, list)):
-        if len(data) != 2 or not all(map(_is_dataset, data)):
-            raise ValueError(
-                f"data={shown(data)} must be a name, a directory, a data set, or two data sets "
-                "(train, test)"
-            )
+        for number, part in enumerate(data, 1):
+            if not _is_dataset(part):
+                raise ValueError(
+                    f"part {number} of data, {_called(part)}, is no data set, which has "
+                    f"__getitem__ and __len__{_inner(part)}; give {SEVERAL}"
+                )
+        if len(data) != 2:
+            raise ValueError(f"data has {len(data)} data sets in a row; give {SEVERAL}")
         splits = dict(zip(("train", "test"), data, strict=True))
     else:
         splits = {"train": data}
@@ -73,6 +81,18 @@ def _is_dataset(data: Any) -> bool:
     return hasattr(type(data), "__getitem__") and not isinstance(data, (str, tuple, Mapping))
 
 
+def _called(part: Any) -> str:
+    """A value for a message: itself if it is a plain one, otherwise its class."""
+    plain = isinstance(part, (str, int, float, bool, type(None)))
+    return shown(part) if plain else f"of the type {type(part).__name__}"
+
+
+def _inner(part: Any) -> str:
+    """What to give for a loader: the data set in it."""
+    has = _is_dataset(getattr(part, "dataset", None))
+    return f" (that of this {type(part).__name__} is its .dataset)" if has else ""
+
+
 def _check(dataset: Any, split: str) -> None:
     kind = type(dataset).__name__
     if isinstance(dataset, IterableDataset) or (
@@ -81,12 +101,12 @@ def _check(dataset: Any, split: str) -> None:
         raise ValueError(
             f"the {split} data set, {kind}, is a stream: its images have no numbers, so a training "
             "on it could not go on where it was; give a map-style data set, with __getitem__ and "
-            "__len__"
+            f"__len__{_inner(dataset)}"
         )
     if not _is_dataset(dataset):
         raise ValueError(
-            f"data: the {split} split is a {kind}, and a data set has __getitem__ and __len__; "
-            f"give {GIVE}, or a name or a directory"
+            f"data: the {split} split is {_called(dataset)}, and a data set has __getitem__ and "
+            f"__len__; give {GIVE}, or a name or a directory"
         )
     try:
         len(dataset)

@@ -148,7 +148,11 @@ def _refuse_extra(
     hint = "; ".join(f"{name} is {like[0]} there" for name, like in near if like)
     raise ValueError(
         f"{root} has classes that train/ has not: {', '.join(extra[:5])}"
-        + (f" ({hint}: spell them alike)" if hint else "")
+        + (
+            f" ({hint}: spell them alike)"
+            if hint
+            else f"; put training images of them into train/, or take them out of {root.name}/"
+        )
     )
 
 

@@ -80,9 +80,13 @@ def _matched(pattern: str) -> list[str]:
         ):
             files.append(path)
     if not files:
-        has = f", only {len(matches)} others" if matches else ""
+        has = f", only {_others(len(matches))}" if matches else ""
         raise ValueError(f"the pattern {shown(pattern)} matches no images{has}; check it")
     return files
+
+
+def _others(count: int) -> str:
+    return "1 path that is none" if count == 1 else f"{count:,} paths that are none"
 
 
 def read(path: str) -> torch.Tensor:

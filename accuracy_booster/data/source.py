@@ -53,9 +53,15 @@ class Source:
         # numbers without names may have gaps, but not so large ones that a head would be huge
         limit = max(1000, 10 * count) if classes is None else count
         if low < 0 or high >= limit:
-            last = count - 1 if high >= limit else high
+            what = f"the {split} split of {self.name} has labels {low} to {high}"
+            if low < 0:
+                raise ValueError(
+                    f"{what}, and class numbers start at 0; number the classes from 0, and leave "
+                    f"out images without a label, if {low} means that"
+                )
+            known = "" if classes is None else f", since there are {count} names of classes"
             raise ValueError(
-                f"the {split} split of {self.name} has labels {low} to {high}: no class numbers, "
-                f"which go from 0 to {last}"
+                f"{what}: no class numbers, which go from 0 to {count - 1} here{known}; number "
+                "the classes from 0 without gaps"
             )
         return images, classes

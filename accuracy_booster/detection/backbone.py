@@ -85,8 +85,9 @@ def _trained_network(
     run, config = Run.open(path)
     if is_own(config.model):
         raise ValueError(
-            f"the run in {path} is of your own code ({config.model}), which is not imported "
-            "because a file names it; give the network itself: ab.load_run(RUN, model=...)"
+            f"the run in {path} is of your own code ({config.model}), and code is never "
+            "imported merely because a run's file names it; give the network itself: "
+            "ab.load_run(RUN, model=...)"
         )
     if block is not None and not _same(block, config.block):
         raise ValueError(

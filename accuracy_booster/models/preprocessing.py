@@ -34,12 +34,18 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __str__(self) -> str:
-        height, width = self.image_size
         mode = "" if self.crop_mode == "center" else f" ({self.crop_mode})"
         return (
-            f"{height} x {width} pixels, mean {_numbers(self.mean)}, std {_numbers(self.std)}, "
+            f"{size_and_normalisation(self.image_size, self.mean, self.std)}, "
             f"{self.interpolation}, crop_pct {self.crop_pct:.4g}{mode}"
         )
+
+
+def size_and_normalisation(
+    size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+) -> str:
+    """The size (H, W) of a network's input, and its normalisation, as text."""
+    return f"{size[0]} x {size[1]} pixels, mean {_numbers(mean)}, std {_numbers(std)}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

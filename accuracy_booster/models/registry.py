@@ -11,11 +11,13 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.errors import shown, unknown
+from accuracy_booster.models.importing import is_import_path
 from accuracy_booster.models.libraries import LIBRARIES
 from accuracy_booster.models.preact_cifar import PreActResNet, WideResNet
 from accuracy_booster.models.resnet_cifar import ResNetCifar
 from accuracy_booster.models.resnet_imagenet import stride_in_first_conv, wide_resnet18
 from accuracy_booster.models.shufflenet import ShuffleNet
+from accuracy_booster.progress import printable
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
@@ -114,6 +116,17 @@ def entry(name: str) -> Entry:
     if match := _WIDE.fullmatch(name):
         depth, width = map(int, match.groups())
         return Entry(partial(WideResNet, depth, width), f"wide ResNet-{depth}, {width} times")
+    if is_import_path(name):
+        raise ValueError(
+            f"{shown(name)} is a network of your own, which only the commands train, compare, "
+            "eval, predict, inspect, merge and prune take; name one that 'accuracy-booster models' "
+            "lists, or give the module itself in Python, as ab.plan(module)"
+        )
+    if name.endswith(".py"):
+        raise ValueError(
+            f"{shown(name)} is a file; write {printable(name)}:FUNCTION, the function "
+            "or class in it that makes the network"
+        )
     remedy = "or wrnD_K (depth D = 6n + 4, width K), timm/NAME, torchvision/NAME"
     raise unknown("model", name, MODELS, remedy)
 

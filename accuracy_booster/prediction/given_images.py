@@ -16,6 +16,7 @@ from PIL import Image
 from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
 from accuracy_booster.data.images import Images, Item
 from accuracy_booster.data.pictures import Picture, find_images, pixels_of, with_channels
+from accuracy_booster.errors import shown
 
 
 class GivenImages(Images):
@@ -65,6 +66,11 @@ def given_images(
     """
     if isinstance(images, (str, Path, Image.Image, torch.Tensor, np.ndarray)):
         images = _planes(images)
+    if not isinstance(images, Iterable):
+        raise ValueError(
+            f"images={shown(images)} must be files, folders, patterns or images: one, a list or an "
+            "iterator of them"
+        )
     if isinstance(images, Sequence):
         if not images:
             raise ValueError("no images are given; give files, folders, patterns or images")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.batches import Loader
+from accuracy_booster.data.class_names import check_names
 from accuracy_booster.data.normalisation import normalise
 from accuracy_booster.data.pictures import Picture
 from accuracy_booster.errors import shown
@@ -28,6 +29,7 @@ from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_outputs import split_outputs
 from accuracy_booster.training.own_objects import NOTHING
 from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_result import TrainResult, place_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Predictor:
 
 
 def predict(
-    network: str | Path | nn.Module,
+    network: str | Path | nn.Module | TrainResult,
     images: Picture | Iterable[Picture],
     *,
     model: Any = None,
@@ -95,8 +97,9 @@ def predict(
     normalisation. So over a test folder the first class is right as often as `ab.evaluate` says.
 
     Args:
-        network: a run's directory; or a network that says how its images are made, as those of timm
-            and of `ab.load_run` do (`pretrained_cfg`). It is in eval mode only meanwhile.
+        network: a run's directory, or what `ab.train` returned for it; or a network that says how
+            its images are made, as those of timm and of `ab.load_run` do (`pretrained_cfg`). It is
+            in eval mode only meanwhile.
         images: paths of files, of directories for all images below them, or patterns such as
             "photos/**/*.jpg"; PIL images; tensors, uint8 [C, H, W]; arrays, uint8 [H, W, 3] or
             [H, W]. Files and PIL images are turned upright. One, a list, or an iterator, of which
@@ -121,6 +124,7 @@ def predict(
     for name, value, least in (("top", top, 1), ("batch_size", batch_size, 1)):
         if type(value) is not int or value < least:
             raise ValueError(f"{name}={shown(value)} must be a whole number >= {least}")
+    network = place_of(network)
     if isinstance(network, (str, Path)):
         if classes is not None:
             raise ValueError("classes=... is for a module; a run knows the names of its classes")
@@ -149,7 +153,7 @@ def open_run(
     run, config = Run.open(Path(path))
     if device is not None:
         config = config.change({"device": str(device)})
-    network = load_network(run, config, NOTHING if model is None else NOTHING.with_network(model))
+    network = load_network(run, config, NOTHING.of_run(model))
     accelerator = make_accelerator(config)
     network.to(accelerator.device)
     return Predictor(
@@ -168,6 +172,8 @@ def open_module(
     Raises:
         ValueError: for one that does not.
     """
+    if classes is not None:
+        check_names(classes)
     inputs = inputs_of_module(network)
     if device is not None:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
@@ -176,7 +182,9 @@ def open_module(
     known: Any = classes if classes is not None else classes_of(network)
     if known is None:
         known = (getattr(network, "pretrained_cfg", None) or {}).get("label_names")
-    return Predictor(network, inputs, _named(known or ()), at, nullcontext)
+    return Predictor(
+        network, inputs, _named(known or (), all_of_them=classes is not None), at, nullcontext
+    )
 
 
 def folded(predictor: Predictor, batch_size: int) -> Predictor:
@@ -239,14 +247,14 @@ def _top(
     ]
 
 
-def _named(classes: Sequence[str]) -> Callable[[int], Sequence[str]]:
-    """The names of so many outputs; "output 7" for one without a name."""
+def _named(classes: Sequence[str], *, all_of_them: bool = False) -> Callable[[int], Sequence[str]]:
+    """The names of so many outputs; "output 7" for one without a name, unless all have one."""
 
     def names(outputs: int) -> Sequence[str]:
-        if len(classes) > outputs:
+        if len(classes) > outputs or (all_of_them and len(classes) < outputs):
             raise ValueError(
                 f"there are {len(classes)} names of classes, and the network has {outputs} "
-                "outputs; give as many names"
+                f"outputs; give {outputs} names, one for each output in their order"
             )
         return names_of_outputs(classes, None, outputs)
 

@@ -115,6 +115,11 @@ def _on_classes(config: TrainConfig, data: Data) -> Iterator[str]:
     present = [(n, name) for n, name in zip(counts, data.classes, strict=True) if n]
     (least, rare), (most, common) = min(present), max(present)
     balanced = config.class_weights != "none" or config.sampling != "none"
+    if config.class_weights != "none" and config.sampling != "none":
+        yield (
+            f"class_weights={config.class_weights} and sampling={config.sampling} both correct for "
+            "the sizes of the classes, so the rare ones count too much: give one of them"
+        )
     if most >= UNBALANCED * least and not balanced:
         yield (
             f"the classes are unbalanced: {common} has {most:,} training images and {rare} "

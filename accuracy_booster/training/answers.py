@@ -126,6 +126,16 @@ class Answers:
             for k in sorted(images)
         ]
 
+    def all_as_one(self) -> str:
+        """A line where every image of several classes was taken for one class; or ""."""
+        given = {given for _, given, _ in self.pairs}
+        if len(given) != 1 or len({true for true, _, _ in self.pairs}) < 2:
+            return ""
+        return (
+            f"every image was taken for {self.classes[given.pop()]}: the network tells no classes "
+            "apart"
+        )
+
     def worst(self, most: int | None = None) -> list[ByClass]:
         """The classes with images, the lowest accuracy first."""
         found = [one for one in self.by_class if one.images]

@@ -188,6 +188,8 @@ class Classification(Task):
         from accuracy_booster.training.run_report import write_run_report
 
         run.check_ours()
+        if line := test.answers.all_as_one():
+            note(line)
         write_run_report(
             run.path / REPORT,
             test,

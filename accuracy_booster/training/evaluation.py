@@ -21,13 +21,14 @@ from accuracy_booster.progress import bars
 from accuracy_booster.training.measuring import Evaluation, measure
 from accuracy_booster.training.opening_to_measure import Opened, open_measured
 from accuracy_booster.training.task import OnBatch, TrainingData
+from accuracy_booster.training.train_result import TrainResult
 from accuracy_booster.training.unreadable_images import check_readable
 
 Measure = TypeVar("Measure")  # the metrics of a task
 
 
 def evaluate(
-    run: str | Path | nn.Module | None = None,
+    run: str | Path | nn.Module | TrainResult | None = None,
     data: Any = None,
     *,
     model: Any = None,
@@ -40,7 +41,8 @@ def evaluate(
     """Top-1 and top-5 of a finished run, or of any module, on a data set; also class by class.
 
     Args:
-        run: a run's directory, or a module that maps images [N, C, H, W] to logits.
+        run: a run's directory, what `ab.train` returned for it, or a module that maps images
+            [N, C, H, W] to logits. How its images are made is printed.
         data: a name, a path or data sets as for `ab.train`; by default, for a run, what it was
             trained on. A warning says if these data have changed since. One data set is measured
             whole, unless it is the one that the run was trained on and held a share of out.

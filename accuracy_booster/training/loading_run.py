@@ -24,12 +24,13 @@ from accuracy_booster.training.network_metadata import pretrained_cfg
 from accuracy_booster.training.own_objects import NOTHING
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import BEST, CONFIG, WEIGHTS
+from accuracy_booster.training.train_result import TrainResult, place_of
 
 FILES = {"model": WEIGHTS, "best": BEST}
 
 
 def load_run(
-    run: str | Path,
+    run: str | Path | TrainResult,
     *,
     model: nn.Module | Callable[..., nn.Module] | str | None = None,
     device: str | torch.device | None = None,
@@ -38,7 +39,7 @@ def load_run(
     """The network of a finished run, in eval mode, with its weights, classes and preprocessing.
 
     Args:
-        run: the directory of a run, or the model.safetensors in it.
+        run: the directory of a run, or the model.safetensors in it; or what `ab.train` returned.
         model: the network itself, if the run trained a network of your own: as for `ab.train`. It
             is copied.
         device: where the network goes; by default the CPU.
@@ -55,6 +56,7 @@ def load_run(
         ValueError: for a directory without a finished run, damaged weights, a network that must be
             given and is not, or another network than the run's.
     """
+    run = place_of(run)
     if not isinstance(run, (str, Path)):
         raise ValueError(f"expected a run's directory, got {type(run).__name__}")
     if which not in FILES:
@@ -62,11 +64,7 @@ def load_run(
     path = Path(run).expanduser()
     path = path.parent if path.name in FILES.values() else path
     opened, config = Run.open(path)
-    own = NOTHING if model is None else NOTHING.with_network(model)
-    if model is not None and own.network is None:
-        raise ValueError(
-            f"model={shown(model)} must be a network of your own; a run knows its name"
-        )
+    own = NOTHING.of_run(model)
     weights = None
     if which == "best":
         if not (path / BEST).is_file():

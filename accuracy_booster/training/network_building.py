@@ -53,8 +53,9 @@ def refuse_absent(name: str, where: Any = None) -> None:
     what = "the network" if where is None else f"the run in {where}"
     path = name if ":" in name else "package.module:function"
     raise ValueError(
-        f"{what} is of your own code ({name}), which is not imported because a file names it; give "
-        f"the network again: model=... in Python, --model {path} on the command line"
+        f"{what} is of your own code ({name}), and code is never imported merely because a "
+        f"run's file names it; give the network again: model=... in Python, --model {path} on the "
+        "command line"
     )
 
 
@@ -75,6 +76,7 @@ def build_network(
     pretrained: bool = False,
     where: Where | None = None,
     say: bool = False,
+    run: Run | None = None,
 ) -> nn.Module:
     """The network of a completed configuration, in its memory format, fresh or pretrained.
 
@@ -82,15 +84,17 @@ def build_network(
         own: holds the network if the configuration does not name it.
         where: other sites for its gates than those of the configuration, as for `ab.boost`.
         say: print a line on what is changed at a network of the caller's.
+        run: whose weights come next, so nothing is said of those that the network has now.
     """
     init = "identity" if config.block != "none" and config.init == "identity" else "paper"
     skip = config.skip if where is None else None
     where = config.where if where is None else where
-    if own.network is not None:
-        network = _build_own(config, own, where, skip, init, say)
-    else:
+    if own.network is None:
         refuse_absent(config.model)
-        with _quiet_on_weights_to_come(config, pretrained):
+    with _quiet_on_weights_to_come(run is not None or _will_load(config, pretrained)):
+        if own.network is not None:
+            network = _build_own(config, own, where, skip, init, say, run)
+        else:
             network = create_model(
                 config.model,
                 block=config.block,
@@ -106,17 +110,28 @@ def build_network(
     return network.to(memory_format=layout)
 
 
+def _will_load(config: TrainConfig, pretrained: bool) -> bool:
+    """Whether other weights take the place of those that the network is built with."""
+    return config.weights is not None or config.pretrained != pretrained
+
+
 @contextmanager
-def _quiet_on_weights_to_come(config: TrainConfig, pretrained: bool) -> Iterator[None]:
+def _quiet_on_weights_to_come(will_load: bool) -> Iterator[None]:
     """Within it, no warning of norms with zero weights, if trained weights will replace them."""
     with warnings.catch_warnings():
-        if config.weights is not None or config.pretrained != pretrained:
+        if will_load:
             warnings.filterwarnings("ignore", r"\d+ of \d+ branches end in a norm whose weight is")
         yield
 
 
 def _build_own(
-    config: TrainConfig, own: OwnObjects, where: Where, skip: Skip, init: str, say: bool
+    config: TrainConfig,
+    own: OwnObjects,
+    where: Where,
+    skip: Skip,
+    init: str,
+    say: bool,
+    run: Run | None,
 ) -> nn.Module:
     assert own.network is not None
     network = own.network(config.num_classes, config.in_chans)
@@ -129,14 +144,13 @@ def _build_own(
     if attached(network):
         _check_gates(network, config, init)
     elif config.block != "none":
-        boost(
-            network,
-            config.block,
-            example=torch.zeros(1, *config.input_size),
-            where=where,
-            skip=skip,
-            init=init,
-        )
+        example = torch.zeros(1, *config.input_size)
+        try:
+            boost(network, config.block, example=example, where=where, skip=skip, init=init)
+        except ValueError:
+            if run is not None:  # another network may have no such sites: that is what is wrong
+                check_description(network, run.info.get("network"), run.path)
+            raise
     return network
 
 

@@ -57,11 +57,11 @@ def load_network(
     path = run.path / WEIGHTS
     try:
         state = OrderedDict(run.weights() if weights is None else weights)
-        network = build_network(config, own)
+        network = build_network(config, own, run=run)
         check_description(network, run.info.get("network"), run.path)
         if (gated := _gated(state)) != _gated(network.state_dict()):
             # an older version attached some gates after the activation, not before it
-            network = build_network(config, own, where=gated)
+            network = build_network(config, own, where=gated, run=run)
         # torchvision's MNASNet asks for the metadata of a state dict, which a file does not hold
         state._metadata = getattr(network.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
         network.load_state_dict(state)

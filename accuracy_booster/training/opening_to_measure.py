@@ -18,7 +18,12 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.dataset_source import dataset_source, is_dataset_name
 from accuracy_booster.data.marks import marks_of
 from accuracy_booster.errors import unknown
-from accuracy_booster.models.preprocessing import Preprocessing, classes_of, preprocessing_of
+from accuracy_booster.models.preprocessing import (
+    Preprocessing,
+    classes_of,
+    preprocessing_of,
+    size_and_normalisation,
+)
 from accuracy_booster.progress import note
 from accuracy_booster.training.accelerator import make_accelerator
 from accuracy_booster.training.network_files import load_network
@@ -29,6 +34,7 @@ from accuracy_booster.training.processes import check_processes_agree
 from accuracy_booster.training.reopening_data import check_place, what_changed
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.train_config import MEASURED, SPLITS, TrainConfig
+from accuracy_booster.training.train_result import TrainResult, place_of
 from accuracy_booster.training.unreadable_images import check_readable
 
 if TYPE_CHECKING:
@@ -42,6 +48,7 @@ class Opened:
     Attributes:
         run: None for a module.
         knows_classes: the labels are numbers of the network's outputs.
+        all_named: the caller gave the names of the outputs, so each has one.
     """
 
     network: nn.Module
@@ -51,6 +58,7 @@ class Opened:
     split: str
     accelerator: Accelerator
     knows_classes: bool
+    all_named: bool = False
 
     @property
     def loader(self) -> Loader:
@@ -73,6 +81,11 @@ class Opened:
         if (count := len(self.data.classes)) > outputs:
             raise ValueError(
                 f"{self.data.name} has {count} classes, more than the head's {outputs}"
+            )
+        if self.all_named and count < outputs:
+            raise ValueError(
+                f"classes=... has {count} names, and the network has {outputs} outputs; give "
+                f"{outputs} names, one for each output in their order"
             )
         if self.knows_classes:
             return None
@@ -100,7 +113,7 @@ class _Given:
 
 
 def open_measured(
-    run: str | Path | nn.Module,
+    run: str | Path | nn.Module | TrainResult,
     data: Any = None,
     *,
     split: str = "test",
@@ -119,6 +132,7 @@ def open_measured(
     for name in options:
         if name not in MEASURED:
             raise unknown("option", name, MEASURED)
+    run = place_of(run)
     if isinstance(run, nn.Module):
         if model is not None:
             raise ValueError("model=... is for a run's directory; the first argument is a module")
@@ -138,8 +152,8 @@ def open_measured(
     how = {"splits": splits, "training": False, "classes": given.classes}
     loaded = open_data(config, given.own, **how, **given.loading)
     check_processes_agree(accelerator, config, loaded)
-    if "own" in given.loading:
-        note(f"images as the module was pretrained on: {_preprocessing_of(loaded)}")
+    if opened_run is None:
+        note(_how_made(loaded, known="own" in given.loading))
     if (
         given.own_data
         and opened_run is not None
@@ -158,7 +172,8 @@ def open_measured(
     if opened_run is not None and "image_size" in options:
         try_network(network.eval(), config.model, loaded.input_size, accelerator.device)
     knows_classes = given.classes is not None
-    return Opened(network, config, opened_run, loaded, split, accelerator, knows_classes)
+    about = (knows_classes, classes is not None)
+    return Opened(network, config, opened_run, loaded, split, accelerator, *about)
 
 
 def _given_module(
@@ -168,6 +183,8 @@ def _given_module(
     options: Mapping[str, Any],
     split: str,
 ) -> _Given:
+    if classes is not None:
+        class_names.check_names(classes)
     if data is None:
         raise ValueError("which data? a module does not know; pass data=...")
     own = _for_split(NOTHING.with_data(data), split)
@@ -190,7 +207,7 @@ def _for_split(own: OwnObjects, split: str) -> OwnObjects:
 
 def _given_run(path: Path, data: Any, options: Mapping[str, Any], split: str, model: Any) -> _Given:
     run, config = Run.open(path)
-    network = load_network(run, config, NOTHING if model is None else NOTHING.with_network(model))
+    network = load_network(run, config, NOTHING.of_run(model))
     own = NOTHING.with_data(data)
     if own.data is not None:
         own_data = _is_its_own(run, config, own)
@@ -258,6 +275,20 @@ def _channels(network: nn.Module) -> int | None:
     """The channels that the first convolution takes; None for a network without one."""
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     return None if first is None else first.in_channels
+
+
+def _how_made(data: Data, *, known: bool) -> str:
+    """A line on how the images are made for a module, which may say it (`known`) or not."""
+    if known:
+        return f"images as the module was pretrained on: {_preprocessing_of(data)}"
+    if data.interpolation is None:  # images of one size, which are not resized
+        made = size_and_normalisation(data.image_size, data.mean, data.std)
+    else:
+        made = str(_preprocessing_of(data))
+    return (
+        f"images as ab.train makes those of {data.name}, since the module has no pretrained_cfg: "
+        f"{made}; image_size=, mean= and std= change that"
+    )
 
 
 def _preprocessing_of(data: Data) -> Preprocessing:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data.dataset_source import dataset_name, given_splits
+from accuracy_booster.errors import shown
 from accuracy_booster.models.own_networks import OwnNetwork, own_network
 from accuracy_booster.training.train_config import TrainConfig
 
@@ -34,6 +35,23 @@ class OwnObjects:
     def with_network(self, given: Any) -> OwnObjects:
         """The same, with a network; errors as `models.own_networks.own_network`."""
         return replace(self, network=own_network(given))
+
+    def of_run(self, given: Any) -> OwnObjects:
+        """The same, with the network that is given for a run of one's own network, if it is.
+
+        Raises:
+            ValueError: for a network's name; and as `own_network`.
+        """
+        if given is None:
+            return self
+        own = self.with_network(given)
+        if own.network is None:
+            raise ValueError(
+                f"model={shown(given)} is a name, and must be a network of your own: the module, "
+                "or its import path, package.module:function or file.py:function; a run of a named "
+                "network knows its name, so leave model out there"
+            )
+        return own
 
     def with_data(self, given: Any) -> OwnObjects:
         """The same, with the data sets that `data=` was given; errors as `given_splits`."""

@@ -34,7 +34,9 @@ def rules_of_all_tasks(config: Any) -> Rules:
         "init": (config.init in ("auto", "paper", "identity"), "auto, paper or identity"),
         "weights": (
             config.weights is None or (bool(config.weights) and not config.pretrained),
-            "a file or a run, and without pretrained: one start or the other",
+            "a file or a run, and without pretrained: one start or the other"
+            if config.weights
+            else "the path of a file or of a run; leave it out to start from none",
         ),
         "output": (
             is_utf8(config.output or ""),

@@ -51,6 +51,11 @@ class TrainResult:
         return len(self.history)
 
 
+def place_of(run: Any) -> Any:
+    """The directory of a run that is given as its `TrainResult`; anything else as it is."""
+    return run.output if isinstance(run, TrainResult) else run
+
+
 def result_of(kind: type[Task], run: Run, config: RunConfig) -> TrainResult:
     """The result of a run that has ended, from its files.
 

@@ -59,6 +59,6 @@ def check_readable(unreadable: Sequence[str], bad_images: int) -> None:
 def _check(count: float, last: str, bad_images: int) -> None:
     if count > bad_images:
         raise TrainingStopped(
-            f"{count:.0f} images cannot be read, more than bad_images={bad_images}; the last: "
-            f"{last}"
+            f"{count:.0f} image{'s'[: count != 1]} cannot be read, more than "
+            f"bad_images={bad_images}; the last: {last}"
         )

@@ -121,7 +121,11 @@ def test_an_image_of_the_schema_comes_before_a_column_called_image(make_parquet,
 @pytest.mark.parametrize(
     ("columns", "features", "message"),
     [
-        ({"label": [-1, 0, 1, 2]}, None, "labels -1 to 2.*0 to 2"),
+        (
+            {"label": [-1, 0, 1, 2]},
+            None,
+            "labels -1 to 2, and class numbers start at 0.*without a label",
+        ),
         ({"label": [-1, -1, -1, -1]}, None, "has no labels: .*all are -1"),
         (
             {"label": [0, 1, 2, 3]},

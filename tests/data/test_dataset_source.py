@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from support.datasets import everything, is_in_memory, one_line
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchvision.transforms import v2
 
 from accuracy_booster.data import load_data
@@ -129,12 +129,16 @@ class NoLength:
         (Stream(), "is a stream"),
         (NoLength(), "has no length"),
         ((Squares(), Squares(), Squares()), r"two data sets \(train, test\)"),
-        ((Squares(), "photos"), r"two data sets"),
+        ((Squares(), "photos"), r"part 2 of data, .photos., is no data set.*two data sets"),
+        (
+            (DataLoader(Squares()), Squares()),
+            r"part 1 of data, of the type DataLoader, .*\.dataset.*mapping",
+        ),
         ({"train": Squares(), "holdout": Squares()}, "of which ..holdout.. are none"),
-        (3, "the train split is a int"),
+        (3, "the train split is 3, and a data set has"),
         ({"train": Squares(), "test": Stream()}, "the test data set, Stream, is a stream"),
     ],
-    ids=["stream", "length", "three", "text", "names", "number", "stream in a mapping"],
+    ids=["stream", "length", "three", "text", "loader", "names", "number", "stream in a mapping"],
 )
 def test_what_is_no_data_set_is_told(data, told):
     with pytest.raises(ValueError, match=told):

@@ -27,7 +27,11 @@ from accuracy_booster.models.preprocessing import pretrained_preprocessing
         ({"train": 1, "val": 1}, {}, "train has no class folders"),
         ({"train/a": 1}, {}, "no test split.*train"),
         ({"val/a": 1}, {}, "no train split.*test"),
-        ({"train/a": 1, "val/a": 1, "val/b": 1}, {}, "classes that train/ has not: b"),
+        (
+            {"train/a": 1, "val/a": 1, "val/b": 1},
+            {},
+            "classes that train/ has not: b; put .* into train/",
+        ),
         ({"train/a": 1, "val/a": 1}, {"splits": ("train", "tset")}, "no tset split"),
         ({"train/a": 1, "val/a": 1}, {"augment": "flip"}, "'flip'.*crop_flip"),
         ({"train/a": 1, "val/a": 1}, {"image_size": 0}, "image_size=0"),

@@ -34,7 +34,7 @@ def test_patterns_that_no_shell_has_expanded(photos, pattern, found):
 
 
 def test_a_pattern_without_images_and_a_name_like_a_pattern(photos):
-    with pytest.raises(ValueError, match=r"a/\*.txt' matches no images, only 1 others"):
+    with pytest.raises(ValueError, match=r"a/\*.txt' matches no images, only 1 path that is none"):
         find_images([photos / "a/*.txt"])
     with pytest.raises(ValueError, match=r"\*.webp' matches no images; check"):
         find_images([photos / "*.webp"])

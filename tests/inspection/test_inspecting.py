@@ -164,7 +164,7 @@ def test_broken_images(make_folder, png, pixels, kept):
     with pytest.warns(UserWarning, match="left out"):
         few = ab.inspect(net, folder, images=3, **given)
     assert few.images == few.gates.images == (3 if kept == "in memory" else 2)
-    with pytest.raises(RuntimeError, match="images cannot be read, more than bad_images=0"):
+    with pytest.raises(RuntimeError, match="1 image cannot be read, more than bad_images=0"):
         ab.inspect(net, folder, bad_images=0, **given)
 
 

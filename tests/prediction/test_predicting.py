@@ -182,6 +182,8 @@ def test_what_cannot_be_read_says_so_and_the_rest_is_predicted(trained, folder, 
     ("images", "options", "says"),
     [
         ([], {}, "no images are given"),
+        (None, {}, "images=None must be files, folders, patterns or images"),
+        ("nowhere.jpg", {"model": "timm/test_resnet"}, "test_resnet' is a name.*import path"),
         ("nowhere.jpg", {}, "no file or directory 'nowhere.jpg'; check the path"),
         (torch.zeros(3, 4, 4), {}, r"torch.float32 \[3, 4, 4\]; a tensor must be torch.uint8"),
         ("nowhere.jpg", {"top": 0}, "top=0 must be a whole number >= 1"),
@@ -200,5 +202,12 @@ def test_modules_that_are_refused(pixels):
     with pytest.raises(ValueError, match="expected a run's directory or a network, got int"):
         ab.predict(3, pixels("x", 4, 4))
     network = timm.create_model("test_resnet", num_classes=2)
-    with pytest.raises(ValueError, match="3 names of classes, and the network has 2 outputs"):
-        next(ab.predict(network, pixels("x", 4, 4), classes=["a", "b", "c"]))
+    for names in (["a", "b", "c"], ["a"]):
+        told = f"{len(names)} names of classes, and the network has 2 outputs; give 2 names"
+        with pytest.raises(ValueError, match=told):
+            next(ab.predict(network, pixels("x", 4, 4), classes=names))
+    for wrong in ("ab", 5, [], [1, 2]):
+        with pytest.raises(ValueError, match=r"classes=.* must be the names of all outputs"):
+            ab.predict(network, pixels("x", 4, 4), classes=wrong)
+        with pytest.raises(ValueError, match=r"classes=.* must be the names of all outputs"):
+            ab.evaluate(network, "digits", classes=wrong)

@@ -19,6 +19,8 @@ LONG = {"batch_size": 20, "epochs": 20}
 LARGE = {"lr": 0.1, "optimizer": "sgd"}
 FEW_STEPS = "training images in batches of"
 
+BOTH = {"class_weights": "balanced", "sampling": "balanced"}
+
 
 def lines(make_folder, folders, **options):
     root = make_folder(folders)
@@ -44,6 +46,7 @@ def test_silence_where_all_is_well(make_folder):
         ({}, {"batch_size": 50, "epochs": 900}, ["20 of 120", "left out", "size 40 uses all"]),
         ({"train/a": 2}, {}, ["class a has no more than 2 training images"]),
         ({"train/a": 6}, {}, ["b has 60 training images and a 6, 10 times fewer", "--sampling"]),
+        ({"train/a": 6}, BOTH, ["class_weights=balanced and sampling=balanced both", "give one"]),
         ({"val/a": 10, "val/b": 10}, {}, ["the test split has 20 images: one of them is 5 points"]),
         ({"val/a": 0, "val/b": 100}, {}, ["class a has no test image"]),
         ({}, {"weights": "w.pth", **LARGE}, ["lr=0.1 is large for trained weights", "--lr 0.01"]),

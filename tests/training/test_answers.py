@@ -37,6 +37,13 @@ def test_the_confusion_is_scikit_learns():
     assert found.to_dict()["confusion"] == expected.tolist()
 
 
+def test_one_class_for_all_images_is_told():
+    labels, one = torch.tensor([0, 1, 2, 1]), torch.eye(3)[[1, 1, 1, 1]]
+    assert answers(labels, one).all_as_one().startswith("every image was taken for c1:")
+    assert answers(labels, torch.eye(3)[[1, 1, 1, 0]]).all_as_one() == ""
+    assert answers(torch.ones_like(labels), one).all_as_one() == ""
+
+
 def test_mistakes_come_with_the_most_certain_first():
     labels = torch.tensor([0, 0, 1, 1])
     logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [9.0, 0.0], [0.0, 1.0]])

@@ -10,7 +10,7 @@ from torch import nn
 import accuracy_booster as ab
 
 
-def test_evaluate_counts_every_image_once(grey):
+def test_evaluate_counts_every_image_once(grey, capsys):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
     mean, std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
@@ -37,5 +37,10 @@ def test_evaluate_counts_every_image_once(grey):
     assert f"Sequential on {grey}" in page.text
     assert "block" not in page.text  # which is a run's
     assert "mean 0.2, 0.3, 0.4" in page.text
+    with pytest.raises(ValueError, match="has 6 names, and the network has 7 outputs; give 7"):
+        ab.evaluate(model, str(grey), **{**options, "classes": names[:6]})
+    told = " ".join(capsys.readouterr().err.split())
+    assert "since the module has no pretrained_cfg: " in told
+    assert "pixels, mean 0.2,0.3,0.4, std 0.5,0.6,0.7" in told
     assert 0 < hits5 < 9, "the case tells nothing: every image is a hit, or none"
     assert model.training, "evaluate left the module in another mode"

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
-from support.boosting import EXAMPLE, ResidualNet, net
+from support.boosting import EXAMPLE, SITES, ResidualNet, net
 from support.commands import assert_refused
 from support.commands import run as command
 from support.trainings import SMALL, end_state, stored, weights
@@ -115,10 +117,17 @@ def test_without_them_the_error_says_what_to_give(own_run, capsys):
     assert_refused(capsys, ["eval", own_run], ["of your own code", "--model package.module"])
 
 
+def plain():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(4, 3)),
+    )
+
+
 @pytest.mark.parametrize(
     "other",
-    [lambda: ResidualNet(width=8), lambda: timm.create_model("test_resnet")],
-    ids=["other width", "other network"],
+    [lambda: ResidualNet(width=8), lambda: timm.create_model("test_resnet"), plain],
+    ids=["other width", "other network", "without residual branches"],
 )
 def test_another_network_is_refused(own_run, other):
     with pytest.raises(ValueError, match=r"is not the one of the run in .*other names or shapes"):
@@ -186,6 +195,23 @@ def test_weights_of_a_file_go_into_a_factorys_network(module, tmp_path):
     assert result.config.init == "identity"
 
 
+@pytest.mark.filterwarnings("error:.*branches end in a norm whose weight is zero")
+def test_norms_that_a_files_weights_replace_are_not_warned_of(tmp_path):
+    network = net(classes=3)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    for site in SITES:
+        nn.init.zeros_(network.get_submodule(site).weight)
+    with pytest.warns(UserWarning, match="branches end in a norm whose weight is zero"):
+        ab.boost(copy.deepcopy(network), "ab", example=EXAMPLE, init="identity")
+    result = train(network, tmp_path / "run", weights=str(tmp_path / "own.pth"))
+    images = [image for image, _ in (TEST[0], TEST[1])]
+    loaded = ab.load_run(result, model=network)  # what a training returns stands for its run
+    assert loaded.classes == Colours.classes
+    found = [one.classes for one in ab.predict(result, images, model=network)]
+    assert found == [one.classes for one in ab.predict(loaded, images)]
+    assert ab.evaluate(result, model=network, data=(TRAIN, TEST)) == result.test
+
+
 def test_import_paths_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "nets_of_a_user.py").write_text(
         "from torch import nn\n"
@@ -193,22 +219,35 @@ def test_import_paths_on_the_command_line(folder, tmp_path, monkeypatch, capsys)
         "    def __init__(self, num_classes):\n"
         "        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),"
         " nn.Flatten(), nn.Linear(4, num_classes))\n"
+        "        nn.init.constant_(self[-1].weight, 0)\n"
+        "        self[-1].bias.data[0] = 9\n"
     )
     monkeypatch.chdir(tmp_path)
     place, model = tmp_path / "run", "nets_of_a_user.py:Net"
-    words = ["--data", folder, "--epochs=1", "--batch_size=8", "--compile=off", "--workers=0"]
-    code, _, err = command(
+    words = [
+        "--data",
+        folder,
+        "--epochs=1",
+        "--batch_size=8",
+        "--compile=off",
+        "--workers=0",
+        "--lr=1e-9",
+    ]
+    code, out, err = command(
         capsys, "train", "--model", model, "--block=none", *words, "--output", place
     )
     assert code == 0, err
+    assert "every image was taken for " in err
     assert stored(place)["model"] == model
     assert_refused(capsys, ["eval", place], [f"--model {model}"])
-    assert command(capsys, "eval", place, "--model", model)[0] == 0
+    code, out, err = command(capsys, "eval", place, "--model", model)
+    assert code == 0, err
+    assert "every image was taken for " in out
     assert command(capsys, "train", "--resume", place, "--model", model, "--epochs=2")[0] == 0
     assert_refused(
         capsys,
         ["train", "--config", place / "config.yaml", "--output", tmp_path / "other"],
-        ["is not imported because a file says so", f"give --model {model} too"],
+        ["code is never imported merely because a file names it", f"give --model {model} too"],
     )
 
 
@@ -228,6 +267,7 @@ def test_settings_that_do_not_fit_an_own_network(tmp_path):
             {"data": TensorDataset(TRAIN.images, torch.tensor(TRAIN.targets))},
             "no test split",
         ),
+        (net(), {"data": (Subset(TRAIN, range(0, 24, 3)), TEST)}, "two: give images of a second"),
     ):
         with pytest.raises(ValueError, match=told):
             train(model, tmp_path / "run", **more)
@@ -236,5 +276,5 @@ def test_settings_that_do_not_fit_an_own_network(tmp_path):
 
 def test_a_network_that_must_be_given_is_not_imported_for_loading(own_run):
     opened, config = Run.open(own_run)
-    with pytest.raises(ValueError, match="not imported because a file names it"):
+    with pytest.raises(ValueError, match="code is never imported merely because"):
         network_files.load_network(opened, config.change({"model": "os:system"}))

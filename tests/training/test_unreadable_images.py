@@ -56,7 +56,7 @@ def test_too_many_unreadable_images_stop_the_training(broken, tmp_path):
         TrainingStopped, match=r"2 images .*more than bad_images=1; the last: .*png"
     ):
         ab.train(**options(broken, tmp_path / "run", bad_images=1))
-    with pytest.raises(TrainingStopped, match=r"1 images .*more than bad_images=0"):
+    with pytest.raises(TrainingStopped, match=r"1 image cannot be read, more than bad_images=0"):
         ab.evaluate(
             nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), str(broken), image_size=16, bad_images=0
         )
