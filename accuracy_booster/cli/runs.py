@@ -30,7 +30,7 @@ def _runs(given: dict[str, Any]) -> Result:
         rows = [
             [
                 *(str(run.path), run.model, run.block, run.data, str(run.seed)),
-                *(f"{run.epoch}/{run.epochs}", "" if run.top1 is None else f"{run.top1:.2f}"),
+                *(f"{run.epoch}/{run.epochs}", _percent(run)),
                 *(["" if run.ap is None else f"{run.ap:.1f}"] if detect else []),
                 run.state,
             ]
@@ -43,6 +43,13 @@ def _runs(given: dict[str, Any]) -> Result:
                 say(f"accuracy-booster {kind.command} --resume RUN goes on with one that stopped.")
 
     return {"runs": [{**vars(run), "path": str(run.path)} for run in found]}, show
+
+
+def _percent(run: Any) -> str:
+    """The top-1 of a run in the list, and the split if it is not the test split."""
+    if run.top1 is None:
+        return ""
+    return f"{run.top1:.2f}" + (f" ({run.split})" if run.split != "test" else "")
 
 
 COMMANDS = {

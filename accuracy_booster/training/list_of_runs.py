@@ -24,6 +24,8 @@ class Listed:
         top1: of classification, in %: the test set's for a finished run, otherwise the one that
             was measured after the last epoch.
         ap: of detection, COCO's average precision in %, as `top1`.
+        split: on which it was measured: "test", or "validation" for a run that has not ended and
+            has such a split.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Listed:
     top1: float | None = None
     task: str = TrainConfig.task
     ap: float | None = None
+    split: str = "test"
 
 
 def list_runs(folder: str | Path = "runs") -> list[Listed]:
@@ -65,6 +68,7 @@ def _listed(path: Path) -> Listed:
             config, name = RunConfig.of_any_task(text)
         state, config = run.state(config.epochs), with_current_block(config, run.info)
         last = rows[-1] if rows else {}
+        validated = state != "finished" and any(name.startswith("validation_") for name in last)
         found = dict[str, float | None]()
         for measure in ("top1", "ap"):
             found[measure] = last.get(f"validation_{measure}", last.get(f"test_{measure}"))
@@ -83,6 +87,7 @@ def _listed(path: Path) -> Listed:
         return Listed(
             *(path, state, name, config.block, config.data_name, config.seed),
             *(int(last.get("epoch", 0)), config.epochs, found["top1"], task, found["ap"]),
+            split="validation" if validated else "test",
         )
     except (OSError, ValueError, KeyError, TypeError) as e:
         reason = " ".join(str(e).split())[:60]

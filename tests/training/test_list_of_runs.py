@@ -10,10 +10,9 @@ from support.interruptions import (
     in_the_step,
 )
 from support.processes import forks
-from support.trainings import (
-    kill,
-)
+from support.trainings import kill, short
 
+import accuracy_booster as ab
 from accuracy_booster.cli import main
 from accuracy_booster.training import (
     list_runs,
@@ -52,3 +51,16 @@ def test_runs(data, reference, tmp_path, capsys):
     assert [Path(row["path"]).name for row in rows] == [r.path.name for r in list_runs(root)]
     assert main(["runs", str(tmp_path / "none")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_the_split_of_an_accuracy_is_told(grey, tmp_path, capsys):
+    """A run that has not ended is known by its validation split; the test comes at the end."""
+    run = ab.train("resnet8", data=str(grey), **short(tmp_path, epochs=1, validation=0.4))
+    (row,) = list_runs(tmp_path)
+    assert (row.split, row.top1) == ("test", run.test.top1)
+    (run.output / "model.safetensors").unlink()
+    (row,) = list_runs(tmp_path)
+    assert (row.split, row.top1) == ("validation", run.history[-1]["validation_top1"])
+    capsys.readouterr()
+    assert main(["runs", str(tmp_path)]) == 0
+    assert f"{row.top1:.2f} (validation)" in " ".join(capsys.readouterr().out.split())
