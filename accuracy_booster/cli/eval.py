@@ -9,7 +9,7 @@ from typing import Any
 from accuracy_booster.cli.command import Command, Result
 from accuracy_booster.cli.output import output_file, print_table, say
 from accuracy_booster.cli.parser import Parser
-from accuracy_booster.cli.shared_options import own_network_argument
+from accuracy_booster.cli.shared_options import add_network_and_split
 from accuracy_booster.progress import printable
 from accuracy_booster.training.train_config import MEASURED, TrainConfig
 
@@ -22,11 +22,7 @@ SAME_RESULT |= {"model"}
 
 def _eval_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="the directory of a finished run")
-    own_network_argument(parser)
-    parser.add_argument(
-        "--data", type=str | None, help="other data, or a new place of the run's own"
-    )
-    parser.add_argument("--split", type=str, default="test", help="test, train or validation")
+    add_network_and_split(parser)
     parser.add_argument(
         "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"
     )

@@ -51,13 +51,18 @@ def own_network_argument(parser: Parser) -> None:
     )
 
 
-def add_measured(parser: Parser, split: str = "test") -> None:
-    """Add the options of a command that measures a run on data."""
+def add_network_and_split(parser: Parser, split: str = "test") -> None:
+    """Add what says which network of a run, and which images, a command measures."""
     own_network_argument(parser)
     parser.add_argument(
         "--data", type=str | None, help="other data, or a new place of the run's own"
     )
     parser.add_argument("--split", type=str, default=split, help="test, train or validation")
+
+
+def add_measured(parser: Parser, split: str = "test") -> None:
+    """Add the options of a command that measures a run on data."""
+    add_network_and_split(parser, split)
     for name, kind, about in (
         ("eval_batch_size", int, "images per batch"),
         ("workers", int, "processes that load images"),

@@ -19,7 +19,7 @@ from accuracy_booster.cli.shared_options import (
 from accuracy_booster.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
-    from accuracy_booster.training import TrainResult
+    pass
 
 
 def _train_arguments(parser: Parser) -> None:
@@ -40,6 +40,7 @@ def _train(given: dict[str, Any]) -> Result:
     from accuracy_booster.training import resolve, train
     from accuracy_booster.training.measuring import tells_top5
     from accuracy_booster.training.run_files import REPORT
+    from accuracy_booster.training.train_result import kept_in_words
 
     take_one_block(given, "train")
     name = network_or_none(given)
@@ -65,22 +66,14 @@ def _train(given: dict[str, Any]) -> Result:
         say(
             f"top-1 {test.top1:.2f} % (error {test.top1_error:.2f} %){top5} "
             f"on {test.images:,} test images after {epochs} epoch{'s'[: epochs > 1]}"
-            f"{_kept(result)}, {result.seconds:.0f} s, {result.parameters:,} parameters"
+            f"{kept_in_words(result.kept_epoch, result.best_epoch)}, {result.seconds:.0f} s, "
+            f"{result.parameters:,} parameters"
         )
         if (page := result.output / REPORT).is_file():
             say(page)
         say(result.output)
 
     return value, show
-
-
-def _kept(result: TrainResult) -> str:
-    """Which epoch's network this is, where a validation split could choose one."""
-    if result.best_epoch is None:
-        return ""
-    if result.kept_epoch == result.best_epoch:
-        return f", of which epoch {result.best_epoch} is kept, the best on the validation split"
-    return f", the last of which is kept (the best on the validation split was {result.best_epoch})"
 
 
 COMMANDS = {

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from accuracy_booster.data.images import Images, Item, UnreadableImage
-from accuracy_booster.data.pixels import recoloured, to_rgb
+from accuracy_booster.data.pixels import recoloured, rgb_tensor
 from accuracy_booster.errors import shortened, shown
 
 # a bicubic resize overshoots by so much; what is further outside was normalised
@@ -196,7 +196,7 @@ def as_pixels(image: Any, where: str) -> torch.Tensor:
         WrongItem: for anything else. Values far outside [0, 1] were normalised.
     """
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+        return rgb_tensor(image)
     is_array = isinstance(image, np.ndarray)
     if not is_array and not isinstance(image, torch.Tensor):
         raise WrongItem(

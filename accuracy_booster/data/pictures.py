@@ -20,7 +20,7 @@ from PIL import Image
 from accuracy_booster.data import image_files
 from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
 from accuracy_booster.data.images import UnreadableImage
-from accuracy_booster.data.pixels import to_rgb
+from accuracy_booster.data.pixels import rgb_tensor
 from accuracy_booster.errors import shown
 from accuracy_booster.progress import note, printable
 
@@ -113,7 +113,7 @@ def pixels_of(image: Any, number: int, chans: int = 3) -> torch.Tensor:
     """
     if isinstance(image, Image.Image):
         try:
-            pixels = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+            pixels = rgb_tensor(image)
         except Exception as e:  # Pillow's decoders raise errors of all kinds
             raise UnreadableImage(f"cannot read the image number {number}: {e}") from e
         return with_channels(pixels, chans)

@@ -41,6 +41,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def rgb_tensor(image: Image.Image) -> torch.Tensor:
+    """An image as `to_rgb` makes it, uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+
+
 def to_pixels(image: Image.Image, chans: int) -> Image.Image:
     """An image as `to_rgb` makes it, of mode RGB (3 channels) or L (1 channel, grey)."""
     picture = to_rgb(image)

@@ -1,7 +1,7 @@
-"""The weights of a network's first convolution for images of other channels, as timm adapts them.
+"""The first convolution of a network: the channels of its images, and weights for other channels.
 
-`weights` uses it when a file is of a network for colour images and the network takes grey ones, or
-the other way round.
+`weights` adapts a file, as timm does, when it is of a network for colour images and the network
+takes grey ones, or the other way round.
 """
 
 # O outputs, I inputs, H W kernel
@@ -11,8 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from accuracy_booster.models.weight_files import Tensors
+
+
+def channels_of(network: nn.Module) -> int | None:
+    """The channels that a network's first convolution takes; None for a network without one."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels
 
 
 def adapted_to_images(

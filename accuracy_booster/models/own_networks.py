@@ -19,6 +19,7 @@ from torch import nn
 from accuracy_booster.errors import is_out_of_memory, shortened, shown
 from accuracy_booster.models.heads import classifier, heads, outputs_of, replace_heads
 from accuracy_booster.models.importing import import_path, is_import_path
+from accuracy_booster.models.input_conv import channels_of
 from accuracy_booster.progress import note
 from accuracy_booster.surgery.modes import in_eval_mode
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
@@ -83,10 +84,10 @@ class OwnNetwork:
 
     def check_channels(self, network: nn.Module, in_chans: int) -> None:
         """Raise ValueError if its first convolution takes images of other channels."""
-        first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-        if first is not None and first.in_channels != in_chans:
+        chans = channels_of(network)
+        if chans is not None and chans != in_chans:
             raise ValueError(
-                f"{self.name} takes images of {first.in_channels} channels, and the data have "
+                f"{self.name} takes images of {chans} channels, and the data have "
                 f"{in_chans}; give a network for such images"
             )
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from accuracy_booster.data.normalisation import IMAGENET_MEAN, Stats, grey_value
+from accuracy_booster.data.normalisation import Stats, grey_value
 from accuracy_booster.data.transforms import CentreCrop, Transform
+from accuracy_booster.models.input_conv import channels_of
 from accuracy_booster.models.preprocessing import preprocessing_of
 from accuracy_booster.training.network_metadata import is_whole, preprocessing
 from accuracy_booster.training.run_directory import Run
@@ -55,10 +56,10 @@ def inputs_of_module(network: nn.Module) -> Inputs:
             "directory, a network of timm, or set network.pretrained_cfg to a dict of input_size, "
             "mean, std, interpolation and crop_pct"
         )
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    chans = len(IMAGENET_MEAN) if first is None else first.in_channels
     mean, std = known.mean, known.std
-    if chans == 1 and len(mean) > 1:  # as where such a network is trained: the mean of the colours
+    if (
+        channels_of(network) == 1 and len(mean) > 1
+    ):  # as where such a network is trained: the mean of the colours
         mean, std = grey_value(mean), grey_value(std)
     how = (known.interpolation, known.crop_pct, known.crop_mode)
     transform = CentreCrop(known.image_size, *how, mean)

@@ -18,6 +18,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.dataset_source import dataset_source, is_dataset_name
 from accuracy_booster.data.marks import marks_of
 from accuracy_booster.errors import unknown
+from accuracy_booster.models.input_conv import channels_of
 from accuracy_booster.models.preprocessing import (
     Preprocessing,
     classes_of,
@@ -145,8 +146,9 @@ def open_measured(
         given = _given_run(Path(run), data, options, split, model)
     network, config, opened_run = given.network, given.config, given.run
     accelerator = make_accelerator(config)
-    if given.own_data and split == "validation" and opened_run is not None:
-        _check_share(opened_run)
+    begun_on = opened_run if given.own_data else None  # the run whose own data these are
+    if begun_on is not None and split == "validation":
+        _check_share(begun_on)
     # without a split of their own, validation images are held out of the training split
     splits = ("train",) if split == "validation" else (split,)
     how = {"splits": splits, "training": False, "classes": given.classes}
@@ -154,14 +156,10 @@ def open_measured(
     check_processes_agree(accelerator, config, loaded)
     if opened_run is None:
         note(_how_made(loaded, known="own" in given.loading))
-    if (
-        given.own_data
-        and opened_run is not None
-        and (changed := what_changed(opened_run, config, loaded))
-    ):
+    if begun_on is not None and (changed := what_changed(begun_on, config, loaded)):
         warnings.warn(changed, stacklevel=3)
-    if given.own_data and split == "validation" and opened_run is not None:
-        _check_no_test_split(opened_run, loaded)
+    if begun_on is not None and split == "validation":
+        _check_no_test_split(begun_on, loaded)
     if split not in loaded.loaders:
         raise ValueError(
             f"{loaded.name} has no validation split, and the run held none out; data with train/ "
@@ -189,7 +187,7 @@ def _given_module(
         raise ValueError("which data? a module does not know; pass data=...")
     own = _for_split(NOTHING.with_data(data), split)
     config = TrainConfig("module", data=own.data_name or data).change(options)
-    if (chans := _channels(model)) in (1, 3):  # images are made grey or colour for it
+    if (chans := channels_of(model)) in (1, 3):  # images are made grey or colour for it
         config = config.change({"in_chans": chans})
     size = config.image_size if isinstance(config.image_size, tuple) else None
     made = preprocessing_of(model, size)
@@ -264,17 +262,11 @@ def _check_no_test_split(run: Run, data: Data) -> None:
 
 
 def _check_channels(network: nn.Module, data: Data) -> None:
-    chans = _channels(network)
+    chans = channels_of(network)
     if chans is not None and chans != data.in_chans:
         raise ValueError(
             f"the network takes images of {chans} channels, {data.name} has {data.in_chans}"
         )
-
-
-def _channels(network: nn.Module) -> int | None:
-    """The channels that the first convolution takes; None for a network without one."""
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    return None if first is None else first.in_channels
 
 
 def _how_made(data: Data, *, known: bool) -> str:

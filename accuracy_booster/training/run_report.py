@@ -20,6 +20,7 @@ from accuracy_booster.training.measuring import Evaluation, tells_top5
 from accuracy_booster.training.mistakes import mistakes
 from accuracy_booster.training.report_charts import charts
 from accuracy_booster.training.train_config import MEASURED, TrainConfig
+from accuracy_booster.training.train_result import kept_in_words
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -96,12 +97,7 @@ def _after(info: Mapping[str, Any], epochs: int) -> str:
         return ""
     told = f" after {epochs:,} epoch{'s'[: epochs != 1]}"
     best = (info.get("best") or {}).get("epoch")
-    kept = info.get("kept_epoch", epochs)
-    if best is None:
-        return told
-    if kept == best:
-        return f"{told}, of which epoch {kept} is kept, the best on the validation split"
-    return f"{told}, the last of which is kept (the best on the validation split was {best})"
+    return told + kept_in_words(info.get("kept_epoch", epochs), best)
 
 
 def _result(

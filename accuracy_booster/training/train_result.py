@@ -51,6 +51,20 @@ class TrainResult:
         return len(self.history)
 
 
+def kept_in_words(kept: int | None, best: int | None) -> str:
+    """The end of a sentence: which epoch's network is kept, where a validation split could choose.
+
+    Args:
+        kept: the epoch whose network was measured and saved.
+        best: the best one on the validation split; None without such a split.
+    """
+    if best is None:
+        return ""
+    if kept == best:
+        return f", of which epoch {best} is kept, the best on the validation split"
+    return f", the last of which is kept (the best on the validation split was {best})"
+
+
 def place_of(run: Any) -> Any:
     """The directory of a run that is given as its `TrainResult`; anything else as it is."""
     return run.output if isinstance(run, TrainResult) else run
