@@ -24,9 +24,11 @@ _PUBLIC = {
     "fast_path": "fastpath",
     "freeze_norms": "surgery",
     "fuse": "fastpath",
+    "gate_record": "surgery",
     "load": "surgery",
     "materialize": "surgery",
     "plan": "surgery",
+    "rebuild_gates": "surgery",
     "repair": "surgery",
     "save": "surgery",
     "unboost": "surgery",
@@ -78,9 +80,11 @@ if TYPE_CHECKING:
     from accuracy_booster.surgery import boost as boost
     from accuracy_booster.surgery import disabled as disabled
     from accuracy_booster.surgery import freeze_norms as freeze_norms
+    from accuracy_booster.surgery import gate_record as gate_record
     from accuracy_booster.surgery import load as load
     from accuracy_booster.surgery import materialize as materialize
     from accuracy_booster.surgery import plan as plan
+    from accuracy_booster.surgery import rebuild_gates as rebuild_gates
     from accuracy_booster.surgery import repair as repair
     from accuracy_booster.surgery import save as save
     from accuracy_booster.surgery import unboost as unboost
@@ -98,6 +102,7 @@ _PARTS = (
     "fastpath",
     "detection",
     "inspection",
+    "integrations",
     "models",
     "ops",
     "prediction",

@@ -2,6 +2,7 @@
 
 from accuracy_booster.surgery.attaching import attach, attached, detach, disabled
 from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_norms, unboost
+from accuracy_booster.surgery.gate_records import gate_record, rebuild_gates
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.loading import load
 from accuracy_booster.surgery.materializing import materialize
@@ -22,9 +23,11 @@ __all__ = [
     "detach",
     "disabled",
     "freeze_norms",
+    "gate_record",
     "load",
     "materialize",
     "plan",
+    "rebuild_gates",
     "repair",
     "save",
     "unboost",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from accuracy_booster.blocks import Recalibrate, Recipe
-from accuracy_booster.surgery.attaching import attach, attached, detach
-from accuracy_booster.surgery.attention import put_back_attention, replace_attention
+from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.fingerprints import is_same_base, remember_base, structure
+from accuracy_booster.surgery.gate_records import (
+    Record,
+    empty_gate,
+    parse_record,
+    put_on,
+    take_off,
+)
 from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.saved_files import INFO, TENSORS, as_path, prefix_of, read_save
-from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.state import update_state
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 
@@ -26,14 +29,12 @@ from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
 class _Saved:
     """A save whose parts have been checked: types, sites, and the shapes of the gates' tensors."""
 
-    sites: list[tuple[Site, str]]  # each with the text of its block
-    recipes: dict[str, Recipe]
+    gates: Record
     tensors: dict[str, torch.Tensor]
     base_class: str
     base_structure: str
     base_fingerprint: str
     base_trained: bool
-    replaced: set[str]  # the sites where an attention module was taken away
     full: bool
 
 
@@ -74,13 +75,10 @@ def load(model: Model, path: str | Path) -> Model:
         )
     remember_base(network)
     try:
-        replace_attention(network, [site for site, _ in saved.sites if site.name in saved.replaced])
-        for text, recipe in saved.recipes.items():
-            attach(network, recipe, [site for site, used in saved.sites if used == text])
+        put_on(network, saved.gates)
         targets = _targets(network, saved.tensors)
     except (ValueError, AttributeError) as e:
-        detach(network)
-        put_back_attention(network)
+        take_off(network)
         update_state(network, base_fingerprints=None)
         raise ValueError(f"the gates saved in {folder} do not fit: {e}") from e
     with torch.no_grad():
@@ -121,17 +119,15 @@ def _read(folder: Path) -> _Saved:
         info, stored = read_save(folder)
         base = info["base"]
         saved = _Saved(
-            sites=[_site(entry) for entry in info["sites"]],
-            recipes={text: Recipe.from_dict(data) for text, data in info["recipes"].items()},
+            gates=parse_record(info),
             tensors=stored,
             base_class=base["class"],
             base_structure=base["structure"],
             base_fingerprint=str(base["fingerprint"]),
             base_trained=base["trained"],
-            replaced=set(info["replaced"]),
             full=bool(info["full"]),
         )
-        _check_gates(saved.sites, saved.recipes, stored)
+        _check_tensors(saved.gates, stored)
     except FileNotFoundError as e:
         missing = next((n for n in (INFO, TENSORS) if not (folder / n).exists()), e)
         raise ValueError(f"{folder} holds no saved gates: no {missing}") from None
@@ -141,23 +137,10 @@ def _read(folder: Path) -> _Saved:
     return saved
 
 
-def _site(entry: dict[str, Any]) -> tuple[Site, str]:
-    size = tuple(int(side) for side in entry["spatial_size"])
-    return Site(str(entry["name"]), entry["channels"], size, entry["layout"]), entry["recipe"]
-
-
-def _check_gates(
-    sites: Sequence[tuple[Site, str]],
-    recipes: Mapping[str, Recipe],
-    stored: Mapping[str, torch.Tensor],
-) -> None:
+def _check_tensors(record: Record, stored: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError unless the tensors are those of such gates, before any gate is made."""
-    for site, text in sites:
-        if type(site.channels) is not int or site.channels < 1:
-            raise ValueError(f"site {site.name!r} has channels={site.channels!r}")
-        with torch.device("meta"):  # which takes no memory
-            gate = Recalibrate(site.channels, recipes[text], spatial_size=site.spatial_size)
-        for name, tensor in gate.state_dict().items():
+    for site, text in record.sites:
+        for name, tensor in empty_gate(site, record.recipes[text]).state_dict().items():
             found = stored.get(f"{prefix_of(site.name)}{name}")
             if found is None or found.shape != tensor.shape:
                 have = "is missing" if found is None else f"has shape {list(found.shape)}"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.files import check_folder
 from accuracy_booster.surgery.attaching import attached
-from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.fingerprints import base_tensors, combined, fingerprints, structure
+from accuracy_booster.surgery.gate_records import gate_record
 from accuracy_booster.surgery.saved_files import as_path, prefix_of, write_save
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
@@ -75,9 +73,7 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     for name, gate in gates.items():
         stored |= {f"{prefix_of(name)}{key}": t for key, t in gate.state_dict().items()}
     info = {
-        "recipes": {str(g.recipe): g.recipe.to_dict() for g in gates.values()},
-        "sites": [_site_entry(name, gate) for name, gate in gates.items()],
-        "replaced": [names[name] for name, m in model.named_modules() if isinstance(m, Replaced)],
+        **gate_record(model),
         "base": {
             "class": type(model).__name__,
             "structure": structure(model),
@@ -89,13 +85,3 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     }
     write_save(folder, info, stored)
     return folder
-
-
-def _site_entry(name: str, gate: Recalibrate) -> dict[str, Any]:
-    return {
-        "name": name,
-        "channels": gate.channels,
-        "spatial_size": gate.spatial_size,
-        "layout": gate.layout,
-        "recipe": str(gate.recipe),
-    }

@@ -1,0 +1,14 @@
+"""Boosted networks inside other people's trainers: one file for each package.
+
+None of these packages is imported before one of these functions is called.
+"""
+
+from __future__ import annotations
+
+from accuracy_booster import lazy
+
+__all__: list[str] = []
+
+__getattr__, __dir__ = lazy.names(
+    __name__, {}, ("timm", "torchvision", "transformers", "ultralytics")
+)
