@@ -56,7 +56,8 @@ def test_a_record_that_does_not_fit_changes_nothing():
     before = copy.deepcopy(other.state_dict())
     with pytest.raises(ValueError, match=r"do not fit this Sequential.*unknown module"):
         ab.rebuild_gates(other, record)
-    assert str(other.state_dict()) == str(before) and not attached(other)
+    assert str(other.state_dict()) == str(before)
+    assert not attached(other)
     with pytest.raises(ValueError, match="has gates already"):
         ab.rebuild_gates(ab.boost(net(), "ab"), record)
     with pytest.raises(ValueError, match="no gates to record"):
