@@ -23,6 +23,10 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gate_holders import holder_of, use_holder_names
 from accuracy_booster.surgery.gate_warnings import warn_of_adapter, warn_of_frozen_gate
 from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_of, is_gated
+from accuracy_booster.surgery.other_packages import (
+    keep_from_initialising,
+    register_integrations,
+)
 from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forward
 
 Class = TypeVar("Class", bound=type)
@@ -42,6 +46,7 @@ def add_gate(module: nn.Module, gate: Recalibrate) -> None:
         raise ValueError(f"{type(module).__name__} is scripted; give the Python module instead")
     if ATTRIBUTE not in holder._modules:
         holder.add_module(ATTRIBUTE, gate)
+    keep_from_initialising(gate)
     module.__dict__[PATH] = (*filter(None, holder_name.split(".")), ATTRIBUTE)
     if not getattr(type(module), "_applies_gate", False):
         _change_class(module, gated_class)
@@ -173,6 +178,7 @@ def follow_rebuilt_modules() -> None:
     The hook belongs to the process and stays. It is registered when the first gate is made, not on
     import, and does nothing but where a gated module is replaced.
     """
+    register_integrations()
     if _hand_gate_on not in module_hooks._global_module_registration_hooks.values():
         module_hooks.register_module_module_registration_hook(_hand_gate_on)
 
