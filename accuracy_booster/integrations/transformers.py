@@ -1,21 +1,25 @@
 """Boosted networks in transformers: they are saved, loaded and rebuilt with their gates.
 
 `save_pretrained` writes a record of the gates into config.json, and beside it a line that stops a
-`from_pretrained` which knows nothing of gates. `from_pretrained` here reads both. The methods of
+`from_pretrained` that knows nothing of gates. `from_pretrained` here reads both. The methods of
 transformers that write, read and build are wrapped when the first gate of a process is made, or
-when `register` is called; networks without gates pass through them as before.
+when `register` is called. Networks without gates pass through them as before.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gate_records import gate_record, parse_record, put_on
 from accuracy_booster.surgery.gated import ATTRIBUTE
@@ -23,11 +27,16 @@ from accuracy_booster.surgery.repairing import has_kept_gates, repair
 
 KEY = "accuracy_booster"  # of the record in a configuration
 # transformers takes the file of the weights from this key. It refuses a name that is no file of
-# safetensors, and its error quotes the name.
+# safetensors, before it builds anything, and its error quotes the name.
 GUARD_KEY = "transformers_weights"
-GUARD = "this network has gates; load it with accuracy_booster.integrations.transformers.from_pretrained"
+GUARD = (
+    "none, as this network has gates: load it with from_pretrained of "
+    "accuracy_booster.integrations.transformers"
+)
 BUILDS_GATES = "_builds_its_gates"  # on a network whose own __init__ makes its gates
-_wrapped: list[tuple[Any, str, Any]] = []
+_wrapped: list[tuple[type, str]] = []
+# the configuration of the network that is being saved, and the record of its gates
+_saving: ContextVar[tuple[Any, dict[str, Any] | None] | None] = ContextVar("saving", default=None)
 
 
 def from_pretrained(path: Any, cls: Any = None, **options: Any) -> Any:
@@ -63,20 +72,20 @@ def _saved_class(path: Any, options: Mapping[str, Any]) -> Any:
     """The class that the configuration of a saved network names."""
     import transformers
 
-    if isinstance(given := options.get("config"), transformers.PreTrainedConfig):
-        names = given.architectures
+    given = options.get("config", path)
+    if isinstance(given, transformers.PreTrainedConfig):
+        names = given.architectures or []
     else:
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-        found, _ = transformers.PreTrainedConfig.get_config_dict(
-            path if given is None else given, **{k: options[k] for k in hub if k in options}
-        )
-        names = found.get("architectures")
-    for name in names or ():
+        given_hub = {key: options[key] for key in hub if key in options}
+        found, _ = transformers.PreTrainedConfig.get_config_dict(given, **given_hub)
+        names = found.get("architectures") or []
+    for name in names:
         if hasattr(transformers, name):
             return getattr(transformers, name)
     raise ValueError(
-        f"the configuration of {str(path)!r} names the class {(names or [None])[0]!r}, which is "
-        "none of transformers; give it as cls=..."
+        f"the configuration of {str(path)!r} names the classes {names}, none of which transformers "
+        "has; give the class as cls="
     )
 
 
@@ -88,14 +97,14 @@ def register() -> None:
     """
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    if not _wrapped:
+    if (PreTrainedModel, "post_init") not in _wrapped:
         _wrap(PreTrainedConfig, "to_json_file", _to_json_file)
         _wrap(PreTrainedConfig, "get_config_dict", _get_config_dict)
         _wrap(PreTrainedModel, "save_pretrained", _save_pretrained)
         _wrap(PreTrainedModel, "from_pretrained", _from_pretrained)
         _wrap(PreTrainedModel, "post_init", _post_init)
     adapters: Any = sys.modules.get("peft.peft_model")
-    if adapters is not None and all(cls is not adapters.PeftModel for cls, _, _ in _wrapped):
+    if adapters is not None and (adapters.PeftModel, "save_pretrained") not in _wrapped:
         _wrap(adapters.PeftModel, "save_pretrained", _save_adapter)
 
 
@@ -108,8 +117,8 @@ def _wrap(cls: type, name: str, wrapper: Callable[..., Any]) -> None:
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         return wrapper(method, self, *args, **kwargs)
 
-    _wrapped.append((cls, name, found))
     setattr(cls, name, classmethod(wrapped) if isinstance(found, classmethod) else wrapped)
+    _wrapped.append((cls, name))
 
 
 # --- writing
@@ -117,47 +126,64 @@ def _wrap(cls: type, name: str, wrapper: Callable[..., Any]) -> None:
 
 def _save_pretrained(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
     """Save a network, with the record of all its gates in the outermost configuration."""
-    config = model.config
     if getattr(model, "_hf_peft_config_loaded", False):
-        _warn_of_adapter(model)
+        _warn_of_adapter(model)  # only the adapter is written
         return method(model, *args, **kwargs)
     repair(model)
-    if not attached(model) or model.__dict__.get(BUILDS_GATES):
-        config.__dict__.pop(KEY, None)
-    else:
-        setattr(config, KEY, gate_record(model))
-    return method(model, *args, **kwargs)
-
-
-def _to_json_file(method: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
-    """Write config.json, with what stops a `from_pretrained` that knows nothing of gates."""
-    if not _has_record(config.to_dict()):
-        return method(config, *args, **kwargs)
-    setattr(config, GUARD_KEY, GUARD)
+    kept = attached(model) and BUILDS_GATES not in model.__dict__
+    token = _saving.set((model.config, gate_record(model) if kept else None))
     try:
-        return method(config, *args, **kwargs)
+        return method(model, *args, **kwargs)
     finally:
-        delattr(config, GUARD_KEY)
+        _saving.reset(token)
+
+
+def _to_json_file(
+    method: Callable[..., Any], config: Any, json_file_path: Any, *args: Any, **kwargs: Any
+) -> None:
+    """Write config.json, with what stops a `from_pretrained` that knows nothing of gates.
+
+    A record that lies further inside is left out where the network's own holds all gates.
+    """
+    method(config, json_file_path, *args, **kwargs)
+    file = Path(json_file_path)
+    written = json.loads(file.read_text(encoding="utf-8"))
+    saving = _saving.get()
+    content = written
+    if saving is not None and saving[0] is config:
+        content = _without_records(written)
+        if saving[1] is not None:
+            content[KEY] = saving[1]
+    if _has_record(content):
+        content = {**content, GUARD_KEY: GUARD}
+    if content != written:
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        file.write_text(text, encoding="utf-8")
 
 
 def _has_record(config: Mapping[str, Any]) -> bool:
     """Whether a configuration, or one inside it, holds a record."""
-    inner = [value for key, value in config.items() if isinstance(value, Mapping) and key != KEY]
-    return bool(config.get(KEY)) or any(map(_has_record, inner))
+    return KEY in config or any(_has_record(v) for v in config.values() if isinstance(v, Mapping))
 
 
-def _warn_of_adapter(model: nn.Module) -> None:
-    if attached(model):
-        warnings.warn(
-            "the files of an adapter hold no gates; ab.save(model, folder) writes the gates, and "
-            "ab.load(model, folder) adds them to the network with its adapter",
-            stacklevel=4,
-        )
+def _without_records(config: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {k: _without_records(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    inner.pop(KEY, None)
+    return inner
 
 
 def _save_adapter(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
     _warn_of_adapter(model)
     return method(model, *args, **kwargs)
+
+
+def _warn_of_adapter(model: nn.Module) -> None:
+    if attached(model):
+        warnings.warn(
+            "the files of an adapter hold no gates; ab.save(model, folder) writes them, and "
+            "ab.load(model, folder) adds them to the network with its adapter",
+            stacklevel=4,
+        )
 
 
 # --- reading
@@ -176,22 +202,45 @@ def _from_pretrained(method: Callable[..., Any], cls: Any, *args: Any, **kwargs:
     """Load a network; an error if its gates and those in the file differ."""
     with_info = kwargs.pop("output_loading_info", False)
     model, info = method(cls, *args, output_loading_info=True, **kwargs)
-    for kind, words in _WRONG_KEYS.items():
-        keys = [key for key in info[kind] if f".{ATTRIBUTE}." in f".{key}"]
-        if keys:
-            raise ValueError(
-                f"{len(keys)} tensors of gates (such as {min(keys)!r}) {words} {cls.__name__}"
-            )
+    if homeless := sorted(filter(_of_a_gate, info["unexpected_keys"])):
+        raise ValueError(
+            f"{len(homeless)} tensors of gates were saved for which this {cls.__name__} has no "
+            f"place (such as {homeless[0]!r}): its config.json holds no record of gates that fits "
+            "this class; load it as the class that was saved, or build the network, boost it as "
+            "then and load its state dict"
+        )
+    if missing := set(filter(_of_a_gate, info["missing_keys"])):
+        _start_anew(model, missing)
     return (model, info) if with_info else model
 
 
-_WRONG_KEYS = {
-    "unexpected_keys": "were saved, and have no place: config.json holds no record of them that fits "
-    "this class; load it with the class that was saved, or build the network, call ab.boost as "
-    "before and load the state dict. The class is",
-    "missing_keys": "are not in the file, which is that of a network without gates; load it without the "
-    "configuration of a boosted one, and call ab.boost afterwards. The class is",
-}
+def _of_a_gate(key: str) -> bool:
+    return f".{ATTRIBUTE}." in f".{key}"
+
+
+def _start_anew(model: nn.Module, missing: set[str]) -> None:
+    """Give gates that a file does not hold their first values; transformers leaves them undefined.
+
+    Raises:
+        ValueError: if the file holds a part of a gate.
+    """
+    for name, gate in model.named_modules():
+        keys = {f"{name}.{key}" for key in gate.state_dict()}
+        if not isinstance(gate, Recalibrate) or not keys & missing:
+            continue
+        if not keys <= missing:
+            raise ValueError(
+                f"the file lacks {len(keys & missing)} of the {len(keys)} tensors of the gate "
+                f"{name!r}, such as {min(keys & missing)!r}; save the network again"
+            )
+        size, layout = gate.spatial_size, gate.layout
+        first = Recalibrate(gate.channels, gate.recipe, spatial_size=size, layout=layout)
+        gate.load_state_dict(first.state_dict())
+    warnings.warn(
+        f"the file holds no gates, so those of this {type(model).__name__} start anew, as ab.boost "
+        "starts them",
+        stacklevel=4,
+    )
 
 
 # --- building
@@ -203,19 +252,17 @@ def _post_init(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
     A network and its base (ResNetForImageClassification and its ResNetModel) share a configuration.
     The base is finished first and takes the gates if all of them are in it.
     """
-    record = getattr(model.config, KEY, None)
-    if record is None:
-        result = method(model, *args, **kwargs)
-        if attached(model):
-            model.__dict__[BUILDS_GATES] = True
-        return result
-    result = method(model, *args, **kwargs)
+    method(model, *args, **kwargs)
     if has_kept_gates(model):  # DETR has replaced the norms of its backbone
         repair(model)
+    record = getattr(model.config, KEY, None)
+    if record is None:
+        if attached(model) and not _has_record(model.config.to_dict()):
+            model.__dict__[BUILDS_GATES] = True
+        return
     fitting = _fitting(model, record)
     if fitting is not None and not attached(model).keys() >= {s["name"] for s in fitting["sites"]}:
         put_on(model, parse_record(fitting))
-    return result
 
 
 def _fitting(model: Any, record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,7 +18,13 @@ from accuracy_booster.errors import unknown
 from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
 from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
-from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
+from accuracy_booster.surgery.repairing import (
+    Model,
+    forget_gates,
+    keep_gate,
+    kept_gates,
+    tensors_in,
+)
 from accuracy_booster.surgery.sites import Site
 
 
@@ -57,8 +63,10 @@ def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
     done: list[str] = []
     for name, gate in gates.items():
         module = modules[name]
-        like = next(module.parameters(), fallback)
-        gate.to(device=like.device, dtype=like.dtype).train(module.training)
+        like = next((t for t in tensors_in(module) if t.is_floating_point()), fallback)
+        # a tool that fills a network later builds it, gates included, on the meta device
+        on_meta = any(t.is_meta for t in tensors_in(gate))
+        gate.to(device=None if on_meta else like.device, dtype=like.dtype).train(module.training)
         try:
             add_gate(module, gate)
         except ValueError as e:

@@ -175,15 +175,16 @@ def _repair_owner(owner: nn.Module) -> list[str]:
             )
         if id(kept.gate) not in held:
             dropped.append(kept.path)
-            like = next((t for t in _tensors_in(module) if t.is_floating_point()), None)
+            like = next((t for t in tensors_in(module) if t.is_floating_point()), None)
             if like is not None:
                 kept.gate.to(device=like.device, dtype=like.dtype)
-            kept.gate.train(module.training)
+            kept.gate.train(module.training and owner.training)
         add_gate(module, kept.gate)
         kept.current_path = kept.path
     return dropped
 
 
-def _tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
+def tensors_in(module: nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters of a module, then its buffers."""
     yield from module.parameters()
     yield from module.buffers()
