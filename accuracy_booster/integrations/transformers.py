@@ -20,12 +20,15 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.surgery.attaching import attached
-from accuracy_booster.surgery.gate_records import gate_record, parse_record, put_on
+from accuracy_booster.surgery.attaching import attach_unnoted
+from accuracy_booster.surgery.attention import replace_attention
+from accuracy_booster.surgery.configurations import KEY, record_in
+from accuracy_booster.surgery.configured_gates import check_channels
+from accuracy_booster.surgery.gate_records import gate_record, parse_record
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.repairing import has_kept_gates, repair
 
-KEY = "accuracy_booster"  # of the record in a configuration
 # transformers takes the file of the weights from this key. It refuses a name that is no file of
 # safetensors, before it builds anything, and its error quotes the name.
 GUARD_KEY = "transformers_weights"
@@ -255,14 +258,20 @@ def _post_init(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
     method(model, *args, **kwargs)
     if has_kept_gates(model):  # DETR has replaced the norms of its backbone
         repair(model)
-    record = getattr(model.config, KEY, None)
+    record = record_in(model.config)
     if record is None:
         if attached(model) and not _has_record(model.config.to_dict()):
             model.__dict__[BUILDS_GATES] = True
         return
     fitting = _fitting(model, record)
     if fitting is not None and not attached(model).keys() >= {s["name"] for s in fitting["sites"]}:
-        put_on(model, parse_record(fitting))
+        parsed = parse_record(fitting)
+        modules = dict(model.named_modules())
+        for site, _ in parsed.sites:
+            check_channels(modules, site)
+        replace_attention(model, [s for s, _ in parsed.sites if s.name in parsed.replaced])
+        for text, recipe in parsed.recipes.items():  # the base shares its record with the network
+            attach_unnoted(model, recipe, [s for s, used in parsed.sites if used == text])
 
 
 def _fitting(model: Any, record: Mapping[str, Any]) -> dict[str, Any] | None:

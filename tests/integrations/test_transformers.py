@@ -339,8 +339,6 @@ def test_norms_that_detr_replaces_keep_their_gates():
 
 def test_a_detector_built_around_a_boosted_backbone_keeps_its_gates(tmp_path):
     config = boosted(t.AutoBackbone.from_config(resnet(4))).config
-    if not hasattr(config, "accuracy_booster"):
-        config.accuracy_booster = ab.gate_record(boosted(t.AutoBackbone.from_config(resnet(4))))
     model = detector("Detr", backbone_config=config, use_timm_backbone=False, **DETR).eval()
     assert len(attached(model)) == 4
     gates.stir(model).save_pretrained(tmp_path)
