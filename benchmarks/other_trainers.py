@@ -3,8 +3,8 @@
 python benchmarks/other_trainers.py [NAME ...] [--output F]
 
 Each NAME is a file of trainers/; without names all are run. A trainer runs in a process and a
-temporary folder of its own, without a network. A step that loses a gate, or ends in an error, is a
-row that says why. Writes other_trainers.json; trainers that are not named keep what they have there.
+temporary folder of its own, offline. A step that loses a gate, or ends in an error, is a row that
+says why. Writes other_trainers.json; trainers that are not named keep what they have there.
 """
 
 from __future__ import annotations
