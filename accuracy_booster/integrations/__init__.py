@@ -1,4 +1,4 @@
-"""Boosted networks inside other people's trainers: one file for each package.
+"""Boosted networks inside other people's trainers: a file for each package.
 
 None of these packages is imported before one of these functions is called.
 """

@@ -9,37 +9,32 @@ when `register` is called. Networks without gates pass through them as before.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
+from accuracy_booster.integrations.transformers_saving import (
+    BUILDS_GATES,
+    GUARD_KEY,
+    has_record,
+    save_adapter,
+    save_pretrained,
+    to_json_file,
+)
 from accuracy_booster.surgery.attaching import attach_unnoted
 from accuracy_booster.surgery.attention import replace_attention
 from accuracy_booster.surgery.configurations import KEY, record_in
 from accuracy_booster.surgery.configured_gates import check_channels
-from accuracy_booster.surgery.gate_records import gate_record, parse_record
-from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gate_records import Record, parse_record
+from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.repairing import has_kept_gates, repair
 
-# transformers takes the file of the weights from this key. It refuses a name that is no file of
-# safetensors, before it builds anything, and its error quotes the name.
-GUARD_KEY = "transformers_weights"
-GUARD = (
-    "none, as this network has gates: load it with from_pretrained of "
-    "accuracy_booster.integrations.transformers"
-)
-BUILDS_GATES = "_builds_its_gates"  # on a network whose own __init__ makes its gates
 _wrapped: list[tuple[type, str]] = []
-# the configuration of the network that is being saved, and the record of its gates
-_saving: ContextVar[tuple[Any, dict[str, Any] | None] | None] = ContextVar("saving", default=None)
 
 
 def from_pretrained(path: Any, cls: Any = None, **options: Any) -> Any:
@@ -101,14 +96,14 @@ def register() -> None:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     if (PreTrainedModel, "post_init") not in _wrapped:
-        _wrap(PreTrainedConfig, "to_json_file", _to_json_file)
+        _wrap(PreTrainedConfig, "to_json_file", to_json_file)
         _wrap(PreTrainedConfig, "get_config_dict", _get_config_dict)
-        _wrap(PreTrainedModel, "save_pretrained", _save_pretrained)
+        _wrap(PreTrainedModel, "save_pretrained", save_pretrained)
         _wrap(PreTrainedModel, "from_pretrained", _from_pretrained)
         _wrap(PreTrainedModel, "post_init", _post_init)
     adapters: Any = sys.modules.get("peft.peft_model")
     if adapters is not None and (adapters.PeftModel, "save_pretrained") not in _wrapped:
-        _wrap(adapters.PeftModel, "save_pretrained", _save_adapter)
+        _wrap(adapters.PeftModel, "save_pretrained", save_adapter)
 
 
 def _wrap(cls: type, name: str, wrapper: Callable[..., Any]) -> None:
@@ -124,71 +119,6 @@ def _wrap(cls: type, name: str, wrapper: Callable[..., Any]) -> None:
     _wrapped.append((cls, name))
 
 
-# --- writing
-
-
-def _save_pretrained(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Save a network, with the record of all its gates in the outermost configuration."""
-    if getattr(model, "_hf_peft_config_loaded", False):
-        _warn_of_adapter(model)  # only the adapter is written
-        return method(model, *args, **kwargs)
-    repair(model)
-    kept = attached(model) and BUILDS_GATES not in model.__dict__
-    token = _saving.set((model.config, gate_record(model) if kept else None))
-    try:
-        return method(model, *args, **kwargs)
-    finally:
-        _saving.reset(token)
-
-
-def _to_json_file(
-    method: Callable[..., Any], config: Any, json_file_path: Any, *args: Any, **kwargs: Any
-) -> None:
-    """Write config.json, with what stops a `from_pretrained` that knows nothing of gates.
-
-    A record that lies further inside is left out where the network's own holds all gates.
-    """
-    method(config, json_file_path, *args, **kwargs)
-    file = Path(json_file_path)
-    written = json.loads(file.read_text(encoding="utf-8"))
-    saving = _saving.get()
-    content = written
-    if saving is not None and saving[0] is config:
-        content = _without_records(written)
-        if saving[1] is not None:
-            content[KEY] = saving[1]
-    if _has_record(content):
-        content = {**content, GUARD_KEY: GUARD}
-    if content != written:
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        file.write_text(text, encoding="utf-8")
-
-
-def _has_record(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration, or one inside it, holds a record."""
-    return KEY in config or any(_has_record(v) for v in config.values() if isinstance(v, Mapping))
-
-
-def _without_records(config: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {k: _without_records(v) if isinstance(v, Mapping) else v for k, v in config.items()}
-    inner.pop(KEY, None)
-    return inner
-
-
-def _save_adapter(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    _warn_of_adapter(model)
-    return method(model, *args, **kwargs)
-
-
-def _warn_of_adapter(model: nn.Module) -> None:
-    if attached(model):
-        warnings.warn(
-            "the files of an adapter hold no gates; ab.save(model, folder) writes them, and "
-            "ab.load(model, folder) adds them to the network with its adapter",
-            stacklevel=4,
-        )
-
-
 # --- reading
 
 
@@ -196,7 +126,7 @@ def _get_config_dict(
     method: Callable[..., Any], cls: Any, *args: Any, **kwargs: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     found, rest = method(cls, *args, **kwargs)
-    if found.get(GUARD_KEY) == GUARD:
+    if KEY in str(found.get(GUARD_KEY)):  # the guard, also in other words
         del found[GUARD_KEY]
     return found, rest
 
@@ -260,18 +190,32 @@ def _post_init(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
         repair(model)
     record = record_in(model.config)
     if record is None:
-        if attached(model) and not _has_record(model.config.to_dict()):
+        if attached(model) and not has_record(model.config.to_dict()):
             model.__dict__[BUILDS_GATES] = True
         return
-    fitting = _fitting(model, record)
-    if fitting is not None and not attached(model).keys() >= {s["name"] for s in fitting["sites"]}:
-        parsed = parse_record(fitting)
-        modules = dict(model.named_modules())
-        for site, _ in parsed.sites:
-            check_channels(modules, site)
-        replace_attention(model, [s for s, _ in parsed.sites if s.name in parsed.replaced])
-        for text, recipe in parsed.recipes.items():  # the base shares its record with the network
-            attach_unnoted(model, recipe, [s for s, used in parsed.sites if used == text])
+    if (fitting := _fitting(model, record)) is not None:
+        try:
+            _put_on(model, parse_record(fitting))
+        except ValueError as e:
+            raise ValueError(
+                f"the configuration of this {type(model).__name__} records gates (key {KEY!r}) "
+                f"that do not fit it: {e}; delete the key to build it without gates"
+            ) from e
+
+
+def _put_on(model: nn.Module, record: Record) -> None:
+    """Put the gates of a record on, but for those that its base has already.
+
+    Raises:
+        ValueError: if one does not fit.
+    """
+    modules = dict(model.named_modules())
+    sites = [(s, text) for s, text in record.sites if applied_gate(modules[s.name]) is None]
+    for site, _ in sites:
+        check_channels(modules, site)
+    replace_attention(model, [site for site, _ in sites if site.name in record.replaced])
+    for text, recipe in record.recipes.items():
+        attach_unnoted(model, recipe, [site for site, used in sites if used == text])
 
 
 def _fitting(model: Any, record: Mapping[str, Any]) -> dict[str, Any] | None:

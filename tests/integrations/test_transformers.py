@@ -35,6 +35,7 @@ from support.transformers_networks import (
 
 import accuracy_booster as ab
 from accuracy_booster.integrations import transformers as ours
+from accuracy_booster.integrations.transformers_saving import GUARD
 from accuracy_booster.surgery import attached
 
 pytestmark = [
@@ -90,9 +91,10 @@ def test_a_network_is_boosted_saved_and_loaded(name, tmp_path):
     }
     assert not loaded.training
     assert same(loaded, model)
+    assert all(p.requires_grad for p in ab.added_parameters(loaded))
     written = config_of(tmp_path)
     assert written["model_type"] == config["model_type"]
-    assert written["transformers_weights"] == ours.GUARD
+    assert written["transformers_weights"] == GUARD
 
 
 @pytest.mark.parametrize("name", WITHOUT_SITES)
@@ -182,6 +184,16 @@ def test_options_of_from_pretrained_pass_through(options, subfolder, saved):
     assert found == 12
 
 
+def test_a_network_that_is_partly_on_disk(saved, tmp_path):
+    model, folder = saved
+    parts = {"resnet.embedder": "cpu", "resnet.encoder": "disk", "resnet.pooler": "cpu"}
+    loaded = ours.from_pretrained(
+        folder / "sub", device_map={**parts, "classifier": "cpu"}, offload_folder=tmp_path / "off"
+    )
+    assert all(p.is_meta for p in ab.added_parameters(loaded))
+    assert same(loaded, model)
+
+
 def test_a_base_network_gives_its_gates_to_one_with_a_head(saved, tmp_path):
     model, folder = saved
     base = ours.from_pretrained(folder / "sub", t.ResNetModel)
@@ -254,6 +266,17 @@ def test_errors_of_from_pretrained(saved, tmp_path):
         t.AutoModelForImageClassification.from_pretrained(tmp_path / "gates")
 
 
+def test_a_configuration_that_was_changed_after_saving(saved):
+    changed = {"hidden_sizes": [8, 32], "ignore_mismatched_sizes": True}
+    with pytest.raises(ValueError, match=r"'accuracy_booster'\) that do not fit .* 32 channels"):
+        ours.from_pretrained(saved[1] / "sub", **changed)
+
+
+def test_a_folded_network_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="save the network that it was folded from"):
+        ab.fold(boosted(), example=EXAMPLE).save_pretrained(tmp_path)
+
+
 def test_gates_that_were_taken_off_leave_no_trace(tmp_path):
     small_resnet().save_pretrained(tmp_path / "plain")
     model = boosted()
@@ -298,6 +321,7 @@ def test_a_class_that_boosts_itself_needs_no_record(tmp_path):
     model = gates.stir(OwnNetwork(OwnConfig())).eval()
     model.save_pretrained(tmp_path)
     assert not {"accuracy_booster", "transformers_weights"} & config_of(tmp_path).keys()
+    assert same(OwnNetwork.from_pretrained(tmp_path), model)
 
 
 def test_files_of_adapters_hold_no_gates(tmp_path, monkeypatch):
@@ -334,6 +358,18 @@ def test_norms_that_detr_replaces_keep_their_gates():
         after = outputs(model)
     assert len(attached(model)) == 4
     for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_norms_that_timm_freezes_keep_their_gates():
+    config = t.TimmBackboneConfig(
+        backbone="resnet10t", use_pretrained_backbone=False, out_indices=(1, 2)
+    )
+    model = boosted(t.AutoBackbone.from_config(config))
+    before = outputs(model)
+    model.freeze_batch_norm_2d()
+    assert len(attached(model)) == 2
+    for a, b in zip(before, outputs(model), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -507,7 +543,7 @@ def test_a_new_process(trained, tmp_path):
     errors, kind, name, logits = torch.load(result)
     for error in errors:
         assert error.startswith("ValueError")
-        assert ours.GUARD in error
+        assert GUARD in error
     assert (kind, name) == ("resnet", "ResNetForImageClassification")
     x = torch.linspace(-2, 2, 2 * 3 * SIDE * SIDE).reshape(2, 3, SIDE, SIDE)
     with torch.no_grad():
