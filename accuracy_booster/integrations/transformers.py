@@ -222,7 +222,7 @@ def _fitting(model: Any, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """A record with the names that its modules have in this network; None if one is missing."""
     modules = dict(model.named_modules())
     prefix = f"{model.base_model_prefix}."
-    for rename in (str, lambda n: n.removeprefix(prefix), lambda n: f"{prefix}{n}"):
+    for rename in (str, lambda name: name.removeprefix(prefix)):
         if all(rename(site["name"]) in modules for site in record["sites"]):
             sites = [{**site, "name": rename(site["name"])} for site in record["sites"]]
             return {**record, "sites": sites, "replaced": [rename(n) for n in record["replaced"]]}
