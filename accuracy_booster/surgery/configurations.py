@@ -8,6 +8,8 @@ built from the same configuration stays plain. `configured_gates` reads it.
 from __future__ import annotations
 
 import copy
+import gc
+import sys
 import warnings
 from typing import Any
 
@@ -19,6 +21,7 @@ from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.wrappers import unwrapped
 
 KEY = "accuracy_booster"
+BUILDERS = ("transformers", "ultralytics")  # packages that build networks from configurations
 
 
 def configuration_of(module: nn.Module) -> Any:
@@ -56,6 +59,40 @@ def note_gates(model: nn.Module) -> None:
     the copy carries none. A configuration that cannot be copied stays, with a warning.
     """
     _note(unwrapped(model), {})
+
+
+def note_gates_everywhere(model: nn.Module) -> None:
+    """`note_gates` for a network and for those that it is a part of, if there are such.
+
+    A module does not know what holds it, so this looks at every object of the process. It takes
+    0.1 s and more, and is left out where no package is imported that builds so.
+    """
+    model = unwrapped(model)
+    holders = _outermost_holders(model) if any(name in sys.modules for name in BUILDERS) else []
+    for network in holders or [model]:
+        _note(network, {})
+
+
+def _outermost_holders(part: nn.Module) -> list[nn.Module]:
+    """The modules in which a module is, at any depth, and that are in no other."""
+    kinds: dict[type, bool] = {}  # {class of any object: whether it is one of modules}
+    holders: dict[int, list[nn.Module]] = {}
+    for module in gc.get_objects():
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = issubclass(kind, nn.Module)
+        if not kinds[kind]:
+            continue
+        for child in state_of_module(module).get("_modules", {}).values():
+            holders.setdefault(id(child), []).append(module)
+    found: dict[int, nn.Module] = {}
+    waiting = [part]
+    while waiting:
+        for module in holders.get(id(waiting.pop()), ()):
+            if id(module) not in found:
+                found[id(module)] = module
+                waiting.append(module)
+    return [module for key, module in found.items() if key not in holders]
 
 
 def _note(module: nn.Module, copies: dict[int, Any]) -> None:

@@ -117,8 +117,8 @@ def _keep_values(network: nn.Module) -> None:
     It initialises all convolutions in it, for example, that bear no such mark.
     """
     for gate in attached(network).values():
-        for module in gate.modules():
-            if not any(tensor.is_meta for tensor in module.state_dict().values()):
+        if not any(tensor.is_meta for tensor in gate.state_dict().values()):
+            for module in gate.modules():
                 module.__dict__["_is_hf_initialized"] = True
 
 

@@ -13,7 +13,7 @@ from support.configured import Config, FromDict, Head
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.surgery import Site, attach, attached, detach
+from accuracy_booster.surgery import Site, attach, attached, configurations, detach
 from accuracy_booster.surgery.configurations import KEY, configuration_of, record_in
 
 X = torch.zeros(1, 3, 32, 32)
@@ -134,3 +134,24 @@ def test_folding_keeps_the_record_and_merging_takes_it_off():
     assert record_in(ab.fold(model, example=X).yaml) == record
     ordinary, _ = ab.materialize(model)
     assert record_in(ordinary.yaml) == record
+
+
+def test_a_part_of_a_network_is_boosted(monkeypatch):
+    """What holds the part is found among all objects, if a package is there that builds so."""
+    x = torch.zeros(1, 8, 16, 16)
+    head = Head(Config())
+    ab.boost(head.base.encoder, "ab", example=x)
+    assert record_in(head.config) is None
+    ab.unboost(head.base.encoder)
+    monkeypatch.setattr(configurations, "BUILDERS", ("torch",))
+    other = Head(head.config)
+    outer = nn.ModuleDict({"network": head})
+    ab.boost(head.base.encoder, "ab", example=x)
+    assert record_in(head.config) == ab.gate_record(head)
+    assert head.config is head.base.config
+    assert record_in(other.config) is None
+    assert len(attached(Head(outer["network"].config))) == 2
+    ab.unboost(head.base)
+    assert head.config == Config()
+    ab.rebuild_gates(head.base, ab.gate_record(ab.boost(Head(Config()).base, "ab", example=X)))
+    assert record_in(head.config) == ab.gate_record(head)

@@ -320,6 +320,30 @@ def test_transformers(family):
     assert built.config == before
 
 
+@pytest.mark.parametrize("block", ["ab", "cbam"])
+def test_transformers_loads_a_checkpoint_without_the_gates(block, tmp_path):
+    """What a file lacks has its first values, and is not what happens to be in the memory."""
+    transformers = pytest.importorskip("transformers", exc_type=ImportError)
+    cls = transformers.ResNetForImageClassification
+    plain = cls(cls.config_class(**RESNET)).eval()
+    plain.save_pretrained(tmp_path)
+    x = torch.randn(2, 3, 64, 64)
+    model = ab.boost(copy.deepcopy(plain), block, init="identity", example=x[:1])
+    built = cls.from_pretrained(tmp_path, config=model.config)
+    assert list(attached(built)) == list(attached(model))
+    assert torch.equal(built(x).logits, plain(x).logits)
+    trained_gates = ab.added_parameters(built)
+    with torch.no_grad():
+        for parameter in trained_gates:
+            parameter.add_(0.1)
+    expected = built(x).logits
+    built.save_pretrained(tmp_path)
+    loaded = cls.from_pretrained(tmp_path)
+    assert torch.equal(loaded(x).logits, expected)
+    loaded.init_weights()
+    assert torch.equal(loaded(x).logits, expected)
+
+
 def test_transformers_detr_with_a_boosted_backbone():
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
     small = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
