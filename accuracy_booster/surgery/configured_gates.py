@@ -70,7 +70,7 @@ def check_child(network: nn.Module, name: str, child: nn.Module, record: Any) ->
         sites = [s for s, _ in parsed.sites if f"{s.name}.".startswith(f"{name}.")]
         modules = dict(child.named_modules(prefix=name)) if sites else {}
         for site in sites:
-            check_site(modules, site, replaced=site.name in parsed.replaced)
+            check_channels(modules, site, replaced=site.name in parsed.replaced)
     except ValueError as e:
         raise _refusal(network, e) from None
 
@@ -103,7 +103,7 @@ def _put_on(network: nn.Module, record: Record) -> None:
     modules = dict(network.named_modules())
     sites = [(site, own_site(network, modules, site), text) for site, text in record.sites]
     for site, own, _ in sites:
-        check_site(modules, own, replaced=site.name in record.replaced)
+        check_channels(modules, own, replaced=site.name in record.replaced)
     # a part that has a configuration of its own may have its gates already
     sites = [entry for entry in sites if applied_gate(modules[entry[1].name]) is None]
     replace_attention(network, [own for site, own, _ in sites if site.name in record.replaced])
@@ -135,7 +135,7 @@ def own_site(network: nn.Module, modules: Mapping[str, nn.Module], site: Site) -
     return replace(site, name=next((name for name in names if name in modules), site.name))
 
 
-def check_site(modules: Mapping[str, nn.Module], site: Site, *, replaced: bool = False) -> None:
+def check_channels(modules: Mapping[str, nn.Module], site: Site, *, replaced: bool = False) -> None:
     """Raise ValueError unless the module of a site exists and gives as many channels.
 
     Args:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
 import yaml
 from support.configured import Base, Config, FromDict, Head
 from torch import nn
+from torch.nn.modules import module as module_hooks
 
 import accuracy_booster as ab
 from accuracy_booster.surgery import attached
@@ -235,6 +237,14 @@ def test_networks_that_are_built_in_several_threads():
         thread.join()
     expected = [list(cfg[KEY]["recipes"]) for cfg in cfgs]
     assert [built[place] for place in range(8)] == expected * 2
+
+
+def test_nothing_happens_before_the_first_gate_of_a_process_or_a_word(monkeypatch):
+    cfg = trained(make_dict(), "ab").yaml
+    monkeypatch.setattr(module_hooks, "_global_module_registration_hooks", OrderedDict())
+    assert not attached(FromDict(cfg))
+    ab.surgery.follow_rebuilt_modules()
+    assert len(attached(FromDict(cfg))) == 2
 
 
 def test_in_a_new_process(tmp_path):
