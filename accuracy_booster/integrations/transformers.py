@@ -14,25 +14,18 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
-from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.integrations.transformers_saving import (
-    BUILDS_GATES,
     GUARD_KEY,
+    OWN_GATES,
     has_record,
     save_adapter,
     save_pretrained,
     to_json_file,
 )
-from accuracy_booster.surgery.attaching import attach_unnoted
-from accuracy_booster.surgery.attention import replace_attention
 from accuracy_booster.surgery.configurations import KEY, record_in
-from accuracy_booster.surgery.configured_gates import check_channels
-from accuracy_booster.surgery.gate_records import Record, parse_record
-from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate
+from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gating import follow_rebuilt_modules
 from accuracy_booster.surgery.listing import attached
-from accuracy_booster.surgery.repairing import has_kept_gates, repair
 
 _wrapped: list[tuple[type, str]] = []
 
@@ -95,12 +88,13 @@ def register() -> None:
     """
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    if (PreTrainedModel, "post_init") not in _wrapped:
+    if not _wrapped:
         _wrap(PreTrainedConfig, "to_json_file", to_json_file)
         _wrap(PreTrainedConfig, "get_config_dict", _get_config_dict)
         _wrap(PreTrainedModel, "save_pretrained", save_pretrained)
         _wrap(PreTrainedModel, "from_pretrained", _from_pretrained)
         _wrap(PreTrainedModel, "post_init", _post_init)
+        follow_rebuilt_modules()
     adapters: Any = sys.modules.get("peft.peft_model")
     if adapters is not None and (adapters.PeftModel, "save_pretrained") not in _wrapped:
         _wrap(adapters.PeftModel, "save_pretrained", save_adapter)
@@ -142,8 +136,12 @@ def _from_pretrained(method: Callable[..., Any], cls: Any, *args: Any, **kwargs:
             "this class; load it as the class that was saved, or build the network, boost it as "
             "then and load its state dict"
         )
-    if missing := set(filter(_of_a_gate, info["missing_keys"])):
-        _start_anew(model, missing)
+    if any(map(_of_a_gate, info["missing_keys"])):
+        warnings.warn(
+            f"the file lacks gates of this {cls.__name__}, which start anew as ab.boost starts "
+            "them",
+            stacklevel=3,
+        )
     return (model, info) if with_info else model
 
 
@@ -151,79 +149,13 @@ def _of_a_gate(key: str) -> bool:
     return f".{ATTRIBUTE}." in f".{key}"
 
 
-def _start_anew(model: nn.Module, missing: set[str]) -> None:
-    """Give gates that a file does not hold their first values; transformers leaves them undefined.
-
-    Raises:
-        ValueError: if the file holds a part of a gate.
-    """
-    for name, gate in model.named_modules():
-        keys = {f"{name}.{key}" for key in gate.state_dict()}
-        if not isinstance(gate, Recalibrate) or not keys & missing:
-            continue
-        if not keys <= missing:
-            raise ValueError(
-                f"the file lacks {len(keys & missing)} of the {len(keys)} tensors of the gate "
-                f"{name!r}, such as {min(keys & missing)!r}; save the network again"
-            )
-        size, layout = gate.spatial_size, gate.layout
-        first = Recalibrate(gate.channels, gate.recipe, spatial_size=size, layout=layout)
-        gate.load_state_dict(first.state_dict())
-    warnings.warn(
-        f"the file holds no gates, so those of this {type(model).__name__} start anew, as ab.boost "
-        "starts them",
-        stacklevel=4,
-    )
-
-
-# --- building
-
-
 def _post_init(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Finish a network that was just built, and put on the gates that its configuration records.
+    """Finish a network; remember the gates that its own __init__ has made.
 
-    A network and its base (ResNetForImageClassification and its ResNetModel) share a configuration.
-    The base is finished first and takes the gates if all of them are in it.
+    Those that a configuration records come later: `surgery.configured_gates` puts them on.
     """
     method(model, *args, **kwargs)
-    if has_kept_gates(model):  # DETR has replaced the norms of its backbone
-        repair(model)
-    record = record_in(model.config)
-    if record is None:
-        if attached(model) and not has_record(model.config.to_dict()):
-            model.__dict__[BUILDS_GATES] = True
+    if not (names := frozenset(attached(model))):
         return
-    if (fitting := _fitting(model, record)) is not None:
-        try:
-            _put_on(model, parse_record(fitting))
-        except ValueError as e:
-            raise ValueError(
-                f"the configuration of this {type(model).__name__} records gates (key {KEY!r}) "
-                f"that do not fit it: {e}; delete the key to build it without gates"
-            ) from e
-
-
-def _put_on(model: nn.Module, record: Record) -> None:
-    """Put the gates of a record on, but for those that its base has already.
-
-    Raises:
-        ValueError: if one does not fit.
-    """
-    modules = dict(model.named_modules())
-    sites = [(s, text) for s, text in record.sites if applied_gate(modules[s.name]) is None]
-    for site, _ in sites:
-        check_channels(modules, site)
-    replace_attention(model, [site for site, _ in sites if site.name in record.replaced])
-    for text, recipe in record.recipes.items():
-        attach_unnoted(model, recipe, [site for site, used in sites if used == text])
-
-
-def _fitting(model: Any, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A record with the names that its modules have in this network; None if one is missing."""
-    modules = dict(model.named_modules())
-    prefix = f"{model.base_model_prefix}."
-    for rename in (str, lambda name: name.removeprefix(prefix)):
-        if all(rename(site["name"]) in modules for site in record["sites"]):
-            sites = [{**site, "name": rename(site["name"])} for site in record["sites"]]
-            return {**record, "sites": sites, "replaced": [rename(n) for n in record["replaced"]]}
-    return None
+    if record_in(model.config) is not None or not has_record(model.config.to_dict()):
+        model.__dict__[OWN_GATES] = names  # and not those of a part with a configuration of its own

@@ -27,7 +27,8 @@ GUARD = (
     "none, as this network has gates: load it with from_pretrained of "
     "accuracy_booster.integrations.transformers"
 )
-BUILDS_GATES = "_builds_its_gates"  # on a network whose own __init__ makes its gates
+# on a network: the names of the gates that its own __init__ made; building it makes them again
+OWN_GATES = "_own_gates"
 # the configuration of the network that is being saved, and the record of its gates
 _saving: ContextVar[tuple[Any, dict[str, Any] | None] | None] = ContextVar("saving", default=None)
 
@@ -48,8 +49,8 @@ def save_pretrained(method: Callable[..., Any], model: Any, *args: Any, **kwargs
         _warn_of_adapter(model)  # only the adapter is written
         return method(model, *args, **kwargs)
     repair(model)
-    kept = attached(model) and BUILDS_GATES not in model.__dict__
-    token = _saving.set((model.config, gate_record(model) if kept else None))
+    by_itself = attached(model).keys() == model.__dict__.get(OWN_GATES, frozenset())
+    token = _saving.set((model.config, None if by_itself else gate_record(model)))
     try:
         return method(model, *args, **kwargs)
     finally:

@@ -67,9 +67,12 @@ def attach_unnoted(model: nn.Module, block: str | Recipe, sites: Iterable[Site])
     for name, gate in gates.items():
         module = modules[name]
         like = next((t for t in tensors_in(module) if t.is_floating_point()), fallback)
-        # a tool that fills a network later builds it, gates included, on the meta device
-        on_meta = any(t.is_meta for t in tensors_in(gate))
-        gate.to(device=None if on_meta else like.device, dtype=like.dtype).train(module.training)
+        gate.to(device=like.device, dtype=like.dtype).train(module.training)
+        if like.is_meta:
+            gate.__dict__["made_on_meta"] = True  # see `Recalibrate`
+        else:  # transformers gives modules without this mark new values
+            for part in gate.modules():
+                part.__dict__["_is_hf_initialized"] = True
         try:
             add_gate(module, gate)
         except ValueError as e:

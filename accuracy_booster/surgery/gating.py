@@ -23,10 +23,7 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gate_holders import holder_of, use_holder_names
 from accuracy_booster.surgery.gate_warnings import warn_of_adapter, warn_of_frozen_gate
 from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_of, is_gated
-from accuracy_booster.surgery.other_packages import (
-    keep_from_initialising,
-    register_integrations,
-)
+from accuracy_booster.surgery.other_packages import register_integrations
 from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forward
 
 Class = TypeVar("Class", bound=type)
@@ -47,7 +44,6 @@ def add_gate(module: nn.Module, gate: Recalibrate) -> None:
         raise ValueError(f"{type(module).__name__} is scripted; give the Python module instead")
     if ATTRIBUTE not in holder._modules:
         holder.add_module(ATTRIBUTE, gate)
-    keep_from_initialising(gate)
     module.__dict__[PATH] = (*filter(None, holder_name.split(".")), ATTRIBUTE)
     if not getattr(type(module), "_applies_gate", False):
         _change_class(module, gated_class)
@@ -174,10 +170,12 @@ def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
 
 
 def follow_rebuilt_modules() -> None:
-    """Have torch call `_hand_gate_on`, and what was added to it, at each registration of a module.
+    """Have gates follow modules that other tools rebuild or build, from now on in this process.
 
-    The hooks belong to the process and stay. They are registered when the first gate is made, not
-    on import, and do nothing but where a gated module is replaced or built from a configuration.
+    torch then calls `_hand_gate_on`, and what was added to it, at each registration of a module.
+    They do nothing but where a gated module is replaced, or a network is built from a configuration
+    that carries the record of its gates. The first gate that is made or unpickled in a process
+    calls this. Importing the package does not.
     """
     register_integrations()
     present = module_hooks._global_module_registration_hooks.values()

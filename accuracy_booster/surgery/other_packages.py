@@ -10,8 +10,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from torch import nn
-
 # {module of a package: our module whose `register` has it keep gates}
 INTEGRATIONS = {
     "transformers.modeling_utils": "accuracy_booster.integrations.transformers",
@@ -23,9 +21,3 @@ def register_integrations() -> None:
     for package, ours in INTEGRATIONS.items():
         if package in sys.modules:
             import_module(ours).register()
-
-
-def keep_from_initialising(gate: nn.Module) -> None:
-    """Have transformers leave a gate's values alone: it sets those of modules without this mark."""
-    for module in gate.modules():
-        module.__dict__["_is_hf_initialized"] = True

@@ -247,7 +247,7 @@ def test_transformers_leaves_the_values_of_gates_alone(name, block):
 def test_base_weights_in_a_boosted_configuration_start_the_gates_anew(saved, tmp_path):
     small_resnet(num_labels=3).save_pretrained(tmp_path)
     config = t.AutoConfig.from_pretrained(saved[1] / "sub")
-    with pytest.warns(UserWarning, match="those of this ResNetForImageClassification start anew"):
+    with pytest.warns(UserWarning, match="gates of this ResNetForImageClassification.* start anew"):
         model = t.ResNetForImageClassification.from_pretrained(tmp_path, config=config)
     norm = attached(model)["resnet.encoder.stages.0.layers.0.layer.1.normalization"][0].bn
     assert torch.equal(norm.running_var, torch.ones(8))
