@@ -97,7 +97,7 @@ def main() -> None:
     with torch.no_grad():
         same = torch.equal(model.cpu().eval()(images).logits, loaded(images).logits)
     found = trainer.evaluate()["eval_accuracy"]
-    print(f"accuracy {found:.1%}; loaded again from {options.output}: same outputs: {same}")
+    print(f"accuracy {100 * found:.1f} %; loaded again from {options.output}: same outputs: {same}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ SMALLER = [
     (r"\btimm/resnet(18|50)\b", "timm/test_resnet", "networks of this size take seconds"),
     (r'timm\.create_model\("resnet18"', 'timm.create_model("test_resnet"', "the same network"),
     (r'timm\.create_model\("resnet50"', 'timm.create_model("resnet26"', "fewer bottlenecks"),
+    (
+        r'from_pretrained\("microsoft/resnet-18"\)',
+        "from_config(transformers.ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1]))",
+        "it would be downloaded",
+    ),
     (r"torchvision/vgg11_bn", "torchvision/squeezenet1_1", "VGG has 130 million weights"),
     (
         r'detection\.train\("resnet50", ',
