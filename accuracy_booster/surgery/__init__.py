@@ -11,6 +11,7 @@ from accuracy_booster.surgery.plans import Plan
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.saving import save
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.ultralytics_networks import wrap_ultralytics
 
 __all__ = [
     "ATTRIBUTE",
@@ -31,4 +32,5 @@ __all__ = [
     "repair",
     "save",
     "unboost",
+    "wrap_ultralytics",
 ]

@@ -26,6 +26,8 @@ from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_o
 from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forward
 
 Class = TypeVar("Class", bound=type)
+# Called whenever gates are made or unpickled: files that follow other packages add to it.
+WHEN_GATES_ARE_MADE: list[Callable[[], None]] = []
 
 
 def add_gate(module: nn.Module, gate: Recalibrate) -> None:
@@ -175,6 +177,8 @@ def follow_rebuilt_modules() -> None:
     """
     if _hand_gate_on not in module_hooks._global_module_registration_hooks.values():
         module_hooks.register_module_module_registration_hook(_hand_gate_on)
+    for follow in WHEN_GATES_ARE_MADE:
+        follow()
 
 
 def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
