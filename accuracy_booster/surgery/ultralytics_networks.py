@@ -39,22 +39,22 @@ WHEN_GATES_ARE_MADE.append(wrap_ultralytics)
 
 def _wrapped(method: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return wrapper(method, self, *args, **kwargs)
 
     call._knows_gates = True  # type: ignore[attr-defined]
     return call
 
 
-def _load(load: Callable[..., Any], network: Any, weights: Any, *args: Any, **kwargs: Any) -> Any:
+def _load(load: Callable[..., Any], network: Any, /, weights: Any, *args: Any, **more: Any) -> Any:
     """`BaseModel.load`: the gates of the weights are put on the network first."""
     source = weights.get("ema") or weights["model"] if isinstance(weights, dict) else weights
     if isinstance(source, nn.Module) and attached(source):
         take_gates(network, source)
-    return load(network, weights, *args, **kwargs)
+    return load(network, weights, *args, **more)
 
 
-def _train(train: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+def _train(train: Callable[..., Any], model: Any, /, *args: Any, **kwargs: Any) -> Any:
     """`Model.train`: the network that is trained has the gates of the model's network."""
     network = model.model
     if not isinstance(network, nn.Module) or not attached(network):
