@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms, batch_norms, gates_norms
-from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.listing import attached
 
 LAYERS = 5  # torchvision counts four stages and the stem
 

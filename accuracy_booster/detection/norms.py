@@ -30,7 +30,7 @@ from torch import nn
 
 from accuracy_booster.ops.batch_norm import BatchNormMode
 from accuracy_booster.ops.synchronising import moments_of_all_processes
-from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.listing import attached
 
 Norms = Literal["auto", "frozen", "synchronised", "normal"]
 BatchNorm = nn.modules.batchnorm._BatchNorm

@@ -8,8 +8,8 @@ from torch import nn
 
 from accuracy_booster.detection.freezing import Part, norm_holders
 from accuracy_booster.detection.norms import batch_norms, gates_norms
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.listing import attached
 
 
 def summary(model: nn.Module) -> list[str]:

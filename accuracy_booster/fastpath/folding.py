@@ -27,9 +27,10 @@ from accuracy_booster.fastpath.reasons import why_not_folded
 from accuracy_booster.fastpath.report import FastPath, SiteReport
 from accuracy_booster.fastpath.timm_norms import after_norm
 from accuracy_booster.fastpath.verifying import verify as verify_fold
-from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.attaching import detach_unnoted
 from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import update_state
@@ -125,7 +126,7 @@ def _fold_site(
     assert context.input_shape is not None
     layer = modules[context.conv] if context.conv else module
     assert isinstance(layer, LAYERS)
-    detach(new, [name])
+    detach_unnoted(new, [name])
     plain = fold_norm(layer, module) if context.conv else copy.copy(layer)
     form = choose_form(plain, gate, context.input_shape, context.shape)
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv

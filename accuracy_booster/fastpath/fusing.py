@@ -8,8 +8,8 @@ from accuracy_booster.fastpath.fused_modules import Fused
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
 from accuracy_booster.fastpath.reasons import why_not_fused
 from accuracy_booster.fastpath.report import FastPath, SiteReport, report_of
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.repairing import Model, repair
 from accuracy_booster.surgery.state import update_state

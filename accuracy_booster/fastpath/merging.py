@@ -24,8 +24,9 @@ from accuracy_booster.fastpath.gate_constants import (
     site_names,
 )
 from accuracy_booster.fastpath.report import report_of
-from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.attaching import detach
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.refusing import refuse_wrapped
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import update_state

@@ -15,8 +15,8 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.ops import backend
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.surgery.wrappers import unwrapped

@@ -34,8 +34,9 @@ from accuracy_booster.pruning.pruned_modules import (
     keep_outputs,
 )
 from accuracy_booster.pruning.report import CutReport, Pruning
-from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.attaching import detach
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.refusing import is_lazy, refuse_wrapped
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.state import update_state

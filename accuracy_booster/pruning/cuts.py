@@ -17,9 +17,9 @@ from torch import nn
 from accuracy_booster.fastpath.neighbours import LAYER_CALLS, Neighbours
 from accuracy_booster.pruning.checks import Checks, Refused
 from accuracy_booster.pruning.pruned_modules import why_not_gate
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.torch_functions import ACTIVATIONS
 from accuracy_booster.surgery.trace import Call, Value
 

@@ -11,8 +11,9 @@ from torch.nn.utils import parametrize
 
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.blocks.parts import DensePart, Part
-from accuracy_booster.surgery.attaching import attach, attached
+from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.hooks import is_hooked
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.sites import Site
 
 CHANNELWISE = {"gap", "gmp", "gather", "dwconv", "bn", "relu", "sigmoid"}  # parts of a recipe

@@ -1,4 +1,4 @@
-"""Put gates on the outputs of named modules of any network, list them, take them off again.
+"""Put gates on the outputs of named modules of any network, and take them off again.
 
 Every parameter and buffer of the network keeps its name, so a checkpoint of the base still loads.
 How a module applies its gate is in `gating`; how gates survive tools that rebuild modules is in
@@ -16,9 +16,11 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.spelling import renamed
-from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
+from accuracy_booster.surgery.configurations import note_gates
+from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
 from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
-from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
+from accuracy_booster.surgery.listing import attached
+from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate
 from accuracy_booster.surgery.sites import Site
 
 
@@ -37,6 +39,13 @@ def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
         ValueError: for a site that already has a gate or an attribute of that name, and for a
             block that does not fit a site (groups that do not divide, say), naming the site.
     """
+    attach_unnoted(model, block, sites)
+    note_gates(model)
+    return model
+
+
+def attach_unnoted(model: nn.Module, block: str | Recipe, sites: Iterable[Site]) -> None:
+    """`attach`, without a word in the configuration of the network."""
     follow_rebuilt_modules()
     modules = dict(model.named_modules())
     gates: dict[str, Recalibrate] = {}
@@ -62,43 +71,24 @@ def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
         try:
             add_gate(module, gate)
         except ValueError as e:
-            detach(model, done)
+            detach_unnoted(model, done)
             raise ValueError(f"at {name!r}: {e}") from None
         done.append(name)
     every = dict(model.named_modules(remove_duplicate=False))
     for name, module in every.items():  # a shared module has several names, and owners
         for gate in (gates[n] for n in gates if name and modules[n] is module):
             keep_gate(every, name, gate)
-    return model
-
-
-def attached(model: nn.Module) -> dict[str, Recalibrate]:
-    """{qualified name of a gated module: its gate}; changes nothing.
-
-    A gate whose module was rebuilt, and which `ab.repair` or the next pass puts back, is listed
-    too. A gate that several modules share is listed once.
-
-    Raises:
-        ValueError: if it is no module.
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
-    gates: dict[str, Recalibrate] = {}
-    waiting: dict[str, Recalibrate] = {}
-    for name, module in model.named_modules():
-        for kept in kept_gates(module):
-            waiting[f"{name}.{kept.current_path}" if name else kept.current_path] = kept.gate
-        gate = applied_gate(module) or waiting.get(name)
-        if gate is not None:
-            gates[name] = gate
-    first: dict[int, str] = {}
-    for name, gate in gates.items():
-        first.setdefault(id(gate), name)
-    return {name: gate for name, gate in gates.items() if first[id(gate)] == name}
 
 
 def detach(model: Model, names: Iterable[str] | None = None) -> Model:
     """Take all gates off again, or those of the named modules, in place; returns the model."""
+    detach_unnoted(model, names)
+    note_gates(model)
+    return model
+
+
+def detach_unnoted(model: nn.Module, names: Iterable[str] | None = None) -> None:
+    """`detach`, without a word in the configuration of the network."""
     gates = attached(model)
     modules = dict(model.named_modules())
     taken = set(gates if names is None else names)
@@ -110,7 +100,6 @@ def detach(model: Model, names: Iterable[str] | None = None) -> Model:
     off = None if names is None else {id(gates[name]) for name in taken}
     for module in modules.values():
         forget_gates(module, off)
-    return model
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from torch import nn
 
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.spelling import renamed
-from accuracy_booster.surgery.attaching import attach, attached, detach
+from accuracy_booster.surgery.attaching import attach, detach
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.surgery.fingerprints import remember_base
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.optimizers import check_optimizer, join_optimizer
 from accuracy_booster.surgery.planning import make_plan
 from accuracy_booster.surgery.quiet_passes import traced

@@ -26,6 +26,7 @@ from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_o
 from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forward
 
 Class = TypeVar("Class", bound=type)
+Hook = Callable[[nn.Module, str, "nn.Module | None"], None]
 # Called whenever gates are made or unpickled: files that follow other packages add to it.
 WHEN_GATES_ARE_MADE: list[Callable[[], None]] = []
 
@@ -170,15 +171,21 @@ def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
 
 
 def follow_rebuilt_modules() -> None:
-    """Have torch call `_hand_gate_on` whenever a module is registered anywhere.
+    """Have torch call `_hand_gate_on`, and what was added to it, at each registration of a module.
 
-    The hook belongs to the process and stays. It is registered when the first gate is made, not on
-    import, and does nothing but where a gated module is replaced.
+    The hooks belong to the process and stay. They are registered when the first gate is made, not
+    on import, and do nothing but where a gated module is replaced or built from a configuration.
     """
-    if _hand_gate_on not in module_hooks._global_module_registration_hooks.values():
-        module_hooks.register_module_module_registration_hook(_hand_gate_on)
+    present = module_hooks._global_module_registration_hooks.values()
+    for hook in [hook for hook in _hooks if hook not in present]:
+        module_hooks.register_module_module_registration_hook(hook)
     for follow in WHEN_GATES_ARE_MADE:
         follow()
+
+
+def follow_rebuilt_modules_with(hook: Hook) -> None:
+    """Add a hook to those that `follow_rebuilt_modules` registers."""
+    _hooks.append(hook)
 
 
 def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
@@ -194,3 +201,6 @@ def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
         warn_of_adapter(name, old, new)
     elif not moved:
         add_gate(new, gate)
+
+
+_hooks: list[Hook] = [_hand_gate_on]

@@ -10,15 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.fingerprints import is_same_base, remember_base, structure
-from accuracy_booster.surgery.gate_records import (
-    Record,
-    empty_gate,
-    parse_record,
-    put_on,
-    take_off,
-)
+from accuracy_booster.surgery.gate_records import Record, empty_gate, parse_record
+from accuracy_booster.surgery.listing import attached
+from accuracy_booster.surgery.rebuilding import put_on, take_off
 from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.saved_files import INFO, TENSORS, as_path, prefix_of, read_save
 from accuracy_booster.surgery.state import update_state

@@ -8,9 +8,10 @@ from typing import cast
 
 from torch import nn
 
-from accuracy_booster.surgery.attaching import attached, detach
+from accuracy_booster.surgery.attaching import detach_unnoted
 from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.repairing import Model, repair
 from accuracy_booster.surgery.state import state_of
 
@@ -45,7 +46,7 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
     before = _names(new)
     gates = attached(new)
     modules = dict(new.named_modules())
-    detach(new)
+    detach_unnoted(new)
     for name, gate in gates.items():
         module = modules[name]
         if isinstance(module, Replaced):  # an attention module that boosting took away

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.listing import attached
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from accuracy_booster.files import check_folder
-from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.fingerprints import base_tensors, combined, fingerprints, structure
 from accuracy_booster.surgery.gate_records import gate_record
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.saved_files import as_path, prefix_of, write_save
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped

@@ -1,8 +1,9 @@
 """Gates in the networks of ultralytics, which it builds anew and fills by the names of tensors.
 
-`YOLO(...).train()` trains a network of its own making, and `BaseModel.load` copies the tensors that
-both networks have. What one of them lacks is left out without a word. So two methods of ultralytics
-are wrapped when the first gate is made or unpickled while ultralytics is imported.
+`YOLO(...).train()` trains a network of its own making. `BaseModel.load` copies the tensors that both
+networks have, and `initialize_weights` sets norms that are of the exact class. What is left out
+there is left out without a word. So these three functions are wrapped when gates are made or
+unpickled while ultralytics is imported.
 """
 
 from __future__ import annotations
@@ -16,31 +17,35 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.blocks.gate_norm import GateNorm
-from accuracy_booster.surgery.attaching import attached
-from accuracy_booster.surgery.gate_records import gate_record, rebuild_gates
-from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gate_records import gate_record
+from accuracy_booster.surgery.gated import ATTRIBUTE, ungated_class
 from accuracy_booster.surgery.gating import WHEN_GATES_ARE_MADE
+from accuracy_booster.surgery.listing import attached
+from accuracy_booster.surgery.rebuilding import rebuild_gates
 
 BEFORE_TRAINING = "on_pretrain_routine_end"  # ultralytics' name of the moment
 
 
 def wrap_ultralytics() -> None:
-    """Wrap the two methods, once, if ultralytics has been imported."""
-    network = getattr(sys.modules.get("ultralytics.nn.tasks"), "BaseModel", None)
-    model = getattr(sys.modules.get("ultralytics.engine.model"), "Model", None)
-    for cls, name, wrapper in ((network, "load", _load), (model, "train", _train)):
-        method = getattr(cls, name, None)
-        if method is not None and not hasattr(method, "_knows_gates"):
-            setattr(cls, name, _wrapped(method, wrapper))
+    """Wrap the three functions, once, if ultralytics has been imported."""
+    tasks, engine = map(sys.modules.get, ("ultralytics.nn.tasks", "ultralytics.engine.model"))
+    for owner, name, wrapper in (
+        (getattr(tasks, "BaseModel", None), "load", _load),
+        (tasks, "initialize_weights", _initialize_weights),
+        (getattr(engine, "Model", None), "train", _train),
+    ):
+        function = getattr(owner, name, None)
+        if function is not None and not hasattr(function, "_knows_gates"):
+            setattr(owner, name, _wrapped(function, wrapper))
 
 
 WHEN_GATES_ARE_MADE.append(wrap_ultralytics)
 
 
-def _wrapped(method: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return wrapper(method, self, *args, **kwargs)
+def _wrapped(function: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(function, *args, **kwargs)
 
     call._knows_gates = True  # type: ignore[attr-defined]
     return call
@@ -52,6 +57,22 @@ def _load(load: Callable[..., Any], network: Any, /, weights: Any, *args: Any, *
     if isinstance(source, nn.Module) and attached(source):
         take_gates(network, source)
     return load(network, weights, *args, **more)
+
+
+def _initialize_weights(initialize: Callable[..., Any], /, model: nn.Module) -> None:
+    """`initialize_weights`: gated norms, too, get ultralytics' epsilon and momentum.
+
+    It asks for the exact class, and a network that is built from a configuration with the record of
+    its gates has gated norms by then.
+    """
+    classes = {m: type(m) for m in model.modules() if "_ungated_class" in vars(type(m))}
+    try:
+        for module in classes:
+            setattr(module, "__class__", ungated_class(module))  # noqa: B010 - for mypy
+        initialize(model)
+    finally:
+        for module, cls in classes.items():
+            setattr(module, "__class__", cls)  # noqa: B010
 
 
 def _train(train: Callable[..., Any], model: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.data import load_data, normalise
 from accuracy_booster.inspection.sentences import summary
-from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.run_directory import Run
 

@@ -17,7 +17,7 @@ from accuracy_booster.blocks.recalibrate import Gate
 from accuracy_booster.inspection.batches import inputs_from
 from accuracy_booster.inspection.variant_accuracies import measure_variants, paired_outcome
 from accuracy_booster.inspection.variants import frozen, rounded, zeroed
-from accuracy_booster.surgery.attaching import attached
+from accuracy_booster.surgery.listing import attached
 
 
 class Net(nn.Module):
