@@ -187,6 +187,7 @@ EXAMPLES = {
     "fine_tune": ["photos", "--model", "timm/test_resnet", "--epochs", "1", "--no-pretrained"],
     "new_block": ["--model", "resnet8", "--epochs", "1"],
     "own_images": ["--images", "64", "--epochs", "1"],
+    "yolo": ["--images", "8", "--epochs", "1", "--device", "cpu"],
 }
 
 

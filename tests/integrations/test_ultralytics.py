@@ -296,22 +296,18 @@ def test_resuming_goes_on_with_gates_and_their_optimizer_state(place):
 
 # --- other processes
 
-LOADED = """
+NEW_PROCESS = """
 import json, sys, torch
 from ultralytics import YOLO
+from ultralytics.cfg import entrypoint
 from support import ultralytics_runs as runs
 assert "accuracy_booster" not in sys.modules
-outputs = {}
-for file in sys.argv[1:]:
-    outputs[file] = runs.output(YOLO(file).model)
-import accuracy_booster as ab
+command, *files = sys.argv[1:]
+entrypoint(command)
+outputs = {file: runs.output(YOLO(file).model) for file in files}
 torch.save(outputs, "outputs.pth")
-print(json.dumps({file: len(ab.surgery.attached(YOLO(file).model)) for file in outputs}))
-"""
-COMMAND = """
-import sys
-from ultralytics.cfg import entrypoint
-entrypoint(sys.argv[1])
+import accuracy_booster as ab
+print(json.dumps({file: len(ab.surgery.attached(YOLO(file).model)) for file in files}))
 """
 
 
@@ -324,10 +320,10 @@ def test_checkpoints_load_and_train_in_new_processes_that_import_nothing_of_ours
     model.save(tmp_path / "boosted.pt")
     arguments = place.arguments("yolov8n", name="command", epochs=1, model=tmp_path / "boosted.pt")
     words = " ".join(f"{key}={value}" for key, value in arguments.items())
-    runs.in_new_process(COMMAND, tmp_path, f"train {words}")
     files = [str(place.folder / "command" / "weights" / f"{n}.pt") for n in ("last", "best")]
     files += [str(place.run(which).trainer.best) for which in TRAINED]
-    counts = json.loads(runs.in_new_process(LOADED, tmp_path, *files).splitlines()[-1])
+    printed = runs.in_new_process(NEW_PROCESS, tmp_path, f"train {words}", *files)
+    counts = json.loads(printed.splitlines()[-1])
     assert list(counts.values()) == [6, 6, *(COUNT[name] for name, _ in TRAINED.values())]
     outputs = torch.load(tmp_path / "outputs.pth")
     for file in files:
