@@ -18,7 +18,13 @@ from accuracy_booster.errors import unknown
 from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
 from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
-from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
+from accuracy_booster.surgery.repairing import (
+    Model,
+    forget_gates,
+    keep_gate,
+    kept_gates,
+    missing_gates,
+)
 from accuracy_booster.surgery.sites import Site
 
 
@@ -86,8 +92,9 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     gates: dict[str, Recalibrate] = {}
     waiting: dict[str, Recalibrate] = {}
     for name, module in model.named_modules():
-        for kept in kept_gates(module):
-            waiting[f"{name}.{kept.current_path}" if name else kept.current_path] = kept.gate
+        for kept, path in missing_gates(module) if kept_gates(module) else ():
+            if path is not None:
+                waiting[f"{name}.{path}" if name else path] = kept.gate
         gate = applied_gate(module) or waiting.get(name)
         if gate is not None:
             gates[name] = gate
