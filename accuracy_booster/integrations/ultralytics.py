@@ -94,7 +94,7 @@ class _BoostsItsNetwork:
 
 
 def _trainer_of(overrides: dict[str, Any]) -> type:
-    """The trainer that ultralytics uses for a model: for its task, and for RT-DETR, World, YOLOE."""
+    """The trainer that ultralytics uses for a model: its task's, or RT-DETR's, World's, YOLOE's."""
     from ultralytics import YOLO
 
     resumed = overrides.get("resume")

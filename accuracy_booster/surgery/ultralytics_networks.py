@@ -1,8 +1,8 @@
 """Gates in the networks of ultralytics, which it builds anew and fills by the names of tensors.
 
-`YOLO(...).train()` trains a network of its own making. `BaseModel.load` copies the tensors that both
-networks have, and `initialize_weights` sets norms that are of the exact class. What is left out
-there is left out without a word. So these three functions are wrapped when gates are made or
+`YOLO(...).train()` trains a network of its own making. `BaseModel.load` copies the tensors that
+both networks have, and `initialize_weights` sets norms that are of the exact class. What they leave
+out they leave out without a word. So these three functions are wrapped when gates are made or
 unpickled while ultralytics is imported.
 """
 

@@ -75,7 +75,7 @@ def test_a_network_that_they_do_not_fit_gets_a_warning(boosted, name):
     from ultralytics import YOLO
 
     model = YOLO(f"{name}.yaml")
-    with pytest.warns(UserWarning, match=r"have 6 gates that do not fit this DetectionModel, which"):
+    with pytest.warns(UserWarning, match="have 6 gates that do not fit this DetectionModel"):
         model.load(boosted)
     assert not attached(model.model)
     runs.output(model.model)  # it runs
@@ -115,4 +115,5 @@ def test_gated_norms_get_the_settings_of_the_others(boosted):
     assert attached(built)
     for name in attached(built):
         norm = built.get_submodule(name)
-        assert (norm.eps, norm.momentum) == (modules[name].eps, modules[name].momentum) == (1e-3, 0.03)
+        assert (norm.eps, norm.momentum) == (modules[name].eps, modules[name].momentum)
+        assert norm.eps == 1e-3, "what ultralytics sets"
