@@ -6,6 +6,7 @@ of one way to start it: `trainer=`, or a network that was boosted before.
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 
@@ -228,12 +229,16 @@ def test_gates_are_trained_averaged_and_saved(place, which):
 
 @pytest.mark.parametrize("which", TRAINED)
 def test_saving_in_half_precision_keeps_the_outputs(place, which):
-    model = place.run(which)
-    network = model.trainer.ema.ema
-    saved = runs.output(model.model)
-    assert runs.difference(saved, runs.output(network)) < 2e-2
-    with ab.disabled(model.model):
-        assert runs.difference(runs.output(model.model), saved) > 1e-6, "the gates do something"
+    """Less than twice what it does to the network without its gates."""
+    from ultralytics import YOLO
+
+    averaged = place.run(which).trainer.ema.ema
+    last = YOLO(place.run(which).trainer.last).model
+    found, expected = runs.output(last), runs.output(averaged)
+    with ab.disabled(last), ab.disabled(averaged):
+        without, base = runs.output(last), runs.output(averaged)
+    assert runs.difference(found, expected) < 2 * runs.difference(without, base) + 1e-4
+    assert runs.difference(found, without) > 1e-5, "the gates do something"
 
 
 @pytest.mark.parametrize("which", TRAINED)
@@ -243,7 +248,7 @@ def test_val_and_predict_compute_what_the_network_computes(place, which):
 
     model = YOLO(place.run(which).trainer.last)
     expected = runs.output(model.model)
-    fused = AutoBackend(model.model, device=torch.device("cpu"), verbose=False).model
+    fused = AutoBackend(copy.deepcopy(model.model), device=torch.device("cpu"), verbose=False).model
     assert fused.is_fused()
     assert runs.difference(runs.output(fused), expected) < 1e-4
     picture = np.full((runs.SIZE, runs.SIZE, 3), 90, np.uint8)
@@ -259,7 +264,7 @@ def test_exported_networks_compute_the_same(place, which, kind):
     from ultralytics.nn.autobackend import AutoBackend
 
     model = YOLO(place.run(which).trainer.last)
-    file = model.export(format=kind, imgsz=runs.SIZE, batch=2, verbose=False, simplify=False)
+    file = model.export(format=kind, imgsz=runs.SIZE, batch=2, verbose=False)
     found = AutoBackend(file, device=torch.device("cpu"))(runs.images())
     found = found[0] if isinstance(found, (list, tuple)) else found
     assert runs.difference(torch.as_tensor(found), runs.output(model.model)) < 1e-3

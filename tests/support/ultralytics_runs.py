@@ -31,7 +31,7 @@ def settings(**changed: Any) -> dict[str, Any]:
     quick = {"imgsz": SIZE, "epochs": 2, "batch": 4, "workers": 0, "device": "cpu", "seed": 0}
     quiet = {"plots": False, "verbose": False, "exist_ok": True}
     plain = {"mosaic": 0.0, "close_mosaic": 0, "nbs": 4, "warmup_epochs": 0}
-    return {**quick, **quiet, **plain, "optimizer": "SGD", "lr0": 0.05, **changed}
+    return {**quick, **quiet, **plain, "optimizer": "SGD", "lr0": 0.01, **changed}
 
 
 def make_data(folder: Path, task: str, images: int = 4) -> str:
@@ -70,17 +70,21 @@ def _label(task: str, x: float, y: float, w: float, h: float) -> list[float]:
 
 
 def make_checkpoint(file: Path, name: str) -> str:
-    """A checkpoint as people download it: two classes, statistics of its own, no gates."""
+    """A checkpoint as people download it: two classes, statistics of images, and no gates."""
     from ultralytics import RTDETR, YOLO
 
     model = (RTDETR if "rtdetr" in name else YOLO)(f"{name}.yaml")
     torch.manual_seed(0)
     few = {"nc": len(NAMES)} | ({"kpt_shape": KEYPOINTS} if "pose" in name else {})
     network = type(model.model)({**model.model.yaml, **few}, verbose=False)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        network.train()(images())
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
     network.args, network.task, network.names = model.model.args, model.task, dict(NAMES)
     model.model = network
     model.save(file)
