@@ -109,7 +109,7 @@ def _steps(folder: Path, name: str, task: str, way: str) -> Iterator[Step]:
     subprocess.run([sys.executable, "-c", LOADED, best, file], check=True, env=_environment())
     output, count = torch.load(file)
     change = difference(output, trained)
-    test = "test_checkpoints_load_and_train_in_new_processes_that_import_nothing_of_ours"
+    test = "test_new_processes_that_import_nothing_of_ours"
     yield step("load in a new process", model.model, change, test)._replace(gates=count)
 
     for kind in ("onnx", "torchscript"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 
 import numpy as np
@@ -23,25 +24,37 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
     pytest.mark.xdist_group("ultralytics"),
 ]
-# (name, task, the number of residual branches by the classes of ultralytics' YAML files)
+# (name, task, the number of residual branches by ultralytics' YAML files, ways to start it)
 NETWORKS = [
-    ("yolov8n", "detect", 6),
-    ("yolo11n", "detect", 13),
-    ("yolo26n", "detect", 18),
-    ("yolov8n-seg", "segment", 6),
-    ("yolo11n-cls", "classify", 8),
-    ("yolov8n-pose", "pose", 6),
-    ("yolov8n-obb", "obb", 6),
-    ("yoloe-11s", "detect", 13),
+    ("yolov8n", "detect", 6, "trainer, boosted"),
+    ("yolo11n", "detect", 13, "boosted"),
+    ("yolo26n", "detect", 18, "trainer, boosted"),
+    ("yolov8n-seg", "segment", 6, "trainer"),
+    ("yolo11n-cls", "classify", 8, "boosted"),
+    ("yolov8n-pose", "pose", 6, "trainer"),
+    ("yolov8n-obb", "obb", 6, "boosted"),
+    ("yoloe-11n", "detect", 13, "trainer, boosted"),
 ]
+STARTS = [(name, way) for name, *_, ways in NETWORKS for way in ways.split(", ")]
 TRAINED = {  # (network, way to start)
     "detect": ("yolov8n", "trainer"),
     "end to end": ("yolo26n", "boosted"),
     "segment": ("yolov8n-seg", "boosted"),
     "classify": ("yolo11n-cls", "trainer"),
 }
-TASK = {name: task for name, task, _ in NETWORKS}
-COUNT = {name: count for name, _, count in NETWORKS}
+TASK = {name: task for name, task, *_ in NETWORKS}
+COUNT = {name: count for name, _, count, _ in NETWORKS}
+SMALL_RT_DETR = """
+nc: 2
+backbone:
+  - [-1, 1, Conv, [16, 3, 4]]
+  - [-1, 1, C2f, [16, True]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+head:
+  - [[2, 3, 4], 1, RTDETRDecoder, [nc, 32, 10, 2, 2, 1, 32]]
+"""
 
 
 class Place:
@@ -93,8 +106,7 @@ def place(tmp_path_factory):
 # --- before the first step
 
 
-@pytest.mark.parametrize("way", ["trainer", "boosted"])
-@pytest.mark.parametrize("name", [name for name, *_ in NETWORKS])
+@pytest.mark.parametrize(("name", "way"), STARTS)
 def test_training_starts_from_the_pretrained_network(place, name, way):
     from ultralytics import YOLO
 
@@ -113,16 +125,17 @@ def test_training_starts_from_the_pretrained_network(place, name, way):
     assert all(id(p) in optimized for p in ab.added_parameters(network))
 
 
-def test_rt_detr_is_trained_by_its_own_trainer(place):
+def test_rt_detr_is_trained_by_its_own_trainer(place, tmp_path):
     from ultralytics import RTDETR
     from ultralytics.models.rtdetr.train import RTDETRTrainer
 
-    model = RTDETR(place.checkpoint("rtdetr-l"))
+    (tmp_path / "rtdetr-small.yaml").write_text(SMALL_RT_DETR)
+    model = RTDETR(tmp_path / "rtdetr-small.yaml")
     trainer = ab.integrations.ultralytics.trainer("ab")
     with runs.stopped_at(model, "on_train_start") as seen:
-        model.train(**place.arguments("rtdetr-l", trainer=trainer))
+        model.train(**place.arguments("yolov8n", trainer=trainer))
     assert isinstance(seen["trainer"], RTDETRTrainer)
-    assert len(attached(seen["trainer"].model)) == 2  # two blocks of the backbone have a shortcut
+    assert list(attached(seen["trainer"].model)) == ["model.1.m.0.cv2.bn"]
 
 
 def test_other_classes_than_in_the_checkpoint(place, tmp_path):
@@ -257,8 +270,9 @@ def test_val_and_predict_compute_what_the_network_computes(place, which):
     assert torch.equal(runs.output(model.model), expected), "the model itself is not fused"
 
 
-@pytest.mark.parametrize("which", ["detect", "end to end", "classify"])
-@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    ("which", "kind"), [("detect", "torchscript"), ("end to end", "onnx"), ("classify", "onnx")]
+)
 def test_exported_networks_compute_the_same(place, which, kind):
     from ultralytics import YOLO
     from ultralytics.nn.autobackend import AutoBackend
@@ -273,7 +287,7 @@ def test_exported_networks_compute_the_same(place, which, kind):
 def test_resuming_goes_on_with_gates_and_their_optimizer_state(place):
     from ultralytics import YOLO
 
-    model, arguments = place.start("yolov8n", "trainer", name="interrupted", epochs=3)
+    model, arguments = place.start("yolov8n", "trainer", name="interrupted")
     with runs.stopped_at(model, "on_fit_epoch_end") as seen:
         model.train(**arguments)
     last = seen["trainer"].last
@@ -305,19 +319,43 @@ NEW_PROCESS = """
 import json, sys, torch
 from ultralytics import YOLO
 from ultralytics.cfg import entrypoint
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.patches import torch_load
 from support import ultralytics_runs as runs
+command, pickled, *files = sys.argv[1:]
 assert "accuracy_booster" not in sys.modules
-command, *files = sys.argv[1:]
 entrypoint(command)
 outputs = {file: runs.output(YOLO(file).model) for file in files}
 torch.save(outputs, "outputs.pth")
 import accuracy_booster as ab
-print(json.dumps({file: len(ab.surgery.attached(YOLO(file).model)) for file in files}))
+counts = [len(ab.surgery.attached(YOLO(file).model)) for file in files]
+# what ultralytics' script for one of several processes does
+state = torch_load(pickled, map_location="cpu")
+options = {"cfg": {**DEFAULT_CFG_DICT, "save_dir": ""}, "_callbacks": state["callbacks"]}
+trainer = state["trainer"](overrides=state["args"], **options)
+sites = list(ab.surgery.attached(trainer.get_model(cfg="yolov8n.yaml", verbose=False)))
+given = len(ab.surgery.attached(state["model"]))
+print(json.dumps([counts, type(trainer).__name__, sites, given]))
 """
 
 
-def test_checkpoints_load_and_train_in_new_processes_that_import_nothing_of_ours(place, tmp_path):
-    """`yolo train model=boosted.pt`, of a network that was boosted and saved."""
+def pickled_for_several_gpus(place) -> str:
+    """The file that ultralytics writes for the processes of several GPUs."""
+    from ultralytics import YOLO
+    from ultralytics.utils.dist import generate_ddp_file
+
+    chosen = re.compile(r"^model\.[26]\.m\.0\.cv2\.bn$")  # an option that is no text
+    trainer = ab.integrations.ultralytics.trainer("ab", where=chosen)
+    model = YOLO(place.checkpoint("yolov8n"))
+    with runs.stopped_at(model, "on_train_start") as seen:
+        model.train(**place.arguments("yolov8n", trainer=trainer))
+    seen["trainer"].callbacks["on_train_start"].clear()
+    return re.sub(r"\.py$", ".pt", generate_ddp_file(seen["trainer"]))
+
+
+def test_new_processes_that_import_nothing_of_ours(place, tmp_path):
+    """`yolo train model=boosted.pt`, loading what trainings wrote, and training on several GPUs."""
+    pytest.importorskip("cloudpickle")
     from ultralytics import YOLO
 
     model = YOLO(place.checkpoint("yolov8n"))
@@ -327,9 +365,13 @@ def test_checkpoints_load_and_train_in_new_processes_that_import_nothing_of_ours
     words = " ".join(f"{key}={value}" for key, value in arguments.items())
     files = [str(place.folder / "command" / "weights" / f"{n}.pt") for n in ("last", "best")]
     files += [str(place.run(which).trainer.best) for which in TRAINED]
-    printed = runs.in_new_process(NEW_PROCESS, tmp_path, f"train {words}", *files)
-    counts = json.loads(printed.splitlines()[-1])
-    assert list(counts.values()) == [6, 6, *(COUNT[name] for name, _ in TRAINED.values())]
+    pickled = pickled_for_several_gpus(place)
+    printed = runs.in_new_process(NEW_PROCESS, tmp_path, f"train {words}", pickled, *files)
+    counts, trainer, sites, given = json.loads(printed.splitlines()[-1])
+    assert counts == [6, 6, *(COUNT[name] for name, _ in TRAINED.values())]
     outputs = torch.load(tmp_path / "outputs.pth")
     for file in files:
         assert torch.equal(outputs[file], runs.output(YOLO(file).model)), file
+    assert trainer == "BoostedDetectionTrainer"
+    assert sites == ["model.2.m.0.cv2.bn", "model.6.m.0.cv2.bn"]
+    assert given == 2

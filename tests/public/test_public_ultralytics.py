@@ -1,12 +1,10 @@
-"""What users of ultralytics do besides one plain training: several data sets, tuning, several GPUs,
-distillation, gates that alone are trained, restricted loading.
+"""What users of ultralytics do besides one training: several data sets, tuning, distillation,
+training the gates alone, restricted loading.
 """
 
 from __future__ import annotations
 
-import json
 import pickle
-import re
 
 import pytest
 import torch
@@ -17,20 +15,6 @@ from accuracy_booster.surgery import attached
 
 pytest.importorskip("ultralytics", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
-
-ONE_OF_SEVERAL_PROCESSES = """
-import json, sys
-assert "accuracy_booster" not in sys.modules
-from ultralytics.utils import DEFAULT_CFG_DICT
-from ultralytics.utils.patches import torch_load
-state = torch_load(sys.argv[1], map_location="cpu")
-trainer = state["trainer"](
-    cfg={**DEFAULT_CFG_DICT, "save_dir": ""}, overrides=state["args"], _callbacks=state["callbacks"]
-)
-import accuracy_booster as ab
-names = ab.surgery.attached(trainer.get_model(cfg="yolov8n.yaml", weights=None, verbose=False))
-print(json.dumps([type(trainer).__name__, list(names), len(ab.surgery.attached(state["model"]))]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +40,6 @@ def boosted(folder, plain):
     ab.boost(model.model, "ab", init="identity")
     model.save(folder / "boosted.pt")
     return str(folder / "boosted.pt")
-
-
-def test_several_gpus(folder, data, plain, tmp_path):
-    """ultralytics pickles the trainer's class and its network for the other processes."""
-    pytest.importorskip("cloudpickle")
-    from ultralytics import YOLO
-    from ultralytics.utils.dist import generate_ddp_file
-
-    chosen = re.compile(r"^model\.[26]\.m\.0\.cv2\.bn$")  # an option that is no text
-    trainer = ab.integrations.ultralytics.trainer("ab", where=chosen)
-    model = YOLO(plain)
-    with runs.stopped_at(model, "on_train_start") as seen:
-        model.train(**runs.settings(data=data, project=str(folder)), trainer=trainer)
-    seen["trainer"].callbacks["on_train_start"].clear()
-    script = generate_ddp_file(seen["trainer"])
-    printed = runs.in_new_process(
-        ONE_OF_SEVERAL_PROCESSES, tmp_path, re.sub(r"\.py$", ".pt", script)
-    )
-    name, sites, given = json.loads(printed.splitlines()[-1])
-    assert name == "BoostedDetectionTrainer"
-    assert sites == ["model.2.m.0.cv2.bn", "model.6.m.0.cv2.bn"]
-    assert given == 2
 
 
 def test_several_data_sets(folder, data, plain):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,12 @@ def make_checkpoint(file: Path, name: str) -> str:
     model.model = network
     model.save(file)
     return str(file)
+
+
+def make_yolo(folder: Path) -> None:
+    """The files that ultralytics' users name: yolo11n.pt and coco8.yaml."""
+    make_checkpoint(folder / "yolo11n.pt", "yolo11n")
+    shutil.copy(make_data(folder / "coco8", "detect"), folder / "coco8.yaml")
 
 
 @contextmanager
