@@ -81,7 +81,10 @@ OTHER_PROGRAMS = {
 }
 
 # (page, pattern of a block, why it is compiled and does not run)
-COMPILED_ONLY = [("docs/gpu.md", r"\.cuda\(", "needs a GPU")]
+COMPILED_ONLY = [
+    ("docs/gpu.md", r"\.cuda\(", "needs a GPU"),
+    ("docs/trainers/ultralytics.md", "let_gates_learn", "tests/public trains with this callback"),
+]
 
 
 class Block(NamedTuple):
