@@ -169,6 +169,30 @@ class Recalibrate(nn.Sequential):
             if isinstance(module, GateNorm):
                 module.where = f"{prefix}.{name}" if prefix else f"{name} of Recalibrate"
 
+    @property
+    def _is_hf_initialized(self) -> bool:
+        """What transformers asks of each module, and sets after it has initialised the module."""
+        return bool(self.__dict__.get("_is_hf_initialized", False))
+
+    @_is_hf_initialized.setter
+    def _is_hf_initialized(self, done: bool) -> None:
+        """Give what a checkpoint lacked its first values, since transformers knows no gates.
+
+        `from_pretrained` builds networks on the meta device and leaves such tensors empty.
+        """
+        self.__dict__["_is_hf_initialized"] = done
+        if done and self.__dict__.pop("made_on_meta", False):
+            fresh = type(self)(
+                self.channels,
+                self.recipe,
+                spatial_size=self.spatial_size,
+                spatial_dims=self.spatial_dims,
+                layout=self.layout,
+            ).state_dict()
+            for name, tensor in self.state_dict(keep_vars=True).items():
+                if not getattr(tensor, "_is_hf_initialized", False):
+                    tensor.detach().copy_(fresh[name])
+
     def extra_repr(self) -> str:
         other = "" if self.spatial_dims == 2 else f", spatial_dims={self.spatial_dims}"
         return f"{self.channels}, {str(self.recipe)!r}{other}"

@@ -5,6 +5,7 @@ from accuracy_booster.surgery.boosting import added_parameters, boost, freeze_no
 from accuracy_booster.surgery.configured_gates import build_configured_gates
 from accuracy_booster.surgery.gate_records import gate_record
 from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gating import follow_rebuilt_modules
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.loading import load
 from accuracy_booster.surgery.materializing import materialize
@@ -27,6 +28,7 @@ __all__ = [
     "build_configured_gates",
     "detach",
     "disabled",
+    "follow_rebuilt_modules",
     "freeze_norms",
     "gate_record",
     "load",

@@ -68,6 +68,8 @@ def attach_unnoted(model: nn.Module, block: str | Recipe, sites: Iterable[Site])
         module = modules[name]
         like = next(module.parameters(), fallback)
         gate.to(device=like.device, dtype=like.dtype).train(module.training)
+        if like.is_meta:
+            gate.__dict__["made_on_meta"] = True  # see `Recalibrate`
         try:
             add_gate(module, gate)
         except ValueError as e:

@@ -7,8 +7,9 @@ from torch import nn
 
 from accuracy_booster.blocks import Recipe
 from accuracy_booster.spelling import renamed
-from accuracy_booster.surgery.attaching import attach, detach
+from accuracy_booster.surgery.attaching import attach_unnoted, detach_unnoted
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
+from accuracy_booster.surgery.configurations import note_gates_everywhere
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.surgery.fingerprints import remember_base
 from accuracy_booster.surgery.inputs import Example
@@ -63,7 +64,8 @@ def boost(
     remember_base(model)
     if where == "attention":
         replace_attention(model, sites)
-    attach(model, planned.recipe, sites)
+    attach_unnoted(model, planned.recipe, sites)
+    note_gates_everywhere(model)
     if optimizer is not None:
         join_optimizer(optimizer, model)
     return model
@@ -77,8 +79,9 @@ def unboost(model: Model) -> Model:
     """
     if not attached(model) and not has_kept_gates(model):
         raise ValueError(f"{type(model).__name__} has no gates to take off")
-    detach(model)
+    detach_unnoted(model)
     put_back_attention(model)
+    note_gates_everywhere(model)
     update_state(model, base_fingerprints=None)
     return model
 

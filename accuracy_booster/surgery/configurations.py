@@ -8,16 +8,20 @@ built from the same configuration stays plain. `configured_gates` reads it.
 from __future__ import annotations
 
 import copy
+import gc
+import sys
 import warnings
 from typing import Any
 
 from torch import nn
 
+from accuracy_booster.surgery.constructors import state_of_module, under_construction
 from accuracy_booster.surgery.gate_records import gate_record
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.wrappers import unwrapped
 
 KEY = "accuracy_booster"
+BUILDERS = ("transformers", "ultralytics")  # packages that build networks from configurations
 
 
 def configuration_of(module: nn.Module) -> Any:
@@ -25,13 +29,19 @@ def configuration_of(module: nn.Module) -> Any:
 
     Only the module's own attributes are looked at. The hook on each registration calls this.
     """
-    state = module.__dict__
-    if "yaml" in state and isinstance(state["yaml"], dict):
+    state = state_of_module(module)
+    if "config" not in state and "yaml" not in state:  # nearly always
+        return None
+    if isinstance(state.get("yaml"), dict):
         return state["yaml"]
     config = state.get("config")
-    if config is not None and hasattr(config, "model_type") and hasattr(config, "to_dict"):
-        return config
-    return None
+    return config if is_configuration(config) else None
+
+
+def is_configuration(value: Any) -> bool:
+    """Whether a value is a configuration as those of transformers."""
+    kind = type(value)  # asked in place of the object, which may answer with code of its own
+    return hasattr(kind, "model_type") and hasattr(kind, "to_dict")
 
 
 def record_in(configuration: Any) -> Any:
@@ -51,20 +61,52 @@ def note_gates(model: nn.Module) -> None:
     _note(unwrapped(model), {})
 
 
-def note_gates_inside(child: nn.Module, configuration: Any) -> None:
-    """`note_gates`, but for the configuration that the child shares with the module around it."""
-    _note(child, {id(configuration): configuration})
+def note_gates_everywhere(model: nn.Module) -> None:
+    """`note_gates` for a network and for those that it is a part of, if there are such.
+
+    A module does not know what holds it, so this looks at every object of the process. It takes
+    0.1 s and more, and is left out where no package is imported that builds so.
+    """
+    model = unwrapped(model)
+    holders = _outermost_holders(model) if any(name in sys.modules for name in BUILDERS) else []
+    for network in holders or [model]:
+        _note(network, {})
+
+
+def _outermost_holders(part: nn.Module) -> list[nn.Module]:
+    """The modules in which a module is, at any depth, and that are in no other."""
+    kinds: dict[type, bool] = {}  # {class of any object: whether it is one of modules}
+    holders: dict[int, list[nn.Module]] = {}
+    for module in gc.get_objects():
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = issubclass(kind, nn.Module)
+        if not kinds[kind]:
+            continue
+        for child in state_of_module(module).get("_modules", {}).values():
+            holders.setdefault(id(child), []).append(module)
+    found: dict[int, nn.Module] = {}
+    waiting = [part]
+    while waiting:
+        for module in holders.get(id(waiting.pop()), ()):
+            if id(module) not in found:
+                found[id(module)] = module
+                waiting.append(module)
+    return [module for key, module in found.items() if key not in holders]
 
 
 def _note(module: nn.Module, copies: dict[int, Any]) -> None:
     """Note the gates of the configured modules at and below `module`.
+
+    A module whose constructor runs is left out: a constructor that puts gates on does so each time.
 
     Args:
         module: where to begin.
         copies: {id of a configuration of a module around it: what takes its place}.
     """
     configuration = configuration_of(module)
-    if configuration is not None and id(configuration) not in copies:
+    own = configuration is not None and id(configuration) not in copies
+    if own and all(module is not other for other in under_construction()):
         copies = {**copies, id(configuration): _noted(module, configuration)}
     for name, value in module.__dict__.items():
         if id(value) in copies:
@@ -74,19 +116,14 @@ def _note(module: nn.Module, copies: dict[int, Any]) -> None:
 
 
 def _noted(module: nn.Module, configuration: Any) -> Any:
-    """The configuration with the record of the module's gates; itself if it has that already."""
+    """The configuration with the record of the module's gates; itself if it says so already.
+
+    The record says all. So those in configurations of parts, inside this one, are taken out: a
+    part that was boosted alone may have had other gates.
+    """
     record = gate_record(module) if attached(module) else None
-    if record == record_in(configuration):
-        return configuration
     try:
-        new = copy.copy(configuration)
-        if isinstance(new, dict):
-            new.pop(KEY, None)
-            new |= {} if record is None else {KEY: record}
-        elif record is None:
-            delattr(new, KEY)
-        else:
-            setattr(new, KEY, record)
+        return _with_record(configuration, record)
     except Exception as e:  # a configuration may be anybody's class
         warnings.warn(
             f"the {type(configuration).__name__} of this {type(module).__name__} cannot carry the "
@@ -95,4 +132,28 @@ def _noted(module: nn.Module, configuration: Any) -> Any:
             stacklevel=5,
         )
         return configuration
+
+
+def _with_record(configuration: Any, record: dict[str, Any] | None) -> Any:
+    """The configuration with this record and without those of its parts: itself, or a copy."""
+    values = configuration if isinstance(configuration, dict) else vars(configuration)
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key != KEY and is_configuration(value):
+            part = _with_record(value, None)
+            changes |= {} if part is value else {key: part}
+    if not changes and record == record_in(configuration):
+        return configuration
+    new = copy.copy(configuration)
+    if new is configuration:
+        raise TypeError("its copy is the same object")
+    changes |= {} if record is None else {KEY: record}
+    if isinstance(new, dict):
+        new.pop(KEY, None)
+        new.update(changes)
+        return new
+    if record is None and record_in(new) is not None:
+        delattr(new, KEY)
+    for key, value in changes.items():
+        setattr(new, key, value)
     return new

@@ -171,10 +171,12 @@ def _rebuild(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
 
 
 def follow_rebuilt_modules() -> None:
-    """Have torch call `_hand_gate_on`, and what was added to it, at each registration of a module.
+    """Have gates follow modules that other tools rebuild or build, from now on in this process.
 
-    The hooks belong to the process and stay. They are registered when the first gate is made, not
-    on import, and do nothing but where a gated module is replaced or built from a configuration.
+    torch then calls `_hand_gate_on`, and what was added to it, at each registration of a module.
+    They do nothing but where a gated module is replaced, or a network is built from a configuration
+    that carries the record of its gates. The first gate that is made or unpickled in a process
+    calls this. Importing the package does not.
     """
     present = module_hooks._global_module_registration_hooks.values()
     for hook in [hook for hook in _hooks if hook not in present]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.surgery.attaching import attach, detach
+from accuracy_booster.surgery.attaching import attach_unnoted, detach_unnoted
 from accuracy_booster.surgery.attention import put_back_attention, replace_attention
+from accuracy_booster.surgery.configurations import note_gates_everywhere
 from accuracy_booster.surgery.gate_records import Record, parse_record
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.repairing import Model
@@ -50,13 +51,15 @@ def put_on(network: nn.Module, record: Record) -> None:
     try:
         replace_attention(network, [s for s, _ in record.sites if s.name in record.replaced])
         for text, recipe in record.recipes.items():
-            attach(network, recipe, [site for site, used in record.sites if used == text])
+            attach_unnoted(network, recipe, [site for site, used in record.sites if used == text])
     except (ValueError, AttributeError):
         take_off(network)
         raise
+    note_gates_everywhere(network)
 
 
 def take_off(network: nn.Module) -> None:
     """Undo `put_on`."""
-    detach(network)
+    detach_unnoted(network)
     put_back_attention(network)
+    note_gates_everywhere(network)
