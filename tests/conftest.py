@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
+import shutil
 import signal
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +25,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # No test asks the Hugging Face hub, which would also delay tests on a machine without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# ultralytics reads these when it is imported: no network, no pip, nothing in the home folder.
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+if "YOLO_CONFIG_DIR" not in os.environ:
+    os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="ultralytics_")
+    atexit.register(shutil.rmtree, os.environ["YOLO_CONFIG_DIR"], ignore_errors=True)
 
 Picture = np.ndarray | Image.Image | bytes
 SHARED = Path(__file__).parents[2] / "shared"  # real data and weights, beside the checkout

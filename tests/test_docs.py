@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from support import documentation as docs
 from support.detectors import make_coco
 from support.documentation import PAGES, ROOT
+from support.ultralytics_runs import make_yolo
 
 import accuracy_booster as ab
 from accuracy_booster.cli import COMMANDS, main
@@ -82,6 +83,8 @@ def test_every_block_names_its_language(page):
 @pytest.mark.filterwarnings("ignore")
 def test_the_python_of_a_page_runs(page, place, without_downloads):
     make_coco(place / "coco")
+    if page.stem == "ultralytics":
+        make_yolo(place)
     namespace: dict[str, object] = {"__name__": "page"}
     for block in docs.blocks(page, "python"):
         if block.code.startswith("--8<--"):
@@ -188,6 +191,7 @@ EXAMPLES = {
     "new_block": ["--model", "resnet8", "--epochs", "1"],
     "own_images": ["--images", "64", "--epochs", "1"],
     "transformers_trainer": ["--images", "160", "--epochs", "1"],
+    "yolo": ["--images", "8", "--epochs", "1", "--device", "cpu"],
 }
 
 

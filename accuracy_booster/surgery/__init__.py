@@ -15,6 +15,7 @@ from accuracy_booster.surgery.rebuilding import rebuild_gates
 from accuracy_booster.surgery.repairing import repair
 from accuracy_booster.surgery.saving import save
 from accuracy_booster.surgery.sites import Site
+from accuracy_booster.surgery.ultralytics_networks import wrap_ultralytics
 
 __all__ = [
     "ATTRIBUTE",
@@ -37,4 +38,5 @@ __all__ = [
     "repair",
     "save",
     "unboost",
+    "wrap_ultralytics",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from accuracy_booster.surgery.constructors import state_of_module
+from accuracy_booster.surgery.constructors import state_of_module, under_construction
 from accuracy_booster.surgery.gate_records import gate_record
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.wrappers import unwrapped
@@ -98,12 +98,15 @@ def _outermost_holders(part: nn.Module) -> list[nn.Module]:
 def _note(module: nn.Module, copies: dict[int, Any]) -> None:
     """Note the gates of the configured modules at and below `module`.
 
+    A module whose constructor runs is left out: a constructor that puts gates on does so each time.
+
     Args:
         module: where to begin.
         copies: {id of a configuration of a module around it: what takes its place}.
     """
     configuration = configuration_of(module)
-    if configuration is not None and id(configuration) not in copies:
+    own = configuration is not None and id(configuration) not in copies
+    if own and all(module is not other for other in under_construction()):
         copies = {**copies, id(configuration): _noted(module, configuration)}
     for name, value in module.__dict__.items():
         if id(value) in copies:

@@ -45,8 +45,13 @@ def after_construction(
     If `finish` raises, every later reading calls it again: the module cannot be used without it.
     Both functions must be the same objects at each call, since the subclasses are kept.
     """
-    if not hasattr(type(module), WAITS):
+    if not is_waiting(module):
         _change_class(module, _waiting_class(cast(Any, type(module)), is_over, finish))
+
+
+def is_waiting(module: nn.Module) -> bool:
+    """Whether `after_construction` was called for a module, and its function has not run yet."""
+    return WAITS in vars(type(module))
 
 
 def _change_class(module: nn.Module, cls: type) -> None:

@@ -15,7 +15,7 @@ def warn_of_frozen_gate(module: nn.Module) -> None:
     gate = gate_of(module)
     if gate is None or not isinstance(module, NORMS):
         return
-    if gate.training or any(p.requires_grad for p in gate.parameters()):
+    if any(p.requires_grad for p in gate.parameters()):  # else its owner has frozen it by name
         warnings.warn(
             "a norm that holds a gate was frozen, and the gate with it: its statistics or "
             "parameters stay as they are; ab.freeze_norms(model) freezes the network's norms and "

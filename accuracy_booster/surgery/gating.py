@@ -28,6 +28,8 @@ from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forwa
 
 Class = TypeVar("Class", bound=type)
 Hook = Callable[[nn.Module, str, "nn.Module | None"], None]
+# Called whenever gates are made or unpickled: files that follow other packages add to it.
+WHEN_GATES_ARE_MADE: list[Callable[[], None]] = []
 
 
 def add_gate(module: nn.Module, gate: Recalibrate) -> None:
@@ -181,6 +183,8 @@ def follow_rebuilt_modules() -> None:
     present = module_hooks._global_module_registration_hooks.values()
     for hook in [hook for hook in _hooks if hook not in present]:
         module_hooks.register_module_module_registration_hook(hook)
+    for follow in WHEN_GATES_ARE_MADE:
+        follow()
 
 
 def follow_rebuilt_modules_with(hook: Hook) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gated import applied_gate
-from accuracy_booster.surgery.repairing import kept_gates
+from accuracy_booster.surgery.repairing import kept_gates, missing_gates
 
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:
@@ -23,8 +23,9 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     gates: dict[str, Recalibrate] = {}
     waiting: dict[str, Recalibrate] = {}
     for name, module in model.named_modules():
-        for kept in kept_gates(module):
-            waiting[f"{name}.{kept.current_path}" if name else kept.current_path] = kept.gate
+        for kept, path in missing_gates(module) if kept_gates(module) else ():
+            if path is not None:
+                waiting[f"{name}.{path}" if name else path] = kept.gate
         gate = applied_gate(module) or waiting.get(name)
         if gate is not None:
             gates[name] = gate

@@ -74,7 +74,7 @@ def make_plan(
     stacklevel: int,
 ) -> Plan:
     """`plan`, whose warnings point `stacklevel` calls up, counted from here."""
-    recipe = _recipe(block, where, init)
+    recipe = starting_recipe(block, where, init)
     refuse_wrapped(model)
     if example is not None:
         as_inputs(example)
@@ -99,7 +99,7 @@ def make_plan(
     return Plan(type(model).__name__, recipe, where_text(where), init, gates, skipped)
 
 
-def _recipe(block: str | Recipe, where: Where, init: str) -> Recipe:
+def starting_recipe(block: str | Recipe, where: Where, init: str) -> Recipe:
     """The recipe of a block, as the identity if that is asked for."""
     recipe = blocks.recipe(block)
     if init not in INITS:

@@ -51,6 +51,12 @@ SMALLER = [
         "assert specs",
         "hours; tests/reproduction makes runs of one epoch",
     ),
+    (
+        r'data="coco8\.yaml"',
+        'data="coco8.yaml", epochs=1, imgsz=32, batch=4, workers=0, device="cpu", plots=False',
+        "COCO would be downloaded; a file of this name is drawn",
+    ),
+    (r'export\(format="onnx"', 'export(imgsz=32, format="onnx"', "640 pixels take seconds"),
     (r"reproduce counts.*$", "reproduce counts --tables 10", "all eight tables take a minute"),
 ]
 
@@ -76,10 +82,14 @@ OTHER_PROGRAMS = {
     ".ci/run": "it makes an environment and runs all tests",
     "pre-commit": "installs",
     "ulimit": "a limit of the shell",
+    "yolo": "tests/integrations/test_ultralytics.py runs it in a new process",
 }
 
 # (page, pattern of a block, why it is compiled and does not run)
-COMPILED_ONLY = [("docs/gpu.md", r"\.cuda\(", "needs a GPU")]
+COMPILED_ONLY = [
+    ("docs/gpu.md", r"\.cuda\(", "needs a GPU"),
+    ("docs/trainers/ultralytics.md", "let_gates_learn", "tests/public trains with this callback"),
+]
 
 
 class Block(NamedTuple):

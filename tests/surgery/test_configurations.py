@@ -156,3 +156,23 @@ def test_a_part_of_a_network_is_boosted(monkeypatch):
     assert head.config == Config()
     ab.rebuild_gates(head.base, ab.gate_record(ab.boost(Head(Config()).base, "ab", example=X)))
     assert record_in(head.config) == ab.gate_record(head)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_constructor_that_puts_gates_on_needs_no_record(monkeypatch, whole):
+    monkeypatch.setattr(configurations, "BUILDERS", ("torch",))
+
+    class Boosted(Head):
+        def __init__(self, config):
+            super().__init__(config)
+            if whole:
+                ab.boost(self, "ab", example=X)
+            else:
+                ab.boost(self.base.encoder, "ab", example=torch.zeros(1, 8, 16, 16))
+
+    model = Boosted(Config())
+    assert model.config == Config()
+    again = Boosted(Config(**{KEY: ab.gate_record(model)}))
+    assert ab.gate_record(again) == ab.gate_record(model)
+    ab.unboost(model)
+    assert model.config == Config()

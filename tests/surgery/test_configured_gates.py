@@ -221,6 +221,73 @@ def test_a_part_with_a_configuration_of_its_own():
     assert attached(Detector(Config(backbone_config=base.config)))
 
 
+class Wrapper(nn.Module):
+    """What users write to change the inputs or outputs of a network."""
+
+    def __init__(self, base, *, first):
+        super().__init__()
+        if first:
+            self.config = base.config
+        self.base = base
+        self.config = base.config
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(self.base(x))
+
+
+class OwnNetwork(nn.Module):
+    """What users write to build a network of transformers and more around it."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.inner = Head(config)
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.last(self.inner(x))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_wrapper_with_the_configuration_of_what_it_wraps(first):
+    model = trained(Head(Config()), "ab")
+    config, record, x = model.config, ab.gate_record(model), torch.randn(SIZE)
+    wrapper = Wrapper(model, first=first)
+    assert torch.equal(wrapper(x), wrapper.last(model(x)))
+    assert model.config is wrapper.config is config
+    assert ab.gate_record(model) == record
+    folded = ab.fold(model, example=x)
+    wrapper = Wrapper(folded, first=first)
+    assert torch.equal(wrapper(x), wrapper.last(folded(x)))
+    assert not attached(wrapper)
+
+
+def test_a_network_of_a_user_that_builds_another_from_its_configuration():
+    inner = trained(Head(Config()), "ab")
+    own = OwnNetwork(inner.config)
+    assert [f"inner.{name}" for name in attached(inner)] == list(attached(own))
+    assert record_in(own.config) == ab.gate_record(own)
+    assert list(attached(Head(own.config))) == list(attached(inner))
+    assert list(attached(Base(own.config))) == list(attached(inner.base))
+    assert list(attached(OwnNetwork(own.inner.base.config))) == list(attached(own))
+
+
+def test_a_child_that_comes_without_its_gates_is_a_warning():
+    model = trained(Head(Config()), "ab")
+    other = trained(Head(Config()), "ab")
+    base = model.base
+    del model.base
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.base = base
+        model.more = nn.Linear(3, 3)
+        model.base = copy.deepcopy(other.base)
+    del model.base
+    with pytest.warns(UserWarning, match="'base' was put into this Head without the 2 gates"):
+        model.base = Base(Config())
+
+
 def test_networks_that_are_built_in_several_threads():
     cfgs = [trained(make_dict(), block).yaml for block in BLOCKS]
     built: dict[int, list[str]] = {}
