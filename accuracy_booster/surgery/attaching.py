@@ -17,10 +17,18 @@ from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.spelling import renamed
 from accuracy_booster.surgery.configurations import note_gates
+from accuracy_booster.surgery.gate_owners import forget_gates, keep_gate
 from accuracy_booster.surgery.gated import ATTRIBUTE, is_gated
-from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
+from accuracy_booster.surgery.gating import (
+    add_gate,
+    follow_rebuilt_modules,
+    remove_gate,
+    tensors_in,
+)
+from accuracy_booster.surgery.kept_gates import OWNERS
 from accuracy_booster.surgery.listing import attached
-from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, tensors_in
+from accuracy_booster.surgery.network_gates import remember_owners
+from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.sites import Site
 
 
@@ -83,6 +91,7 @@ def attach_unnoted(model: nn.Module, block: str | Recipe, sites: Iterable[Site])
     for name, module in every.items():  # a shared module has several names, and owners
         for gate in (gates[n] for n in gates if name and modules[n] is module):
             keep_gate(every, name, gate)
+    remember_owners(model)
 
 
 def detach(model: Model, names: Iterable[str] | None = None) -> Model:
@@ -105,6 +114,9 @@ def detach_unnoted(model: nn.Module, names: Iterable[str] | None = None) -> None
     off = None if names is None else {id(gates[name]) for name in taken}
     for module in modules.values():
         forget_gates(module, off)
+    for module in modules.values():
+        if OWNERS in module.__dict__:
+            remember_owners(module)
 
 
 @contextmanager

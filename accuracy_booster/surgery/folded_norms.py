@@ -8,7 +8,7 @@ folded, so the numbers are checked: with the layer's former bias b, its bias mus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,22 +63,36 @@ def layer_with_norm(owner: nn.Module, kept: FoldableNorm) -> str | None:
     """
     found = []
     for name, layer in _steps(owner):
-        if not _fits(layer, kept.norm) or is_gated(layer):
+        if is_gated(layer):
             continue
         # a layer that was built anew may have come from any of the former ones
-        former = [kept.biases[name]] if name in kept.biases else list(kept.biases.values())
-        if any(_is_folded(layer, bias, kept.norm) for bias in former):
+        if holds_norm(layer, kept, [name] if name in kept.biases else None):
             found.append(name)
     if len(found) > 1:  # norms that have not been trained: any zero bias would fit
         found = [name for name in found if name == kept.nearest]
     return found[0] if found else None
 
 
+def holds_norm(layer: nn.Module, kept: FoldableNorm, names: Iterable[str] | None = None) -> bool:
+    """Whether the bias of a layer shows that a norm has been folded into it.
+
+    Args:
+        layer: any module.
+        kept: the norm.
+        names: the layers whose former biases come into question; by default all.
+    """
+    if not _fits(layer, kept.norm):
+        return False
+    former = [kept.biases[name] for name in (kept.biases if names is None else names)]
+    return any(_is_folded(layer, bias, kept.norm) for bias in former)
+
+
 def _steps(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules inside with tensors of their own, without gates, in the order of registration."""
     for name, module in owner.named_modules():
-        own = any(True for _ in (*module._parameters, *module._buffers))
-        if own and name and f".{ATTRIBUTE}." not in f".{name}.":
+        # by its methods: a scripted module has no such dicts
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if tensors and name and f".{ATTRIBUTE}." not in f".{name}.":
             yield name, module
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gated import applied_gate
-from accuracy_booster.surgery.repairing import kept_gates, missing_gates
+from accuracy_booster.surgery.kept_gates import missing_gates
 
 
 def attached(model: nn.Module) -> dict[str, Recalibrate]:
@@ -23,7 +23,7 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     gates: dict[str, Recalibrate] = {}
     waiting: dict[str, Recalibrate] = {}
     for name, module in model.named_modules():
-        for kept, path in missing_gates(module) if kept_gates(module) else ():
+        for kept, path in missing_gates(module):
             if path is not None:
                 waiting[f"{name}.{path}" if name else path] = kept.gate
         gate = applied_gate(module) or waiting.get(name)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trainers.step import Step, difference, gates
 
 import accuracy_booster as ab
+from trainers.step import Step, difference, gates
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))  # the drawn images of the tests

@@ -280,10 +280,27 @@ def fold_what_is_fused(model):
     return fold_units(ab.fuse(model, example=images(1, 8)))
 
 
-FOLDS = [fold_units, fold_a_copy, fold_after_pickling, pickle_after_folding, fold_and_repair]
+def fold_and_leave_the_norms(model):
+    """The norms stay registered, and no longer run."""
+    norms = {name: m for name, m in model.named_modules() if name.endswith("bn")}
+    fold_units(model)
+    for name, norm in norms.items():
+        if name.count(".") == 2:
+            model.get_submodule(name.removesuffix(".bn")).bn = norm
+    return model
 
 
-@pytest.mark.parametrize("fold", [*FOLDS, fold_what_is_fused], ids=lambda f: f.__name__)
+FOLDS = [
+    fold_and_leave_the_norms,
+    fold_units,
+    fold_a_copy,
+    fold_after_pickling,
+    pickle_after_folding,
+    fold_and_repair,
+]
+
+
+@pytest.mark.parametrize("fold", FOLDS, ids=lambda f: f.__name__)
 @torch.no_grad()
 def test_the_gate_of_a_folded_norm_goes_to_the_layer(units, fold):
     model, x, expected = units
