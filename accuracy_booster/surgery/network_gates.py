@@ -81,9 +81,7 @@ def renew_owners(model: nn.Module) -> None:
     lost = []
     for name, kept, successor in _without_owner(model):
         if successor is None:
-            if not kept.told:
-                lost.append(name)
-            kept.told = True
+            lost += [] if kept.told else [name]
         elif applied_gate(successor) is None:
             fit_gate(kept.gate, successor)
             add_gate(successor, kept.gate)
