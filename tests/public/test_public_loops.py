@@ -165,13 +165,12 @@ def test_two_processes(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "traced"])
-def test_exported_to_onnx(dynamo, tmp_path):
+def test_exported_to_onnx(tmp_path):
     """Each gate gives p = 0.5, so a lost gate, or one that acts twice, would be seen."""
     pytest.importorskip("onnxscript", exc_type=ImportError)
     runtime = pytest.importorskip("onnxruntime", exc_type=ImportError)
     file = tmp_path / "model.onnx"
-    torch.onnx.export(boosted(), (image(),), file, dynamo=dynamo, verbose=False)
+    torch.onnx.export(boosted(), (image(),), file, dynamo=True, verbose=False)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (name,) = (given.name for given in session.get_inputs())
     same(torch.from_numpy(session.run(None, {name: image().numpy()})[0]), halved().detach())
