@@ -110,8 +110,9 @@ def about(name: str) -> dict[str, Any]:
 
     versions = {"python": platform.python_version(), "torch": version("torch")}
     try:
-        package = importlib.import_module(f"trainers.{name}").PACKAGE
-        versions[package] = version(package)
+        module = importlib.import_module(f"trainers.{name}")
+        for package in (module.PACKAGE, *getattr(module, "ALSO", ())):
+            versions[package] = version(package)
     except (ImportError, PackageNotFoundError) as e:
         print(f"  {name}: {e}")
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,13 @@ def test_a_gate_acts_once_after(place, sites, monkeypatch):
         assert len(ab.surgery.attached(made)) >= len(SITES[sites])
     told = [str(warning.message) for warning in caught]
     assert not place.warns or any(re.search(place.warns, text) for text in told), told
+
+
+def test_the_page_has_a_row_for_each_place():
+    page = (Path(__file__).parents[2] / "docs" / "trainers" / "places.md").read_text()
+    for place in (*PLACES, EFFICIENT):
+        assert f"\n{place.line()}\n" in page, place.line()
+        assert f"\n## {place.package} " in page
 
 
 # --- not noticed today

@@ -68,3 +68,15 @@ def halved(names: tuple[str, ...] = ("1.bn2", "2.bn2"), factor: float = 0.5, blo
 
 def same(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def gate_vectors(model: nn.Module) -> list[torch.Tensor]:
+    """The parameters of each gate, as one vector. An identity start trains some of them first."""
+    gates = ab.surgery.attached(model).values()
+    return [nn.utils.parameters_to_vector(g.parameters()).detach().clone() for g in gates]
+
+
+def all_learned(model: nn.Module, before: list[torch.Tensor]) -> bool:
+    """Whether each gate has other parameters than `before`."""
+    pairs = zip(gate_vectors(model), before, strict=True)
+    return all(not torch.equal(new, old) for new, old in pairs)

@@ -116,6 +116,7 @@ LOOPS = [
         "a network without memory, weights from a file",
         "kept, after ab.rebuild_gates",
         _empty,
+        ("norm",),
     ),
     Place(
         "accelerate",
