@@ -45,18 +45,20 @@ class GateWeights:
             ValueError: unless the file has exactly the weights that the network's gates need.
         """
         own = {_plain(key): key for key in model.state_dict() if is_of_gate(key)}
-        given = {_plain(key): value for key, value in self.gates.items()}
-        missing = sorted(own.keys() - given.keys())
-        others = sorted(given.keys() - own.keys()) if whole else []
-        found = {own[key]: given[key] for key in own.keys() & given.keys()}
-        shapes = model.state_dict()
-        unlike = sorted(key for key, value in found.items() if value.shape != shapes[key].shape)
-        for fault, keys in (("lacks", missing), ("also has", others), ("has other shapes", unlike)):
+        given = {_plain(key): key for key in self.gates}
+        found = {own[key]: self.gates[given[key]] for key in own.keys() & given.keys()}
+        needed = model.state_dict()
+        faults = {
+            "lacks": [own[key] for key in own.keys() - given.keys()],
+            "also has": [given[key] for key in given.keys() - own.keys()] if whole else [],
+            "has another shape of": [k for k, v in found.items() if v.shape != needed[k].shape],
+        }
+        for fault, keys in faults.items():
             if keys:
                 raise ValueError(
-                    f"{name}: the weights are of a network with other gates; {len(keys)} of "
-                    f"{len(own)} tensors: the file {fault} {shown(keys[0])}; give the block=, "
-                    "where= and skip= with which it was trained"
+                    f"{name}: the weights are of a network with other gates: the file {fault} "
+                    f"{shown(min(keys))} and {len(keys) - 1} more; give the block=, where= and "
+                    "skip= with which it was trained"
                 )
         model.load_state_dict(found, strict=False)
 
@@ -109,7 +111,10 @@ def is_of_gate(key: str) -> bool:
 
 def _plain(key: str) -> str:
     """A key as it is in the whole network: feature extractors write layer1_0 for layer1.0."""
-    return key.replace(".", "_").removeprefix("body_").removeprefix("model_")
+    plain = key.replace(".", "_")
+    for wrapper in ("body_", "model_", "graph_module_"):  # that feature extractors put around it
+        plain = plain.removeprefix(wrapper)
+    return plain
 
 
 class _Caught(Exception):

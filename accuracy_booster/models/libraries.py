@@ -14,7 +14,6 @@ from accuracy_booster.errors import is_out_of_memory, shortened, shown
 from accuracy_booster.models.heads import replace_heads
 from accuracy_booster.models.hub_cache import cached_if_unreachable
 
-
 # An attribute of the builders that `integrations` puts into a library's registry: the base's name.
 # They are for scripts of other people: here a network is boosted by `block=`, and only once.
 BOOSTS = "boosts"
