@@ -1,8 +1,9 @@
-"""The benchmark of the fast path: its file keeps old rows, and the documents show its figures."""
+"""Benchmarks: their files keep old rows, and the documents show their figures."""
 
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,15 +19,24 @@ def x():
     return torch.randn(2, 3, 16, 16).to(memory_format=torch.channels_last)
 
 
-@pytest.fixture(scope="module")
-def fast_path():
-    file = ROOT / "benchmarks" / "fast_path.py"
+def load(*path):
+    file = ROOT.joinpath(*path)
     if not file.is_file():
         pytest.skip("the repository's benchmarks are not here")
-    spec = importlib.util.spec_from_file_location("benchmark_fast_path", file)
+    spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def fast_path():
+    return load("benchmarks", "fast_path.py")
+
+
+@pytest.fixture(scope="module")
+def other_trainers():
+    return load("benchmarks", "other_trainers.py")
 
 
 def row(block, path, ratio, **changes):
@@ -79,3 +89,53 @@ def test_the_documents_hold_what_the_json_holds(fast_path):
         text = document.read_text()
         assert fast_path.MARKS.search(text), f"{document.name} has no place for figures"
         assert fast_path.filled(text, done) == text, "run benchmarks/fast_path.py --write"
+
+
+# --- other people's trainers
+
+
+class Fails:
+    """A trainer of which one step loses a gate, and then there is an error."""
+
+    @staticmethod
+    def steps(folder):
+        steps = [("boost", 3, 0.0), ("train", 2, None), ("save", 3, 0.5)]
+        for step, gates, difference in steps:
+            row = {"trainer": "t", "step": step, "gates": gates, "expected": 3}
+            row |= {"difference": difference, "test": "t", "note": ""}
+            yield SimpleNamespace(**row, _asdict=lambda row=row: row)
+        raise OSError(f"no file in {folder}")
+
+
+def test_a_step_that_fails_is_a_row(other_trainers, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(other_trainers.importlib, "import_module", lambda name: Fails)
+    found = list(other_trainers.rows("fails", tmp_path))
+    assert [row["why not"] for row in found] == [
+        "",
+        "2 of 3 gates are left",
+        "the outputs differ by 5.0e-01",
+        "OSError: no file in FOLDER",
+    ]
+    assert "Traceback" in capsys.readouterr().err
+    assert all(other_trainers.line(row) for row in found)
+    written = load("docs", "write_trainers.py")
+    result = {"command": "c", "versions": {"p": "1"}, "processor": "x", "rows": found}
+    page = written.page(f"a\n{written.BEGIN}{written.END}b\n", {"fails": result})
+    assert "**2 of 3**: 2 of 3 gates are left" in page
+    assert "OSError: no file in FOLDER" in page
+    assert page.startswith("a\n")
+    assert page.endswith("b\n")
+
+
+def test_the_page_of_trainers_holds_what_the_json_holds():
+    written = load("docs", "write_trainers.py")
+    text = written.PAGE.read_text()
+    results = json.loads(written.RESULTS.read_text())
+    assert written.page(text, results) == text, "run python docs/write_trainers.py"
+    rows = [row for result in results.values() for row in result["rows"]]
+    tests = "".join(file.read_text() for file in sorted((ROOT / "tests").rglob("test_*.py")))
+    for row in rows:
+        if "test" in row:
+            file, _, name = row["test"].partition("::")
+            assert (ROOT / file).is_file(), row["test"]
+            assert f"def {name}" in tests, row["test"]

@@ -179,7 +179,8 @@ def follow_rebuilt_modules() -> None:
 
 def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     """Give the gate of the module that stands at `name` to the one that replaces it."""
-    old = parent._modules.get(name)
+    modules = parent._modules  # of a scripted module it is no dict, and has no `get`
+    old = modules[name] if name in modules else None  # noqa: SIM401
     if old is None or new is None or old is new or is_gated(new):
         return
     if (gate := applied_gate(old)) is None:
