@@ -15,7 +15,7 @@ from accuracy_booster.cli.parser import Parser
 from accuracy_booster.errors import shown
 
 NAME = "script"
-HELP = ([], ["-h"], ["--help"])
+HELP: tuple[list[str], ...] = ([], ["-h"], ["--help"])
 
 
 def _arguments(parser: Parser) -> None:

@@ -116,7 +116,7 @@ def _add(module: ModuleType, name: str, base: str, build: Callable, blocks: list
     from timm.models import _registry as registry
 
     configs: dict[str, Any] = registry._model_pretrained_cfgs  # timm's functions copy it deeply
-    default = registry._model_default_cfgs.get(base)
+    default: Any = registry._model_default_cfgs.get(base)  # annotated wrongly in timm
     if default is not None:
         tagged = {tag: configs[f"{base}.{tag}" if tag else base] for tag in default.tags}
         module.default_cfgs[name] = DefaultCfg(deque(tagged), tagged, default.is_pretrained)
