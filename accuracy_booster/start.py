@@ -17,6 +17,10 @@ INTERRUPTED = 128 + signal.SIGINT  # as a shell reports it
 
 def main() -> int:
     """Run the command of this process's words. Returns the exit code."""
+    if sys.argv[1:2] == ["script"]:  # Ctrl-C is the script's, as in any program of Python
+        from accuracy_booster.cli import main as run_command
+
+        return run_command()
     # a process that was told to ignore Ctrl-C (in the background of a script) goes on doing so
     heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeds:

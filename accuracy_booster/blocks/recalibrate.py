@@ -71,7 +71,10 @@ class Gate(nn.Module):
 
     def _run(self, names: list[str], x: torch.Tensor) -> torch.Tensor:
         for name in names:
-            x = getattr(self, name)(x)
+            layer = getattr(self, name)
+            # a tool may have put a norm for maps in the place of ours (timm's SplitBatchNorm2d)
+            on_map = x.ndim == 2 and isinstance(layer, nn.BatchNorm2d)
+            x = layer(x[..., None, None]).flatten(1) if on_map else layer(x)
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,12 @@ class Command:
         arguments: adds the command's options to its parser. It imports no torch, so that `--help`
             answers at once.
         run: does the work, given {option: value} of the options that the user named.
+        takes_all_words: whether the words after the first are another program's, so that there are
+            no options that all commands have.
     """
 
     about: str
     example: str
     arguments: Callable[[Parser], None]
     run: Callable[[dict[str, Any]], Result]
+    takes_all_words: bool = False

@@ -16,6 +16,7 @@ from accuracy_booster.cli import (
     reproduce,
     reproduce_counts,
     runs,
+    script,
     train,
 )
 
@@ -34,4 +35,5 @@ COMMANDS = {
     **prune.COMMANDS,
     **reproduce_counts.COMMANDS,
     **reproduce.COMMANDS,
+    **script.COMMANDS,
 }

@@ -42,6 +42,8 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         return f"{', '.join(names)} {value}".rstrip()
 
     def _format_usage(self, usage: Any, actions: Any, *args: Any, **kwargs: Any) -> str:
+        if usage:
+            return f"usage: {usage}\n\n"
         places = [a for a in actions if not a.option_strings and a.help != SUPPRESS]
         words = [_place(action) for action in places]
         return f"usage: {' '.join([self._prog, *words, '[OPTIONS]'])}\n\n"

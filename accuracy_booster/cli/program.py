@@ -12,6 +12,7 @@ from accuracy_booster.cli.commands import COMMANDS
 from accuracy_booster.cli.failures import ShowWarnings, exit_code_of
 from accuracy_booster.cli.output import escaping_stdout, say_json
 from accuracy_booster.cli.parser import Parser, given_options
+from accuracy_booster.cli.script import is_script, run_words
 from accuracy_booster.cli.words import check_configs, check_words, normalise, with_place
 from accuracy_booster.errors import unknown
 from accuracy_booster.training.presets import PRESETS
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the signal's number after a signal.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if is_script(words):  # its errors, warnings and exit codes are its own
+        return run_words(words[1:])
     debug = "--debug" in words
     try:
         with warnings.catch_warnings(), escaping_stdout():
@@ -96,6 +99,8 @@ def parser_of(name: str, command: Command) -> Parser:
         allow_abbrev=False,
     )
     command.arguments(parser)
+    if command.takes_all_words:
+        return parser
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -14,6 +14,10 @@ from accuracy_booster.errors import is_out_of_memory, shortened, shown
 from accuracy_booster.models.heads import replace_heads
 from accuracy_booster.models.hub_cache import cached_if_unreachable
 
+# An attribute of the builders that `integrations` puts into a library's registry: the base's name.
+# They are for scripts of other people: here a network is boosted by `block=`, and only once.
+BOOSTS = "boosts"
+
 
 @dataclass(frozen=True)
 class Library:
@@ -31,13 +35,21 @@ class Library:
 def _timm_names() -> list[str]:
     import timm
 
-    return timm.list_models()
+    return [name for name in timm.list_models() if not _is_boosted(name)]
 
 
 def _timm_has(name: str) -> bool:
     import timm
 
-    return timm.is_model(name)  # also with a weight tag: resnet50.a1_in1k
+    # also with a weight tag: resnet50.a1_in1k
+    return timm.is_model(name) and not _is_boosted(name)
+
+
+def _is_boosted(name: str) -> bool:
+    """Whether `integrations.timm` has put this name into timm's registry."""
+    from timm.models import model_entrypoint
+
+    return hasattr(model_entrypoint(name), BOOSTS)
 
 
 def _timm(

@@ -148,9 +148,17 @@ def builder(name: str) -> Callable[..., nn.Module]:
     library, _, rest = name.partition("/")
     if library in LIBRARIES and rest:
         if not LIBRARIES[library].has(rest):
-            raise unknown("model", name, [f"{library}/{n}" for n in LIBRARIES[library].names()])
+            names = [f"{library}/{n}" for n in LIBRARIES[library].names()]
+            raise unknown("model", name, names, _of_scripts(rest))
         return LIBRARIES[library].builder(rest)
     return partial(_ours, name, entry(name))
+
+
+def _of_scripts(name: str) -> str:
+    """What to give instead of a boosted name, which scripts of timm and torchvision take."""
+    if not name.startswith("ab_"):
+        return ""
+    return "names with ab_ are for timm's and torchvision's own scripts; here give the block apart"
 
 
 def check_pretrained(name: str) -> None:
