@@ -195,7 +195,7 @@ def test_a_part_with_a_configuration_of_its_own():
             self.config = config
             self.backbone = Base(config.backbone_config)
             for module in list(self.backbone.modules()):
-                if "bn2" in module._modules:
+                if "bn2" in module._modules and not hasattr(config, "keeps_norms"):
                     module._modules["bn2"] = nn.BatchNorm2d(config.backbone_config.width)
             self.neck = nn.Conv2d(8, 4, 1)
             for module in self.modules():
@@ -216,6 +216,12 @@ def test_a_part_with_a_configuration_of_its_own():
         assert torch.equal(model(x), expected)
     ab.boost(model, "ab", where=["backbone.encoder.0.bn1"], example=x[:1])
     assert ab.gate_record(Detector(model.config)) == ab.gate_record(model)
+    for module in Detector(Config(backbone_config=base.config, keeps_norms=True)).modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (7, 7):  # of a gate
+            assert len(module.weight.unique()) > 1
+    both = copy.copy(model.config)  # a part has gates from its own configuration already
+    both.backbone_config = base.config
+    assert ab.gate_record(Detector(both)) == ab.gate_record(model)
     ab.unboost(model)
     assert not attached(Detector(model.config))
     assert attached(Detector(Config(backbone_config=base.config)))
