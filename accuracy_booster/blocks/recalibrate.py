@@ -73,7 +73,8 @@ class Gate(nn.Module):
         for name in names:
             layer = getattr(self, name)
             # a tool may have put a norm for maps in the place of ours (timm's SplitBatchNorm2d)
-            on_map = x.ndim == 2 and isinstance(layer, nn.BatchNorm2d)
+            for_maps = isinstance(layer, nn.BatchNorm2d)
+            on_map = for_maps and not is_proxy(x) and x.ndim == 2
             x = layer(x[..., None, None]).flatten(1) if on_map else layer(x)
         return x
 
