@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms
-from accuracy_booster.surgery.repairing import forget_gates_under
+from accuracy_booster.surgery.gate_owners import forget_gates_under
 
 
 class _Reached(Exception):

@@ -16,9 +16,12 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.errors import unknown
 from accuracy_booster.spelling import renamed
+from accuracy_booster.surgery.gate_owners import forget_gates, keep_gate
 from accuracy_booster.surgery.gated import ATTRIBUTE, applied_gate, is_gated
 from accuracy_booster.surgery.gating import add_gate, follow_rebuilt_modules, remove_gate
-from accuracy_booster.surgery.repairing import Model, forget_gates, keep_gate, kept_gates
+from accuracy_booster.surgery.kept_gates import OWNERS, missing_gates
+from accuracy_booster.surgery.network_gates import remember_owners
+from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.sites import Site
 
 
@@ -69,6 +72,7 @@ def attach(model: Model, block: str | Recipe, sites: Iterable[Site]) -> Model:
     for name, module in every.items():  # a shared module has several names, and owners
         for gate in (gates[n] for n in gates if name and modules[n] is module):
             keep_gate(every, name, gate)
+    remember_owners(model)
     return model
 
 
@@ -86,8 +90,9 @@ def attached(model: nn.Module) -> dict[str, Recalibrate]:
     gates: dict[str, Recalibrate] = {}
     waiting: dict[str, Recalibrate] = {}
     for name, module in model.named_modules():
-        for kept in kept_gates(module):
-            waiting[f"{name}.{kept.current_path}" if name else kept.current_path] = kept.gate
+        for kept, path in missing_gates(module):
+            if path is not None:
+                waiting[f"{name}.{path}" if name else path] = kept.gate
         gate = applied_gate(module) or waiting.get(name)
         if gate is not None:
             gates[name] = gate
@@ -110,6 +115,9 @@ def detach(model: Model, names: Iterable[str] | None = None) -> Model:
     off = None if names is None else {id(gates[name]) for name in taken}
     for module in modules.values():
         forget_gates(module, off)
+    for module in modules.values():
+        if OWNERS in module.__dict__:
+            remember_owners(module)
     return model
 
 

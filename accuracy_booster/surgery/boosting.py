@@ -12,11 +12,12 @@ from accuracy_booster.surgery.attention import put_back_attention, replace_atten
 from accuracy_booster.surgery.examples import infer_examples
 from accuracy_booster.surgery.fingerprints import remember_base
 from accuracy_booster.surgery.inputs import Example
+from accuracy_booster.surgery.kept_gates import has_kept_gates
 from accuracy_booster.surgery.optimizers import check_optimizer, join_optimizer
 from accuracy_booster.surgery.planning import make_plan
 from accuracy_booster.surgery.quiet_passes import traced
 from accuracy_booster.surgery.refusing import is_lazy
-from accuracy_booster.surgery.repairing import Model, has_kept_gates
+from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.state import update_state
 from accuracy_booster.surgery.where import Where

@@ -17,7 +17,7 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate, Recipe
 from accuracy_booster.surgery.attaching import attach, attached, detach
 from accuracy_booster.surgery.attention import Replaced, put_back_attention, replace_attention
-from accuracy_booster.surgery.repairing import Model
+from accuracy_booster.surgery.repairing import Model, refuse_lost_gates
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.surgery.wrappers import own_names, unwrapped
 
@@ -48,8 +48,10 @@ def gate_record(model: nn.Module) -> dict[str, Any]:
 
     Raises:
         ValueError: if the model has no gates.
+        RuntimeError: if the module of a gate was removed.
     """
     model = unwrapped(model)
+    refuse_lost_gates(model)
     names = own_names(model)
     gates = {names[name]: gate for name, gate in attached(model).items()}
     if not gates:

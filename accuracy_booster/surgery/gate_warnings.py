@@ -1,4 +1,4 @@
-"""Warnings about what other tools do to gated modules: freeze them, or wrap them in adapters."""
+"""Warnings about what other tools do to gated modules: freeze, wrap or remove them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,35 @@ def warn_of_adapter(name: str, old: nn.Module, new: nn.Module) -> None:
             "afterwards",
             stacklevel=3,
         )
+
+
+def warn_of_replaced_container(
+    name: str, lost: list[str], parent: nn.Module, new: nn.Module | None
+) -> None:
+    """Warn where gates go away with a container that another module replaces."""
+    warnings.warn(
+        f"{name!r} in {type(parent).__name__}, which held {_listed(lost)}, was replaced by "
+        f"{'nothing' if new is None else type(new).__name__}: {_REMEDY}",
+        stacklevel=5,
+    )
+
+
+def warn_of_lost_gates(names: list[str], network: nn.Module) -> None:
+    """Warn where gates have gone with containers that were removed."""
+    warnings.warn(
+        f"{type(network).__name__} has lost {_listed(names)}: what held it was removed after "
+        f"boosting; {_REMEDY}",
+        stacklevel=4,
+    )
+
+
+_REMEDY = (
+    "if it was not meant to go, change the network first and boost it afterwards (ab.unboost takes "
+    "the gates off), or give the tool that changes it ab.materialize(model)"
+)
+
+
+def _listed(names: list[str]) -> str:
+    """Gates in words: the first name, and how many others there are."""
+    gate = f"the gate at {names[0]!r}" if names[0] else "a gate"
+    return f"{gate} and {len(names) - 1} more" if len(names) > 1 else gate

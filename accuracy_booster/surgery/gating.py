@@ -21,9 +21,15 @@ from torch.nn.utils import parametrize
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gate_holders import holder_of, use_holder_names
-from accuracy_booster.surgery.gate_warnings import warn_of_adapter, warn_of_frozen_gate
+from accuracy_booster.surgery.gate_warnings import (
+    warn_of_adapter,
+    warn_of_frozen_gate,
+    warn_of_replaced_container,
+)
 from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_of, is_gated
+from accuracy_booster.surgery.kept_gates import OWNERS
 from accuracy_booster.surgery.own_forwards import APPLIED, OwnForward, set_forward
+from accuracy_booster.surgery.replaced_containers import replacement
 
 Class = TypeVar("Class", bound=type)
 
@@ -47,6 +53,15 @@ def add_gate(module: nn.Module, gate: Recalibrate) -> None:
         _change_class(module, gated_class)
     if "forward" in module.__dict__:
         setattr(module, "forward", module.__dict__["forward"])  # noqa: B010 - through the class
+
+
+def fit_gate(gate: Recalibrate, module: nn.Module) -> None:
+    """Give a gate the device and the type of the numbers of a module."""
+    tensors = (*module.parameters(), *module.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), None)
+    if like is not None:
+        with torch.inference_mode(False):
+            gate.to(device=like.device, dtype=like.dtype)
 
 
 def remove_gate(module: nn.Module) -> None:
@@ -178,12 +193,20 @@ def follow_rebuilt_modules() -> None:
 
 
 def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
-    """Give the gate of the module that stands at `name` to the one that replaces it."""
+    """Give the gate of the module that stands at `name` to the one that replaces it.
+
+    If that is a container with gates inside, the new module may get one of them, and a warning
+    names those that go away with the old one.
+    """
     modules = parent._modules  # of a scripted module it is no dict, and has no `get`
     old = modules[name] if name in modules else None  # noqa: SIM401
-    if old is None or new is None or old is new or is_gated(new):
+    if old is None or old is new:
         return
-    if (gate := applied_gate(old)) is None:
+    gate = applied_gate(old)
+    if gate is None:
+        _hand_on_from_inside(parent, name, old, new)
+        return
+    if new is None or is_gated(new):
         return
     moved = any(module is new for module in parent._modules.values())
     wrapped = any(module is old for module in new.modules())
@@ -191,3 +214,23 @@ def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
         warn_of_adapter(name, old, new)
     elif not moved:
         add_gate(new, gate)
+
+
+def _hand_on_from_inside(
+    parent: nn.Module, name: str, old: nn.Module, new: nn.Module | None
+) -> None:
+    """Give a gate inside a container to the module that replaces it; warn of those that are lost.
+
+    A network that is let go (`trainer.model = None`) is not lost.
+    """
+    if new is None and any(OWNERS in module.__dict__ for module in old.modules()):
+        return
+    others = [m for n, m in parent._modules.items() if m is not None and n != name]
+    change = replacement(old, new, others)
+    if change.gate is not None and new is not None:
+        fit_gate(change.gate, new)
+        add_gate(new, change.gate)
+    for kept in change.told:
+        kept.told = True
+    if change.lost:
+        warn_of_replaced_container(name, change.lost, parent, new)

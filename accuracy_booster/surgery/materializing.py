@@ -11,7 +11,7 @@ from torch import nn
 from accuracy_booster.surgery.attaching import attached, detach
 from accuracy_booster.surgery.attention import Replaced
 from accuracy_booster.surgery.gated import ATTRIBUTE
-from accuracy_booster.surgery.repairing import Model, repair
+from accuracy_booster.surgery.repairing import Model, refuse_lost_gates, repair
 from accuracy_booster.surgery.state import state_of
 
 BASE = "base"
@@ -33,7 +33,9 @@ def materialize(model: Model) -> tuple[Model, dict[str, str]]:
 
     Raises:
         ValueError: for a network without gates, or a fused or folded one.
+        RuntimeError: if the module of a gate was removed.
     """
+    refuse_lost_gates(model)
     if not attached(model):
         raise ValueError(f"{type(model).__name__} has no gates; boost it first")
     report = state_of(model).fast_path

@@ -12,6 +12,7 @@ from accuracy_booster.files import check_folder
 from accuracy_booster.surgery.attaching import attached
 from accuracy_booster.surgery.fingerprints import base_tensors, combined, fingerprints, structure
 from accuracy_booster.surgery.gate_records import gate_record
+from accuracy_booster.surgery.repairing import refuse_lost_gates
 from accuracy_booster.surgery.saved_files import as_path, prefix_of, write_save
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.surgery.wrappers import own_names, tensors, unwrapped
@@ -37,6 +38,7 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     Raises:
         ValueError: if the model has no gates or is pruned, or there can be no directory, or it is
             that of a run.
+        RuntimeError: if the module of a gate was removed.
         CannotWrite: if the directory cannot be written, or the disk is full.
     """
     folder = as_path(path)
@@ -49,6 +51,7 @@ def save(model: nn.Module, path: str | Path, *, full: bool = False) -> Path:
     model = unwrapped(model)
     if state_of(model).pruning is not None:
         raise ValueError("the model is pruned, and no base has its shapes; use torch.save(model)")
+    refuse_lost_gates(model)
     names = own_names(model)
     gates = {names[name]: gate for name, gate in attached(model).items()}
     if not gates:

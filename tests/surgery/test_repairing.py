@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ from support.boosting import (
     images,
     net,
 )
+from support.folding_tools import Residual, fold_units
 from support.gated_branches import (
     Steps,
     assert_gated,
@@ -246,3 +248,127 @@ def test_a_module_that_is_wrapped_and_unwrapped_keeps_its_gate():
     model.b[3] = model.b[3].copy
     assert_gated(model, x, expected)
     assert list(attached(model)) == ["b.3"]
+
+
+@pytest.fixture
+def units():
+    """A boosted network of units, images, and what it gives."""
+    base = randomise(nn.Sequential(nn.Conv2d(3, 4, 1), Residual(), Residual())).eval()
+    x = images(2, 8)
+    model = stir(ab.boost(base, "ab", example=x[:1])).eval()
+    assert list(attached(model)) == ["1.two.bn", "2.two.bn"]
+    return model, x, model(x).detach()
+
+
+def fold_a_copy(model):
+    return fold_units(copy.deepcopy(model))
+
+
+def fold_after_pickling(model):
+    return fold_units(pickle.loads(pickle.dumps(model)))
+
+
+def pickle_after_folding(model):
+    return pickle.loads(pickle.dumps(fold_units(model)))
+
+
+def fold_and_repair(model):
+    return ab.repair(fold_units(model))
+
+
+def fold_what_is_fused(model):
+    return fold_units(ab.fuse(model, example=images(1, 8)))
+
+
+def fold_and_leave_the_norms(model):
+    """The norms stay registered, and no longer run."""
+    norms = {name: m for name, m in model.named_modules() if name.endswith("bn")}
+    fold_units(model)
+    for name, norm in norms.items():
+        if name.count(".") == 2:
+            model.get_submodule(name.removesuffix(".bn")).bn = norm
+    return model
+
+
+FOLDS = [
+    fold_and_leave_the_norms,
+    fold_units,
+    fold_a_copy,
+    fold_after_pickling,
+    pickle_after_folding,
+    fold_and_repair,
+]
+
+
+@pytest.mark.parametrize("fold", FOLDS, ids=lambda f: f.__name__)
+@torch.no_grad()
+def test_the_gate_of_a_folded_norm_goes_to_the_layer(units, fold):
+    model, x, expected = units
+    with ab.disabled(model):
+        plain = model(x)
+    folded = fold(model)
+    names = ["1.two.conv", "2.two.conv"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(attached(folded)) == names
+        assert [site["name"] for site in ab.gate_record(folded)["sites"]] == names
+        with ab.disabled(folded):
+            assert_gated(folded, x, plain)
+        assert_gated(folded, x, expected)
+        assert list(attached(folded)) == names
+        assert_gated(pickle.loads(pickle.dumps(folded)), x, expected)
+        assert_gated(ab.materialize(folded)[0], x, expected) if "fused" not in fold.__name__ else 0
+    assert_gated(ab.unboost(folded), x, plain)
+
+
+@torch.no_grad()
+def test_unboost_and_materialize_right_after_the_fold(units):
+    model, x, expected = units
+    with ab.disabled(model):
+        plain = model(x)
+    assert_gated(ab.unboost(fold_a_copy(model)), x, plain)
+    assert_gated(ab.materialize(fold_a_copy(model))[0], x, expected)
+    assert_gated(ab.fold(fold_a_copy(model), example=x[:1]), x, expected)
+
+
+@torch.no_grad()
+def test_a_folded_network_in_other_types_and_under_inference_mode(units):
+    model, x, expected = units
+    half = fold_a_copy(model).bfloat16()(x.bfloat16()).float()
+    torch.testing.assert_close(half, expected, rtol=0.05, atol=0.05)
+    assert_gated(fold_a_copy(model.double()), x.double(), expected.double())
+    folded = fold_a_copy(model.float()).double()
+    with torch.inference_mode():
+        folded(x.double())
+    assert not any(p.is_inference() for p in ab.added_parameters(folded))
+
+
+TRACERS = {
+    "jit.trace": torch.jit.trace,
+    "export": lambda model, x: torch.export.export(model, (x,)).module(),
+    "fx": lambda model, x: torch.fx.symbolic_trace(model),
+    "compile": lambda model, x: torch.compile(model, backend="eager", fullgraph=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tracer", TRACERS)
+@torch.no_grad()
+def test_a_folded_network_is_traced_with_its_gates_or_not_at_all(units, tracer):
+    model, x, expected = units
+    trace = TRACERS[tracer]
+    refused = r"ab\.repair\(model\)" if tracer != "compile" else None
+    kind = RuntimeError if tracer != "compile" else torch._dynamo.exc.Unsupported
+    with pytest.raises(kind, match=refused):
+        trace(fold_a_copy(model), x)(x)
+    torch._dynamo.reset()
+    assert_gated(trace(ab.repair(fold_a_copy(model)), x), x, expected)
+    torch._dynamo.reset()
+
+
+def test_a_gate_that_was_lost_is_not_saved_as_if_it_were_not_there(units, tmp_path):
+    model, _, _ = units
+    del model[1].two.bn
+    for use in (ab.repair, ab.gate_record, ab.materialize, lambda m: ab.save(m, tmp_path)):
+        with pytest.raises(RuntimeError, match=r"'bn'.*removed.*ab\.unboost.*ab\.fold"):
+            use(model)
