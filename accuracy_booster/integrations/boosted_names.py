@@ -148,7 +148,7 @@ def named(build: Callable[..., nn.Module], name: str, module: str, base: str) ->
 
 @contextmanager
 def many_objects() -> Iterator[None]:
-    """Within it no garbage is collected: looking through all of torch takes longer than the work."""
+    """Within it no garbage is collected, which would look through all of torch several times."""
     collects = gc.isenabled()
     gc.disable()
     try:
