@@ -12,8 +12,10 @@ as the identity in every case, with and without pretrained weights.
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,3 +144,15 @@ def named(build: Callable[..., nn.Module], name: str, module: str, base: str) ->
     build.__doc__ = f"{base} with gates of accuracy_booster."
     setattr(build, BOOSTS, base)
     return build
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """Within it no garbage is collected, which would look through all of torch several times."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

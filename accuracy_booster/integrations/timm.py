@@ -10,7 +10,6 @@ timm's own builder; then it is boosted. What timm keeps of a network's arguments
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,7 +21,14 @@ from torch import nn
 
 from accuracy_booster.blocks import list_recipes
 from accuracy_booster.errors import unknown
-from accuracy_booster.integrations.boosted_names import PREFIX, Boosting, boosting, is_block, named
+from accuracy_booster.integrations.boosted_names import (
+    PREFIX,
+    Boosting,
+    boosting,
+    is_block,
+    many_objects,
+    named,
+)
 from accuracy_booster.integrations.timm_weights import GateWeights, gates_in_weights
 from accuracy_booster.surgery import gate_record
 
@@ -74,18 +80,14 @@ def register() -> list[str]:
     module = sys.modules.setdefault(MODULE, ModuleType(MODULE, "Boosted networks of timm."))
     if not hasattr(module, "default_cfgs"):
         module.default_cfgs = {}  # type: ignore[attr-defined]
-    blocks, collects = list_recipes(), gc.isenabled()
-    gc.disable()  # it would look through all of torch several times, which takes a second
-    try:
+    blocks = list_recipes()
+    with many_objects():
         for base in timm.list_models():
             build, name = registry.model_entrypoint(base), f"{PREFIX}{base}"
             if build.__module__ == MODULE or build.__module__.rpartition(".")[2] in WITHOUT_MAPS:
                 continue
             if not timm.is_model(name):
                 _add(module, name, base, build, blocks)
-    finally:
-        if collects:
-            gc.enable()
     return timm.list_models(f"{PREFIX}*", module=MODULE.rpartition(".")[2])
 
 

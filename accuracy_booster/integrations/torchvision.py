@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.blocks import list_recipes
-from accuracy_booster.integrations.boosted_names import PREFIX, boosting, named
+from accuracy_booster.integrations.boosted_names import PREFIX, boosting, many_objects, named
 from accuracy_booster.models.libraries import BOOSTS
 
 # Packages of torchvision whose networks take one tensor of images and have weights to train.
@@ -40,21 +40,22 @@ def register() -> list[str]:
 
     models = torchvision.models
     known, blocks = set(models.list_models()), (None, *list_recipes())
-    for base in sorted(known):
-        build, name = models.get_model_builder(base), f"{PREFIX}{base}"
-        package, _, file = build.__module__.rpartition(".")
-        if hasattr(build, BOOSTS) or package not in PACKAGES or file in WITHOUT_MAPS:
-            continue
-        signature = _signature(build)
-        for block in blocks:
-            full = f"{name}.{block}" if block else name
-            if full not in known:
-                entry = named(_builder(name, block, build), full, __name__, base)
-                # torchvision reads from the annotation of `weights` which ones there are
-                entry.__signature__ = signature  # type: ignore[attr-defined]
-                register_model(full)(entry)
-        if package == "torchvision.models" and not hasattr(models, name):
-            setattr(models, name, models.get_model_builder(name))
+    with many_objects():
+        for base in sorted(known):
+            build, name = models.get_model_builder(base), f"{PREFIX}{base}"
+            package, _, file = build.__module__.rpartition(".")
+            if hasattr(build, BOOSTS) or package not in PACKAGES or file in WITHOUT_MAPS:
+                continue
+            signature = _signature(build)
+            for block in blocks:
+                full = f"{name}.{block}" if block else name
+                if full not in known:
+                    entry = named(_builder(name, block, build), full, __name__, base)
+                    # torchvision reads from the annotation of `weights` which ones there are
+                    entry.__signature__ = signature  # type: ignore[attr-defined]
+                    register_model(full)(entry)
+            if package == "torchvision.models" and not hasattr(models, name):
+                setattr(models, name, models.get_model_builder(name))
     return models.list_models(include=f"{PREFIX}*")
 
 

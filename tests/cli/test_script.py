@@ -24,21 +24,20 @@ class Data(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return torch.tensor(index)
 
-def norm(rank=0):
+def norm():
     timm_s = timm.create_model("ab_test_resnet.se").layer1[0].bn2
     return type(timm_s).__name__, "ab_resnet50" in torchvision.models.__dict__
 
-def work(rank, folder):
-    with open(os.path.join(folder, f"{rank}"), "w") as file:
+def work(rank, path):
+    with open(path, "w") as file:
         file.write(json.dumps(norm()))
 
 if __name__ == "__main__":
-    if sys.argv[1] == "spawn":
-        loader = torch.utils.data.DataLoader(Data(), num_workers=1, multiprocessing_context="spawn")
-        print([batch.item() for batch in loader])
-        torch.multiprocessing.spawn(work, args=(sys.argv[2],), nprocs=1)
-    if sys.argv[1] == "rank":
-        work(int(os.environ["RANK"]), sys.argv[2])
+    folder = sys.argv[1]
+    work(int(os.environ["RANK"]), folder + "/main")
+    loader = torch.utils.data.DataLoader(Data(), num_workers=1, multiprocessing_context="spawn")
+    print([batch.item() for batch in loader])
+    torch.multiprocessing.spawn(work, args=(folder + "/spawned",), nprocs=1)
 """
 # what follows the words of the script, and the exit code
 ENDS = {
@@ -95,19 +94,15 @@ def test_a_script_ends_as_under_python(end, tmp_path):
     assert ours.returncode == ENDS[end]
 
 
-def test_the_names_in_spawned_processes_and_with_workers(script, tmp_path):
-    done = started(["-m", "accuracy_booster", "script", script, "spawn", tmp_path], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "[0, 1]\n"
-    assert json.loads((tmp_path / "0").read_text()) == ["GatedBatchNorm2d", True]
-
-
-def test_the_names_under_torchrun(script, tmp_path):
+def test_the_names_under_torchrun_and_in_the_processes_that_the_script_spawns(script, tmp_path):
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
-    words = [*run, "-m", "accuracy_booster", "script", script, "rank", tmp_path]
+    words = [*run, "-m", "accuracy_booster", "script", script, tmp_path]
     done = started(words, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "0").read_text()) == ["GatedBatchNorm2d", True]
+    assert done.stdout == "[0, 1]\n"
+    for process in ("main", "spawned"):
+        found = json.loads((tmp_path / process).read_text())
+        assert found == ["GatedBatchNorm2d", True], process
 
 
 def test_a_module_and_a_program(tmp_path):

@@ -380,6 +380,23 @@ def test_norms_that_timm_rebuilds_keep_their_gates(images):
             assert not torch.allclose(converted(images), before, atol=1e-2), convert
 
 
+@pytest.mark.parametrize(
+    "name",  # each replaces, or deletes, other modules: see docs/trainers/timm.md
+    ["repvit_m0_9", "efficientvim_m1", "shvit_s1", "repghostnet_050", "lcnetv2_small"],
+)
+@pytest.mark.filterwarnings("ignore:a tool rebuilt")
+def test_reparameterized_networks_keep_their_gates(name):
+    model, images = made(f"ab_{name}"), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        fused = models.reparameterize_model(model)
+        torch.testing.assert_close(fused(images), before, rtol=1e-3, atol=1e-3)
+        assert len(attached(fused)) == len(attached(model)) > 0
+        with ab.disabled(fused), ab.disabled(model):
+            torch.testing.assert_close(fused(images), model(images), rtol=1e-3, atol=1e-3)
+            assert not torch.allclose(fused(images), before, rtol=0.02, atol=0.02)
+
+
 def test_gates_learn_in_split_norms(images):
     """Their own norms are split too, though timm's split norm takes maps alone."""
     model = convert_splitbn_model(made(), 2).train()
@@ -409,6 +426,16 @@ def test_layer_decay_gives_a_gate_the_rate_of_its_layer(network):
     for name, gate in attached(network).items():
         norm = network.get_submodule(name)
         assert {scale[id(p)] for p in gate.parameters()} == {scale[id(norm.weight)]}
+
+
+def test_a_network_rebuilt_from_a_text_of_shapes_keeps_its_gates(network, images):
+    """timm builds its pruned networks so; it makes each convolution and norm anew."""
+    shapes = "***".join(f"{n}:{list(value.shape)}" for n, value in network.state_dict().items())
+    rebuilt = models.adapt_model_from_string(network, shapes)
+    assert_same(gates_of(rebuilt), gates_of(network))
+    assert rebuilt.layer1[0].bn2 is not network.layer1[0].bn2
+    rebuilt.load_state_dict(network.state_dict())
+    assert torch.equal(rebuilt.eval()(images), network(images))
 
 
 def test_heads_checkpointing_and_pruning(network, images):

@@ -67,6 +67,7 @@ PARSED_ONLY = [
     (r"^detect\b", "detectors take minutes; tests/detection runs each of these commands"),
     (r"^reproduce run\b", "hours; tests/reproduction runs the queue on one epoch of the digits"),
     (r"^reproduce report\b", "it writes into this repository; tests/reproduction runs it"),
+    (r"^script\b", "somebody's script; tests/cli/test_script.py runs some"),
     (r"--pretrained\b", "it downloads weights; the page's Python runs with random ones"),
 ]
 
