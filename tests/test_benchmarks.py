@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,3 +140,16 @@ def test_the_page_of_trainers_holds_what_the_json_holds():
             file, _, name = row["test"].partition("::")
             assert (ROOT / file).is_file(), row["test"]
             assert f"def {name}" in tests, row["test"]
+
+
+def test_the_page_shows_the_gains_in_other_trainers():
+    folder = ROOT / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("the repository's benchmarks are not here")
+    spec = importlib.util.spec_from_file_location("gains", folder / "other_trainers_gain.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gains"] = module  # for its dataclasses
+    spec.loader.exec_module(module)
+    result = json.loads((folder / "other_trainers_gain.json").read_text())
+    page = (ROOT / "docs" / "trainers" / "ultralytics.md").read_text()
+    assert module.table(result) in page

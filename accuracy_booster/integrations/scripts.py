@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any
 
+from accuracy_booster.progress import note
+
 CHILD = f"{__package__}.script_process"
 PATH = "ACCURACY_BOOSTER_SCRIPT"  # in the environment: the script that `script_process` runs
 RUNNERS = (__file__, runpy.__file__, "<frozen runpy>")
@@ -37,7 +39,10 @@ def register_names() -> list[str]:
     if importlib.util.find_spec("timm"):
         from accuracy_booster.integrations import timm
 
-        names += timm.register()
+        if (reason := timm.why_too_old()) is None:
+            names += timm.register()
+        else:
+            note(reason)
     return names
 
 

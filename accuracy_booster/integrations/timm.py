@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -73,9 +74,15 @@ def register() -> list[str]:
 
     Returns:
         All boosted architectures that are registered, in timm's order.
+
+    Raises:
+        ValueError: if the installed timm is too old.
     """
     import timm
     from timm.models import _registry as registry
+
+    if (reason := why_too_old()) is not None:
+        raise ValueError(reason)
 
     module = sys.modules.setdefault(MODULE, ModuleType(MODULE, "Boosted networks of timm."))
     if not hasattr(module, "default_cfgs"):
@@ -89,6 +96,23 @@ def register() -> list[str]:
             if not timm.is_model(name):
                 _add(module, name, base, build, blocks)
     return timm.list_models(f"{PREFIX}*", module=MODULE.rpartition(".")[2])
+
+
+def why_too_old() -> str | None:
+    """Why the installed timm cannot have boosted names; None if it can.
+
+    Older ones write no arguments of a network into its `config.json`. A network with other gates
+    than the default ones would come back with those, in silence where the weights fit both.
+    """
+    from timm.models import _hub as hub
+
+    if hasattr(hub, "get_model_args"):
+        return None
+    return (
+        f"boosted names need timm 1.0.31 or newer, and this is timm {version('timm')}, which does "
+        "not keep which block a saved network has: pip install -U timm; or boost the network "
+        "itself, ab.boost(timm.create_model(...))"
+    )
 
 
 class _BlockConfig:

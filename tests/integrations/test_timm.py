@@ -18,15 +18,18 @@ from timm.utils import CheckpointSaver, ModelEmaV2, ModelEmaV3
 
 import accuracy_booster as ab
 from accuracy_booster.integrations.boosted_names import is_block
-from accuracy_booster.integrations.timm import register
+from accuracy_booster.integrations.timm import register, why_too_old
 from accuracy_booster.surgery import attached
 
 NAME = "ab_test_resnet"
 BLOCKS = ("ab", "ab_plus", "se", "eca", "cbam", "ge_theta_plus", "design_e", "ab_g4")
 # the network warns that it has attention, and gates that a batch of few images is small
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:the network has", "ignore:the batch norm of", "ignore:.*norm whose weight is zero"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:the network has", "ignore:the batch norm of", "ignore:.*norm whose weight is zero"
+    ),
+    pytest.mark.skipif(why_too_old() is not None, reason="boosted names need timm 1.0.31 or newer"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -210,6 +213,13 @@ def test_the_config_says_what_the_network_is():
     assert (model.pretrained_cfg["architecture"], model.pretrained_cfg["tag"]) == (NAME, "se")
     assert resolve_data_config(model=model) == resolve_data_config(model=base)
     assert models.safe_model_name(f"{NAME}.se") == "ab_test_resnet_se"
+
+
+def test_an_older_timm_is_refused_and_told(monkeypatch):
+    """timm 1.0.30 and older write no arguments into config.json."""
+    monkeypatch.delattr(models._hub, "get_model_args")
+    with pytest.raises(ValueError, match=r"need timm 1\.0\.31 or newer.*pip install -U timm"):
+        register()
 
 
 def test_a_resolved_name_keeps_its_block():

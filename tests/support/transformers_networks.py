@@ -202,7 +202,7 @@ def outputs(model: torch.nn.Module, seed: int = 0) -> list[torch.Tensor]:
     """All tensors that a network gives for two images."""
     images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        given = model(images)
+        given = model(images.to(next(model.parameters()).device))
     return list(_tensors(given.to_tuple()))
 
 

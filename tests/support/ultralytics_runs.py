@@ -122,9 +122,11 @@ def images() -> torch.Tensor:
 
 
 def output(network: torch.nn.Module) -> torch.Tensor:
-    """What a network predicts in eval mode for `images()`."""
+    """What a network predicts in eval mode for `images()`, computed on the CPU."""
+    device = next(network.parameters()).device
     with torch.no_grad():
-        predicted = network.float().eval()(images())
+        predicted = network.float().eval().cpu()(images())
+    network.to(device)
     while isinstance(predicted, (tuple, list)):
         predicted = predicted[0]
     return predicted.clone()
