@@ -249,7 +249,8 @@ def summary(names: Sequence[str], blocks: Sequence[str], given: argparse.Namespa
     if given.device != "cpu":
         device = torch.cuda.get_device_name()
     return {
-        "command": "python benchmarks/other_trainers_gain.py --data-dir DIR",
+        "command": "python benchmarks/other_trainers_gain.py --data-dir DIR "
+        f"--device {given.device} --jobs {given.jobs}",
         "device": device,
         "versions": {n: metadata.version(n) for n in ("ultralytics", "torch")},
         "images of cifar10": IMAGES,
