@@ -53,6 +53,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if few else min(4, os.cpu_count() or 1)
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give a file's tests to one worker, which then makes the fixtures that they share once.
+
+    Files with tests that fork are given out test by test: these come first.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file in forking else file
+
+    config.option.loadscopereorder = False
+    root = config.rootpath
+    files = (path for path in root.glob("tests/**/test_*.py") if "mark.forks" in path.read_text())
+    forking = {path.relative_to(root).as_posix() for path in files}
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: `torch.export` starts threads that a forked process lacks."""
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)

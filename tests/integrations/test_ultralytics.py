@@ -22,7 +22,6 @@ from accuracy_booster.surgery import attached
 pytest.importorskip("ultralytics", exc_type=ImportError)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:the batch norm of the gate"),
-    pytest.mark.xdist_group("ultralytics"),
 ]
 # (name, task, the number of residual branches by ultralytics' YAML files, ways to start it)
 NETWORKS = [
