@@ -143,20 +143,19 @@ def test_from_pretrained_of_the_class(smp, tmp_path):
     assert len(ab.surgery.attached(loaded)) == len(ab.surgery.attached(model))
 
 
-@pytest.mark.xfail(strict=True, reason="the gates are in branches that are deleted with them")
+@pytest.mark.filterwarnings("always")
 @torch.no_grad()
-def test_reparameterised_mobileone(smp, recwarn):
-    """Branches with gates cannot be summed to one convolution: there must be an error or a word."""
+def test_reparameterised_mobileone(smp):
+    """Branches with gates cannot be summed to one convolution: the next pass warns of the gates."""
     from segmentation_models_pytorch.encoders.mobileone import reparameterize_model
 
     encoder = randomised(smp.encoders.get_encoder("mobileone_s0", weights=None))
     x = images()[..., :32, :32]
     branches = [name for name, _ in encoder.named_modules() if name.endswith("rbr_conv.0.conv")]
     halve(ab.boost(encoder, HALF, example=x[:1], where=branches[:2]))
-    y = encoder(x)[-1]
-    other = reparameterize_model(encoder)(x)[-1]
-    told = any("gate" in str(warning.message) for warning in recwarn)
-    assert told or (other - y).abs().max() < 1e-3 * y.abs().max()
+    encoder = reparameterize_model(encoder)
+    with pytest.warns(UserWarning, match=rf"lost the gate at '{branches[0]}' and 1 more"):
+        encoder(x)
 
 
 MONAI = {

@@ -107,7 +107,6 @@ def test_a_norm_folded_into_a_gated_convolution(recwarn):
     assert difference(model(image()), right) < 1e-4 or any("gate" in text for text in told)
 
 
-@pytest.mark.xfail(strict=True, reason="the copy calls the forward of the module that was copied")
 def test_a_copy_of_a_module_whose_forward_is_a_closure():
     """monai's `Range` and mmengine's `wrap_forward` set a closure over the module's own forward."""
     model = boosted()
