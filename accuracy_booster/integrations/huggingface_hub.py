@@ -27,6 +27,8 @@ from accuracy_booster.surgery.state import state_of
 # An option of `from_pretrained`, which the mixin takes from config.json too if the constructor has
 # `**kwargs`. So a process that knows nothing of gates is told that it has no place for them.
 GUARD = {"strict": True}
+# Methods of the mixin that load a file; other versions of it may have other ones.
+LOADERS = {"_load_as_safetensor", "_load_as_pickle"}
 _wrapped: list[type] = []
 
 
@@ -41,8 +43,8 @@ def register() -> None:
         _wrapped.extend((ModelHubMixin, PyTorchModelHubMixin))
         wrap_method(ModelHubMixin, "save_pretrained", _save_pretrained)
         wrap_method(PyTorchModelHubMixin, "_from_pretrained", _from_pretrained)
-        wrap_method(PyTorchModelHubMixin, "_load_as_safetensor", _load)
-        wrap_method(PyTorchModelHubMixin, "_load_as_pickle", _load)
+        for name in LOADERS & vars(PyTorchModelHubMixin).keys():
+            wrap_method(PyTorchModelHubMixin, name, _load)
         follow_rebuilt_modules()
 
 
@@ -73,9 +75,20 @@ def _save_pretrained(
 
 
 def _from_pretrained(method: Callable[..., Any], cls: Any, **kwargs: Any) -> Any:
-    """Build a network without the key of our record, which is no argument of its constructor."""
-    kwargs.pop(KEY, None)
-    return method(cls, **kwargs)
+    """Build a network without the key of our record, which is no argument of its constructor.
+
+    Raises:
+        RuntimeError: if this version of the mixin loads files in a way that we do not know.
+    """
+    record = kwargs.pop(KEY, None)
+    model = method(cls, **kwargs)
+    if record is not None and not attached(model):
+        raise RuntimeError(
+            f"the gates of this {cls.__name__} were not built: this version of huggingface_hub "
+            "loads files in another way; build the network, put the gates on with "
+            f"ab.rebuild_gates(network, config[{KEY!r}]) and load its state dict"
+        )
+    return model
 
 
 def _load(
