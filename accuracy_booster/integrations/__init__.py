@@ -10,5 +10,7 @@ from accuracy_booster import lazy
 __all__: list[str] = []
 
 __getattr__, __dir__ = lazy.names(
-    __name__, {}, ("timm", "torchvision", "transformers", "ultralytics")
+    __name__,
+    {},
+    ("huggingface_hub", "mmengine", "timm", "torchvision", "transformers", "ultralytics"),
 )

@@ -8,7 +8,6 @@ when `register` is called. Networks without gates pass through them as before.
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from accuracy_booster.integrations.transformers_saving import (
     save_pretrained,
     to_json_file,
 )
+from accuracy_booster.integrations.wrapping import wrap_method
 from accuracy_booster.surgery.configurations import KEY, record_in
 from accuracy_booster.surgery.gated import ATTRIBUTE
 from accuracy_booster.surgery.gating import follow_rebuilt_modules
@@ -101,15 +101,7 @@ def register() -> None:
 
 
 def _wrap(cls: type, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace a method by one that calls `wrapper(method, self or cls, ...)`."""
-    found = cls.__dict__[name]
-    method = found.__func__ if isinstance(found, classmethod) else found
-
-    @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return wrapper(method, self, *args, **kwargs)
-
-    setattr(cls, name, classmethod(wrapped) if isinstance(found, classmethod) else wrapped)
+    wrap_method(cls, name, wrapper)
     _wrapped.append((cls, name))
 
 

@@ -87,6 +87,29 @@ def holds_norm(layer: nn.Module, kept: FoldableNorm, names: Iterable[str] | None
     return any(_is_folded(layer, bias, kept.norm) for bias in former)
 
 
+def norm_in_layer(
+    layer: nn.Module | None, former: torch.Tensor | None, owner: nn.Module
+) -> str | None:
+    """The name of a norm inside `owner` that has been folded into a layer; None if there is none.
+
+    Args:
+        layer: what stands in `owner` from now on.
+        former: the bias of the layer before.
+        owner: the module around it.
+    """
+    if not isinstance(layer, LAYERS) or getattr(layer, "bias", None) is None:
+        return None
+    for name, norm in owner.named_modules():
+        if not _has_statistics(norm) or not _fits(layer, norm):
+            continue
+        try:
+            if _is_folded(layer, former, norm):
+                return name
+        except RuntimeError:  # a tool traces: there are no numbers to look at
+            return None
+    return None
+
+
 def _steps(owner: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules inside with tensors of their own, without gates, in the order of registration."""
     for name, module in owner.named_modules():

@@ -6,8 +6,9 @@ import warnings
 
 from torch import nn
 
+from accuracy_booster.surgery.folded_norms import LAYERS, norm_in_layer
 from accuracy_booster.surgery.gate_holders import NORMS
-from accuracy_booster.surgery.gated import gate_of, is_gated
+from accuracy_booster.surgery.gated import gate_of, is_gated, ungated_class
 
 
 def warn_of_frozen_gate(module: nn.Module) -> None:
@@ -35,6 +36,34 @@ def warn_of_adapter(name: str, old: nn.Module, new: nn.Module) -> None:
             "afterwards",
             stacklevel=3,
         )
+
+
+def warn_of_bias(module: nn.Module, value: object) -> None:
+    """Warn where a gated layer that had no bias gets one, as by folding the norm after it."""
+    had_none = isinstance(module, LAYERS) and module._parameters.get("bias", value) is None
+    if had_none and isinstance(value, nn.Parameter) and is_gated(module):
+        warnings.warn(
+            f"a gated {ungated_class(module).__name__} without a bias got one; if a norm was "
+            f"folded into it, its gate now acts after that norm and not before it: {_UNFOLDED}",
+            stacklevel=3,
+        )
+
+
+def warn_of_folded_norm(name: str, old: nn.Module, parent: nn.Module, new: nn.Module) -> None:
+    """Warn where a norm was folded into a gated layer, which is replaced by the result."""
+    former = old._parameters.get("bias") if isinstance(old, LAYERS) else None
+    if former is None and is_gated(new):  # a copy of the old one: `warn_of_bias` has told
+        return
+    norm = norm_in_layer(new, former, parent) if isinstance(old, LAYERS) else None
+    if norm is not None:
+        warnings.warn(
+            f"the norm {norm!r} was folded into {name!r} in {type(parent).__name__}, whose gate "
+            f"now acts after that norm and not before it: {_UNFOLDED}",
+            stacklevel=4,
+        )
+
+
+_UNFOLDED = "the outputs differ; leave this norm as it is, or boost the norm in place of the layer"
 
 
 def warn_of_replaced_container(

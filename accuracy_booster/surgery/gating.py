@@ -23,6 +23,8 @@ from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.surgery.gate_holders import holder_of, use_holder_names
 from accuracy_booster.surgery.gate_warnings import (
     warn_of_adapter,
+    warn_of_bias,
+    warn_of_folded_norm,
     warn_of_frozen_gate,
     warn_of_replaced_container,
 )
@@ -121,6 +123,8 @@ def gated_class(base: type[nn.Module]) -> type[nn.Module]:
         if name == "forward":
             set_forward(self, value)
         else:
+            if name == "bias":
+                warn_of_bias(self, value)
             base.__setattr__(self, name, value)
 
     def eval(self: nn.Module) -> nn.Module:
@@ -226,7 +230,10 @@ def _hand_gate_on(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if gate is None:
         _hand_on_from_inside(parent, name, old, new)
         return
-    if new is None or is_gated(new):
+    if new is None:
+        return
+    warn_of_folded_norm(name, old, parent, new)
+    if is_gated(new):
         return
     moved = any(module is new for module in parent._modules.values())
     wrapped = any(module is old for module in new.modules())

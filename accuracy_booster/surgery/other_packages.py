@@ -12,6 +12,8 @@ from importlib import import_module
 
 # {module of a package: our module whose `register` has it keep gates}
 INTEGRATIONS = {
+    "huggingface_hub.hub_mixin": "accuracy_booster.integrations.huggingface_hub",
+    "mmengine.model.efficient_conv_bn_eval": "accuracy_booster.integrations.mmengine",
     "transformers.modeling_utils": "accuracy_booster.integrations.transformers",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,22 +21,44 @@ class OwnForward:
 
     ultralytics' `fuse` sets one that leaves the norm out. accelerate's hooks set one that calls the
     class's forward, which applies the gate. So the gate is applied here only if the class's forward
-    has not run.
+    has not run. In a deep copy of the module, a closure still calls the module that was copied.
     """
+
+    copied_from: tuple[weakref.ref[nn.Module], ...] = ()
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]):
         self.module, self.forward = module, forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.module.__dict__
-        state[APPLIED] = False
+        states = [self.module.__dict__]
+        if self.copied_from:
+            states += [m.__dict__ for m in (ref() for ref in self.copied_from) if m is not None]
+        around = [state.get(APPLIED) for state in states]  # not None: this one is called by another
+        for state in states:
+            state[APPLIED] = False
+        done = None
         try:
             output = self.forward(*args, **kwargs)
-            done = state[APPLIED]
+            done = any(state[APPLIED] for state in states)
         finally:
-            state.pop(APPLIED, None)
+            for state, before in zip(states, around, strict=True):
+                if before is None:
+                    state.pop(APPLIED, None)
+                else:
+                    state[APPLIED] = before or done is not None
         gate = None if done else gate_of(self.module)
         return output if gate is None else gate(output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OwnForward:
+        new = OwnForward.__new__(OwnForward)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        if new.module is not self.module:
+            new.copied_from = (*self.copied_from, weakref.ref(self.module))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "copied_from"}
 
 
 def set_forward(module: nn.Module, forward: Any) -> None:

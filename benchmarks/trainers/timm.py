@@ -54,7 +54,7 @@ def steps(folder: Path) -> Iterator[Step]:
         optimizer.zero_grad()
         average.update(model)
     test = TESTS + "test_checkpoints_averages_and_resuming"
-    yield Step(TRAINER, "train", gates(average.module), 4, None, test, "train: ModelEmaV3's copy")
+    yield Step(TRAINER, "train", gates(average.module), 4, None, test, "ModelEmaV3's copy")
     trained = outputs(model)
     CheckpointSaver(
         model, optimizer, model_ema=average, checkpoint_dir=str(folder)
@@ -62,7 +62,7 @@ def steps(folder: Path) -> Iterator[Step]:
     file, validated = str(folder / "last.pth.tar"), network()
     load_checkpoint(validated, file, use_ema=True)
     off = difference(outputs(validated), outputs(average.module))
-    yield Step(TRAINER, "save", gates(validated), 4, off, test, "save: validate.py --use-ema")
+    yield Step(TRAINER, "save", gates(validated), 4, off, test, "validate.py --use-ema")
     resumed = network()
     resume_checkpoint(resumed, file, optimizer_of(resumed), log_info=False)
     yield Step(TRAINER, "resume", gates(resumed), 4, difference(outputs(resumed), trained), test)
@@ -70,7 +70,7 @@ def steps(folder: Path) -> Iterator[Step]:
     found, loaded = in_a_new_process("timm", folder)
     test = TESTS + "test_what_timm_saves_comes_back"
     off = difference(loaded, trained)
-    yield Step(TRAINER, "load in a new process", found, 4, off, test, "load: local-dir:")
+    yield Step(TRAINER, "load in a new process", found, 4, off, test, "local-dir:")
     found, loaded = exported(model.eval(), EXAMPLES, folder)
     test = TESTS + "test_exporting"
-    yield Step(TRAINER, "export", found, 4, difference(loaded, trained), test, "export: ONNX")
+    yield Step(TRAINER, "export", found, 4, difference(loaded, trained), test, "ONNX")

@@ -50,18 +50,18 @@ def steps(folder: Path) -> Iterator[Step]:
         optimizer.zero_grad()
         average.update_parameters(model)
     test = TESTS + "test_what_the_reference_script_does"
-    yield Step(TRAINER, "train", gates(average.module), 8, None, test, "train: the EMA's copy")
+    yield Step(TRAINER, "train", gates(average.module), 8, None, test, "the EMA's copy")
     trained = outputs(model)
     checkpoint = {"model": model.state_dict(), "model_ema": average.state_dict()}
     torch.save(checkpoint, folder / "checkpoint.pth")
     of_file = AveragedModel(network(), use_buffers=True)
     of_file.load_state_dict(torch.load(folder / "checkpoint.pth")["model_ema"])
     off = difference(outputs(of_file), outputs(average))
-    yield Step(TRAINER, "save", gates(of_file.module), 8, off, test, "save: the EMA")
+    yield Step(TRAINER, "save", gates(of_file.module), 8, off, test, "the EMA")
     resumed = load(folder)
     yield Step(TRAINER, "resume", gates(resumed), 8, difference(outputs(resumed), trained), test)
     found, loaded = in_a_new_process("torchvision", folder)
     yield Step(TRAINER, "load in a new process", found, 8, difference(loaded, trained), test)
     found, loaded = exported(model.eval(), EXAMPLES, folder)
     test = "tests/public/test_public_loops.py::test_exported_to_onnx"
-    yield Step(TRAINER, "export", found, 8, difference(loaded, trained), test, "export: ONNX")
+    yield Step(TRAINER, "export", found, 8, difference(loaded, trained), test, "ONNX")

@@ -119,14 +119,6 @@ def test_a_frozen_encoder_freezes_its_gates(smp):
 
 
 @torch.no_grad()
-def test_from_pretrained_refuses_the_weights_of_gates(smp, tmp_path):
-    model = ab.boost(unet(smp), "ab", example=images(1))
-    model.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*layer1.0.bn2.recalibrate"):
-        smp.from_pretrained(tmp_path)
-
-
-@torch.no_grad()
 def test_saved_by_ours(smp, tmp_path):
     model = ab.boost(unet(smp), "ab", example=images(1))
     ab.save(model, tmp_path, full=True)
@@ -134,29 +126,19 @@ def test_saved_by_ours(smp, tmp_path):
     assert torch.equal(loaded(images()), model(images()))
 
 
-@pytest.mark.xfail(strict=True, reason="Unet.from_pretrained loads with strict=False by default")
-def test_from_pretrained_of_the_class(smp, tmp_path):
-    """The configuration should carry the gates (underscored: smp hands other keys to encoders)."""
-    model = ab.boost(unet(smp), "ab", example=images(1))
-    model.save_pretrained(tmp_path)
-    loaded = smp.Unet.from_pretrained(tmp_path).eval()
-    assert len(ab.surgery.attached(loaded)) == len(ab.surgery.attached(model))
-
-
-@pytest.mark.xfail(strict=True, reason="the gates are in branches that are deleted with them")
+@pytest.mark.filterwarnings("always")
 @torch.no_grad()
-def test_reparameterised_mobileone(smp, recwarn):
-    """Branches with gates cannot be summed to one convolution: there must be an error or a word."""
+def test_reparameterised_mobileone(smp):
+    """Branches with gates cannot be summed to one convolution: the next pass warns of the gates."""
     from segmentation_models_pytorch.encoders.mobileone import reparameterize_model
 
     encoder = randomised(smp.encoders.get_encoder("mobileone_s0", weights=None))
     x = images()[..., :32, :32]
     branches = [name for name, _ in encoder.named_modules() if name.endswith("rbr_conv.0.conv")]
     halve(ab.boost(encoder, HALF, example=x[:1], where=branches[:2]))
-    y = encoder(x)[-1]
-    other = reparameterize_model(encoder)(x)[-1]
-    told = any("gate" in str(warning.message) for warning in recwarn)
-    assert told or (other - y).abs().max() < 1e-3 * y.abs().max()
+    encoder = reparameterize_model(encoder)
+    with pytest.warns(UserWarning, match=rf"lost the gate at '{branches[0]}' and 1 more"):
+        encoder(x)
 
 
 MONAI = {

@@ -211,6 +211,6 @@ EFFICIENT = Place(
     "mmengine",
     "model.efficient_conv_bn_eval",
     "computes a convolution and its norm from their tensors, in a graph",
-    "lost",
+    "kept; a gated pair is computed as usual",
     _efficient_bn,
 )

@@ -50,3 +50,20 @@ def test_a_forward_put_on_a_gated_module_keeps_the_gate(fast):
     assert_gated(pickle.loads(pickle.dumps(model)), x, expected)
     ab.unboost(model)
     assert_gated(model, x, base(x).detach())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_closure_over_the_former_forward_and_its_copies(times):
+    """A deep copy calls the module that was copied, whose gate must be the only one that acts."""
+    x = torch.randn(2, 4, 6, 6)
+    base = Steps(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    model = force(ab.boost(copy.deepcopy(base), "ab", example=x[:1], where=["b.1"])).eval()
+    expected = halved(copy.deepcopy(base), ["b.1"])(x).detach()
+    for _ in range(times):
+        model.b[1].forward = lambda x, forward=model.b[1].forward: forward(x)
+    assert_gated(model, x, expected)
+    copied = copy.deepcopy(model)
+    assert_gated(copied, x, expected)
+    assert_gated(copy.deepcopy(copied), x, expected)
+    ab.unboost(copied)
+    assert_gated(model, x, expected)
