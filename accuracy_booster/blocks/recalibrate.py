@@ -21,6 +21,10 @@ from accuracy_booster.ops import is_proxy, rescale
 SHAPES = ("N, C", "N, C, L", "N, C, H, W", "N, C, D, H, W")  # by the dimensions of space
 
 
+SCALE = "scale"  # in the metadata of a gate's state dict
+INITS = {1: "paper", 2: "identity"}  # {scale of the sigmoid: how `ab.boost` makes such gates}
+
+
 class Gate(nn.Module):
     """One gate of a recipe: x[N, C, H, W] -> x scaled by the gate's weights.
 
@@ -96,6 +100,26 @@ class Gate(nn.Module):
         if former and weight in state_dict and ChannelPoolPart() in self.recipe.descriptors:
             state_dict[weight] = state_dict[weight].flip(1)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        scale = local_metadata.get(SCALE, self.recipe.scale)  # plain dicts of tensors do not say
+        if scale != self.recipe.scale:
+            errors: list[str] = args[-1]
+            errors.append(
+                f"{prefix.rstrip('.')}: the weights are those of a gate that ends in "
+                f"{scale} * sigmoid, and this gate ends in {self.recipe.scale} * sigmoid; boost "
+                f"with init={INITS.get(scale, 'the same')!r}, or with ab.rebuild_gates"
+            )
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Save the weights, and the scale of the sigmoid in their metadata.
+
+        Gates that start as in the paper and as the identity have the same weights by name and
+        shape, and would take each other's in silence.
+        """
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {})
+        metadata.setdefault(prefix[:-1], {})[SCALE] = self.recipe.scale
 
     def _remedy(self, x: torch.Tensor) -> str:
         """How to build the gate for a map with other dimensions of space."""

@@ -372,3 +372,16 @@ def test_a_map_of_another_rank_is_named_with_the_remedy():
     ):
         ab.Recalibrate(8, layout="NHWC")(torch.zeros(2, 5, 8))
     assert ab.Recalibrate(8, spatial_size=7).spatial_size == (7, 7)
+
+
+def test_weights_of_another_start_are_refused(tmp_path):
+    """Gates of init="paper" and init="identity" have the same names and shapes of weights."""
+    one, other = ab.Recalibrate(8, "ab"), ab.Recalibrate(8, ab.recipe("ab").as_identity())
+    torch.save(other.state_dict(), tmp_path / "weights.pt")
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    with pytest.raises(RuntimeError, match=r"ends in 2 . sigmoid.*boost with init='identity'"):
+        one.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="boost with init='paper'"):
+        other.load_state_dict(one.state_dict())
+    other.load_state_dict(state)
+    one.load_state_dict({**state})  # plain tensors, which tell no start
