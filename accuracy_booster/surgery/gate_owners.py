@@ -10,6 +10,7 @@ deletes it, the gate goes to that layer.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,6 +109,8 @@ def repair_owner(owner: nn.Module) -> list[str]:
     A gate that goes to the layer into which its norm was folded has not been dropped.
     """
     dropped = []
+    # replicas of `nn.DataParallel` share what the owner remembers, and have gates of their own
+    owner.__dict__[KEPT] = [replace(kept) for kept in kept_gates(owner)]
     held = {id(module) for module in owner.modules()}
     missing = missing_gates(owner)
     if missing and torch.jit.is_tracing():

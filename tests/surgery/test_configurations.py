@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+import threading
 import types
 
 import pytest
@@ -137,7 +139,7 @@ def test_folding_keeps_the_record_and_merging_takes_it_off():
 
 
 def test_a_part_of_a_network_is_boosted(monkeypatch):
-    """What holds the part is found among all objects, if a package is there that builds so."""
+    """What holds the part is found, if a package is there that builds so."""
     x = torch.zeros(1, 8, 16, 16)
     monkeypatch.setattr(configurations, "BUILDERS", ())
     head = Head(Config())
@@ -156,6 +158,46 @@ def test_a_part_of_a_network_is_boosted(monkeypatch):
     assert head.config == Config()
     ab.rebuild_gates(head.base, ab.gate_record(ab.boost(Head(Config()).base, "ab", example=X)))
     assert record_in(head.config) == ab.gate_record(head)
+
+
+def test_boosting_disturbs_no_other_thread_and_none_disturbs_it(monkeypatch):
+    """Other threads build tuples and modules while it looks for what holds a part."""
+    monkeypatch.setattr(configurations, "BUILDERS", ("torch",))
+    stop = threading.Event()
+    errors = []
+
+    def repeat(build):
+        try:
+            while not stop.is_set():
+                build()
+        except Exception as e:
+            errors.append(e)
+
+    def module():
+        parent = nn.Module()
+        for i in range(1000):
+            parent.add_module(str(i), nn.Identity())
+
+    def numbers():
+        assert len(tuple(i for i in range(20_000))) == 20_000
+
+    threads = [threading.Thread(target=repeat, args=(build,)) for build in (module, numbers)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            head = Head(Config())
+            attach(head.base.encoder, "se", [Site("0", 8, (16, 16))])
+            configurations.note_gates_everywhere(head.base.encoder)
+            assert record_in(head.config) == ab.gate_record(head)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not errors
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -372,3 +372,26 @@ def test_a_gate_that_was_lost_is_not_saved_as_if_it_were_not_there(units, tmp_pa
     for use in (ab.repair, ab.gate_record, ab.materialize, lambda m: ab.save(m, tmp_path)):
         with pytest.raises(RuntimeError, match=r"'bn'.*removed.*ab\.unboost.*ab\.fold"):
             use(model)
+
+
+def test_replicas_leave_what_the_network_remembers_alone():
+    """`nn.DataParallel` copies the `__dict__` of each module."""
+    model = ab.boost(timm.create_model("test_resnet").eval(), "ab", example=images(1, 32))
+    x = images(2, 32)
+    before = model(x)
+    replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            replica._modules[name] = child and replicas[child]
+        for name, tensor in module._parameters.items():
+            replica._parameters[name] = None if tensor is None else tensor.detach().clone()
+    assert torch.equal(replicas[model](x), before)
+    for module in list(model.modules()):  # a tool that hooks do not see
+        for name, child in module._modules.items():
+            if isinstance(child, nn.BatchNorm2d):
+                module._modules[name] = new = nn.BatchNorm2d(child.num_features).eval()
+                new.load_state_dict(child.state_dict(), strict=False)
+    ab.repair(model)
+    gates = {id(m) for m in replicas.values()}
+    assert not gates & {id(gate) for gate in attached(model).values()}
+    assert torch.equal(model(x), before)
