@@ -77,6 +77,16 @@ def warn_of_replaced_container(
     )
 
 
+def warn_of_other_layer(name: str, parent: nn.Module, new: nn.Module) -> None:
+    """Warn where a gate acts on a layer that computes something else than what was before it."""
+    warnings.warn(
+        f"{name!r} in {type(parent).__name__} was replaced by a {type(new).__name__}, which has "
+        "its gate now and is not the former layer and norm in one; if other branches were folded "
+        f"into it, the gate acts on them too: {_REMEDY}",
+        stacklevel=5,
+    )
+
+
 def warn_of_lost_gates(names: list[str], network: nn.Module) -> None:
     """Warn where gates have gone with containers that were removed."""
     warnings.warn(

@@ -26,6 +26,7 @@ from accuracy_booster.surgery.gate_warnings import (
     warn_of_bias,
     warn_of_folded_norm,
     warn_of_frozen_gate,
+    warn_of_other_layer,
     warn_of_replaced_container,
 )
 from accuracy_booster.surgery.gated import ATTRIBUTE, PATH, applied_gate, gate_of, is_gated
@@ -257,6 +258,8 @@ def _hand_on_from_inside(
     if change.gate is not None and new is not None:
         fit_gate(change.gate, new)
         add_gate(new, change.gate)
+        if change.differs:
+            warn_of_other_layer(name, parent, new)
     for kept in change.told:
         kept.told = True
     if change.lost:

@@ -26,11 +26,14 @@ class Replacement:
         gate: the gate that the new module gets.
         lost: the names, in the container, of the modules whose gates go away with it.
         told: what owners remember of these gates.
+        differs: whether the gate was on a norm at the end, and the new layer is not that norm and
+            its layer in one: other branches may be in it.
     """
 
     gate: Recalibrate | None = None
     lost: list[str] = field(default_factory=list)
     told: list[KeptGate] = field(default_factory=list)
+    differs: bool = False
 
 
 def gates_inside(module: nn.Module) -> dict[str, Recalibrate]:
@@ -67,30 +70,33 @@ def replacement(
         others = (new, *others)
     stay = {id(gate) for other in others for gate in gates_inside(other).values()}
     lost = {name: gate for name, gate in gates.items() if id(gate) not in stay}
-    gate = None if new is None or stay & ids else _gate_for(old, new)
+    gate, differs = (None, False) if new is None or stay & ids else _gate_for(old, new)
     names = [name for name, other in lost.items() if other is not gate]
     told = [
         k for m in old.modules() for k in kept_gates(m) if any(k.gate is lost[n] for n in names)
     ]
-    return Replacement(gate, names, told)
+    return Replacement(gate, names, told, differs)
 
 
-def _gate_for(old: nn.Module, new: nn.Module) -> Recalibrate | None:
-    """The gate that goes from a container to the layer or norm in its place; None if none does.
+def _gate_for(old: nn.Module, new: nn.Module) -> tuple[Recalibrate | None, bool]:
+    """The gate that goes from a container to the layer or norm in its place, if one does; and
+    whether the layer differs from what was before the gate.
 
     It is the gate of the norm that was folded into the layer; or the gate at the very end of the
     container.
     """
     if not isinstance(new, (*LAYERS, *NORMS)):
-        return None
+        return None, False
     last = _gate_at_end(old)
     kept = [k for module in old.modules() for k in kept_gates(module)]
     folded = [k.gate for k in kept if k.norm is not None and holds_norm(new, k.norm)]
     if len(folded) == 1:
-        return folded[0]
-    if last is not None and _channels(new) == last.channels:
-        return last
-    return None
+        return folded[0], False
+    if last is None or _channels(new) != last.channels:
+        return None, False
+    norms = [k.gate for k in kept if k.norm is not None and k.norm.biases]
+    on_norm = isinstance(new, LAYERS) and any(gate is last for gate in norms)
+    return last, on_norm and all(gate is not last for gate in folded)
 
 
 def _gate_at_end(module: nn.Module) -> Recalibrate | None:

@@ -4,8 +4,10 @@
 
 import copy
 import warnings
+from contextlib import nullcontext as nothing
 
 import pytest
+import timm
 import torch
 from support.folding_tools import Residual
 from support.gated_branches import Steps, assert_gated, steps
@@ -100,12 +102,15 @@ def boosted_itself(container):
 )
 @pytest.mark.parametrize(("container", "name"), [(sequential, "1"), (nested, "1.0.1")])
 def test_another_layer_where_the_gate_was_at_the_end(container, name, make):
+    """A convolution in the place of a convolution and its gated norm may hold more than the two."""
     base, model = boosted(container, name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        new = make().eval()
+    new = make().eval()
+    told = isinstance(new, nn.Conv2d)
+    with pytest.warns(UserWarning, match="has its gate now") if told else nothing():
         base.b[1] = copy.deepcopy(new)
         model.b[1] = new
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert_gated(model, X, halved(base, ["b.1"])(X).detach())
 
 
@@ -203,3 +208,11 @@ def test_steps_of_a_sequential_that_is_built_anew_keep_their_gates():
         model.b = nn.Sequential(*list(model.b))
         assert_gated(model, X, expected)
     assert list(attached(model)) == ["b.3"]
+
+
+def test_a_layer_that_holds_other_branches_too_gets_the_gate_with_a_warning():
+    """RepGhostNet's `reparameterize` folds a norm beside the container into the same layer."""
+    model = randomise(timm.create_model("repghostnet_050", num_classes=3)).eval()
+    ab.boost(model, "ab", where=["blocks.0.0.ghost1.cheap_operation.1"])
+    with pytest.warns(UserWarning, match="other branches were folded"):
+        timm.utils.reparameterize_model(model, inplace=True)
