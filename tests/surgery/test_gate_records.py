@@ -78,7 +78,7 @@ def test_a_damaged_record_is_refused(damage, message):
     damage(record)
     with pytest.raises(ValueError, match=message):
         ab.rebuild_gates(net(), record)
-    with pytest.raises(ValueError, match="no record of gates.*and not a state dict"):
+    with pytest.raises(ValueError, match=r"no record of gates.*and not a state dict"):
         ab.rebuild_gates(net(), net().state_dict())
     with pytest.raises(ValueError, match="a dict, not str"):
         ab.rebuild_gates(net(), "ab")
