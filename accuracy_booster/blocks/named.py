@@ -123,3 +123,24 @@ def list_recipes(filter: str = "*") -> list[str]:
     `ab_gN`, AB with any number N of groups, is a name too and is not listed.
     """
     return [name for name in TABLE if fnmatch.fnmatch(name, filter)]
+
+
+def name_and_start(block: Recipe) -> tuple[str, str]:
+    """A block as users write it.
+
+    Args:
+        block: the recipe of a gate.
+
+    Returns:
+        The block's name and how its gates start, "paper" or "identity"; for a block without a name
+        its text and "".
+    """
+    groups = (f"ab_g{number}" for number in re.findall(r"groups=([1-9]\d*)", str(block)))
+    for name in (*TABLE, *groups):
+        named = recipe(name)
+        if block == named:
+            return name, "paper"
+        weighted = all(any(part.has_parameters for part in gate.parts) for gate in named.gates)
+        if weighted and block == named.as_identity():
+            return name, "identity"
+    return str(block), ""

@@ -44,7 +44,8 @@ def from_pretrained(path: Any, cls: Any = None, **options: Any) -> Any:
         The network in eval mode; with `output_loading_info=True` the network and the info.
 
     Raises:
-        ValueError: if no gates were saved there, or they do not fit the network.
+        ValueError: if the folder has no config.json, no gates were saved there, or they do not fit
+            the network.
         OSError: of transformers, if there is no such network.
     """
     register()
@@ -70,6 +71,11 @@ def _saved_class(path: Any, options: Mapping[str, Any]) -> Any:
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
         given_hub = {key: options[key] for key in hub if key in options}
         found, _ = transformers.PreTrainedConfig.get_config_dict(given, **given_hub)
+        if not found:
+            raise ValueError(
+                f"{str(given)!r} has no config.json that transformers can read; give the folder "
+                "that save_pretrained wrote"
+            )
         names = found.get("architectures") or []
     for name in names:
         if hasattr(transformers, name):

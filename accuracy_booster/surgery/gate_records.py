@@ -71,6 +71,11 @@ def parse_record(record: Mapping[str, Any]) -> Record:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"a record of gates is a dict, not {type(record).__name__}")
+    if missing := [key for key in ("sites", "recipes", "replaced") if key not in record]:
+        raise ValueError(
+            f"this dict has no {missing[0]!r}, so it is no record of gates; give what "
+            "ab.gate_record(model) returned, and not a state dict or a checkpoint"
+        )
     try:
         parsed = Record(
             sites=[_site(entry) for entry in record["sites"]],

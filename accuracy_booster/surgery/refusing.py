@@ -18,6 +18,11 @@ def refuse_wrapped(model: nn.Module) -> None:
 
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected an nn.Module, got {type(model).__name__}")
+    if any(cls.__module__ == "ultralytics.engine.model" for cls in type(model).__mro__):
+        raise ValueError(
+            f"{type(model).__name__} is what ultralytics puts around a network; give its network, "
+            "model.model"
+        )
     parallel = nn.parallel.DistributedDataParallel | nn.DataParallel
     if isinstance(model, parallel):
         raise ValueError(

@@ -17,11 +17,13 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.blocks.gate_norm import GateNorm
+from accuracy_booster.blocks.named import name_and_start
 from accuracy_booster.surgery.gate_records import gate_record
 from accuracy_booster.surgery.gated import ATTRIBUTE, ungated_class
 from accuracy_booster.surgery.gating import WHEN_GATES_ARE_MADE
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.rebuilding import rebuild_gates
+from accuracy_booster.surgery.wrappers import unwrapped
 
 BEFORE_TRAINING = "on_pretrain_routine_end"  # ultralytics' name of the moment
 
@@ -137,6 +139,8 @@ def _shapes(module: nn.Module) -> dict[str, Any]:
 def check_gates(trainer: Any, expected: int = 0) -> None:
     """A callback before the first step: the network has its gates, and batches that they can take.
 
+    The log says how many gates there are, and how many `freeze=` has frozen.
+
     Raises:
         RuntimeError: if a trainer built the network without the gates.
         ValueError: if the last batch of an epoch has one image, and a gate has a batch norm.
@@ -147,6 +151,7 @@ def check_gates(trainer: Any, expected: int = 0) -> None:
             f"{type(trainer).__name__} built a network with {found} of the {expected} gates; pass "
             "trainer=ab.integrations.ultralytics.trainer(...) to model.train"
         )
+    _tell_of_gates(trainer)
     loader = getattr(trainer, "train_loader", None)
     size = getattr(loader, "batch_size", None)
     if not size or loader is None or getattr(loader, "drop_last", False):
@@ -160,7 +165,30 @@ def check_gates(trainer: Any, expected: int = 0) -> None:
         )
 
 
-def _log(message: str) -> None:
+def _tell_of_gates(trainer: Any) -> None:
+    """Log the gates of the network that a trainer trains, once: ultralytics does not count them."""
+    if vars(trainer).setdefault("_told_of_gates", False):
+        return
+    trainer._told_of_gates = True
+    network = unwrapped(trainer.model)
+    gates = attached(getattr(network, "student_model", network)).values()
+    if not gates:
+        return
+    blocks = ", ".join(sorted({name_and_start(gate.recipe)[0] for gate in gates}))
+    weights = [list(gate.parameters()) for gate in gates]
+    count = sum(p.numel() for parameters in weights for p in parameters)
+    _log(f"{len(gates)} gates ({blocks}), {count:,} parameters")
+    frozen = sum(bool(ps) and not any(p.requires_grad for p in ps) for ps in weights)
+    if frozen:
+        _log(
+            f"{frozen} of {len(gates)} gates are frozen by freeze={trainer.args.freeze} and stay "
+            "as they are; freeze fewer layers, or see docs/trainers/ultralytics.md "
+            '("Freezing") for callbacks that let them learn',
+            warn=True,
+        )
+
+
+def _log(message: str, *, warn: bool = False) -> None:
     from ultralytics.utils import LOGGER
 
-    LOGGER.info(f"accuracy_booster: {message}")
+    (LOGGER.warning if warn else LOGGER.info)(f"accuracy_booster: {message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +28,7 @@ from accuracy_booster.blocks import (
     list_recipes,
     recipe,
 )
+from accuracy_booster.blocks.named import name_and_start
 
 
 def test_the_table_has_every_block_of_the_design():
@@ -60,6 +62,20 @@ def test_a_recipe_is_returned_as_it_is():
     parsed = recipe("ab")
     assert recipe(parsed) is parsed
     assert ab.recipe is recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_name_of_a_recipe_and_how_it_starts(name):
+    found, start = name_and_start(recipe(name))
+    assert recipe(found) == recipe(name)
+    assert start == "paper"
+    with contextlib.suppress(ValueError):  # a block without parameters
+        assert name_and_start(recipe(name).as_identity()) == (found, "identity")
+
+
+def test_a_recipe_without_a_name_is_its_text():
+    assert name_and_start(recipe("gmp | dense | sigmoid")) == ("gmp | dense | sigmoid", "")
+    assert name_and_start(recipe("ab").as_identity()) == ("ab", "identity")
 
 
 def test_list_recipes_filters():

@@ -263,6 +263,9 @@ def test_errors_of_from_pretrained(saved, tmp_path):
     plain.save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match=r"no gates were saved .* ab\.boost"):
         ours.from_pretrained(tmp_path / "plain")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty' has no config\.json .*give the folder"):
+        ours.from_pretrained(tmp_path / "empty")
     boosted(plain).save_pretrained(tmp_path / "gates")
     config = config_of(tmp_path / "gates")
     own = config | {"architectures": ["MyNetwork"]}

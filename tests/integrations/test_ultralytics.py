@@ -180,12 +180,41 @@ def test_a_trainer_of_ones_own_that_drops_the_gates_is_an_error(place):
     assert len(attached(seen["trainer"].model)) == 6
 
 
-def test_other_gates_than_the_trainers_are_an_error(place):
+def test_other_gates_than_the_trainers_are_an_error(place, tmp_path):
+    from ultralytics import YOLO
+
+    trainer = ab.integrations.ultralytics.trainer
     model, arguments = place.start("yolov8n", "boosted")
-    with pytest.raises(ValueError, match=r"has gates .*scale=2.* already.*bottleneck.*ab.unboost"):
-        model.train(**arguments, trainer=ab.integrations.ultralytics.trainer("se", init="paper"))
+    model.save(tmp_path / "boosted.pt")
+    has = "has gates 'ab' with init='identity' already, and the trainer was made for"
+    with pytest.raises(ValueError, match=rf"^the network {has} 'se' with init='paper'.*ab.unboost"):
+        model.train(**arguments, trainer=trainer("se", init="paper"))
+    with pytest.raises(
+        ValueError, match=rf"^the network {has} 'gmp \| dense \| sigmoid'.*ab.unboost"
+    ):
+        model.train(**arguments, trainer=trainer("gmp | dense | sigmoid", init="paper"))
+    file = re.escape(str(tmp_path / "boosted.pt"))
+    arguments["pretrained"] = tmp_path / "boosted.pt"
+    for name in ("yolov8n.yaml", place.checkpoint("yolov8n")):
+        with pytest.raises(ValueError, match=rf"of pretrained='{file}' {has} 'se'") as refused:
+            YOLO(name).train(**arguments, trainer=trainer("se"))
+        assert "leave trainer= out" in str(refused.value)
+        assert "unboost" not in str(refused.value)
+
+
+def test_arguments_of_the_trainer(place):
+    from ultralytics import YOLO
+
+    trainer = ab.integrations.ultralytics.trainer
     with pytest.raises(ValueError, match="init='zero' must be"):
-        ab.integrations.ultralytics.trainer("ab", init="zero")
+        trainer("ab", init="zero")
+    with pytest.raises(ValueError, match=r"makes the trainer; call it: .*trainer\(\"ab\"\)"):
+        YOLO(place.checkpoint("yolov8n")).train(**place.arguments("yolov8n"), trainer=trainer)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'blocks'"):
+        trainer(blocks="ab")
+    for base in ("DetectionTrainer", YOLO):
+        with pytest.raises(ValueError, match=r"base=.* must be a class of trainers"):
+            trainer("ab", base=base)
 
 
 def test_a_last_batch_of_one_image_is_an_error_before_the_first_step(place):
@@ -215,6 +244,30 @@ def test_frozen_layers_keep_their_gates_frozen(place, way):
         norms = [m for m in gate.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         assert norms
         assert all(norm.training != frozen for norm in norms), name
+
+
+@pytest.mark.parametrize(("freeze", "frozen"), [(None, 0), (4, 1), ([2, 4, 6], 5)])
+@pytest.mark.parametrize("way", ["trainer", "boosted", "both"])
+def test_the_log_counts_the_gates_and_the_frozen_ones(place, way, freeze, frozen, monkeypatch):
+    from ultralytics import utils
+
+    lines = []
+    monkeypatch.setattr(utils.LOGGER, "info", lambda text: lines.append(("info", text)))
+    monkeypatch.setattr(utils.LOGGER, "warning", lambda text: lines.append(("warning", text)))
+    model, arguments = place.start("yolov8n", way, freeze=freeze)
+    if way == "both":
+        ab.boost(model.model, "ab", init="identity")
+        arguments["trainer"] = ab.integrations.ultralytics.trainer("ab")
+    with runs.stopped_at(model, "on_train_start"):
+        model.train(**arguments)
+    ours = [line for line in lines if "accuracy_booster: " in line[1]]
+    counted = [line for line in ours if "were put on" not in line[1]]
+    assert counted[0] == ("info", "accuracy_booster: 6 gates (ab), 1,008 parameters")
+    assert len(counted) == 1 + bool(frozen)
+    if frozen:
+        level, text = counted[1]
+        assert level == "warning"
+        assert f"{frozen} of 6 gates are frozen by freeze={freeze} and stay" in text
 
 
 # --- after the training

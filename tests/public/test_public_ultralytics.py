@@ -5,15 +5,19 @@ training the gates alone, restricted loading.
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 
 import pytest
 import torch
 from support import ultralytics_runs as runs
+from support.documentation import ROOT, blocks
 
 import accuracy_booster as ab
 from accuracy_booster.surgery import attached
 
 pytest.importorskip("ultralytics", exc_type=ImportError)
+PAGE = ROOT / "docs" / "trainers" / "ultralytics.md"
 pytestmark = pytest.mark.filterwarnings("ignore:the batch norm of the gate")
 
 
@@ -87,24 +91,37 @@ def test_distillation_with_a_boosted_teacher_and_student(folder, data, boosted):
 
 
 def test_the_gates_alone_are_trained(folder, data, boosted):
-    """The callback of docs/trainers/ultralytics.md, on top of `freeze=`."""
+    """The callbacks of docs/trainers/ultralytics.md, on top of `freeze=`."""
     from ultralytics import YOLO
 
-    def let_gates_learn(trainer):
-        for parameter in ab.added_parameters(trainer.model):
-            parameter.requires_grad_(True)
-
-    model = YOLO(boosted)
-    model.add_callback("on_train_start", let_gates_learn)
+    (block,) = (b for b in blocks(PAGE, "python") if "def let_gates_learn" in b.code)
+    definitions, _, rest = block.code.partition("model = YOLO")
+    callbacks = re.findall(r"model\.add_callback\(.*\)", rest)
+    assert len(callbacks) == 2
+    model, modes = YOLO(boosted), []
+    exec("\n".join([definitions, *callbacks]), {"model": model})
+    model.add_callback("on_train_batch_end", lambda t: modes.append(gate_modes(t.model)))
     before = {name: t.clone() for name, t in model.model.state_dict().items()}
-    with runs.stopped_at(model, "on_train_epoch_end") as seen:
+    with (
+        warnings.catch_warnings(record=True) as given,
+        runs.stopped_at(model, "on_train_end") as seen,
+    ):
+        warnings.simplefilter("always")
         model.train(**runs.settings(data=data, project=str(folder), freeze=22))
+    assert not [str(w.message) for w in given if "frozen" in str(w.message)]
+    assert modes == [{True}] * 2, "in each epoch the gates' norms estimate statistics"
     after = seen["trainer"].model.state_dict()
     inside = [name for name in before if not name.startswith("model.22.")]
     moved = {name for name in inside if not torch.equal(before[name].float(), after[name])}
-    weights = {f"{name}.recalibrate.0.bn.weight" for name in attached(seen["trainer"].model)}
-    assert weights <= moved
+    sites = attached(seen["trainer"].model)
+    for tensor in ("weight", "running_mean", "running_var"):
+        assert {f"{name}.recalibrate.0.bn.{tensor}" for name in sites} <= moved
     assert all(".recalibrate." in name for name in moved)
+
+
+def gate_modes(network):
+    """Whether the modules of the gates are in training mode."""
+    return {m.training for gate in attached(network).values() for m in gate.modules()}
 
 
 def test_the_numbers_that_info_prints_count_the_gates(plain, boosted):

@@ -111,7 +111,7 @@ def test_what_is_built_can_be_unboosted_saved_and_boosted_again(tmp_path):
     [
         ({"width": 12}, r"'model.1.bn2' has 12 channels and its gate 8; delete the key"),
         ({"depth": 1}, r"unknown module 'model.2.bn2'"),
-        ({KEY: {"sites": 3}}, "the record of gates is damaged"),
+        ({KEY: {"sites": 3}}, "it is no record of gates"),
         ({KEY: 5}, "a record of gates is a dict, not int"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_record_that_does_not_fit_changes_nothing():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: r.pop("sites"), "damaged: 'sites'"),
+        (lambda r: r.pop("sites"), r"no 'sites'.*what ab\.gate_record\(model\) returned"),
         (lambda r: r.update(sites=3), "damaged"),
         (lambda r: r["sites"][0].update(channels=0), "channels=0"),
         (lambda r: r["sites"][0].update(recipe="other"), "damaged: 'other'"),
@@ -78,5 +78,7 @@ def test_a_damaged_record_is_refused(damage, message):
     damage(record)
     with pytest.raises(ValueError, match=message):
         ab.rebuild_gates(net(), record)
+    with pytest.raises(ValueError, match=r"no record of gates.*and not a state dict"):
+        ab.rebuild_gates(net(), net().state_dict())
     with pytest.raises(ValueError, match="a dict, not str"):
         ab.rebuild_gates(net(), "ab")

@@ -53,6 +53,18 @@ def without_sites():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
 
 
+def around_a_network():
+    """A module like those that ultralytics puts around its networks: `YOLO("yolov8n.yaml")`."""
+    outer = type("Model", (nn.Module,), {"__module__": "ultralytics.engine.model"})
+    model = type("Own", (outer,), {})()
+    model.model = net()
+    return model
+
+
+def yolo():
+    return pytest.importorskip("ultralytics", exc_type=ImportError).YOLO("yolov8n.yaml")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -63,6 +75,8 @@ def without_sites():
         (quantised, "quantised.*before"),
         (boosted_before, "has a gate already.*unboost"),
         (without_sites, "no residual branch.*where="),
+        (around_a_network, r"^Own is what.*give its network, model\.model$"),
+        (yolo, r"^YOLO is what.*give its network, model\.model$"),
         (lambda: "resnet50", "nn.Module, got str"),
     ],
 )
