@@ -105,8 +105,9 @@ def assert_same_pass(unfused, fused, x):
         if grad is None:
             assert others[name] is None or not others[name].any(), name
             continue
+        # the order of sums differs between processors: 3e-11 of the largest was seen in float64
         torch.testing.assert_close(
-            others[name], grad, rtol=1e-9, atol=1e-11 * scale, msg=lambda m, n=name: f"{n}: {m}"
+            others[name], grad, rtol=1e-9, atol=1e-10 * scale, msg=lambda m, n=name: f"{n}: {m}"
         )
     assert_same_buffers(unfused, fused)
 
