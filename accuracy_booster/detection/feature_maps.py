@@ -13,6 +13,7 @@ from torch import nn
 
 from accuracy_booster.detection.norms import HoldsNorms
 from accuracy_booster.surgery.gate_owners import forget_gates_under
+from accuracy_booster.surgery.network_gates import forget_removed_owners
 
 
 class _Reached(Exception):
@@ -133,4 +134,5 @@ def take_away(network: nn.Module, name: str) -> nn.Module:
     for around_name, around in network.named_modules():
         inside = name if not around_name else name.removeprefix(f"{around_name}.")
         forget_gates_under(around, inside)
+    forget_removed_owners(network)
     return module

@@ -25,9 +25,8 @@ from accuracy_booster.surgery.gating import (
     remove_gate,
     tensors_in,
 )
-from accuracy_booster.surgery.kept_gates import OWNERS
 from accuracy_booster.surgery.listing import attached
-from accuracy_booster.surgery.network_gates import remember_owners
+from accuracy_booster.surgery.network_gates import forget_removed_owners, remember_owners
 from accuracy_booster.surgery.repairing import Model
 from accuracy_booster.surgery.sites import Site
 
@@ -114,9 +113,7 @@ def detach_unnoted(model: nn.Module, names: Iterable[str] | None = None) -> None
     off = None if names is None else {id(gates[name]) for name in taken}
     for module in modules.values():
         forget_gates(module, off)
-    for module in modules.values():
-        if OWNERS in module.__dict__:
-            remember_owners(module)
+    forget_removed_owners(model)
 
 
 @contextmanager

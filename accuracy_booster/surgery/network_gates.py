@@ -39,6 +39,13 @@ def remember_owners(model: nn.Module) -> None:
         model.__dict__.pop(OWNERS, None)
 
 
+def forget_removed_owners(network: nn.Module) -> None:
+    """Have a network, and boosted parts in it, forget the owners that were taken out on purpose."""
+    for module in network.modules():
+        if OWNERS in module.__dict__:
+            remember_owners(module)
+
+
 def before_network(model: nn.Module, args: tuple[Any, ...]) -> None:
     """The forward pre-hook of a boosted network.
 
