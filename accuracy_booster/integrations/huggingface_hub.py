@@ -17,7 +17,7 @@ from typing import Any
 from accuracy_booster.integrations.wrapping import wrap_method
 from accuracy_booster.surgery.configurations import KEY
 from accuracy_booster.surgery.gate_records import gate_record
-from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gated import is_of_gate
 from accuracy_booster.surgery.gating import follow_rebuilt_modules
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.rebuilding import rebuild_gates
@@ -117,4 +117,4 @@ def _gates_in(file: Any) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(str(file), framework="pt") as opened:
-        return [name for name in opened.keys() if f".{ATTRIBUTE}." in f".{name}"]  # noqa: SIM118
+        return [name for name in opened.keys() if is_of_gate(name)]  # noqa: SIM118

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.errors import shown
-from accuracy_booster.surgery import ATTRIBUTE
+from accuracy_booster.surgery.gated import is_of_gate
 
 SOURCES = ("file", "url", "hf_hub_id", "hf_hub_filename", "source")
 
@@ -102,11 +102,6 @@ def gates_in_weights(
         replace(resolved, **nowhere, state_dict=of_base),
         {key: value for key in SOURCES if (value := getattr(resolved, key)) is not None},
     )
-
-
-def is_of_gate(key: str) -> bool:
-    """Whether the key of a state dict belongs to a gate."""
-    return ATTRIBUTE in key.split(".")
 
 
 def _plain(key: str) -> str:

@@ -23,7 +23,7 @@ from accuracy_booster.integrations.transformers_saving import (
 )
 from accuracy_booster.integrations.wrapping import wrap_method
 from accuracy_booster.surgery.configurations import KEY, record_in
-from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gated import is_of_gate
 from accuracy_booster.surgery.gating import follow_rebuilt_modules
 from accuracy_booster.surgery.listing import attached
 
@@ -127,24 +127,20 @@ def _from_pretrained(method: Callable[..., Any], cls: Any, *args: Any, **kwargs:
     """Load a network; an error if its gates and those in the file differ."""
     with_info = kwargs.pop("output_loading_info", False)
     model, info = method(cls, *args, output_loading_info=True, **kwargs)
-    if homeless := sorted(filter(_of_a_gate, info["unexpected_keys"])):
+    if homeless := sorted(filter(is_of_gate, info["unexpected_keys"])):
         raise ValueError(
             f"{len(homeless)} tensors of gates were saved for which this {cls.__name__} has no "
             f"place (such as {homeless[0]!r}): its config.json holds no record of gates that fits "
             "this class; load it as the class that was saved, or build the network, boost it as "
             "then and load its state dict"
         )
-    if any(map(_of_a_gate, info["missing_keys"])):
+    if any(map(is_of_gate, info["missing_keys"])):
         warnings.warn(
             f"the file lacks gates of this {cls.__name__}, which start anew as ab.boost starts "
             "them",
             stacklevel=3,
         )
     return (model, info) if with_info else model
-
-
-def _of_a_gate(key: str) -> bool:
-    return f".{ATTRIBUTE}." in f".{key}"
 
 
 def _post_init(method: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:

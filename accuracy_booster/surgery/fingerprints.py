@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.surgery.attention import Replaced
-from accuracy_booster.surgery.gated import ATTRIBUTE
+from accuracy_booster.surgery.gated import is_of_gate
 from accuracy_booster.surgery.state import state_of, update_state
 from accuracy_booster.surgery.wrappers import own_names, tensors
 
@@ -37,7 +37,7 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of the network without gates, those of replaced attention modules included."""
-    found = {n: t for n, t in tensors(model).items() if f".{ATTRIBUTE}." not in f".{n}"}
+    found = {n: t for n, t in tensors(model).items() if not is_of_gate(n)}
     names = own_names(model)
     for name, module in model.named_modules():
         if isinstance(module, Replaced):

@@ -16,6 +16,11 @@ ATTRIBUTE = "recalibrate"  # the name of a gate in the module that holds it
 PATH = "_gate_path"  # on a gated module: the names that lead from it to its gate
 
 
+def is_of_gate(key: str) -> bool:
+    """Whether the key of a state dict, or the name of a parameter, belongs to a gate."""
+    return f".{ATTRIBUTE}." in f".{key}"
+
+
 def is_gated(module: nn.Module) -> bool:
     """Whether the class of a module applies a gate and the module has one."""
     return getattr(type(module), "_applies_gate", False) and bool(getattr(module, PATH, ()))

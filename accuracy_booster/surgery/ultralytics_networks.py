@@ -19,7 +19,7 @@ from torch import nn
 from accuracy_booster.blocks.gate_norm import GateNorm
 from accuracy_booster.blocks.named import name_and_start
 from accuracy_booster.surgery.gate_records import gate_record
-from accuracy_booster.surgery.gated import ATTRIBUTE, ungated_class
+from accuracy_booster.surgery.gated import is_of_gate, ungated_class
 from accuracy_booster.surgery.gating import WHEN_GATES_ARE_MADE
 from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.rebuilding import rebuild_gates
@@ -133,7 +133,7 @@ def _check_shapes(network: nn.Module, source: nn.Module) -> None:
 
 def _shapes(module: nn.Module) -> dict[str, Any]:
     state = module.state_dict().items()
-    return {key: t.shape for key, t in state if f".{ATTRIBUTE}." not in f".{key}"}
+    return {key: t.shape for key, t in state if not is_of_gate(key)}
 
 
 def check_gates(trainer: Any, expected: int = 0) -> None:

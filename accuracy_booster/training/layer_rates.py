@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from accuracy_booster.models.heads import heads
-from accuracy_booster.surgery import ATTRIBUTE
+from accuracy_booster.surgery.gated import ATTRIBUTE, is_of_gate
 
 
 def layer_scales(network: nn.Module, decay: float) -> dict[str, float]:
@@ -38,7 +38,7 @@ def _layers_of_base(network: nn.Module) -> dict[str, int]:
     from timm.models import group_parameters
     from timm.optim._param_groups import auto_group_layers
 
-    named = [(n, p) for n, p in network.named_parameters() if f".{ATTRIBUTE}." not in f".{n}"]
+    named = [(n, p) for n, p in network.named_parameters() if not is_of_gate(n)]
     base: Any = SimpleNamespace(named_parameters=lambda: named)  # the network without its gates
     matcher = getattr(network, "group_matcher", None)
     if callable(matcher):
@@ -53,7 +53,7 @@ def _layer_of_site(site: str, layers: dict[str, int], last: int) -> int:
         inside = [
             layer
             for name, layer in layers.items()
-            if name.startswith(f"{site}.") and f".{ATTRIBUTE}." not in f".{name}"
+            if name.startswith(f"{site}.") and not is_of_gate(name)
         ]
         if inside:
             return max(inside)
