@@ -139,7 +139,10 @@ def check(found: Frozen, *, sums: bool = False) -> None:
 def _freezing() -> AbstractContextManager[None]:
     import torch._inductor.config as settings
 
-    return settings.patch(freezing=True)
+    # imported here since they import the compiler
+    from accuracy_booster.fastpath.joining import JoinEpilogues
+
+    return settings.patch(freezing=True, post_grad_custom_pre_pass=JoinEpilogues())
 
 
 @contextlib.contextmanager

@@ -59,17 +59,21 @@ class Epilogue:
             A deferred map; None where the module must compute the map now, since something other
             than the sum may read it.
         """
+        if not self.followed_by or not self.may_defer(module):
+            return None
+        return DeferredMap.affine(z, mean, scale, shift, handoff, followed_by=self.followed_by)
+
+    def may_defer(self, module: nn.Module) -> bool:
+        """Whether the output of a module can be computed at the sum that follows, now."""
         if backend.needs_torch_operations() or backend.is_unfused() or not self.followed_by:
-            return None
+            return False
         if is_read(module, *self.aliases):
-            return None
+            return False
         # A reentrant torch.utils.checkpoint needs tensors: in its first pass, which runs without
         # gradients, and in the second one, which runs inside the backward pass.
         trains = module.training or (self.sum_owner is not None and self.sum_owner.training)
         recomputes = affine.current_backward_pass() != -1 and not _in_nonreentrant_checkpoint()
-        if (trains and not torch.is_grad_enabled()) or recomputes:
-            return None
-        return DeferredMap(z, mean, scale, shift, handoff, followed_by=self.followed_by)
+        return not ((trains and not torch.is_grad_enabled()) or recomputes)
 
 
 def _in_nonreentrant_checkpoint() -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution
+from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.ops import leaf_module, rescale, without_autocast
 from accuracy_booster.ops.pooled_conv import tap_sums
 
@@ -74,6 +75,8 @@ class GatedConv(nn.Module):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, h: torch.Tensor, may_defer: bool = True) -> Any:
         """A tensor; with `may_defer` it may be a deferred map."""
+        if self.form == "input" and isinstance(self.conv, PackedConv2d) and self.conv.takes(h):
+            return self._packed(self.conv, h, may_defer)
         z, p = gated_convolution(
             h,
             convolve=self.conv,
@@ -85,6 +88,13 @@ class GatedConv(nn.Module):
             if deferred is not None:
                 return deferred
         return rescale(z, p)
+
+    def _packed(self, conv: PackedConv2d, h: torch.Tensor, may_defer: bool) -> Any:
+        """The same, with the gate's weights in the convolution's own pass."""
+        p = self._weigh(self._means_of_taps(h))
+        if may_defer and self.epilogue.may_defer(self):
+            return conv.deferred(h, p, followed_by=self.epilogue.followed_by)
+        return conv(h, p)
 
     def _means_of_taps(self, h: torch.Tensor) -> torch.Tensor:
         """h[N, C, ...] -> [N, C * taps]: the mean of what each tap of the kernel sees."""

@@ -23,6 +23,7 @@ from accuracy_booster.fastpath.merging import (
     with_constant_gates,
 )
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
+from accuracy_booster.fastpath.packing import Kernel, pack_convolutions
 from accuracy_booster.fastpath.reasons import why_not_folded
 from accuracy_booster.fastpath.report import FastPath, SiteReport
 from accuracy_booster.fastpath.timm_norms import after_norm
@@ -44,6 +45,7 @@ def fold(
     example: Example | None = None,
     verify: bool = False,
     static: Constants | None = None,
+    kernel: Kernel = "auto",
 ) -> Network:
     """A new network for inference that computes the same, with the same call.
 
@@ -64,6 +66,9 @@ def fold(
             is compared with the model whose gates give these constants.
         static: gates that become constants first, as for `ab.merge`; those that cannot be merged
             are folded like the others.
+        kernel: which kernel computes the convolutions, on the CPU: "auto", the faster one of
+            torch's and ours by a short timing of each; "on", ours wherever it can run; "off",
+            torch's. At its first use on a machine ours is compiled, in about 15 s.
 
     Raises:
         ValueError: for a network in training mode, one that is folded already, or wrapped; and as
@@ -92,7 +97,8 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
-    update_state(new, fast_path=FastPath("folded", reports))
+    convolutions = pack_convolutions(new, neighbours.example, kernel)
+    update_state(new, fast_path=FastPath("folded", reports, convolutions))
     if verify:
         reference = with_constant_gates(model, merged) if merged else model
         verify_fold(reference, new, neighbours.example)

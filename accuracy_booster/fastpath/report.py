@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,23 @@ class SiteReport:
 
 
 @dataclass(frozen=True)
+class ConvolutionReport:
+    """How one convolution of a folded network runs.
+
+    Attributes:
+        name: the convolution.
+        packed: whether it runs in our kernel.
+        how: in what order, or why torch's kernel runs.
+        milliseconds: {"torch": ..., "by positions": ..., ...}; empty without a timing.
+    """
+
+    name: str
+    packed: bool
+    how: str
+    milliseconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class FastPath:
     """What `ab.fuse` or `ab.fold` did; `print(ab.fast_path(model))` shows it as a table.
 
@@ -31,6 +49,7 @@ class FastPath:
 
     kind: str
     places: list[SiteReport]
+    convolutions: list[ConvolutionReport] = field(default_factory=list)
 
     @property
     def taken(self) -> int:

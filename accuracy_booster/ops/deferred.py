@@ -1,8 +1,8 @@
 """Feature maps that are computed only when something other than the fused sum reads them.
 
-    y = DeferredMap(z, mean, scale, shift)    nothing is computed: y is (z - mean) * scale + shift
-    y = y + shortcut                          still nothing
-    y = relu(y)                               computed now, in one pass over memory
+    y = DeferredMap.affine(z, mean, scale, shift)    nothing yet: it is (z - mean) * scale + shift
+    y = y + shortcut                                 still nothing
+    y = relu(y)                                      computed now, in one pass over memory
 
 The sum and the ReLU join the map's own pass. Any other operation computes the map first, and goes
 on with an ordinary tensor. Fused and folded layers return such a map only where a trace of the
@@ -17,7 +17,7 @@ gradient would be lost (`_refuse_gradient`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -40,22 +40,22 @@ _KNOWN = {
 
 
 class DeferredMap(torch.Tensor):
-    """The map `affine(z, mean, scale, shift, residual=residual)`, not computed yet.
+    """A feature map that is not computed yet.
 
-    It has gradients if they were enabled when it was made.
+    It has gradients if they were enabled when it was made, and one of its inputs has one.
 
     Args:
-        z: [N, C, H, W], as residual is; mean, scale and shift are [N, C]. `affine.affine` says what
-            they and handoff mean.
+        finish: (residual, relu) -> the map plus the residual (a tensor, or None for nothing), or
+            its ReLU.
+        shape: [N, C, H, W] of the map, as of the residual.
+        inputs: the tensors that `finish` reads; the first gives the map's type and device.
+        residual: what is added.
         followed_by: "sum" if the map is computed as soon as something is added to it; "relu" if it
             is computed at a ReLU after that.
     """
 
-    _z: torch.Tensor
-    _mean: torch.Tensor | None
-    _scale: torch.Tensor
-    _shift: torch.Tensor | None
-    _handoff: GradientHandoff | None
+    _finish: Callable[[torch.Tensor | None, bool], torch.Tensor]
+    _inputs: tuple[torch.Tensor | None, ...]
     _residual: torch.Tensor | None
     _followed_by: Literal["sum", "relu"]
     _with_grad: bool
@@ -64,28 +64,52 @@ class DeferredMap(torch.Tensor):
     @staticmethod
     def __new__(
         cls,
+        finish: Callable[[torch.Tensor | None, bool], torch.Tensor],
+        shape: Sequence[int],
+        inputs: tuple[torch.Tensor | None, ...],
+        residual: torch.Tensor | None = None,
+        *,
+        followed_by: Literal["sum", "relu"] = "relu",
+    ) -> DeferredMap:
+        like = inputs[0]
+        assert like is not None
+        with_grad = torch.is_grad_enabled()
+        wanted = with_grad and any(t is not None and t.requires_grad for t in (*inputs, residual))
+        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, shape, dtype=like.dtype, device=like.device, requires_grad=wanted
+        )
+        if wanted:
+            with torch._C.DisableTorchFunctionSubclass():
+                self.register_hook(_refuse_gradient)
+        self._finish, self._inputs = finish, inputs
+        self._residual, self._followed_by = residual, followed_by
+        self._with_grad, self._value = with_grad, None
+        return self
+
+    @classmethod
+    def affine(
+        cls,
         z: torch.Tensor,
         mean: torch.Tensor | None,
         scale: torch.Tensor,
         shift: torch.Tensor | None,
         handoff: GradientHandoff | None = None,
-        residual: torch.Tensor | None = None,
         *,
         followed_by: Literal["sum", "relu"] = "relu",
     ) -> DeferredMap:
-        with_grad = torch.is_grad_enabled()
-        terms = (z, mean, scale, shift, residual)
-        wanted = with_grad and any(t is not None and t.requires_grad for t in terms)
-        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, z.shape, dtype=z.dtype, device=z.device, requires_grad=wanted
-        )
-        if wanted:
-            with torch._C.DisableTorchFunctionSubclass():
-                self.register_hook(_refuse_gradient)
-        self._z, self._mean, self._scale, self._shift = z, mean, scale, shift
-        self._handoff, self._residual, self._followed_by = handoff, residual, followed_by
-        self._with_grad, self._value = with_grad, None
-        return self
+        """The map (z - mean) * scale + shift.
+
+        Args:
+            z: [N, C, H, W]; mean, scale and shift are [N, C]. `affine.affine` says what they and
+                handoff mean.
+            followed_by: as for the class.
+        """
+
+        def finish(residual: torch.Tensor | None, relu: bool) -> torch.Tensor:
+            terms = {"residual": residual, "relu": relu, "handoff": handoff}
+            return affine(z, mean, scale, shift, **terms)  # type: ignore[arg-type]
+
+        return cls(finish, z.shape, (z, mean, scale, shift), followed_by=followed_by)
 
     def compute(self, *, relu: bool = False) -> torch.Tensor:
         """The ordinary tensor, or with `relu` its ReLU; the tensor is kept, its ReLU is not."""
@@ -94,12 +118,7 @@ class DeferredMap(torch.Tensor):
         if self._value is not None:
             return self._value
         with torch.set_grad_enabled(self._with_grad):
-            value = affine(
-                *(self._z, self._mean, self._scale, self._shift),
-                residual=self._residual,
-                relu=relu,
-                handoff=self._handoff,
-            )
+            value = self._finish(self._residual, relu)
         if not relu:
             self._become(value)
         return value
@@ -107,6 +126,10 @@ class DeferredMap(torch.Tensor):
     def _same_mode(self) -> bool:
         """Whether gradients are enabled now as they were when the map was made."""
         return self._with_grad == torch.is_grad_enabled()
+
+    def _shape(self) -> torch.Size:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.shape
 
     def _become(self, value: torch.Tensor) -> None:
         """From now on this map is `value`."""
@@ -118,15 +141,15 @@ class DeferredMap(torch.Tensor):
         fits = (
             isinstance(other, torch.Tensor)
             and not isinstance(other, DeferredMap)
-            and other.shape == self._z.shape
-            and other.dtype == self._z.dtype
-            and other.device == self._z.device
+            and other.shape == self._shape()
+            and other.dtype == self._inputs[0].dtype  # type: ignore[union-attr]
+            and other.device == self._inputs[0].device  # type: ignore[union-attr]
             and self._same_mode()
             and not needs_torch_operations()  # a compiler joins the sum by itself
         )
         if not fits or self._residual is not None or self._value is not None:
             return self.compute() + (other.compute() if isinstance(other, DeferredMap) else other)
-        total = DeferredMap(self._z, self._mean, self._scale, self._shift, self._handoff, other)
+        total = DeferredMap(self._finish, self._shape(), self._inputs, other)
         return total if self._followed_by == "relu" else total.compute()
 
     def _relu(self, in_place: bool) -> torch.Tensor:

@@ -29,7 +29,7 @@ def scaled(grad: bool = True):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 3, 4, 5, generator=generator, requires_grad=grad)
     scale = torch.randn(2, 3, generator=generator)
-    return DeferredMap(z, None, scale, None), z, z * scale[:, :, None, None]
+    return DeferredMap.affine(z, None, scale, None), z, z * scale[:, :, None, None]
 
 
 class Branching(nn.Module):
@@ -206,7 +206,13 @@ def deferred(followed_by="relu", dtype=torch.float64):
     exact = [v.detach().clone().requires_grad_() for v in leaves]
     z, mean, scale, shift = exact
     value = (z - mean[:, :, None, None]) * scale[:, :, None, None] + shift[:, :, None, None]
-    return DeferredMap(*leaves, followed_by=followed_by), value, other.to(dtype), leaves, exact
+    return (
+        DeferredMap.affine(*leaves, followed_by=followed_by),
+        value,
+        other.to(dtype),
+        leaves,
+        exact,
+    )
 
 
 @pytest.mark.parametrize("followed_by", ["relu", "sum"])
@@ -259,9 +265,9 @@ def test_python_functions_of_a_deferred_map(work):
 
 def test_a_deferred_map_of_one_value():
     one = torch.full((1, 1, 1, 1), 2.0)
-    p = DeferredMap(one, None, torch.full((1, 1), 3.0), None)
+    p = DeferredMap.affine(one, None, torch.full((1, 1), 3.0), None)
     assert (bool(p), float(p), int(p), p.item(), p.tolist()) == (True, 6.0, 6, 6.0, [[[[6.0]]]])
-    zero = DeferredMap(one, None, torch.zeros(1, 1), None)
+    zero = DeferredMap.affine(one, None, torch.zeros(1, 1), None)
     assert not zero
 
 

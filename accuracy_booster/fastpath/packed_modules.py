@@ -1,0 +1,130 @@
+"""A convolution of a folded network that runs in the kernel of `ops.packed_conv`."""
+
+# N batch, C channels in, K channels out, H W space, P Q space of the output
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.fastpath.epilogue import FollowedBy
+from accuracy_booster.ops import backend, leaf_module, rescale
+from accuracy_booster.ops.deferred import DeferredMap
+from accuracy_booster.ops.packed_conv import Schedule, output_shape, pack
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution that computes what `conv` does, with the same parameters.
+
+    The kernel takes float32 maps on the CPU. Other maps, gradients and exporters get torch's own
+    convolution. Weights are packed once, and again after they change.
+
+    Args:
+        conv: for which `packed_conv.why_not` gives None. It does not change.
+        schedule: in what order the kernel works.
+    """
+
+    packed: torch.Tensor
+
+    def __init__(self, conv: nn.Conv2d, schedule: Schedule):
+        nn.Module.__init__(self)
+        for name, value in conv.__dict__.items():
+            self.__dict__[name] = value.copy() if isinstance(value, dict) else value
+        self.schedule = schedule
+        self._pack()
+
+    def _pack(self) -> None:
+        self._version = self.weight._version
+        self.register_buffer("packed", pack(self.weight, self.groups), persistent=False)
+
+    def extra_repr(self) -> str:
+        """As of a convolution, and that it is packed."""
+        return f"{super().extra_repr()}, packed"
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether the kernel runs on this map, now."""
+        if backend.is_unfused() or x.dtype != torch.float32 or x.device.type != "cpu":
+            return False
+        if self.packed.dtype != torch.float32 or x.ndim != 4:
+            return False
+        wanted = x.requires_grad or self.weight.requires_grad
+        return not (wanted and torch.is_grad_enabled()) and not torch.is_autocast_enabled("cpu")
+
+    @leaf_module()
+    def forward(
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        shortcut: torch.Tensor | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> torch.Tensor:
+        """clamp(conv(x) * scale + shortcut, low, high).
+
+        Args:
+            x: [N, C, H, W].
+            scale: [N, K].
+            shortcut: [N, K, P, Q].
+            low, high: the least and the largest output.
+        """
+        if not self.takes(x):
+            return self._in_steps(x, scale, shortcut, low, high)
+        if not torch.compiler.is_compiling() and self.weight._version != self._version:
+            self._pack()
+        return torch.ops.accuracy_booster.packed_conv(
+            *(x, self.packed, self.bias, self.out_channels, self.kernel_size, self.stride),
+            *(self.padding, self.dilation, self.groups, scale, shortcut, low, high),
+            self.schedule.as_list(),
+        )
+
+    def deferred(
+        self, x: torch.Tensor, scale: torch.Tensor | None, *, followed_by: FollowedBy
+    ) -> DeferredMap:
+        """conv(x) * scale, to be computed with the sum and the ReLU that follow.
+
+        Args:
+            x: [N, C, H, W], which the kernel takes.
+            scale: [N, K].
+            followed_by: "sum" or "relu", as for `DeferredMap`.
+        """
+
+        def finish(residual: torch.Tensor | None, relu: bool) -> torch.Tensor:
+            return self(x, scale, residual, 0.0 if relu else None)
+
+        geometry = self.kernel_size, self.stride, self.padding, self.dilation
+        shape = output_shape(x.shape, self.out_channels, *geometry)  # type: ignore[arg-type]
+        return DeferredMap(finish, shape, (x, scale), followed_by=followed_by or "sum")
+
+    def _in_steps(
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None,
+        shortcut: torch.Tensor | None,
+        low: float | None,
+        high: float | None,
+    ) -> torch.Tensor:
+        y = F.conv2d(
+            *(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        )
+        if scale is not None:
+            y = rescale(y, scale)
+        if shortcut is not None:
+            y = y + shortcut
+        return y if low is None and high is None else y.clamp(low, high)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._pack()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weights, which are made anew."""
+        state = dict(self.__dict__)
+        state["_buffers"] = {k: v for k, v in self._buffers.items() if k != "packed"}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pack()
