@@ -140,9 +140,13 @@ def _freezing() -> AbstractContextManager[None]:
     import torch._inductor.config as settings
 
     # imported here since they import the compiler
-    from accuracy_booster.fastpath.joining import JoinEpilogues
+    from accuracy_booster.fastpath.joining import JoinEpilogues, OverwriteShortcuts
 
-    return settings.patch(freezing=True, post_grad_custom_pre_pass=JoinEpilogues())
+    return settings.patch(
+        freezing=True,
+        post_grad_custom_pre_pass=JoinEpilogues(),
+        post_grad_custom_post_pass=OverwriteShortcuts(),
+    )
 
 
 @contextlib.contextmanager

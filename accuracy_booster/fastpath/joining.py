@@ -1,4 +1,4 @@
-"""A pass of the compiler: the residual sum and the ReLU after a packed convolution join it.
+"""Passes of the compiler: the residual sum and the ReLU after a packed convolution join it.
 
 A compiled graph has one node for a packed convolution, one for the sum and one for the ReLU. The
 convolution's kernel can finish its tiles with both, so one node takes the place of the three.
@@ -16,12 +16,12 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 
 from accuracy_booster.ops import packed_conv  # noqa: F401  # it defines the operator
 
-SHORTCUT, LOW, HIGH = 10, 11, 12  # places of the operator's arguments
+PACKED, SHORTCUT, LOW, HIGH = 1, 10, 11, 12  # places of the operator's arguments
 aten = torch.ops.aten
 
 
 class JoinEpilogues(CustomGraphPass):
-    """The pass, as `torch._inductor.config.post_grad_custom_pre_pass` takes it."""
+    """The first pass, as `torch._inductor.config.post_grad_custom_pre_pass` takes it."""
 
     def __call__(self, graph: fx.Graph) -> None:
         """Change the graph in place."""
@@ -34,6 +34,54 @@ class JoinEpilogues(CustomGraphPass):
     def uuid(self) -> Any:
         """What tells compiled graphs of this version from those of others."""
         return get_hash_for_files((__file__,))
+
+
+class OverwriteShortcuts(CustomGraphPass):
+    """The last pass, as `torch._inductor.config.post_grad_custom_post_pass` takes it.
+
+    A sum is written where its shortcut was, if nothing reads the shortcut afterwards.
+    """
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Change the graph in place."""
+        op = torch.ops.accuracy_booster.packed_conv.default
+        places = {node: place for place, node in enumerate(graph.nodes)}
+        for conv in graph.find_nodes(op="call_function", target=op):
+            if _may_overwrite(conv, places):
+                _write_onto_shortcut(graph, conv, places)
+
+    def uuid(self) -> Any:
+        """What tells compiled graphs of this version from those of others."""
+        return get_hash_for_files((__file__,))
+
+
+def _may_overwrite(conv: fx.Node, places: dict[fx.Node, int]) -> bool:
+    """Whether a convolution's shortcut is a map of its own that nothing reads afterwards."""
+    shortcut = conv.args[SHORTCUT]
+    if not isinstance(shortcut, fx.Node) or shortcut.target not in _makes_own_map():
+        return False
+    if conv.all_input_nodes.count(shortcut) != 1 or shortcut in (conv.args[0], conv.args[PACKED]):
+        return False
+    return all(user is conv or places[user] < places[conv] for user in shortcut.users)
+
+
+def _makes_own_map() -> tuple[Any, ...]:
+    mkldnn = torch.ops.mkldnn
+    own = torch.ops.accuracy_booster.packed_conv.default
+    return own, mkldnn._convolution_pointwise.default, mkldnn._convolution_pointwise.binary
+
+
+def _write_onto_shortcut(graph: fx.Graph, conv: fx.Node, places: dict[fx.Node, int]) -> None:
+    args = list(conv.args)
+    shortcut = args.pop(SHORTCUT)
+    assert isinstance(shortcut, fx.Node)
+    with graph.inserting_before(conv):
+        onto = torch.ops.accuracy_booster.packed_conv_onto.default
+        new = graph.call_function(onto, (shortcut, *args), conv.kwargs)
+    new.meta = {k: v for k, v in conv.meta.items() if k != "val"} | {"val": None}
+    places[new] = places[conv]
+    conv.replace_all_uses_with(shortcut)
+    graph.erase_node(conv)
 
 
 def _with_sum(graph: fx.Graph, conv: fx.Node) -> fx.Node:

@@ -45,6 +45,7 @@ constexpr int LANES = 16, ROWS = 14;  // 28 of 32 registers hold sums
 constexpr int LANES = 8, ROWS = 6;  // 12 of 16
 #endif
 constexpr int VECTORS = 2, COLUMNS = VECTORS * LANES;
+constexpr int64_t MOST_POSITIONS = 512;  // of a task, whose rows are found once
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -74,6 +75,19 @@ inline void stream(float* to, Vector value) {
 #endif
 }
 
+// The larger of each two numbers; what is not a number in `y` stays so.
+inline Vector at_least(Vector low, Vector y) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(
+      _mm512_max_ps(reinterpret_cast<__m512>(low), reinterpret_cast<__m512>(y)));
+#else
+  return reinterpret_cast<Vector>(
+      _mm256_max_ps(reinterpret_cast<__m256>(low), reinterpret_cast<__m256>(y)));
+#endif
+}
+
+inline Vector at_most(Vector high, Vector y) { return -at_least(-high, -y); }
+
 inline Vector everywhere(float value) { return value - Vector{}; }
 
 // What happens to the sums of a tile. Pointers are to the first of the tile's columns.
@@ -87,19 +101,23 @@ struct Finish {
   int columns;  // how many of the tile's columns there are
 };
 
-// rows[m * taps + t] is where position m finds its `channels` values for tap t.
+// rows[m * taps + t] is where position m finds its `channels` values for tap t. While a tile is
+// computed, as many weights from `ahead` on are brought into the cache as the tile itself reads.
 template <int M, int V>
 void tile(const float* const* rows, int taps, int channels, const float* weights, int width,
-          const Finish& finish) {
+          const float* ahead, const Finish& finish) {
   Vector sums[M][V] = {};
   for (int t = 0; t < taps; t++) {
     const float* row[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) row[m] = rows[m * taps + t];
-    for (int c = 0; c < channels; c++, weights += width) {
+    for (int c = 0; c < channels; c++, weights += width, ahead += width) {
       Vector w[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++) w[v] = load(weights + v * LANES);
+      for (int v = 0; v < V; v++) {
+        w[v] = load(weights + v * LANES);
+        if (v * LANES % 16 == 0) __builtin_prefetch(ahead + v * LANES, 0, 2);
+      }
 #pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
         const Vector x = everywhere(row[m][c]);
@@ -108,34 +126,50 @@ void tile(const float* const* rows, int taps, int channels, const float* weights
       }
     }
   }
-#pragma GCC unroll 2
-  for (int v = 0; v < V; v++) {
-    const int first = v * LANES, count = std::min(LANES, finish.columns - first);
-    if (count <= 0) break;
-    const bool whole = count == LANES;
-    auto read = [&](const float* from) {
-      return whole ? load(from + first) : load_some(from + first, count);
-    };
-    const Vector bias = finish.bias ? read(finish.bias) : Vector{};
-    const Vector low = everywhere(finish.low), high = everywhere(finish.high);
+  const int columns = finish.columns;
+  if (columns == V * LANES) {
+    auto all = [&](auto&& change) {
 #pragma GCC unroll 16
-    for (int m = 0; m < M; m++) {
-      Vector y = sums[m][v] + bias;
-      if (finish.scale[0]) y *= read(finish.scale[m]);
-      if (finish.shortcut[0]) y += read(finish.shortcut[m]);
-      if (finish.clamps) {
-        y = y < low ? low : y;  // not a number stays so
-        y = y > high ? high : y;
-      }
-      float* to = finish.out[m] + first;
-      if (!whole) store_some(to, y, count);
-      else if (finish.streams) stream(to, y);
-      else store(to, y);
+      for (int m = 0; m < M; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) change(m, v, sums[m][v]);
+    };
+    if (finish.bias) {
+      all([&](int, int v, Vector& y) { y += load(finish.bias + v * LANES); });
+    }
+    if (finish.scale[0]) {
+      all([&](int m, int v, Vector& y) { y *= load(finish.scale[m] + v * LANES); });
+    }
+    if (finish.shortcut[0]) {
+      all([&](int m, int v, Vector& y) { y += load(finish.shortcut[m] + v * LANES); });
+    }
+    if (finish.clamps) {
+      const Vector low = everywhere(finish.low), high = everywhere(finish.high);
+      all([&](int, int, Vector& y) { y = at_most(high, at_least(low, y)); });
+    }
+    if (finish.streams) {
+      all([&](int m, int v, Vector& y) { stream(finish.out[m] + v * LANES, y); });
+    } else {
+      all([&](int m, int v, Vector& y) { store(finish.out[m] + v * LANES, y); });
+    }
+    return;
+  }
+  for (int m = 0; m < M; m++) {  // the last columns of a group, some lanes of which are not there
+    for (int v = 0; v < V; v++) {
+      const int first = v * LANES, count = std::min(LANES, columns - first);
+      if (count <= 0) break;
+      Vector y = sums[m][v];
+      if (finish.bias) y += load_some(finish.bias + first, count);
+      if (finish.scale[0]) y *= load_some(finish.scale[m] + first, count);
+      if (finish.shortcut[0]) y += load_some(finish.shortcut[m] + first, count);
+      if (finish.clamps) y = at_most(everywhere(finish.high), at_least(everywhere(finish.low), y));
+      store_some(finish.out[m] + first, y, count);
     }
   }
 }
 
-using Tile = void (*)(const float* const*, int, int, const float*, int, const Finish&);
+using Tile = void (*)(const float* const*, int, int, const float*, int, const float*,
+                      const Finish&);
 
 template <int V, int... M>
 constexpr std::array<Tile, ROWS> tiles(std::integer_sequence<int, M...>) {
@@ -211,30 +245,36 @@ void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
 
   // A task is a block of positions by a group of panels. There must be enough for all threads.
   const int64_t threads = at::get_num_threads();
-  block = std::clamp<int64_t>(block, 1, positions);
+  block = std::clamp<int64_t>(block, 1, std::min(positions, MOST_POSITIONS));
   group = std::clamp<int64_t>(group, 1, total);
-  auto tasks = [&] { return ((positions + block - 1) / block) * ((total + group - 1) / group); };
-  while (threads > 1 && tasks() < 2 * threads && (group > 1 || block > 2 * ROWS)) {
+  auto blocks = [&] { return (positions + block - 1) / block; };
+  auto groups = [&] { return (total + group - 1) / group; };
+  while (threads > 1 && blocks() * groups() < 2 * threads && (group > 1 || block > 2 * ROWS)) {
     if (group > 1) group = (group + 1) / 2;
     else block = (block + 1) / 2;
   }
-  const int64_t groups = (total + group - 1) / group;
-  at::parallel_for(0, tasks(), 1, [&](int64_t begin, int64_t end) {
-    std::vector<const float*> rows(ROWS * taps), own(g.groups > 1 ? ROWS * taps : 0);
+  at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
+    std::vector<const float*> rows(block * taps);
     for (int64_t task = begin; task < end; task++) {
-      const int64_t start = task / groups * block, stop = std::min(positions, start + block);
-      const int64_t from = task % groups * group, to = std::min(total, from + group);
+      // the blocks of one group of panels follow each other, so that its weights stay in the cache
+      const int64_t start = task % blocks() * block, stop = std::min(positions, start + block);
+      const int64_t from = task / blocks() * group, to = std::min(total, from + group);
       // tiles of about the same number of rows, since small tiles are slow
       const int64_t number = (stop - start + ROWS - 1) / ROWS;
+      int64_t of = 0;  // the group of channels that the rows begin in
+      finder.find(start, stop - start, rows.data());
       for (int64_t panel = from; panel < to; panel++) {
-        const int64_t of = panel / panels, inside = panel % panels * o.width;
+        const int64_t inside = panel % panels * o.width;
+        if (of != panel / panels) {
+          const int64_t step = (panel / panels - of) * channels;
+          for (auto& row : rows)
+            if (row != zeros.data()) row += step;
+          of = panel / panels;
+        }
         const float* weights = o.weights + panel * taps * channels * o.width;
         for (int64_t i = 0; i < number; i++) {
-          const int64_t first = start + (stop - start) * i / number;
-          const int count = start + (stop - start) * (i + 1) / number - first;
-          finder.find(first, count, rows.data());
-          if (of) for (int64_t r = 0; r < count * taps; r++)
-            if (rows[r] != zeros.data()) rows[r] += of * channels;
+          const int64_t first = (stop - start) * i / number;
+          const int count = (stop - start) * (i + 1) / number - first;
           for (int64_t part = 0; part < o.width && inside + part < columns; part += COLUMNS) {
             Finish finish;
             const int64_t column = of * columns + inside + part;
@@ -244,13 +284,15 @@ void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
             finish.low = o.low, finish.high = o.high;
             finish.clamps = o.clamps, finish.streams = o.streams;
             for (int m = 0; m < count; m++) {
-              const int64_t at = (first + m) * g.K + column;
+              const int64_t position = start + first + m, at = position * g.K + column;
               finish.out[m] = o.out + at;
               if (o.shortcut) finish.shortcut[m] = o.shortcut + at;
-              if (o.scale) finish.scale[m] = o.scale + (first + m) / (g.P * g.Q) * g.K + column;
+              if (o.scale) finish.scale[m] = o.scale + position / (g.P * g.Q) * g.K + column;
             }
+            const float* ahead = weights + taps * channels * o.width;  // the next panel
             const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
-            chosen[count - 1](rows.data(), taps, channels, weights + part, o.width, finish);
+            chosen[count - 1](rows.data() + first * taps, taps, channels, weights + part, o.width,
+                              ahead, finish);
           }
         }
       }
@@ -262,11 +304,12 @@ void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
 using Pair = at::IntArrayRef;
 using Optional = std::optional<at::Tensor>;
 
-at::Tensor packed_conv(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
-                       int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
-                       Pair dilation, int64_t groups, const Optional& scale,
-                       const Optional& shortcut, std::optional<double> low,
-                       std::optional<double> high, Pair schedule) {
+// The convolution; with `in_place` it is written where the shortcut is.
+at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
+                   int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
+                   int64_t groups, const Optional& scale, const Optional& shortcut,
+                   std::optional<double> low, std::optional<double> high, Pair schedule,
+                   bool in_place) {
   TORCH_CHECK(x.dim() == 4 && packed.dim() == 4, "x must be [N, C, H, W] and packed [G, B, L, W]");
   TORCH_CHECK(schedule.size() == 3, "schedule must be (positions, panels, stream)");
   Geometry g;
@@ -296,7 +339,10 @@ at::Tensor packed_conv(const at::Tensor& x, const at::Tensor& packed, const Opti
   if (bias) own_bias = checked(*bias, {g.K}, "bias");
   if (scale) own_scale = checked(*scale, {g.N, g.K}, "scale");
   if (shortcut) own_shortcut = checked(*shortcut, {g.N, g.K, g.P, g.Q}, "shortcut");
-  at::Tensor out = at::empty({g.N, g.K, g.P, g.Q}, x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  const at::Tensor out =
+      in_place ? own_shortcut
+               : at::empty({g.N, g.K, g.P, g.Q},
+                           x.options().memory_format(at::MemoryFormat::ChannelsLast));
   if (out.numel() == 0) return out;
 
   constexpr double most = std::numeric_limits<float>::infinity();
@@ -313,6 +359,25 @@ at::Tensor packed_conv(const at::Tensor& x, const at::Tensor& packed, const Opti
   o.streams = schedule[2] && aligned;
   run(g, o, schedule[0], schedule[1]);
   return out;
+}
+
+at::Tensor packed_conv(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
+                       int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
+                       Pair dilation, int64_t groups, const Optional& scale,
+                       const Optional& shortcut, std::optional<double> low,
+                       std::optional<double> high, Pair schedule) {
+  return compute(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
+                 scale, shortcut, low, high, schedule, false);
+}
+
+void packed_conv_onto(at::Tensor shortcut, const at::Tensor& x, const at::Tensor& packed,
+                      const Optional& bias, int64_t out_channels, Pair kernel_size, Pair stride,
+                      Pair padding, Pair dilation, int64_t groups, const Optional& scale,
+                      std::optional<double> low, std::optional<double> high, Pair schedule) {
+  const at::Tensor out =
+      compute(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups, scale,
+              shortcut, low, high, schedule, true);
+  if (!out.is_same(shortcut) && out.data_ptr() != shortcut.data_ptr()) shortcut.copy_(out);
 }
 
 // [G, B, L, W] -> the convolution's weight [K, C / G, kh, kw]
@@ -357,5 +422,8 @@ at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const O
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(accuracy_booster, CPU, m) { m.impl("packed_conv", &packed_conv); }
+TORCH_LIBRARY_IMPL(accuracy_booster, CPU, m) {
+  m.impl("packed_conv", &packed_conv);
+  m.impl("packed_conv_onto", &packed_conv_onto);
+}
 TORCH_LIBRARY_IMPL(accuracy_booster, AutogradCPU, m) { m.impl("packed_conv", &with_gradients); }

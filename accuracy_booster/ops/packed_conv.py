@@ -30,10 +30,20 @@ SOURCE = "packed_conv.cpp"
 WIDTHS = (16, 32)  # columns of a panel
 
 _library = torch.library.Library("accuracy_booster", "FRAGMENT")
+_GEOMETRY = (
+    "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
+    "int groups"
+)
+_END = "float? low, float? high, int[3] schedule"
 _library.define(
-    "packed_conv(Tensor x, Tensor packed, Tensor? bias, int out_channels, int[2] kernel_size, "
-    "int[2] stride, int[2] padding, int[2] dilation, int groups, Tensor? scale, Tensor? shortcut, "
-    "float? low, float? high, int[3] schedule) -> Tensor",
+    f"packed_conv(Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, Tensor? scale, "
+    f"Tensor? shortcut, {_END}) -> Tensor",
+    tags=(torch.Tag.needs_fixed_stride_order,),
+)
+# the same, written where the shortcut is; `fastpath.joining` uses it in compiled networks
+_library.define(
+    f"packed_conv_onto(Tensor(a!) shortcut, Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, "
+    f"Tensor? scale, {_END}) -> ()",
     tags=(torch.Tag.needs_fixed_stride_order,),
 )
 
@@ -136,7 +146,30 @@ def reference(
     return y.contiguous(memory_format=torch.channels_last)
 
 
+def _onto(
+    shortcut: torch.Tensor,
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor | None,
+    out_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: torch.Tensor | None,
+    low: float | None,
+    high: float | None,
+    schedule: list[int],
+) -> None:
+    geometry = out_channels, kernel_size, stride, padding, dilation, groups
+    y = reference(x, packed, bias, *geometry, scale, shortcut, low, high, schedule)
+    shortcut.copy_(y)
+
+
 _library.impl("packed_conv", reference, "CompositeExplicitAutograd")
+_library.impl("packed_conv_onto", _onto, "CompositeExplicitAutograd")
+torch.library.register_fake("accuracy_booster::packed_conv_onto", lambda *_: None)
 
 
 def output_shape(
