@@ -97,7 +97,13 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
-    convolutions = pack_convolutions(new, neighbours.example, kernel)
+    convolutions = pack_convolutions(
+        *(new, neighbours.example, kernel),
+        gated={
+            f"{name}.conv" for name, module in new.named_modules() if isinstance(module, GatedConv)
+        },
+        sums=_ending_in_sums(new, neighbours),
+    )
     update_state(new, fast_path=FastPath("folded", reports, convolutions))
     if verify:
         reference = with_constant_gates(model, merged) if merged else model
@@ -141,6 +147,17 @@ def _fold_site(
     if context.conv:
         _replace(new, name, _without_norm(module))
     return SiteReport(name, True, f"the gate {FORMS[form]}")
+
+
+def _ending_in_sums(new: nn.Module, neighbours: Neighbours) -> set[str]:
+    """The convolutions of a folded network whose output a residual sum reads."""
+    found = set()
+    for site in neighbours.sites():
+        context = neighbours.of(site)
+        if context is not None and context.followed_by:
+            found |= {name for name in (context.conv, site) if name is not None}
+    gated = {name for name in found if isinstance(new.get_submodule(name), GatedConv)}
+    return found | {f"{name}.conv" for name in gated}
 
 
 def _without_norm(norm: nn.Module) -> nn.Module:

@@ -80,6 +80,22 @@ class PackedConv2d(nn.Conv2d):
             self.schedule.as_list(),
         )
 
+    def onto(
+        self,
+        shortcut: torch.Tensor,
+        x: torch.Tensor,
+        scale: torch.Tensor | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> torch.Tensor:
+        """As `forward`, written where the shortcut is; x must be a map that the kernel takes."""
+        torch.ops.accuracy_booster.packed_conv_onto(
+            *(shortcut, x, self.packed, self.bias, self.out_channels, self.kernel_size),
+            *(self.stride, self.padding, self.dilation, self.groups, scale, low, high),
+            self.schedule.as_list(),
+        )
+        return shortcut
+
     def deferred(
         self, x: torch.Tensor, scale: torch.Tensor | None, *, followed_by: FollowedBy
     ) -> DeferredMap:

@@ -10,7 +10,7 @@ stays. The times are in the network's report.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from statistics import median
 from typing import Any, Literal
 
@@ -20,7 +20,13 @@ from torch import nn
 from accuracy_booster.errors import unknown
 from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.fastpath.report import ConvolutionReport
-from accuracy_booster.ops.packed_conv import BY_PANELS, BY_POSITIONS, Schedule, why_not
+from accuracy_booster.ops.packed_conv import (
+    BY_PANELS,
+    BY_POSITIONS,
+    Schedule,
+    output_shape,
+    why_not,
+)
 from accuracy_booster.surgery.gated import ungated_class
 from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.inputs import Example, as_inputs, moved
@@ -32,11 +38,17 @@ KERNELS = {
 }
 Kernel = Literal["auto", "on", "off"]
 LEAST_ROUNDS, SECONDS = 3, 0.05  # of one convolution's timing
-CACHE_BYTES = 2 << 20  # a map that is larger may be written past the caches
+TORCH, BY_NAME = "torch", "by rows of tiles"
+SCHEDULES = {BY_NAME: Schedule(14), "by blocks": BY_POSITIONS, "by panels": BY_PANELS}
 
 
 def pack_convolutions(
-    network: nn.Module, example: Example, kernel: Kernel = "auto"
+    network: nn.Module,
+    example: Example,
+    kernel: Kernel = "auto",
+    *,
+    gated: Container[str] = (),
+    sums: Container[str] = (),
 ) -> list[ConvolutionReport]:
     """Replace convolutions of a folded network, in place; returns what became of each.
 
@@ -44,6 +56,8 @@ def pack_convolutions(
         network: a folded network.
         example: what it will be called with.
         kernel: a key of `KERNELS`.
+        gated: the convolutions whose output a gate multiplies before it is written.
+        sums: those that end in a residual sum.
 
     Raises:
         ValueError: for an unknown `kernel`.
@@ -69,31 +83,19 @@ def pack_convolutions(
             continue
         conv = network.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        schedules = _schedules(conv, shapes[name])
         times: dict[str, float] = {}
         if kernel == "auto":
-            key = (shapes[name], _key(conv))
+            forms = Forms(conv, shapes[name], gated=name in gated, sums=name in sums)
+            key = (shapes[name], _key(conv), forms.gated, forms.sums)
             if key not in timed:
-                timed[key] = _milliseconds(conv, shapes[name], schedules)
+                timed[key] = _milliseconds(forms, SCHEDULES)
             times = timed[key]
-        best = min(times, key=times.__getitem__) if times else next(iter(schedules))
+        best = min(times, key=times.__getitem__) if times else BY_NAME
         if best == TORCH:
             found.append(ConvolutionReport(name, False, "torch's kernel is faster", times))
             continue
-        _replace(network, name, PackedConv2d(conv, schedules[best]))
+        _replace(network, name, PackedConv2d(conv, SCHEDULES[best]))
         found.append(ConvolutionReport(name, True, best, times))
-    return found
-
-
-TORCH = "torch"
-
-
-def _schedules(conv: nn.Conv2d, shape: tuple[int, ...]) -> dict[str, Schedule]:
-    """What is tried: {how it is told: the schedule}."""
-    found = {"by positions": BY_POSITIONS, "by panels": BY_PANELS}
-    sides = [side // step for side, step in zip(shape[2:], conv.stride, strict=True)]
-    if 4 * shape[0] * conv.out_channels * sides[0] * sides[1] > CACHE_BYTES:
-        found["by positions, past the caches"] = Schedule(streams=True)
     return found
 
 
@@ -102,44 +104,76 @@ def _key(conv: nn.Conv2d) -> tuple[Any, ...]:
     return (*channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
 
 
+class Forms:
+    """What is timed: a convolution with the gate and the sum that follow it, in each form.
+
+    Args:
+        conv: the convolution.
+        shape: [N, C, H, W] of its input.
+        gated: whether each channel of each sample is multiplied by a weight.
+        sums: whether a shortcut is added.
+    """
+
+    def __init__(self, conv: nn.Conv2d, shape: tuple[int, ...], *, gated: bool, sums: bool):
+        self.conv, self.shape, self.gated, self.sums = conv, shape, gated, sums
+        geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+        self.output_shape = output_shape(shape, conv.out_channels, *geometry)  # type: ignore[arg-type]
+        self.x = _random(shape)
+        self.shortcut = _random(self.output_shape) if sums else None
+        self.scale = torch.rand(self.output_shape[:2]) if gated else None
+
+    def torchs(self) -> Callable[[], Any]:
+        """As a compiled and frozen network runs it: a gate is a pass of its own."""
+        places = self.conv.padding, self.conv.stride, self.conv.dilation, self.conv.groups
+        channels_last = self.conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        mkldnn = torch.ops.mkldnn
+        weight = mkldnn._reorder_convolution_weight(channels_last, *places, list(self.shape))
+        bias = None if self.conv.bias is None else self.conv.bias.detach()
+        alone: tuple[Any, ...] = (weight, bias, *places, "none", [], "")
+        if self.scale is not None:
+            scale = self.scale[:, :, None, None]
+
+            def gated() -> Any:
+                z = mkldnn._convolution_pointwise.default(self.x, *alone)
+                return z.mul_(scale) if self.shortcut is None else self.shortcut.addcmul_(z, scale)
+
+            return gated
+        if self.shortcut is not None:
+            added: tuple[Any, ...] = (weight, bias, *places, "add", 1.0, "relu", [], "")
+            return lambda: mkldnn._convolution_pointwise_.binary(self.shortcut, self.x, *added)
+        return lambda: mkldnn._convolution_pointwise.default(self.x, *alone)
+
+    def ours(self, schedule: Schedule) -> Callable[[], Any]:
+        """In our kernel."""
+        conv = PackedConv2d(self.conv, schedule)
+        shortcut = self.shortcut
+        if shortcut is None:
+            return lambda: conv(self.x, self.scale)
+        return lambda: conv.onto(shortcut, self.x, self.scale, 0.0)
+
+
+def _random(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.rand(shape).contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
-def _milliseconds(
-    conv: nn.Conv2d, shape: tuple[int, ...], schedules: Mapping[str, Schedule]
-) -> dict[str, float]:
+def _milliseconds(forms: Forms, schedules: Mapping[str, Schedule]) -> dict[str, float]:
     """The time of one call in each form, in ms: the median of interleaved rounds."""
-    x = torch.rand(shape).contiguous(memory_format=torch.channels_last)
-    forms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {TORCH: _torchs_form(conv, x)}
-    for how, schedule in schedules.items():
-        forms[how] = PackedConv2d(conv, schedule)
-    times: dict[str, list[float]] = {how: [] for how in forms}
-    for run in forms.values():
-        run(x)
+    calls = {how: forms.ours(schedule) for how, schedule in schedules.items()}
+    if torch.backends.mkldnn.is_available():
+        calls = {TORCH: forms.torchs(), **calls}
+    times: dict[str, list[float]] = {how: [] for how in calls}
+    for call in calls.values():
+        call()
     end = time.perf_counter() + SECONDS
-    while len(times[TORCH]) < LEAST_ROUNDS or time.perf_counter() < end:
-        for how, run in forms.items():
+    while len(times[BY_NAME]) < LEAST_ROUNDS or time.perf_counter() < end:
+        for how, call in calls.items():
             start = time.perf_counter()
-            run(x)
+            call()
             times[how].append(1000 * (time.perf_counter() - start))
+        if forms.shortcut is not None:
+            forms.shortcut.zero_()  # it must not grow from call to call
     return {how: median(values) for how, values in times.items()}
-
-
-def _torchs_form(conv: nn.Conv2d, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The convolution as a compiled and frozen network runs it; else as the layer does."""
-    if not torch.backends.mkldnn.is_available():
-        return conv
-    places = conv.padding, conv.stride, conv.dilation, conv.groups
-    weight = torch.ops.mkldnn._reorder_convolution_weight(
-        conv.weight.detach().contiguous(memory_format=torch.channels_last),
-        *places,
-        list(x.shape),
-    )
-    bias = None if conv.bias is None else conv.bias.detach()
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        op = torch.ops.mkldnn._convolution_pointwise.default
-        return op(x, weight, bias, *places, "none", [], "")
-
-    return run
 
 
 def _input_shapes(network: nn.Module, example: Example) -> dict[str, tuple[int, ...]]:

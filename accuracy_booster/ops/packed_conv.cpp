@@ -236,6 +236,19 @@ struct Operands {
   int64_t width;  // columns of a packed panel
 };
 
+// Bring what the next tile adds to and writes into the cache, while this one is computed.
+inline void ask_for(const Operands& o, int64_t first, int count, int64_t positions, int64_t row,
+                    int64_t column) {
+  const bool apart = o.shortcut && o.shortcut != o.out;
+  for (int m = 0; m < count; m++) {
+    const int64_t at = std::min(first + m, positions - 1) * row + column;
+    for (int c = 0; c < COLUMNS; c += 16) {
+      if (apart) __builtin_prefetch(o.shortcut + at + c, 0, 2);
+      __builtin_prefetch(o.out + at + c, 1, 2);
+    }
+  }
+}
+
 void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
   const int64_t positions = g.N * g.P * g.Q, taps = g.taps();
   const int64_t channels = g.C / g.groups, columns = g.K / g.groups;  // of one group
@@ -288,6 +301,11 @@ void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
               finish.out[m] = o.out + at;
               if (o.shortcut) finish.shortcut[m] = o.shortcut + at;
               if (o.scale) finish.scale[m] = o.scale + position / (g.P * g.Q) * g.K + column;
+            }
+            if (!o.streams) {
+              const bool below = panel + 1 == to;  // the next tile begins a new row of tiles
+              const int64_t step = below ? from * o.width - column : COLUMNS;
+              ask_for(o, start + first + (below ? count : 0), count, positions, g.K, column + step);
             }
             const float* ahead = weights + taps * channels * o.width;  // the next panel
             const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
