@@ -10,17 +10,28 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath.fold_algebra import Layer, affine_segments, is_channelwise
+from accuracy_booster.ops.packed_conv import why_not
 from accuracy_booster.ops.pooled_conv import has_pooled_form
 
 FORMS = {  # as reports tell them
     "input": "from the mean of the convolution's input",
     "output": "from the mean of its output",
+    "kernel": "inside the convolution's kernel",
 }
 
 # How long reading takes, fitted to what `benchmarks/sites.py` measures. A map that has just been
 # written and fits in a cache of this many bytes is read in a third of the time of a larger one. A
 # matrix is read anew for every batch, which takes as long as reading a map of three times its size.
 CACHE_BYTES, CACHED, MATRIX = 16 << 20, 1 / 3, 3
+
+
+def takes_gate(conv: Layer, gate: Recalibrate) -> bool:
+    """Whether the kernel of a packed convolution can compute this gate on its way."""
+    if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or why_not(conv) is not None:
+        return False
+    segments = affine_segments(gate)
+    knows_mean = conv.kernel_size == (1, 1) or has_pooled_form(conv)
+    return len(segments) == 1 and is_channelwise(segments[0]) and knows_mean
 
 
 def choose_form(

@@ -13,7 +13,7 @@ from torch import nn
 
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution
-from accuracy_booster.fastpath.packed_modules import PackedConv2d
+from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
 from accuracy_booster.ops import leaf_module, rescale, without_autocast
 from accuracy_booster.ops.pooled_conv import tap_sums
 
@@ -43,6 +43,14 @@ class FoldedGate(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.scale = scale
 
+    def rows(self) -> torch.Tensor | None:
+        """[3, K]: weight, bias and scale of p, if each p depends on the same channel's mean alone."""
+        (first, *rest) = self.stages
+        if rest or not isinstance(first, Scale):
+            return None
+        scale = torch.full_like(first.bias, self.scale)
+        return torch.stack([first.weight, first.bias, scale])
+
     def forward(self, d: torch.Tensor) -> torch.Tensor:
         """d[N, C] (float32 also in 16-bit networks) -> p[N, K]."""
         first, *rest = self.stages
@@ -59,8 +67,9 @@ class GatedConv(nn.Module):
     Args:
         conv: a convolution, or a linear layer on [N, C].
         gate: what gives p.
-        form: what the gate reads: "input", the means of what each tap of the kernel sees, or
-            "output", the mean of conv(h).
+        form: what the gate reads: "input", the means of what each tap of the kernel sees; "output",
+            the mean of conv(h); or "kernel", the mean of conv(h) as the kernel of a packed
+            convolution knows it before it computes the map.
         epilogue: what follows.
     """
 
@@ -75,7 +84,7 @@ class GatedConv(nn.Module):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, h: torch.Tensor, may_defer: bool = True) -> Any:
         """A tensor; with `may_defer` it may be a deferred map."""
-        if self.form == "input" and isinstance(self.conv, PackedConv2d) and self.conv.takes(h):
+        if isinstance(self.conv, PackedConv2d) and self.form != "output" and self.conv.takes(h):
             return self._packed(self.conv, h, may_defer)
         z, p = gated_convolution(
             h,
@@ -91,15 +100,23 @@ class GatedConv(nn.Module):
 
     def _packed(self, conv: PackedConv2d, h: torch.Tensor, may_defer: bool) -> Any:
         """The same, with the gate's weights in the convolution's own pass."""
-        p = self._weigh(self._means_of_taps(h))
+        if self.form == "input":
+            weights = GateWeights(scale=self._weigh(self._means_of_taps(h)))
+        else:
+            pointwise = conv.kernel_size == (1, 1)
+            means = None if pointwise else self._means_of_taps(h, taps_first=True)
+            weights = GateWeights(gate=self.gate.rows(), means=means)
         if may_defer and self.epilogue.may_defer(self):
-            return conv.deferred(h, p, followed_by=self.epilogue.followed_by)
-        return conv(h, p)
+            return conv.deferred(h, weights, followed_by=self.epilogue.followed_by)
+        return conv(h, weights)
 
-    def _means_of_taps(self, h: torch.Tensor) -> torch.Tensor:
-        """h[N, C, ...] -> [N, C * taps]: the mean of what each tap of the kernel sees."""
-        sums, area = tap_sums(h, self.conv)  # type: ignore[arg-type]  # form "input": no linear layer
-        return sums.flatten(1) / area
+    def _means_of_taps(self, h: torch.Tensor, *, taps_first: bool = False) -> torch.Tensor:
+        """h[N, C, ...] -> [N, C * taps]: the mean of what each tap of the kernel sees.
+
+        With `taps_first` they are in the order of packed weights, [N, taps * C].
+        """
+        sums, area = tap_sums(h, self.conv)  # type: ignore[arg-type]  # no linear layer
+        return (sums.transpose(1, 2) if taps_first else sums).flatten(1) / area
 
     def _weigh(self, d: torch.Tensor) -> torch.Tensor:
         with without_autocast(d):

@@ -12,7 +12,7 @@ from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath.fold_algebra import fold_gate, fold_norm
-from accuracy_booster.fastpath.folded_forms import FORMS, choose_form
+from accuracy_booster.fastpath.folded_forms import FORMS, choose_form, takes_gate
 from accuracy_booster.fastpath.folded_modules import GatedConv, GatedConv2d
 from accuracy_booster.fastpath.gate_constants import Constants
 from accuracy_booster.fastpath.layer_classes import LAYERS, NORMS, is_plain_layer, is_plain_norm
@@ -89,7 +89,7 @@ def fold(
     modules = dict(new.named_modules())
     reports = [SiteReport(name, True, "merged as a constant") for name in merged]
     for name, gate in gates.items():
-        reports.append(_fold_site(new, modules, name, gate, neighbours.of(name)))
+        reports.append(_fold_site(new, modules, name, gate, neighbours.of(name), kernel))
     for conv, norm in neighbours.norms_after_convs():
         folded = not isinstance(new.get_submodule(norm), NORMS)  # with its gate, above
         plain = is_plain_layer(modules[conv]) and is_plain_norm(modules[norm])
@@ -128,6 +128,7 @@ def _fold_site(
     name: str,
     gate: Recalibrate,
     context: SiteContext | None,
+    kernel: Kernel,
 ) -> SiteReport:
     """Fold one gate and the norm before it, in place, if that can be done."""
     module = modules[name]
@@ -141,6 +142,8 @@ def _fold_site(
     detach_unnoted(new, [name])
     plain = fold_norm(layer, module) if context.conv else copy.copy(layer)
     form = choose_form(plain, gate, context.input_shape, context.shape)
+    if kernel != "off" and takes_gate(plain, gate):
+        form = "kernel"
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv
     gated = kind(plain, fold_gate(plain, gate, form), form, context.epilogue(modules))
     _replace(new, context.conv or name, gated.train(layer.training))

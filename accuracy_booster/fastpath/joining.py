@@ -16,7 +16,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 
 from accuracy_booster.ops import packed_conv  # noqa: F401  # it defines the operator
 
-PACKED, SHORTCUT, LOW, HIGH = 1, 10, 11, 12  # places of the operator's arguments
+PACKED, SHORTCUT, LOW, HIGH = 1, 12, 13, 14  # places of the operator's arguments
 aten = torch.ops.aten
 
 

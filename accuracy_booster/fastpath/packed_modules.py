@@ -4,16 +4,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.fastpath.epilogue import FollowedBy
+from accuracy_booster.fastpath.gated_convolution import mean_over_space
 from accuracy_booster.ops import backend, leaf_module, rescale
 from accuracy_booster.ops.deferred import DeferredMap
 from accuracy_booster.ops.packed_conv import Schedule, output_shape, pack
+
+
+class GateWeights(NamedTuple):
+    """From what the weights p[N, K] of a gate are known, as `packed_conv.reference` takes it.
+
+    Attributes:
+        scale: p itself.
+        gate: [3, K], for a gate that computes each weight from the mean of the same channel.
+        means: [N, kh * kw * C], the mean of what each tap reads; for `gate` and a kernel larger
+            than 1x1.
+    """
+
+    scale: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+    means: torch.Tensor | None = None
+
+
+NO_GATE = GateWeights()
 
 
 class PackedConv2d(nn.Conv2d):
@@ -57,26 +76,26 @@ class PackedConv2d(nn.Conv2d):
     def forward(
         self,
         x: torch.Tensor,
-        scale: torch.Tensor | None = None,
+        weights: GateWeights = NO_GATE,
         shortcut: torch.Tensor | None = None,
         low: float | None = None,
         high: float | None = None,
     ) -> torch.Tensor:
-        """clamp(conv(x) * scale + shortcut, low, high).
+        """clamp(conv(x) * p + shortcut, low, high), where p are the weights of a gate.
 
         Args:
             x: [N, C, H, W].
-            scale: [N, K].
+            weights: from what p is known; without them p is 1.
             shortcut: [N, K, P, Q].
             low, high: the least and the largest output.
         """
         if not self.takes(x):
-            return self._in_steps(x, scale, shortcut, low, high)
+            return self._in_steps(x, weights, shortcut, low, high)
         if not torch.compiler.is_compiling() and self.weight._version != self._version:
             self._pack()
         return torch.ops.accuracy_booster.packed_conv(
             *(x, self.packed, self.bias, self.out_channels, self.kernel_size, self.stride),
-            *(self.padding, self.dilation, self.groups, scale, shortcut, low, high),
+            *(self.padding, self.dilation, self.groups, *weights, shortcut, low, high),
             self.schedule.as_list(),
         )
 
@@ -84,47 +103,52 @@ class PackedConv2d(nn.Conv2d):
         self,
         shortcut: torch.Tensor,
         x: torch.Tensor,
-        scale: torch.Tensor | None = None,
+        weights: GateWeights = NO_GATE,
         low: float | None = None,
         high: float | None = None,
     ) -> torch.Tensor:
         """As `forward`, written where the shortcut is; x must be a map that the kernel takes."""
         torch.ops.accuracy_booster.packed_conv_onto(
             *(shortcut, x, self.packed, self.bias, self.out_channels, self.kernel_size),
-            *(self.stride, self.padding, self.dilation, self.groups, scale, low, high),
+            *(self.stride, self.padding, self.dilation, self.groups, *weights, low, high),
             self.schedule.as_list(),
         )
         return shortcut
 
     def deferred(
-        self, x: torch.Tensor, scale: torch.Tensor | None, *, followed_by: FollowedBy
+        self, x: torch.Tensor, weights: GateWeights, *, followed_by: FollowedBy
     ) -> DeferredMap:
-        """conv(x) * scale, to be computed with the sum and the ReLU that follow.
+        """conv(x) * p, to be computed with the sum and the ReLU that follow.
 
         Args:
             x: [N, C, H, W], which the kernel takes.
-            scale: [N, K].
+            weights: as for `forward`.
             followed_by: "sum" or "relu", as for `DeferredMap`.
         """
 
         def finish(residual: torch.Tensor | None, relu: bool) -> torch.Tensor:
-            return self(x, scale, residual, 0.0 if relu else None)
+            return self(x, weights, residual, 0.0 if relu else None)
 
         geometry = self.kernel_size, self.stride, self.padding, self.dilation
         shape = output_shape(x.shape, self.out_channels, *geometry)  # type: ignore[arg-type]
-        return DeferredMap(finish, shape, (x, scale), followed_by=followed_by or "sum")
+        return DeferredMap(finish, shape, (x, *weights), followed_by=followed_by or "sum")
 
     def _in_steps(
         self,
         x: torch.Tensor,
-        scale: torch.Tensor | None,
+        weights: GateWeights,
         shortcut: torch.Tensor | None,
         low: float | None,
         high: float | None,
     ) -> torch.Tensor:
+        """The same in torch's operations."""
         y = F.conv2d(
             *(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
         )
+        scale = weights.scale
+        if weights.gate is not None:
+            weight, constant, factor = weights.gate
+            scale = factor * torch.sigmoid(weight * mean_over_space(y) + constant)
         if scale is not None:
             y = rescale(y, scale)
         if shortcut is not None:

@@ -30,6 +30,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -46,6 +47,7 @@ constexpr int LANES = 8, ROWS = 6;  // 12 of 16
 #endif
 constexpr int VECTORS = 2, COLUMNS = VECTORS * LANES;
 constexpr int64_t MOST_POSITIONS = 512;  // of a task, whose rows are found once
+constexpr int64_t CACHED = 1 << 18;  // numbers that stay in a core's cache of 2 MiB beside others
 
 typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -230,6 +232,7 @@ class Rows {
 
 struct Operands {
   const float *x, *weights, *bias, *scale, *shortcut;
+  const float *means, *gate;  // or null: [N, taps * C / G], one group; [3, K]
   float* out;
   float low, high;
   bool clamps, streams;
@@ -249,75 +252,260 @@ inline void ask_for(const Operands& o, int64_t first, int count, int64_t positio
   }
 }
 
-void run(const Geometry& g, const Operands& o, int64_t block, int64_t group) {
-  const int64_t positions = g.N * g.P * g.Q, taps = g.taps();
-  const int64_t channels = g.C / g.groups, columns = g.K / g.groups;  // of one group
-  const int64_t panels = (columns + o.width - 1) / o.width, total = g.groups * panels;
-  const std::vector<float> zeros(g.C, 0.f);
-  const Rows finder(g, o.x, zeros.data());
+// exp(x), to 2 units in the last place: 2^n times a polynomial of what is left.
+inline Vector exponential(Vector x) {
+  x = at_most(everywhere(88.f), at_least(everywhere(-87.f), x));
+  typedef int32_t Whole __attribute__((vector_size(LANES * 4)));
+  const Vector scaled = x * 1.44269504f;
+  const Whole n = __builtin_convertvector(scaled + (scaled < Vector{} ? everywhere(-.5f) : everywhere(.5f)), Whole);
+  const Vector power = __builtin_convertvector(n, Vector);
+  const Vector r = (x - power * 0.693359375f) + power * 2.12194440e-4f;
+  Vector y = everywhere(1.9875691500e-4f);
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    y = y * r + c;
+  y = y * r * r + r + 1.f;
+  return y * reinterpret_cast<Vector>((n + 127) << 23);
+}
 
-  // A task is a block of positions by a group of panels. There must be enough for all threads.
-  const int64_t threads = at::get_num_threads();
-  block = std::clamp<int64_t>(block, 1, std::min(positions, MOST_POSITIONS));
-  group = std::clamp<int64_t>(group, 1, total);
-  auto blocks = [&] { return (positions + block - 1) / block; };
-  auto groups = [&] { return (total + group - 1) / group; };
-  while (threads > 1 && blocks() * groups() < 2 * threads && (group > 1 || block > 2 * ROWS)) {
-    if (group > 1) group = (group + 1) / 2;
-    else block = (block + 1) / 2;
+// One position by one panel: as `tile`, but the sums of four channels in turn are kept apart, so
+// that one need not wait for the other.
+template <int V>
+void line(const float* row, int64_t length, const float* weights, int width, Vector* sums) {
+  Vector apart[4][V] = {};
+  for (int64_t c = 0; c < length; c += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      if (c + i >= length) break;
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++)
+        apart[i][v] += everywhere(row[c + i]) * load(weights + (c + i) * width + v * LANES);
+    }
+  for (int v = 0; v < V; v++) sums[v] = (apart[0][v] + apart[1][v]) + (apart[2][v] + apart[3][v]);
+}
+
+// The weights of a gate for `count` samples and the `columns` of one tile, into rows of p:
+//
+//     p = factor * sigmoid(weight * mean(conv(x)) + bias)
+//
+// The mean over space commutes with the convolution. So the means of what each tap reads are one
+// more position of the convolution, and the gate costs no pass over a map and no matrix.
+void weigh(const Operands& o, const float* means, int64_t count, int64_t length, int64_t row,
+           const float* weights, int64_t column, int columns, float* p, int64_t stride) {
+  const float *weight = o.gate + column, *bias = weight + row, *factor = bias + row;
+  for (int64_t n = 0; n < count; n++) {
+    Vector sums[VECTORS];
+    if (columns > LANES) line<2>(means + n * length, length, weights, o.width, sums);
+    else line<1>(means + n * length, length, weights, o.width, sums);
+    for (int v = 0; v < VECTORS && v * LANES < columns; v++) {
+      const int first = v * LANES, some = std::min(LANES, columns - first);
+      auto read = [&](const float* from) { return load_some(from + first, some); };
+      Vector d = sums[v];
+      if (o.bias) d += read(o.bias + column);
+      const Vector x = read(weight) * d + read(bias);
+      store_some(p + n * stride + first, read(factor) / (1.f + exponential(-x)), some);
+    }
   }
-  at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
-    std::vector<const float*> rows(block * taps);
-    for (int64_t task = begin; task < end; task++) {
-      // the blocks of one group of panels follow each other, so that its weights stay in the cache
-      const int64_t start = task % blocks() * block, stop = std::min(positions, start + block);
-      const int64_t from = task / blocks() * group, to = std::min(total, from + group);
-      // tiles of about the same number of rows, since small tiles are slow
-      const int64_t number = (stop - start + ROWS - 1) / ROWS;
+}
+
+// x[N, H, W, C] -> the sum over some positions of one sample that a 1x1 kernel reads, onto `to`.
+inline void add_up(const Geometry& g, const float* x, int64_t sample, int64_t begin, int64_t end,
+                   float* to) {
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t y = i / g.Q * g.stride[0], w = i % g.Q * g.stride[1];
+    const float* from = x + ((sample * g.H + y) * g.W + w) * g.C;
+    for (int64_t c = 0; c < g.C; c++) to[c] += from[c];
+  }
+}
+
+// Where the weights of a gate are while tiles are computed: those of sample n begin at n * stride.
+struct Factors {
+  const float* first;  // of the first sample
+  int64_t stride, sample;
+  const float* of(int64_t n) const { return first + (n - sample) * stride; }
+};
+
+// One convolution, cut into tasks for the threads.
+class Work {
+ public:
+  Work(const Geometry& g, const Operands& o, int64_t block, int64_t group)
+      : g_(g), o_(o), positions_(g.N * g.P * g.Q), space_(g.P * g.Q), taps_(g.taps()),
+        channels_(g.C / g.groups), columns_(g.K / g.groups), length_(taps_ * channels_),
+        panels_((columns_ + o.width - 1) / o.width), total_(g.groups * panels_),
+        zeros_(g.C, 0.f), rows_(g, o.x, zeros_.data()) {
+    const int64_t threads = at::get_num_threads();
+    const bool small = length_ * total_ * o.width < CACHED;  // the weights stay in the cache
+    block_ = std::clamp<int64_t>(block, 1, std::min(positions_, MOST_POSITIONS));
+    group_ = std::clamp<int64_t>(group, 1, total_);
+    inner_ = block_;
+    // The means of a sample are taken by the task that reads it next, where there are samples
+    // enough and they stay in the cache.
+    by_sample_ = o.gate && !o.means && g.N >= threads && space_ * g.C <= CACHED;
+    if (by_sample_) {
+      const int64_t most = std::max<int64_t>(1, g.N / (2 * threads));
+      const int64_t samples = std::clamp<int64_t>(block / space_, 1, most);
+      block_ = samples * space_, group_ = total_;
+      inner_ = small ? std::min(inner_, block_) : block_;
+      gate_ = small ? IN_TASK : IN_PANEL;
+    } else if (o.gate) {
+      if (!o.means) average();
+      gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
+    }
+    while (!by_sample_ && threads > 1 && blocks() * groups() < 2 * threads) {
+      if (group_ > 1) group_ = (group_ + 1) / 2;
+      else if (block_ > 2 * ROWS) block_ = inner_ = (block_ + 1) / 2;
+      else break;
+    }
+  }
+
+  void run() {
+    if (gate_ == BEFORE) {
+      p_.resize(g_.N * total_ * o_.width);
+      at::parallel_for(0, total_, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; panel++)
+          weigh_panel(means(0), g_.N, panel, p_.data() + panel * o_.width, total_ * o_.width);
+      });
+    }
+    at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
+      Space space;
+      for (int64_t task = begin; task < end; task++) run_task(task, space);
+      if (o_.streams) _mm_sfence();
+    });
+  }
+
+ private:
+  enum Gate { NONE, BEFORE, IN_TASK, IN_PANEL };  // when a gate's weights are computed
+  struct Space {  // what a thread needs
+    std::vector<const float*> rows;
+    std::vector<float> means, p;
+  };
+
+  int64_t blocks() const { return (positions_ + block_ - 1) / block_; }
+  int64_t groups() const { return (total_ + group_ - 1) / group_; }
+
+  const float* means(int64_t sample) const {
+    return (o_.means ? o_.means : means_.data()) + sample * length_;
+  }
+
+  // The means of what a 1x1 kernel reads, by all threads.
+  void average() {
+    const int64_t parts = std::max<int64_t>(1, at::get_num_threads() / g_.N);
+    std::vector<float> sums(g_.N * parts * g_.C, 0.f);
+    at::parallel_for(0, g_.N * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; task++) {
+        const int64_t n = task / parts, part = task % parts;
+        add_up(g_, o_.x, n, space_ * part / parts, space_ * (part + 1) / parts,
+               sums.data() + task * g_.C);
+      }
+    });
+    means_.resize(g_.N * g_.C);
+    for (int64_t n = 0; n < g_.N; n++)
+      for (int64_t c = 0; c < g_.C; c++) {
+        float sum = 0;
+        for (int64_t part = 0; part < parts; part++) sum += sums[(n * parts + part) * g_.C + c];
+        means_[n * g_.C + c] = sum / space_;
+      }
+  }
+
+  void weigh_panel(const float* means, int64_t samples, int64_t panel, float* p, int64_t stride) {
+    const int64_t inside = panel * o_.width;
+    const float* weights = o_.weights + panel * length_ * o_.width;
+    for (int64_t part = 0; part < o_.width && inside + part < columns_; part += COLUMNS) {
+      const int some = std::min<int64_t>({COLUMNS, columns_ - inside - part, o_.width - part});
+      weigh(o_, means, samples, length_, g_.K, weights + part, inside + part, some, p + part,
+            stride);
+    }
+  }
+
+  void run_task(int64_t task, Space& space) {
+    // the blocks of one group of panels follow each other, so that its weights stay in the cache
+    const int64_t start = task % blocks() * block_, stop = std::min(positions_, start + block_);
+    const int64_t from = task / blocks() * group_, to = std::min(total_, from + group_);
+    const int64_t sample = start / space_, samples = (stop - 1) / space_ + 1 - sample;
+    const float* own = nullptr;
+    if (by_sample_) {
+      space.means.assign(samples * length_, 0.f);
+      for (int64_t n = 0; n < samples; n++)
+        add_up(g_, o_.x, sample + n, 0, space_, space.means.data() + n * length_);
+      for (float& value : space.means) value /= space_;
+      own = space.means.data();
+    } else if (gate_ == IN_PANEL) {
+      own = means(sample);
+    }
+    const int64_t row = total_ * o_.width;
+    if (gate_ == IN_TASK) {
+      space.p.resize(samples * row);
+      for (int64_t panel = 0; panel < total_; panel++)
+        weigh_panel(own, samples, panel, space.p.data() + panel * o_.width, row);
+    }
+    if (gate_ == IN_PANEL) space.p.resize(samples * o_.width);
+    space.rows.resize(inner_ * taps_);
+    for (int64_t first = start; first < stop; first += inner_) {
+      const int64_t last = std::min(stop, first + inner_);
+      rows_.find(first, last - first, space.rows.data());
       int64_t of = 0;  // the group of channels that the rows begin in
-      finder.find(start, stop - start, rows.data());
       for (int64_t panel = from; panel < to; panel++) {
-        const int64_t inside = panel % panels * o.width;
-        if (of != panel / panels) {
-          const int64_t step = (panel / panels - of) * channels;
-          for (auto& row : rows)
-            if (row != zeros.data()) row += step;
-          of = panel / panels;
+        for (; of < panel / panels_; of++)
+          for (auto& pointer : space.rows)
+            if (pointer != zeros_.data()) pointer += channels_;
+        Factors factors{nullptr, g_.K, 0};
+        if (gate_ == BEFORE) factors = {p_.data() + panel * o_.width, row, 0};
+        if (gate_ == IN_TASK) factors = {space.p.data() + panel * o_.width, row, sample};
+        if (gate_ == IN_PANEL) {
+          weigh_panel(own, samples, panel, space.p.data(), o_.width);
+          factors = {space.p.data(), o_.width, sample};
         }
-        const float* weights = o.weights + panel * taps * channels * o.width;
-        for (int64_t i = 0; i < number; i++) {
-          const int64_t first = (stop - start) * i / number;
-          const int count = (stop - start) * (i + 1) / number - first;
-          for (int64_t part = 0; part < o.width && inside + part < columns; part += COLUMNS) {
-            Finish finish;
-            const int64_t column = of * columns + inside + part;
-            finish.columns = std::min<int64_t>({COLUMNS, columns - inside - part, o.width - part});
-            finish.bias = o.bias ? o.bias + column : nullptr;
-            finish.scale[0] = finish.shortcut[0] = nullptr;
-            finish.low = o.low, finish.high = o.high;
-            finish.clamps = o.clamps, finish.streams = o.streams;
-            for (int m = 0; m < count; m++) {
-              const int64_t position = start + first + m, at = position * g.K + column;
-              finish.out[m] = o.out + at;
-              if (o.shortcut) finish.shortcut[m] = o.shortcut + at;
-              if (o.scale) finish.scale[m] = o.scale + position / (g.P * g.Q) * g.K + column;
-            }
-            if (!o.streams) {
-              const bool below = panel + 1 == to;  // the next tile begins a new row of tiles
-              const int64_t step = below ? from * o.width - column : COLUMNS;
-              ask_for(o, start + first + (below ? count : 0), count, positions, g.K, column + step);
-            }
-            const float* ahead = weights + taps * channels * o.width;  // the next panel
-            const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
-            chosen[count - 1](rows.data() + first * taps, taps, channels, weights + part, o.width,
-                              ahead, finish);
-          }
-        }
+        if (o_.scale) factors.first = o_.scale + of * columns_ + panel % panels_ * o_.width;
+        run_panel(first, last, panel, panel + 1 == to ? from : panel + 1, space, factors);
       }
     }
-    if (o.streams) _mm_sfence();
-  });
-}
+  }
+
+  // The tiles of some positions and one panel; `next` is the panel that follows.
+  void run_panel(int64_t begin, int64_t end, int64_t panel, int64_t next, const Space& space,
+                 const Factors& factors) {
+    const int64_t inside = panel % panels_ * o_.width, offset = panel / panels_ * columns_ + inside;
+    const float* weights = o_.weights + panel * length_ * o_.width;
+    // tiles of about the same number of rows, since small tiles are slow
+    const int64_t number = (end - begin + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < number; i++) {
+      const int64_t first = begin + (end - begin) * i / number;
+      const int count = begin + (end - begin) * (i + 1) / number - first;
+      for (int64_t part = 0; part < o_.width && inside + part < columns_; part += COLUMNS) {
+        const int64_t column = offset + part;
+        Finish finish;
+        finish.columns = std::min<int64_t>({COLUMNS, columns_ - inside - part, o_.width - part});
+        finish.bias = o_.bias ? o_.bias + column : nullptr;
+        finish.scale[0] = finish.shortcut[0] = nullptr;
+        finish.low = o_.low, finish.high = o_.high;
+        finish.clamps = o_.clamps, finish.streams = o_.streams;
+        for (int m = 0; m < count; m++) {
+          const int64_t at = (first + m) * g_.K + column;
+          finish.out[m] = o_.out + at;
+          if (o_.shortcut) finish.shortcut[m] = o_.shortcut + at;
+          if (factors.first) finish.scale[m] = factors.of((first + m) / space_) + part;
+        }
+        if (!o_.streams) {
+          const bool below = next <= panel;  // the next tile begins a new row of tiles
+          ask_for(o_, first + (below ? count : 0), count, positions_, g_.K,
+                  below ? next * o_.width : column + COLUMNS);
+        }
+        const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
+        chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
+                          weights + part, o_.width, weights + length_ * o_.width, finish);
+      }
+    }
+  }
+
+  const Geometry& g_;
+  const Operands& o_;
+  const int64_t positions_, space_, taps_, channels_, columns_, length_, panels_, total_;
+  const std::vector<float> zeros_;
+  const Rows rows_;
+  int64_t block_, group_, inner_;  // positions and panels of a task; positions found at once
+  bool by_sample_ = false;
+  Gate gate_ = NONE;
+  std::vector<float> means_, p_;
+};
 
 using Pair = at::IntArrayRef;
 using Optional = std::optional<at::Tensor>;
@@ -325,8 +513,8 @@ using Optional = std::optional<at::Tensor>;
 // The convolution; with `in_place` it is written where the shortcut is.
 at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
                    int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
-                   int64_t groups, const Optional& scale, const Optional& shortcut,
-                   std::optional<double> low, std::optional<double> high, Pair schedule,
+                   int64_t groups, const Optional& scale, const Optional& gate,
+                   const Optional& means, const Optional& shortcut, std::optional<double> low, std::optional<double> high, Pair schedule,
                    bool in_place) {
   TORCH_CHECK(x.dim() == 4 && packed.dim() == 4, "x must be [N, C, H, W] and packed [G, B, L, W]");
   TORCH_CHECK(schedule.size() == 3, "schedule must be (positions, panels, stream)");
@@ -356,6 +544,15 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   at::Tensor own_bias, own_scale, own_shortcut;
   if (bias) own_bias = checked(*bias, {g.K}, "bias");
   if (scale) own_scale = checked(*scale, {g.N, g.K}, "scale");
+  at::Tensor own_gate, own_means;
+  if (gate) {
+    TORCH_CHECK(!scale && groups == 1, "a gate needs groups=1 and no scale");
+    const int64_t length = packed.size(2);
+    own_gate = checked(*gate, {3, g.K}, "gate");
+    if (means) own_means = checked(*means, {g.N, length}, "means");
+    const bool pointwise = g.taps() == 1 && g.padding[0] == 0 && g.padding[1] == 0;
+    TORCH_CHECK(means || pointwise, "a gate needs the means for a kernel larger than 1x1");
+  }
   if (shortcut) own_shortcut = checked(*shortcut, {g.N, g.K, g.P, g.Q}, "shortcut");
   const at::Tensor out =
       in_place ? own_shortcut
@@ -368,6 +565,8 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   o.x = map.const_data_ptr<float>(), o.weights = weights.const_data_ptr<float>();
   o.bias = bias ? own_bias.const_data_ptr<float>() : nullptr;
   o.scale = scale ? own_scale.const_data_ptr<float>() : nullptr;
+  o.gate = gate ? own_gate.const_data_ptr<float>() : nullptr;
+  o.means = gate && means ? own_means.const_data_ptr<float>() : nullptr;
   o.shortcut = shortcut ? own_shortcut.const_data_ptr<float>() : nullptr;
   o.out = out.data_ptr<float>();
   o.low = low.value_or(-most), o.high = high.value_or(most);
@@ -375,26 +574,27 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   o.width = packed.size(3);
   const bool aligned = g.K / groups % LANES == 0 && reinterpret_cast<uintptr_t>(o.out) % 64 == 0;
   o.streams = schedule[2] && aligned;
-  run(g, o, schedule[0], schedule[1]);
+  Work(g, o, schedule[0], schedule[1]).run();
   return out;
 }
 
 at::Tensor packed_conv(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
                        int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                        Pair dilation, int64_t groups, const Optional& scale,
-                       const Optional& shortcut, std::optional<double> low,
-                       std::optional<double> high, Pair schedule) {
+                       const Optional& gate, const Optional& means, const Optional& shortcut,
+                       std::optional<double> low, std::optional<double> high, Pair schedule) {
   return compute(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
-                 scale, shortcut, low, high, schedule, false);
+                 scale, gate, means, shortcut, low, high, schedule, false);
 }
 
 void packed_conv_onto(at::Tensor shortcut, const at::Tensor& x, const at::Tensor& packed,
                       const Optional& bias, int64_t out_channels, Pair kernel_size, Pair stride,
                       Pair padding, Pair dilation, int64_t groups, const Optional& scale,
+                      const Optional& gate, const Optional& means,
                       std::optional<double> low, std::optional<double> high, Pair schedule) {
   const at::Tensor out =
       compute(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups, scale,
-              shortcut, low, high, schedule, true);
+              gate, means, shortcut, low, high, schedule, true);
   if (!out.is_same(shortcut) && out.data_ptr() != shortcut.data_ptr()) shortcut.copy_(out);
 }
 
@@ -412,15 +612,20 @@ at::Tensor unpacked(const at::Tensor& packed, int64_t out_channels, Pair kernel_
 at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
                           int64_t out_channels, Pair kernel_size, Pair stride, Pair padding,
                           Pair dilation, int64_t groups, const Optional& scale,
-                          const Optional& shortcut, std::optional<double> low,
-                          std::optional<double> high, Pair schedule) {
+                          const Optional& gate, const Optional& means, const Optional& shortcut,
+                          std::optional<double> low, std::optional<double> high, Pair schedule) {
   auto wants = [](const Optional& t) { return t && t->requires_grad(); };
   if (at::GradMode::is_enabled() && (x.requires_grad() || packed.requires_grad() || wants(bias) ||
-                                     wants(scale) || wants(shortcut))) {
+                                     wants(scale) || wants(gate) || wants(shortcut))) {
     const at::Tensor weight = unpacked(packed, out_channels, kernel_size);
     const std::vector<int64_t> none(2, 0);
     at::Tensor y = at::convolution(x, weight, bias, stride, padding, dilation, false, none, groups);
-    if (scale) y = at::mul(y, scale->unsqueeze(-1).unsqueeze(-1));
+    Optional factors = scale;
+    if (gate) {
+      const at::Tensor inner = at::add(at::mul(y.mean({2, 3}), gate->select(0, 0)), gate->select(0, 1));
+      factors = at::mul(inner.sigmoid(), gate->select(0, 2));
+    }
+    if (factors) y = at::mul(y, factors->unsqueeze(-1).unsqueeze(-1));
     if (shortcut) y = at::add(y, *shortcut);
     if (low || high) {
       auto limit = [](std::optional<double> v) {
@@ -435,7 +640,7 @@ at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const O
                              .findSchemaOrThrow("accuracy_booster::packed_conv", "")
                              .typed<decltype(packed_conv)>();
   return op.call(x, packed, bias, out_channels, kernel_size, stride, padding, dilation, groups,
-                 scale, shortcut, low, high, schedule);
+                 scale, gate, means, shortcut, low, high, schedule);
 }
 
 }  // namespace

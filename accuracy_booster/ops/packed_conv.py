@@ -34,16 +34,17 @@ _GEOMETRY = (
     "int out_channels, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, "
     "int groups"
 )
+_GATE = "Tensor? scale, Tensor? gate, Tensor? means"
 _END = "float? low, float? high, int[3] schedule"
 _library.define(
-    f"packed_conv(Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, Tensor? scale, "
+    f"packed_conv(Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, {_GATE}, "
     f"Tensor? shortcut, {_END}) -> Tensor",
     tags=(torch.Tag.needs_fixed_stride_order,),
 )
 # the same, written where the shortcut is; `fastpath.joining` uses it in compiled networks
 _library.define(
     f"packed_conv_onto(Tensor(a!) shortcut, Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, "
-    f"Tensor? scale, {_END}) -> ()",
+    f"{_GATE}, {_END}) -> ()",
     tags=(torch.Tag.needs_fixed_stride_order,),
 )
 
@@ -115,6 +116,8 @@ def reference(
     dilation: list[int],
     groups: int,
     scale: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    means: torch.Tensor | None,
     shortcut: torch.Tensor | None,
     low: float | None,
     high: float | None,
@@ -127,7 +130,11 @@ def reference(
         packed: what `pack` gives.
         bias: [K].
         out_channels: K.
-        scale: [N, K], such as the weights of a gate.
+        scale: [N, K], such as the weights of a gate that are known before.
+        gate: [3, K] in place of `scale`: the weights are gate[2] * sigmoid(gate[0] * d + gate[1]),
+            where d[N, K] is the mean over space of the convolution. Only for G = 1.
+        means: [N, kh * kw * C], for `gate` and a kernel larger than 1x1: the mean of what each tap
+            of the kernel reads. They do not change the result: the kernel takes d from them.
         shortcut: [N, K, P, Q].
         low, high: the least and the largest output; 0 and None for a ReLU.
         schedule: `Schedule.as_list`; it does not change the result.
@@ -137,6 +144,9 @@ def reference(
     """
     weight = unpack(packed, out_channels, kernel_size)
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if gate is not None:
+        weight_of_mean, constant, factor = gate
+        scale = factor * torch.sigmoid(weight_of_mean * y.mean((2, 3)) + constant)
     if scale is not None:
         y = y * scale[:, :, None, None]
     if shortcut is not None:
@@ -158,12 +168,14 @@ def _onto(
     dilation: list[int],
     groups: int,
     scale: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    means: torch.Tensor | None,
     low: float | None,
     high: float | None,
     schedule: list[int],
 ) -> None:
     geometry = out_channels, kernel_size, stride, padding, dilation, groups
-    y = reference(x, packed, bias, *geometry, scale, shortcut, low, high, schedule)
+    y = reference(x, packed, bias, *geometry, scale, gate, means, shortcut, low, high, schedule)
     shortcut.copy_(y)
 
 

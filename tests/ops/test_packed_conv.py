@@ -11,6 +11,7 @@ from torch import nn
 
 from accuracy_booster.ops import packed_conv
 from accuracy_booster.ops.packed_conv import BY_PANELS, BY_POSITIONS, Schedule
+from accuracy_booster.ops.pooled_conv import has_pooled_form, tap_sums
 
 OP = torch.ops.accuracy_booster.packed_conv
 reason = packed_conv.why_not(nn.Conv2d(1, 1, 1))
@@ -44,18 +45,27 @@ def make(n, c, k, h, w, kernel, stride, padding, dilation, groups):
     return conv, x, torch.rand(n, k, generator=generator), shortcut
 
 
-def arguments(conv, x, scale=None, shortcut=None, low=None, high=None, schedule=BY_POSITIONS):
+def arguments(
+    conv, x, scale=None, shortcut=None, low=None, high=None, gate=None, schedule=BY_POSITIONS
+):
+    means = None
+    if gate is not None and conv.kernel_size != (1, 1):
+        sums, area = tap_sums(x, conv)
+        means = sums.transpose(1, 2).flatten(1) / area
     return (
         *(x, packed_conv.pack(conv.weight, conv.groups), conv.bias, conv.out_channels),
         *(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups),
-        *(scale, shortcut, low, high, schedule.as_list()),
+        *(scale, gate, means, shortcut, low, high, schedule.as_list()),
     )
 
 
-def exact(conv, x, scale=None, shortcut=None, low=None, high=None):
+def exact(conv, x, scale=None, shortcut=None, low=None, high=None, gate=None):
     """The same in float64, by torch."""
     places = conv.stride, conv.padding, conv.dilation, conv.groups
     y = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), *places)
+    if gate is not None:
+        weight, bias, factor = gate.double()
+        scale = factor * torch.sigmoid(weight * y.mean((2, 3)) + bias)
     if scale is not None:
         y = y * scale.double()[:, :, None, None]
     if shortcut is not None:
@@ -96,6 +106,21 @@ def test_kernel_and_reference_compute_the_convolution(shape, schedule):
         truth = exact(conv, x, **terms)
         assert_close(OP(*given), truth)
         assert_close(packed_conv.reference(*given), truth)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_a_gate_of_each_channel_is_computed_on_the_way(shape, schedule):
+    conv, x, _, shortcut = make(*shape)
+    if conv.groups > 1 or not has_pooled_form(conv):
+        conv = nn.Conv2d(conv.in_channels, conv.out_channels, 1, 2)
+        shortcut = torch.randn(conv(x).shape)
+    gate = torch.randn(3, conv.out_channels)
+    terms = {"gate": gate, "shortcut": shortcut, "low": 0.0}
+    given, truth = arguments(conv, x, **terms, schedule=schedule), exact(conv, x, **terms)
+    assert_close(OP(*given), truth)
+    assert_close(packed_conv.reference(*given), truth)
 
 
 @needs_kernel
@@ -193,7 +218,9 @@ def test_gradients_are_those_of_the_convolution():
     double.load_state_dict(conv.state_dict())
     z, p, s = doubles
     (double(z) * p[:, :, None, None] + s).relu().square().sum().backward()
-    for a, b in zip(found, [z.grad, p.grad, s.grad, double.bias.grad, double.weight.grad], strict=True):
+    for a, b in zip(
+        found, [z.grad, p.grad, s.grad, double.bias.grad, double.weight.grad], strict=True
+    ):
         assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
