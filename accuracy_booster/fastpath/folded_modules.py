@@ -44,7 +44,10 @@ class FoldedGate(nn.Module):
         self.scale = scale
 
     def rows(self) -> torch.Tensor | None:
-        """[3, K]: weight, bias and scale of p, if each p depends on the same channel's mean alone."""
+        """[3, K]: weight, bias and scale of a gate whose p depends on the same channel's mean alone.
+
+        None for other gates.
+        """
         (first, *rest) = self.stages
         if rest or not isinstance(first, Scale):
             return None

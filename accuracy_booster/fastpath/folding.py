@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.fastpath.fold_algebra import fold_gate, fold_norm
+from accuracy_booster.fastpath.fold_algebra import Layer, fold_gate, fold_norm
 from accuracy_booster.fastpath.folded_forms import FORMS, choose_form, takes_gate
 from accuracy_booster.fastpath.folded_modules import GatedConv, GatedConv2d
 from accuracy_booster.fastpath.gate_constants import Constants
@@ -23,6 +25,7 @@ from accuracy_booster.fastpath.merging import (
     with_constant_gates,
 )
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
+from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.fastpath.packing import Kernel, pack_convolutions
 from accuracy_booster.fastpath.reasons import why_not_folded
 from accuracy_booster.fastpath.report import FastPath, SiteReport
@@ -88,8 +91,9 @@ def fold(
     gates = attached(new)
     modules = dict(new.named_modules())
     reports = [SiteReport(name, True, "merged as a constant") for name in merged]
+    sites: dict[str, Site] = {}
     for name, gate in gates.items():
-        reports.append(_fold_site(new, modules, name, gate, neighbours.of(name), kernel))
+        reports.append(_fold_site(new, modules, name, gate, neighbours.of(name), kernel, sites))
     for conv, norm in neighbours.norms_after_convs():
         folded = not isinstance(new.get_submodule(norm), NORMS)  # with its gate, above
         plain = is_plain_layer(modules[conv]) and is_plain_norm(modules[norm])
@@ -97,18 +101,28 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
+    gated = {name: m for name, m in new.named_modules() if isinstance(m, GatedConv)}
     convolutions = pack_convolutions(
         *(new, neighbours.example, kernel),
-        gated={
-            f"{name}.conv" for name, module in new.named_modules() if isinstance(module, GatedConv)
-        },
+        gated={f"{name}.conv" for name in gated},
         sums=_ending_in_sums(new, neighbours),
     )
+    reports = [_settled(report, gated, sites) for report in reports]
     update_state(new, fast_path=FastPath("folded", reports, convolutions))
     if verify:
         reference = with_constant_gates(model, merged) if merged else model
         verify_fold(reference, new, neighbours.example)
     return new
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gate that was folded: where it is now, the layer before it, and what it was."""
+
+    place: str
+    layer: Layer
+    gate: Recalibrate
+    context: SiteContext
 
 
 def _refuse_training_mode(model: nn.Module) -> None:
@@ -129,8 +143,9 @@ def _fold_site(
     gate: Recalibrate,
     context: SiteContext | None,
     kernel: Kernel,
+    sites: dict[str, Site],
 ) -> SiteReport:
-    """Fold one gate and the norm before it, in place, if that can be done."""
+    """Fold one gate and the norm before it, in place, and add it to `sites`, if that can be done."""
     module = modules[name]
     reason = why_not_folded(modules, name, gate, context)
     if reason is not None:
@@ -147,9 +162,26 @@ def _fold_site(
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv
     gated = kind(plain, fold_gate(plain, gate, form), form, context.epilogue(modules))
     _replace(new, context.conv or name, gated.train(layer.training))
+    sites[name] = Site(context.conv or name, plain, gate, context)
     if context.conv:
         _replace(new, name, _without_norm(module))
     return SiteReport(name, True, f"the gate {FORMS[form]}")
+
+
+def _settled(
+    report: SiteReport, gated: Mapping[str, GatedConv], sites: Mapping[str, Site]
+) -> SiteReport:
+    """The report of a site, whose gate leaves the kernel if its convolution does not run there."""
+    site = sites.get(report.name)
+    if site is None:
+        return report
+    module = gated[site.place]
+    if module.form != "kernel" or isinstance(module.conv, PackedConv2d):
+        return report
+    assert site.context.input_shape is not None
+    form = choose_form(site.layer, site.gate, site.context.input_shape, site.context.shape)
+    module.form, module.gate = form, fold_gate(site.layer, site.gate, form)
+    return replace(report, how=f"the gate {FORMS[form]}")
 
 
 def _ending_in_sums(new: nn.Module, neighbours: Neighbours) -> set[str]:

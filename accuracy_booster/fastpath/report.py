@@ -45,6 +45,8 @@ class FastPath:
     Attributes:
         kind: "fused" or "folded".
         places: the sites, in order of execution.
+        convolutions: how each convolution of a folded network runs; empty where nothing was
+            chosen, as on a GPU or with `kernel="off"`.
     """
 
     kind: str
@@ -62,8 +64,14 @@ class FastPath:
         return Table(["module", "path", "how, or why not"], rows)
 
     def summary(self) -> str:
-        """How many sites take the fast path, in one line."""
-        return f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
+        """How many sites take the fast path, and how convolutions run, in one line."""
+        line = f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
+        if not self.convolutions:
+            return line
+        packed = sum(conv.packed for conv in self.convolutions)
+        line += f"; {packed} of {len(self.convolutions)} convolutions run in our kernel"
+        reasons = {conv.how for conv in self.convolutions if not conv.packed}
+        return line if packed or len(reasons) > 1 else f"{line}: {reasons.pop()}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""

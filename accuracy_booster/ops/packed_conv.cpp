@@ -1,8 +1,9 @@
 // A convolution of float32 maps in channels-last memory, finished while its result is in registers:
 //
-//     out = clamp((conv(x) + bias) * scale + shortcut, low, high)
+//     out = clamp((conv(x) + bias) * p + shortcut, low, high)
 //
-// `packed_conv.py` says what the arguments mean and how the weights are packed.
+// p[N, K] are the weights of a gate: given, or computed on the way (`weigh`). `packed_conv.py` says
+// what the arguments mean and how the weights of the convolution are packed.
 //
 // The kernel computes a tile of ROWS positions by COLUMNS output channels at a time. A position's
 // values for one tap of the convolution (a place in its window) are C numbers in a row, and an array
@@ -68,15 +69,6 @@ inline void store_some(float* to, Vector value, int count) {
   std::memcpy(to, buffer, count * sizeof(float));
 }
 
-// Write past the caches, for a map that is larger than they are.
-inline void stream(float* to, Vector value) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(to, reinterpret_cast<__m512>(value));
-#else
-  _mm256_stream_ps(to, reinterpret_cast<__m256>(value));
-#endif
-}
-
 // The larger of each two numbers; what is not a number in `y` stays so.
 inline Vector at_least(Vector low, Vector y) {
 #if defined(__AVX512F__)
@@ -99,7 +91,7 @@ struct Finish {
   std::array<const float*, ROWS> shortcut;
   std::array<float*, ROWS> out;
   float low, high;
-  bool clamps, streams;
+  bool clamps;
   int columns;  // how many of the tile's columns there are
 };
 
@@ -149,11 +141,7 @@ void tile(const float* const* rows, int taps, int channels, const float* weights
       const Vector low = everywhere(finish.low), high = everywhere(finish.high);
       all([&](int, int, Vector& y) { y = at_most(high, at_least(low, y)); });
     }
-    if (finish.streams) {
-      all([&](int m, int v, Vector& y) { stream(finish.out[m] + v * LANES, y); });
-    } else {
-      all([&](int m, int v, Vector& y) { store(finish.out[m] + v * LANES, y); });
-    }
+    all([&](int m, int v, Vector& y) { store(finish.out[m] + v * LANES, y); });
     return;
   }
   for (int m = 0; m < M; m++) {  // the last columns of a group, some lanes of which are not there
@@ -235,7 +223,7 @@ struct Operands {
   const float *means, *gate;  // or null: [N, taps * C / G], one group; [3, K]
   float* out;
   float low, high;
-  bool clamps, streams;
+  bool clamps;
   int64_t width;  // columns of a packed panel
 };
 
@@ -257,11 +245,13 @@ inline Vector exponential(Vector x) {
   x = at_most(everywhere(88.f), at_least(everywhere(-87.f), x));
   typedef int32_t Whole __attribute__((vector_size(LANES * 4)));
   const Vector scaled = x * 1.44269504f;
-  const Whole n = __builtin_convertvector(scaled + (scaled < Vector{} ? everywhere(-.5f) : everywhere(.5f)), Whole);
+  const Vector half = scaled < Vector{} ? everywhere(-.5f) : everywhere(.5f);
+  const Whole n = __builtin_convertvector(scaled + half, Whole);
   const Vector power = __builtin_convertvector(n, Vector);
   const Vector r = (x - power * 0.693359375f) + power * 2.12194440e-4f;
   Vector y = everywhere(1.9875691500e-4f);
-  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+  for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                  5.0000001201e-1f})
     y = y * r + c;
   y = y * r * r + r + 1.f;
   return y * reinterpret_cast<Vector>((n + 127) << 23);
@@ -368,7 +358,6 @@ class Work {
     at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
       Space space;
       for (int64_t task = begin; task < end; task++) run_task(task, space);
-      if (o_.streams) _mm_sfence();
     });
   }
 
@@ -477,18 +466,16 @@ class Work {
         finish.bias = o_.bias ? o_.bias + column : nullptr;
         finish.scale[0] = finish.shortcut[0] = nullptr;
         finish.low = o_.low, finish.high = o_.high;
-        finish.clamps = o_.clamps, finish.streams = o_.streams;
+        finish.clamps = o_.clamps;
         for (int m = 0; m < count; m++) {
           const int64_t at = (first + m) * g_.K + column;
           finish.out[m] = o_.out + at;
           if (o_.shortcut) finish.shortcut[m] = o_.shortcut + at;
           if (factors.first) finish.scale[m] = factors.of((first + m) / space_) + part;
         }
-        if (!o_.streams) {
-          const bool below = next <= panel;  // the next tile begins a new row of tiles
-          ask_for(o_, first + (below ? count : 0), count, positions_, g_.K,
-                  below ? next * o_.width : column + COLUMNS);
-        }
+        const bool below = next <= panel;  // the next tile begins a new row of tiles
+        ask_for(o_, first + (below ? count : 0), count, positions_, g_.K,
+                below ? next * o_.width : column + COLUMNS);
         const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
         chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
                           weights + part, o_.width, weights + length_ * o_.width, finish);
@@ -514,10 +501,10 @@ using Optional = std::optional<at::Tensor>;
 at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional& bias,
                    int64_t out_channels, Pair kernel_size, Pair stride, Pair padding, Pair dilation,
                    int64_t groups, const Optional& scale, const Optional& gate,
-                   const Optional& means, const Optional& shortcut, std::optional<double> low, std::optional<double> high, Pair schedule,
-                   bool in_place) {
+                   const Optional& means, const Optional& shortcut, std::optional<double> low,
+                   std::optional<double> high, Pair schedule, bool in_place) {
   TORCH_CHECK(x.dim() == 4 && packed.dim() == 4, "x must be [N, C, H, W] and packed [G, B, L, W]");
-  TORCH_CHECK(schedule.size() == 3, "schedule must be (positions, panels, stream)");
+  TORCH_CHECK(schedule.size() == 2, "schedule must be (positions, panels)");
   Geometry g;
   g.N = x.size(0), g.C = x.size(1), g.H = x.size(2), g.W = x.size(3);
   g.K = out_channels, g.groups = groups;
@@ -572,8 +559,6 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   o.low = low.value_or(-most), o.high = high.value_or(most);
   o.clamps = low || high;
   o.width = packed.size(3);
-  const bool aligned = g.K / groups % LANES == 0 && reinterpret_cast<uintptr_t>(o.out) % 64 == 0;
-  o.streams = schedule[2] && aligned;
   Work(g, o, schedule[0], schedule[1]).run();
   return out;
 }
@@ -622,7 +607,8 @@ at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const O
     at::Tensor y = at::convolution(x, weight, bias, stride, padding, dilation, false, none, groups);
     Optional factors = scale;
     if (gate) {
-      const at::Tensor inner = at::add(at::mul(y.mean({2, 3}), gate->select(0, 0)), gate->select(0, 1));
+      const at::Tensor scaled = at::mul(y.mean({2, 3}), gate->select(0, 0));
+      const at::Tensor inner = at::add(scaled, gate->select(0, 1));
       factors = at::mul(inner.sigmoid(), gate->select(0, 2));
     }
     if (factors) y = at::mul(y, factors->unsqueeze(-1).unsqueeze(-1));

@@ -1,6 +1,8 @@
 """A convolution with packed weights that is finished in one pass: gate, shortcut and activation.
 
-    out = clamp((conv(x) + bias) * scale + shortcut, low, high)
+    out = clamp((conv(x) + bias) * p + shortcut, low, high)
+
+p[N, K] are the weights of a gate.
 
 `packed_conv.cpp` is the kernel, for float32 maps in channels-last memory on a processor with AVX2.
 Elsewhere the operator `accuracy_booster::packed_conv` is computed by `reference`, which defines the
@@ -35,7 +37,7 @@ _GEOMETRY = (
     "int groups"
 )
 _GATE = "Tensor? scale, Tensor? gate, Tensor? means"
-_END = "float? low, float? high, int[3] schedule"
+_END = "float? low, float? high, int[2] schedule"
 _library.define(
     f"packed_conv(Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, {_GATE}, "
     f"Tensor? shortcut, {_END}) -> Tensor",
@@ -57,16 +59,14 @@ class Schedule:
         positions: how many positions of the output a task has.
         panels: how many panels of the weights a task has. The kernel makes tasks smaller where
             there are too few for all threads.
-        streams: write the output past the caches.
     """
 
     positions: int = 56
     panels: int = 1 << 30
-    streams: bool = False
 
     def as_list(self) -> list[int]:
         """As the operator takes it."""
-        return [self.positions, self.panels, int(self.streams)]
+        return [self.positions, self.panels]
 
 
 # A block of positions for all panels: the block stays in the cache. Or one panel for all positions:

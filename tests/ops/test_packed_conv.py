@@ -31,7 +31,7 @@ SHAPES = [
     (1, 12, 6, 7, 7, 3, 1, 4, 3, 3),
     (2, 4, 4, 5, 5, (3, 2), (3, 2), (2, 0), (2, 1), 1),
 ]
-SCHEDULES = [BY_POSITIONS, BY_PANELS, Schedule(5, 2, streams=True), Schedule(1, 1)]
+SCHEDULES = [BY_POSITIONS, BY_PANELS, Schedule(5, 2), Schedule(1, 1)]
 
 
 def make(n, c, k, h, w, kernel, stride, padding, dilation, groups):
@@ -182,6 +182,41 @@ def test_the_number_of_threads_changes_no_bit(threads):
         assert torch.equal(OP(*given), one)
     finally:
         torch.set_num_threads(before)
+
+
+# batches smaller and larger than the number of threads, weights smaller and larger than a cache
+GATED = [(1, 64, 40, 6, 5), (5, 24, 40, 6, 5), (1, 520, 544, 2, 2), (9, 520, 544, 2, 2)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("schedule", [BY_POSITIONS, BY_PANELS, Schedule(3, 4)])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shape", GATED)
+@torch.no_grad()
+def test_gates_under_threads(shape, threads, schedule):
+    conv, x, _, shortcut = make(*shape, 1, 1, 0, 1, 1)
+    terms = {"gate": torch.randn(3, conv.out_channels), "shortcut": shortcut, "low": 0.0}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = OP(*arguments(conv, x, **terms, schedule=schedule))
+    finally:
+        torch.set_num_threads(before)
+    assert_close(found, exact(conv, x, **terms))
+
+
+@needs_kernel
+@torch.no_grad()
+def test_a_gate_that_is_open_or_shut():
+    conv, x, *_ = make(1, 4, 16, 3, 3, 1, 1, 0, 1, 1)
+    one, zero = torch.ones(16), torch.zeros(16)
+    plain = OP(*arguments(conv, x))
+    wide_open = OP(*arguments(conv, x, gate=torch.stack([zero, 1e6 * one, one])))
+    assert torch.equal(wide_open, plain)
+    shut = OP(*arguments(conv, x, gate=torch.stack([zero, -1e6 * one, one])))
+    assert float(shut.abs().max()) < 1e-30
+    at_start = OP(*arguments(conv, x, gate=torch.stack([zero, zero, 2 * one])))
+    assert torch.equal(at_start, plain)  # 2 * sigmoid(0) is 1
 
 
 @needs_kernel

@@ -1,0 +1,87 @@
+"""In a compiled network the sum and the activation after a packed convolution join it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._inductor.utils import run_and_get_code
+
+from accuracy_booster.fastpath.compiled import Compiled
+from accuracy_booster.fastpath.packed_modules import PackedConv2d
+from accuracy_booster.ops import packed_conv
+from accuracy_booster.ops.packed_conv import BY_POSITIONS
+
+reason = packed_conv.why_not(nn.Conv2d(1, 1, 1))
+pytestmark = pytest.mark.skipif(reason is not None, reason=f"no kernel here: {reason}")
+
+
+def packed(*given):
+    return PackedConv2d(nn.Conv2d(*given), BY_POSITIONS)
+
+
+class Block(nn.Module):
+    """A residual block; `kind` says what comes after its last convolution."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.first, self.mid = packed(16, 16, 1), packed(16, 16, 3, 1, 1)
+        self.last, self.after = packed(16, 16, 1), packed(16, 20, 1)
+
+    def forward(self, x):
+        h = torch.relu(self.first(x))
+        if self.kind == "the convolution reads the shortcut":
+            return torch.relu(self.last(h) + h), None
+        y = self.last(self.mid(h))
+        if self.kind == "sum and relu":
+            return torch.relu(y + h), None
+        if self.kind == "sum on the right":
+            return self.after(torch.relu(h + y)), None
+        if self.kind == "shortcut is read later":
+            return torch.relu(y + h), self.after(h)
+        if self.kind == "relu6":
+            return nn.functional.relu6(y + h), None
+        if self.kind == "read twice":
+            return torch.relu(y + h), y.sum()
+        if self.kind == "input is the shortcut":
+            return torch.relu(self.last(x) + x), None
+        if self.kind == "other shape":
+            return torch.relu(y + h.mean((2, 3), keepdim=True)), None
+        if self.kind == "with itself":
+            return torch.relu(y + y), None
+        return torch.relu(torch.add(y, h, alpha=2)), None
+
+
+@pytest.mark.parametrize(
+    ("kind", "convolutions", "onto"),
+    [
+        ("sum and relu", 3, 1),
+        ("sum on the right", 4, 1),
+        ("relu6", 3, 1),
+        ("shortcut is read later", 4, 0),
+        ("the convolution reads the shortcut", 2, 0),
+        ("input is the shortcut", 1, 0),
+        ("read twice", 3, 0),
+        ("other shape", 3, 0),
+        ("with itself", 3, 0),
+        ("alpha", 3, 0),
+    ],
+)
+@torch.no_grad()
+def test_what_joins(kind, convolutions, onto):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    block = Block(kind).eval()
+    x = torch.randn(2, 16, 5, 5).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    found, (code, *_) = run_and_get_code(Compiled(block), x)
+    for a, b in zip(found, block(x), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert torch.equal(x, before)
+    assert code.count("accuracy_booster.packed_conv_onto.default(") == onto
+    assert code.count("accuracy_booster.packed_conv.default(") == convolutions - onto
+    if kind in ("sum and relu", "sum on the right", "relu6"):
+        assert "cpp_fused" not in code.partition("def call(")[2]  # no pass beside the convolutions

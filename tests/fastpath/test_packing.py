@@ -1,0 +1,135 @@
+"""Which convolutions of a folded network run in our kernel, and that they compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import accuracy_booster as ab
+from accuracy_booster.fastpath import packing
+from accuracy_booster.fastpath.folded_modules import GatedConv
+from accuracy_booster.fastpath.packed_modules import PackedConv2d
+from accuracy_booster.ops import native_code, packed_conv
+
+reason = packed_conv.why_not(nn.Conv2d(1, 1, 1))
+needs_kernel = pytest.mark.skipif(reason is not None, reason=f"no kernel here: {reason}")
+
+
+def network(block="ab", name="resnet8"):
+    """A network in eval mode whose norms have statistics of their own, and images."""
+    torch.manual_seed(0)
+    model = ab.create_model(name, block=block, num_classes=3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval(), torch.randn(2, 3, 16, 16)
+
+
+def packed(folded):
+    return [name for name, m in folded.named_modules() if isinstance(m, PackedConv2d)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("block", [None, "ab", "ab_plus", "se", "eca", "cbam"])
+@torch.no_grad()
+def test_every_convolution_may_run_in_the_kernel(block):
+    model, x = network(block)
+    folded = ab.fold(model, example=x, kernel="on", verify=True)
+    convs = [m for m in folded.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    blocks = {"cbam": 3}  # its own convolutions over two channels stay
+    assert len(packed(folded)) >= len(convs) - blocks.get(block, 0)
+    assert torch.allclose(folded(x), model(x), rtol=1e-4, atol=1e-5)
+    report = ab.fast_path(folded)
+    assert [c.name for c in report.convolutions if c.packed] == packed(folded)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_gates_of_single_channels_are_computed_in_the_kernel():
+    model, x = network("ab")
+    folded = ab.fold(model, example=x, kernel="on")
+    gates = [m for m in folded.modules() if isinstance(m, GatedConv)]
+    assert {gate.form for gate in gates} == {"kernel"}
+    assert all("inside the convolution's kernel" in s.how for s in ab.fast_path(folded).places)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_a_gate_stays_right_where_the_kernel_does_not_run(monkeypatch):
+    model, x = network("ab")
+    monkeypatch.setattr(packing, "_best", lambda *_, **__: packing.TORCH)
+    folded = ab.fold(model, example=x, verify=True)
+    assert not packed(folded)
+    assert {m.form for m in folded.modules() if isinstance(m, GatedConv)} <= {"input", "output"}
+    assert not any("kernel" in site.how for site in ab.fast_path(folded).places)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_forms_are_timed_and_the_times_kept():
+    model, x = network("ab")
+    report = ab.fast_path(ab.fold(model, example=x))
+    assert report.convolutions
+    for conv in report.convolutions:
+        assert {"torch", *packing.SCHEDULES} <= conv.milliseconds.keys()
+        assert all(t > 0 for t in conv.milliseconds.values())
+        assert conv.packed == (conv.how in packing.SCHEDULES)
+    assert report.to_dict()["convolutions"][0]["milliseconds"]
+
+
+def test_what_a_timing_decides():
+    ours = dict.fromkeys(packing.SCHEDULES, 1.0)
+    assert packing._best({"torch": 1.1, **ours}, gated=False) == "torch"
+    assert packing._best({"torch": 1.3, **ours}, gated=False) in ours
+    assert packing._best({"torch": 0.95, **ours}, gated=True) in ours
+    assert packing._best({"torch": 0.8, **ours}, gated=True) == "torch"
+    assert packing._best({**ours, "by panels": 0.5}, gated=False) == "by panels"
+
+
+def test_off_and_other_words():
+    model, x = network("ab")
+    folded = ab.fold(model, example=x, kernel="off")
+    assert not packed(folded)
+    assert ab.fast_path(folded).convolutions == []
+    with pytest.raises(ValueError, match="unknown kernel 'fast'; known: auto, off, on"):
+        ab.fold(model, example=x, kernel="fast")
+
+
+@torch.no_grad()
+def test_a_machine_without_a_compiler_is_told_and_computes(monkeypatch):
+    monkeypatch.setattr(native_code, "load", lambda name: "no C++ compiler was found")
+    model, x = network("ab")
+    folded = ab.fold(model, example=x, verify=True)
+    report = ab.fast_path(folded)
+    assert not packed(folded)
+    assert {c.how for c in report.convolutions} == {"no C++ compiler was found"}
+    assert "no C++ compiler was found" in report.summary()
+
+
+@needs_kernel
+@torch.no_grad()
+def test_hooks_shared_layers_and_other_types_stay():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.once = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 8, 1)
+            self.hooked = nn.Conv2d(8, 8, 1)
+            self.deep = nn.Conv2d(8, 8, 3, groups=8)
+
+        def forward(self, x):
+            return self.deep(self.hooked(self.once(self.twice(self.twice(x)))))
+
+    model = Twice().eval()
+    x = torch.randn(1, 4, 6, 6)
+    model.hooked.register_forward_hook(lambda *_: None)
+    folded = ab.fold(model, example=x, kernel="on")
+    assert packed(folded) == ["once"]
+    how = {c.name: c.how for c in ab.fast_path(folded).convolutions}
+    assert how["twice"] == "it does not run once on one map"
+    assert how["hooked"] == "a hook reads it"
+    assert "depthwise" in how["deep"]
+    assert torch.allclose(folded(x), model(x), atol=1e-5)
+    assert not packed(ab.fold(model.double(), example=x.double(), kernel="on"))
