@@ -44,10 +44,7 @@ class FoldedGate(nn.Module):
         self.scale = scale
 
     def rows(self) -> torch.Tensor | None:
-        """[3, K]: weight, bias and scale of a gate whose p depends on the same channel's mean alone.
-
-        None for other gates.
-        """
+        """[3, K]: weight, bias and scale, if each p depends on the mean of its channel alone."""
         (first, *rest) = self.stages
         if rest or not isinstance(first, Scale):
             return None

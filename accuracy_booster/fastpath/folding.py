@@ -145,7 +145,7 @@ def _fold_site(
     kernel: Kernel,
     sites: dict[str, Site],
 ) -> SiteReport:
-    """Fold one gate and the norm before it, in place, and add it to `sites`, if that can be done."""
+    """Fold one gate and the norm before it, in place, if that can be done; note it in `sites`."""
     module = modules[name]
     reason = why_not_folded(modules, name, gate, context)
     if reason is not None:

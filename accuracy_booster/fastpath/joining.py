@@ -86,8 +86,15 @@ def _write_onto_shortcut(graph: fx.Graph, conv: fx.Node, places: dict[fx.Node, i
 
 def _with_sum(graph: fx.Graph, conv: fx.Node) -> fx.Node:
     """The node that also adds the shortcut, if a sum alone reads the convolution; else `conv`."""
+    clamped = conv.args[LOW] is not None or conv.args[HIGH] is not None
     total = _only_user(conv)
-    if total is None or total.target is not aten.add.Tensor or total.kwargs:
+    if (
+        clamped
+        or conv.args[SHORTCUT] is not None
+        or total is None
+        or total.target is not aten.add.Tensor
+        or total.kwargs
+    ):
         return conv
     first, second = total.args
     other = second if first is conv else first
@@ -99,16 +106,20 @@ def _with_sum(graph: fx.Graph, conv: fx.Node) -> fx.Node:
 
 
 def _with_clamp(graph: fx.Graph, conv: fx.Node) -> None:
-    """Let the node also compute the activation, if one that clamps alone reads it."""
-    user = _only_user(conv)
-    if user is None:
-        return
-    limits = _limits(user)
-    if limits is None:
-        return
-    args = list(conv.args)
-    args[LOW], args[HIGH] = limits
-    _replace(graph, user, conv, args)
+    """Let the node also compute the activation, if one that clamps alone reads it.
+
+    A ReLU6 may be two nodes, one for each limit.
+    """
+    while (user := _only_user(conv)) is not None and (limits := _limits(user)) is not None:
+        args = list(conv.args)
+        for place, limit in zip((LOW, HIGH), limits, strict=True):
+            if limit is not None and args[place] is not None:
+                return
+            args[place] = args[place] if limit is None else limit
+        low, high = args[LOW], args[HIGH]
+        if low is not None and high is not None and low > high:  # type: ignore[operator]
+            return
+        conv = _replace(graph, user, conv, args)
 
 
 def _limits(node: fx.Node) -> tuple[float | None, float | None] | None:
@@ -133,8 +144,6 @@ def _limits(node: fx.Node) -> tuple[float | None, float | None] | None:
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     """The node's user, if there is one and it reads the node once."""
-    if node.args[LOW] is not None or node.args[HIGH] is not None:
-        return None
     (user, *more) = [*node.users, None]
     if user is None or len(more) > 1 or user.all_input_nodes.count(node) != 1:
         return None

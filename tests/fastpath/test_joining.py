@@ -42,6 +42,10 @@ class Block(nn.Module):
             return torch.relu(y + h), self.after(h)
         if self.kind == "relu6":
             return nn.functional.relu6(y + h), None
+        if self.kind == "crossed limits":
+            return y.clamp_min(2.0).clamp_max(1.0), None
+        if self.kind == "sum after the relu":
+            return torch.relu(y) + h, None
         if self.kind == "read twice":
             return torch.relu(y + h), y.sum()
         if self.kind == "input is the shortcut":
@@ -62,6 +66,8 @@ class Block(nn.Module):
         ("shortcut is read later", 4, 0),
         ("the convolution reads the shortcut", 2, 0),
         ("input is the shortcut", 1, 0),
+        ("crossed limits", 3, 0),
+        ("sum after the relu", 3, 0),
         ("read twice", 3, 0),
         ("other shape", 3, 0),
         ("with itself", 3, 0),

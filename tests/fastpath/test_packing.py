@@ -94,8 +94,8 @@ def test_off_and_other_words():
     folded = ab.fold(model, example=x, kernel="off")
     assert not packed(folded)
     assert ab.fast_path(folded).convolutions == []
-    with pytest.raises(ValueError, match="unknown kernel 'fast'; known: auto, off, on"):
-        ab.fold(model, example=x, kernel="fast")
+    with pytest.raises(ValueError, match="unknown kernel 'never'; known: auto, off, on"):
+        ab.fold(model, example=x, kernel="never")
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import pytest
 from support.gated_networks import network
 
 import accuracy_booster as ab
-from accuracy_booster.fastpath.report import FastPath, SiteReport
+from accuracy_booster.fastpath.report import ConvolutionReport, FastPath, SiteReport
 
 REPORT = FastPath("fused", [SiteReport("a.bn2", True, "norm + sum"), SiteReport("b", False, "no")])
 
@@ -19,6 +19,19 @@ def test_the_table_and_the_summary():
     assert str(REPORT).splitlines()[-1] == REPORT.summary()
 
 
+def test_the_summary_says_how_convolutions_run():
+    place = [SiteReport("a", True, "how")]
+    kernel, other = (
+        ConvolutionReport("c", on, "by panels" if on else "no g++", {}) for on in (1, 0)
+    )
+    for convs, words in (
+        ([kernel, other], "; 1 of 2 convolutions run in our kernel"),
+        ([other], "; 0 of 1 convolutions run in our kernel: no g++"),
+    ):
+        report = FastPath("folded", place, convs)
+        assert report.summary() == f"folded: 1 of 1 places take the fast path{words}"
+
+
 def test_json():
     assert json.loads(json.dumps(REPORT.to_dict())) == {
         "kind": "fused",
@@ -26,6 +39,7 @@ def test_json():
             {"name": "a.bn2", "fast": True, "how": "norm + sum"},
             {"name": "b", "fast": False, "how": "no"},
         ],
+        "convolutions": [],
         "taken": 1,
     }
 
