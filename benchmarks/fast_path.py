@@ -1,6 +1,6 @@
 """What re-calibration costs, against two opponents and timm's rivals: the tables of docs/speed.md.
 
-python benchmarks/fast_path.py [--only NAME ...] [--blocks se,ab] [--batch-sizes 1,16]
+python benchmarks/fast_path.py [--only NAME ...] [--blocks se,ab] [--paths ours] [--batch-sizes 1]
                                [--rounds N] [--seconds S] [--device cuda] [--work FOLDER]
 python benchmarks/fast_path.py --table   # prints the tables of the JSON
 python benchmarks/fast_path.py --write   # puts them into docs/speed.md and README.md
@@ -79,7 +79,7 @@ def measure(given: argparse.Namespace) -> None:
         options = {"rounds": given.rounds, "device": given.device, **RUNS[name]}
         if given.device == "cuda":
             options["batch_sizes"] += ",256"
-        for key in ("blocks", "batch_sizes", "seconds"):
+        for key in ("blocks", "paths", "batch_sizes", "seconds"):
             if getattr(given, key) is not None:
                 options[key] = getattr(given, key)
         for batch in options["batch_sizes"].split(","):
@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
     parser.add_argument("--blocks", help="such as se,ab; by default those of each run")
+    parser.add_argument("--paths", help="ours leaves out the networks with a block as they are")
     parser.add_argument("--batch-sizes", help="such as 1,16; by default those of each run")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument(

@@ -54,12 +54,20 @@ def stock(network: nn.Module, *example: torch.Tensor, graphs: bool = False) -> S
         graphs: on a GPU, record the kernels once and replay them (CUDA graphs).
 
     Raises:
-        ValueError: on the CPU, where the profile of a call does not show what torch can join.
+        ValueError: for a network in training mode, or with kernels of this package; and on the CPU,
+            where the profile of a call does not show what torch can join.
     """
+    if network.training:
+        raise ValueError("the network is in training mode; call network.eval() first")
     compiled = Stock(network, graphs=graphs)
     compiled(*example)
     if all(x.device.type == "cpu" for x in example):
         compiled.frozen = profile(compiled, *example)
+        if compiled.frozen.ours:
+            raise ValueError(
+                f"{compiled.frozen.ours} convolutions are of this package's kernel, and people who "
+                "do not use it have none; pass the network that was not folded"
+            )
         check_joined(compiled.frozen, joinable(network, *example))
     return compiled
 

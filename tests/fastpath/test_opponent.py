@@ -120,6 +120,14 @@ def test_a_compiler_that_joins_nothing_is_refused(x, monkeypatch):
     assert passes
 
 
+def test_what_is_not_as_people_have_it_is_refused(x, monkeypatch):
+    with pytest.raises(ValueError, match=r"training mode; call network\.eval\(\)"):
+        stock(make().train(), x)
+    monkeypatch.setattr(opponent, "profile", lambda *call: Frozen(0, 0, 0, 0, ours=1))
+    with pytest.raises(ValueError, match="1 convolutions are of this package's kernel"):
+        stock(make(), x)
+
+
 EXPECTED = Frozen(packed=53, plain=1, sums=16, relus=49)
 
 
