@@ -78,8 +78,8 @@ def bench(
     there. On the CPU, freed memory is kept for reuse (`ops.keep_freed_memory`), for all variants.
     All networks are in the channels-last format. On the CPU a profile of both compiled opponents
     must show that every convolution is frozen and computes the residual sum and the ReLU after it,
-    or nothing is printed. On a GPU compiled inference replays CUDA graphs, and a time is the mean
-    of several batches in a row.
+    or nothing is printed. On a GPU compiled inference replays CUDA graphs. Where a batch takes less
+    than 20 ms, a time is the mean of several in a row.
 
     Args:
         model: the network's name (`ab.create_model`), or a network of your own, which is copied.
