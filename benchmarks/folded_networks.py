@@ -1,7 +1,7 @@
 """Twenty networks of timm, ultralytics and transformers, folded with AB's gates and compiled.
 
 python benchmarks/folded_networks.py [--only NAME ...] [--block ab] [--batch-size 1]
-                                     [--rounds N] [--seconds S] [--work FOLDER] [--again]
+                                     [--rounds N] [--seconds S] [--minutes M] [--work FOLDER] [--again]
 python benchmarks/folded_networks.py --table   # prints the table of the JSON
 python benchmarks/folded_networks.py --write   # puts it into docs/speed.md
 
@@ -58,11 +58,12 @@ def transformers(kind: str) -> Callable[[], nn.Module]:
 
 TIMM = ("resnet18", "resnet50", "resnext50_32x4d", "res2net50_26w_4s", "regnety_016")
 TIMM += ("mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "convnext_atto")
-TIMM += ("legacy_xception", "seresnet50", "dla34", "dpn68", "ghostnet_100", "densenet121")
+TIMM += ("legacy_xception", "seresnet50", "dla34", "dpn68", "ghostnet_100")
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"timm/{name}": timm(name) for name in TIMM},
     **{f"ultralytics/{name}": ultralytics(name) for name in ("yolov8n", "yolo11n")},
     **{f"transformers/{kind}": transformers(kind) for kind in ("ResNet", "RegNet", "MobileNetV2")},
+    "timm/densenet121": timm("densenet121"),  # last, as it takes the longest to compile
 }
 SIDES = {"ultralytics/yolov8n": 640, "ultralytics/yolo11n": 640}  # pixels; others 224
 WHERE = {"timm/densenet121": "conv"}  # it has no residual branches
@@ -100,15 +101,22 @@ def measure(given: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--one", name, "--block", given.block]
         for option in ("batch_size", "rounds", "seconds"):
             command += [f"--{option.replace('_', '-')}", str(getattr(given, option))]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        if ended.returncode:
-            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
-            result: dict[str, Any] = {"machine": machine, ERROR: last[0]}
-        else:
-            result = json.loads(ended.stdout.splitlines()[-1])
+        result = measured(command, 60 * given.minutes, machine)
         done[key] = publishing.with_machine(old, result)
         given.output.write_text(json.dumps(done, indent=1) + "\n")
         print(line(key, result), flush=True)
+
+
+def measured(command: list[str], seconds: float, machine: dict[str, Any]) -> dict[str, Any]:
+    """The result that a process prints; or why there is none."""
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"machine": machine, ERROR: f"it took more than {seconds / 60:g} minutes"}
+    if ended.returncode:
+        last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+        return {"machine": machine, ERROR: last[0]}
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def line(key: str, result: dict[str, Any]) -> list[str]:
@@ -162,6 +170,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=60, help="for the rounds of one network")
+    parser.add_argument("--minutes", type=float, default=15, help="give up a network after so long")
     parser.add_argument(
         "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
     )

@@ -187,6 +187,17 @@ def test_one_network_of_the_twenty_can_be_boosted_and_folded(folded_networks):
     assert (report.taken, len(report.places)) == (8, 8)
 
 
+def test_a_network_that_cannot_be_measured_is_a_row_that_says_why(folded_networks):
+    def measured(code, seconds=60):
+        return folded_networks.measured([sys.executable, "-c", code], seconds, MACHINE)
+
+    assert measured("print('a line'); print('{\"rows\": []}')") == {"rows": []}
+    failed = measured("import sys; sys.exit('ValueError: no map')")
+    assert failed == {"machine": MACHINE, "error": "ValueError: no map"}
+    late = measured("import time; time.sleep(60)", 0.3)
+    assert late["error"] == "it took more than 0.005 minutes"
+
+
 def test_a_reproduction_is_paused_meanwhile(publishing, tmp_path):
     paused = tmp_path / "paused"
     with publishing.nothing_else_running(str(tmp_path / "none")):
