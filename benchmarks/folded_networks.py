@@ -1,7 +1,8 @@
 """Twenty networks of timm, ultralytics and transformers, folded with AB's gates and compiled.
 
 python benchmarks/folded_networks.py [--only NAME ...] [--block ab] [--batch-size 1]
-                                     [--rounds N] [--seconds S] [--minutes M] [--work FOLDER] [--again]
+                                     [--rounds N] [--seconds S] [--minutes M] [--again]
+                                     [--work FOLDER]
 python benchmarks/folded_networks.py --table   # prints the table of the JSON
 python benchmarks/folded_networks.py --write   # puts it into docs/speed.md
 
