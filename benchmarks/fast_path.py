@@ -1,73 +1,85 @@
-"""What re-calibration costs, as it is and on the fast path: the tables of docs/speed.md.
+"""What re-calibration costs, against two opponents and timm's rivals: the tables of docs/speed.md.
 
-python benchmarks/fast_path.py [--only NAME ...] [--blocks none,se,ab] [--batch-sizes 1,16]
-                               [--rounds N] [--seconds S] [--device cuda]
+python benchmarks/fast_path.py [--only NAME ...] [--blocks se,ab] [--paths ours] [--batch-sizes 1]
+                               [--rounds N] [--seconds S] [--device cuda] [--work FOLDER]
 python benchmarks/fast_path.py --table   # prints the tables of the JSON
 python benchmarks/fast_path.py --write   # puts them into docs/speed.md and README.md
 
-Each batch size of each row of RUNS is one `bench` in a process of its own, and
-benchmarks/fast_path.json gets its result as it ends: a run that is interrupted keeps what it has.
-Rows of another machine or torch are replaced, not mixed. On a GPU the batches of 256 are added.
+Each batch size of each row of RUNS is one `bench` in a process of its own, in which all variants,
+both opponents and the rivals take turns. benchmarks/fast_path.json gets its result as it ends: a
+run that is interrupted keeps what it has. Results of other processors stay beside it; those of
+another torch on the same processor are replaced. A `reproduce run` in FOLDER is paused meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import publishing
+
 HERE = Path(__file__).parent
 DOCUMENTS = (HERE.parent / "docs" / "speed.md", HERE.parent / "README.md")
-BLOCKS = "none,se,eca,cbam,ab,ab_plus"
+BLOCKS = "se,eca,cbam,ab,ab_plus"
+FEW = "se,ab,ab_plus"
+RIVALS = "timm/seresnet50,timm/ecaresnet50d"  # timm has no ecaresnet50 with ResNet-50's stem
+INFER, TRAIN = {"modes": "infer", "batch_sizes": "1,16"}, {"modes": "train"}
+COMPILED, EAGER = {"compile": "on"}, {"compile": "off"}
 RUNS: dict[str, dict[str, Any]] = {
     "resnet50-infer-compiled": {
-        **{"model": "resnet50", "modes": "infer", "compile": "on", "batch_sizes": "1,16"},
+        **{"model": "resnet50", "blocks": BLOCKS, "against": RIVALS, **INFER, **COMPILED},
     },
     "resnet50-infer-eager": {
-        **{"model": "resnet50", "modes": "infer", "compile": "off", "batch_sizes": "1,16"},
+        **{"model": "resnet50", "blocks": BLOCKS, "against": RIVALS, **INFER, **EAGER},
+    },
+    "resnet56-infer-compiled": {"model": "resnet56", "blocks": FEW, **INFER, **COMPILED},
+    "resnet56-infer-eager": {"model": "resnet56", "blocks": FEW, **INFER, **EAGER},
+    "regnety-infer-compiled": {"model": "timm/regnety_016", "blocks": FEW, **INFER, **COMPILED},
+    "mobilenetv2-infer-compiled": {
+        **{"model": "timm/mobilenetv2_100", "blocks": FEW, **INFER, **COMPILED},
     },
     "resnet56-train-compiled": {
-        **{"model": "resnet56", "modes": "train", "compile": "on", "batch_sizes": "128"},
-        "blocks": "none,se,ab,ab_plus",
+        **{"model": "resnet56", "blocks": FEW, "batch_sizes": "128", **TRAIN, **COMPILED},
+    },
+    "resnet56-train-eager": {
+        **{"model": "resnet56", "blocks": "se,ab", "batch_sizes": "128", **TRAIN, **EAGER},
     },
     "resnet50-train-compiled": {
-        **{"model": "resnet50", "modes": "train", "compile": "on", "batch_sizes": "16"},
-        "blocks": "none,se,ab",
-    },
-    "resnet164-train-compiled": {
-        **{"model": "resnet164", "modes": "train", "compile": "on", "batch_sizes": "32"},
-        "blocks": "none,ab",
+        **{"model": "resnet50", "blocks": "se,ab", "batch_sizes": "16", **TRAIN, **COMPILED},
     },
     "resnet50-train-eager": {
-        **{"model": "resnet50", "modes": "train", "compile": "off", "batch_sizes": "16"},
-        "blocks": "none,se,ab",
+        **{"model": "resnet50", "blocks": "se,ab", "batch_sizes": "16", **TRAIN, **EAGER},
+    },
+    "resnet164-train-compiled": {
+        **{"model": "resnet164", "blocks": "ab", "batch_sizes": "32", **TRAIN, **COMPILED},
     },
 }
 KEY = ("mode", "batch_size", "compile", "block", "path")
-SAME = ("model", "input_size", "device", "threads", "torch")
-MARKS = re.compile(r"(<!-- measured (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+SAME = ("model", "input_size", "machine")
+HOW = {"naive": "as it is", "rival": "as it is"}
 
 
-def merged(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """The rows of both, the new one's where both have one; the new alone from another machine."""
-    if old is None or any(old[key] != new[key] for key in SAME):
-        return new
-    rows = {tuple(row[key] for key in KEY): row for row in [*old["rows"], *new["rows"]]}
-    return {**new, "rows": list(rows.values())}
+def merged(old: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of each machine; the new rows take the place of the same machine's old ones."""
+    for result in old:
+        if all(result[key] == new[key] for key in SAME):
+            rows = {tuple(row[key] for key in KEY): row for row in [*result["rows"], *new["rows"]]}
+            new = {**new, "rows": list(rows.values())}
+    return publishing.with_machine(old, new)
 
 
 def measure(given: argparse.Namespace) -> None:
     done = json.loads(given.output.read_text()) if given.output.exists() else {}
     failed = []
     for name in given.only:
-        options = {"blocks": BLOCKS, "rounds": given.rounds, "device": given.device, **RUNS[name]}
+        options = {"rounds": given.rounds, "device": given.device, **RUNS[name]}
         if given.device == "cuda":
             options["batch_sizes"] += ",256"
-        for key in ("blocks", "batch_sizes", "seconds"):
+        for key in ("blocks", "paths", "batch_sizes", "seconds"):
             if getattr(given, key) is not None:
                 options[key] = getattr(given, key)
         for batch in options["batch_sizes"].split(","):
@@ -78,7 +90,7 @@ def measure(given: argparse.Namespace) -> None:
             if result.returncode:
                 failed.append(f"{name} at batch {batch}")
                 continue
-            done[name] = merged(done.get(name), json.loads(result.stdout))
+            done[name] = merged(done.get(name, []), json.loads(result.stdout))
             given.output.write_text(json.dumps(done, indent=1) + "\n")
             print(name, "at batch", batch, "done", flush=True)
     if failed:
@@ -86,105 +98,126 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A Markdown table of one run: the ratios, their quartiles, memory in training, and how."""
+    """A Markdown table of one run on one machine, both ratios side by side, and how it was made."""
     rows = sorted(result["rows"], key=lambda row: row["batch_size"])
     found = {tuple(row[key] for key in ("batch_size", "block", "path")): row for row in rows}
     batches = list(dict.fromkeys(row["batch_size"] for row in rows))
-    blocks = [b for b in dict.fromkeys(row["block"] for row in rows) if b != "none"]
+    variants = dict.fromkeys((row["block"], row["path"]) for row in rows)
     training = rows[0]["mode"] == "train"
-    header = ["block"]
-    for batch in batches:
-        header += [f"batch {batch}: naive", "ours", "fast"]
-        header += ["memory: naive", "ours"] if training else []
     papers = {row["block"]: row["paper"] for row in rows if row["paper"] is not None}
+    header = ["block", "how"]
+    for batch in batches:
+        header += [f"batch {batch}: of stock", "of the same treatment"]
+        header += ["memory"] if training else []
+    header += ["fast path"]
     header += ["the paper's Table 3 (256, Titan X)"] if papers else []
-    lines = [header, ["---"] * len(header)]
-    for block in blocks:
-        cells = [block]
-        for batch in batches:
-            naive, ours = (found.get((batch, block, path)) for path in ("naive", "ours"))
-            cells += [_ratio(naive), _ratio(ours)]
-            cells.append(f"{ours['fast']} of {ours['places']}" if ours else "")
-            if training:
-                cells += [f"{row['memory_ratio']:.3f}" if row else "" for row in (naive, ours)]
-        cells += [f"{papers[block]:.3f}" if block in papers else ""] if papers else []
-        lines.append(cells)
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", _how(result)])
-
-
-def _ratio(row: dict[str, Any] | None) -> str:
-    return f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})" if row else ""
-
-
-def _how(result: dict[str, Any]) -> str:
-    rows = result["rows"]
-    size = "x".join(map(str, result["input_size"]))
-    rounds = sorted({row.get("rounds", result["rounds"]) for row in rows})
-    number = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
-    words = (
-        f"{result['model']}, {size}, {result['device']}, {result['threads']} threads, torch "
-        f"{result['torch']}, {number} rounds."
-    )
-    plain = [row["frozen"] for row in rows if row["block"] == "none" and row.get("frozen")]
-    if plain:
-        packed = " and ".join(dict.fromkeys(f"{f['packed']}" for f in plain))
-        sums = " and ".join(dict.fromkeys(f"{f['sums']}" for f in plain))
-        words += (
-            f" Without a block {packed} convolutions are frozen; {sums} of them add a shortcut."
+    lines = []
+    for block, path in variants:
+        if (block, path) == ("none", "naive"):
+            continue
+        own = [found.get((batch, block, path)) for batch in batches]
+        cells = [block, HOW.get(path, "fused" if training else "folded")]
+        for row in own:
+            cells += [publishing.ratio(row and row["of_stock"])]
+            cells += [publishing.ratio(row and row["of_same"])]
+            cells += [f"{row['memory_ratio']:.3f}" if row else ""] if training else []
+        last = next(row for row in own if row)
+        cells += [f"{last['fast']} of {last['places']}" if last["places"] else ""]
+        cells += [f"{papers[block]:.3f}" if block in papers and path != "rival" else ""] * bool(
+            papers
         )
-    return words
+        lines.append(cells)
+    return f"{publishing.markdown(header, lines)}\n\n{_how(result, found)}"
+
+
+def _how(result: dict[str, Any], found: dict[tuple[Any, ...], dict[str, Any]]) -> str:
+    size = "x".join(map(str, result["input_size"]))
+    words = (
+        f"{result['model']}, {size}. {publishing.machine(result['machine'])}, "
+        f"{publishing.rounds(result['rows'])}."
+    )
+    profiles = {
+        "Stock": ("none", "naive"),
+        "The same treatment": ("none", "ours"),
+        "With AB, folded": ("ab", "ours"),
+    }
+    for name, variant in profiles.items():
+        shown = [row["frozen"] for key, row in found.items() if key[1:] == variant]
+        if shown and shown[0]:
+            words += f" {name}: {publishing.joined(shown[0])}."
+    times = [
+        f"{row['milliseconds']:.1f} ms at batch {key[0]}"
+        for key, row in found.items()
+        if key[1:] == ("none", "naive")
+    ]
+    return f"{words} Stock takes {', '.join(times)}."
 
 
 def sentence(result: dict[str, Any]) -> str:
-    """README's line: the range of the folded gates' ratios at each batch size."""
+    """README's line: the ranges of both ratios of the folded gates, and of the rivals."""
     rows = [r for r in result["rows"] if r["path"] == "ours" and r["block"] != "none" and r["fast"]]
+    rivals = [r for r in result["rows"] if r["path"] == "rival"]
+    names = ", ".join(dict.fromkeys(row["block"] for row in rows))
+    text = (
+        f"Folded and compiled, {result['model']} with a block ({names}) takes "
+        f"{_ranges(rows, 'of_stock')} of the time of the network without a block as people "
+        "run it today (`torch.compile` with frozen weights), and "
+        f"{_ranges(rows, 'of_same')} of that network with the same treatment."
+    )
+    for name in dict.fromkeys(row["block"] for row in rivals):
+        own = [row for row in rivals if row["block"] == name]
+        text += f" {name} takes {_ranges(own, 'of_stock')}."
+    return f"{text} {publishing.machine(result['machine'])} ([measured](docs/speed.md#measured))."
+
+
+def _ranges(rows: list[dict[str, Any]], opponent: str) -> str:
     parts = []
     for batch in sorted({row["batch_size"] for row in rows}):
-        ratios = [row["ratio"] for row in rows if row["batch_size"] == batch]
+        ratios = [row[opponent]["ratio"] for row in rows if row["batch_size"] == batch]
         low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
-        parts.append(f"{low if low == high else f'{low} to {high}'} times at batch {batch}")
-    names = ", ".join(dict.fromkeys(row["block"] for row in rows))
-    return (
-        f"Folded and compiled with frozen weights, ResNet-50 with a block ({names}) takes "
-        f"{' and '.join(parts)}\nof the unboosted network's time, on {result['device']} with "
-        f"{result['threads']} threads ([measured](docs/speed.md#measured))."
-    )
+        parts.append(f"{low if low == high else f'{low} to {high}'} at batch {batch}")
+    return " and ".join(parts)
 
 
-def filled(text: str, done: dict[str, Any]) -> str:
-    """The document with what was measured between its marks; what has no result stays."""
-
-    def fill(match: re.Match[str]) -> str:
-        name, _, kind = match[2].partition(":")
-        if name not in done:
-            return match[0]
-        return match[1] + (sentence if kind else table)(done[name]) + match[3]
-
-    return MARKS.sub(fill, text)
+def written(name: str, done: dict[str, list[dict[str, Any]]]) -> str | None:
+    """What stands between the marks of a name: a table, or a sentence, for each machine."""
+    run, _, kind = name.partition(":")
+    if run not in RUNS:
+        return None
+    if run not in done:
+        return f"Not measured yet: `python benchmarks/fast_path.py --only {run}`."
+    return "\n\n".join((sentence if kind else table)(result) for result in done[run])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--blocks", help="such as none,se,ab; by default those of each run")
+    parser.add_argument("--blocks", help="such as se,ab; by default those of each run")
+    parser.add_argument("--paths", help="ours leaves out the networks with a block as they are")
     parser.add_argument("--batch-sizes", help="such as 1,16; by default those of each run")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument(
         "--seconds", type=float, default=90, help="for the rounds of one batch size"
     )
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--table", action="store_true", help="print the tables, measure nothing")
     parser.add_argument("--write", action="store_true", help="put them into the documents")
     given = parser.parse_args()
     if not (given.table or given.write):
-        measure(given)
+        with publishing.nothing_else_running(given.work):
+            measure(given)
         return
     done = json.loads(given.output.read_text())
     if given.table:
-        print("\n\n".join(f"{name}\n\n{table(done[name])}" for name in given.only if name in done))
+        for name in given.only:
+            print(f"{name}\n\n{written(name, done)}\n")
     for path in DOCUMENTS if given.write else ():
-        path.write_text(filled(path.read_text(), done))
+        text = publishing.filled(path.read_text(), lambda name: written(name, done))
+        path.write_text(text)
 
 
 if __name__ == "__main__":

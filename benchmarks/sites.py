@@ -4,7 +4,8 @@ python benchmarks/sites.py [--batch 1 16] [--rounds 25]
 
 It times the end of one residual branch: convolution, gate of AB, sum and ReLU, compiled with frozen
 weights. The gate reads the convolution's input, or its output, or there is none; the three take
-turns. The constants in `fastpath/folded_forms.py` are fitted to what this measures.
+turns, and the one without a gate must have its sum and ReLU in the convolution. The constants in
+`fastpath/folded_forms.py` are fitted to what this measures.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.fold_algebra import fold_gate
 from accuracy_booster.fastpath.folded_forms import FORMS, choose_form
 from accuracy_booster.fastpath.folded_modules import GatedConv2d
+from accuracy_booster.fastpath.opponent import stock
 from accuracy_booster.ops import keep_freed_memory
 
 STAGES = ((64, 256, 56), (128, 512, 28), (256, 1024, 14), (512, 2048, 7))
@@ -58,7 +60,8 @@ def stage(inputs: int, outputs: int, side: int, batch: int, rounds: int) -> dict
     runs = {}
     for name, layer in layers.items():
         end = End(layer).eval().to(memory_format=layout)
-        runs[name] = ab.compile_for_inference(end, h, shortcut, sums=name == "no gate")
+        compiled = stock if name == "no gate" else ab.compile_for_inference
+        runs[name] = compiled(end, h, shortcut)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name in random.sample(list(runs), len(runs)):

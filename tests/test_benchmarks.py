@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,9 @@ def load(*path):
         pytest.skip("the repository's benchmarks are not here")
     spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(file.parent)  # a benchmark imports what stands beside it
+        spec.loader.exec_module(module)
     return module
 
 
@@ -40,56 +43,172 @@ def other_trainers():
     return load("benchmarks", "other_trainers.py")
 
 
-def row(block, path, ratio, **changes):
+@pytest.fixture(scope="module")
+def publishing():
+    return load("benchmarks", "publishing.py")
+
+
+@pytest.fixture(scope="module")
+def folded_networks():
+    return load("benchmarks", "folded_networks.py")
+
+
+def ratio(value):
+    return {"ratio": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def row(block, path, of_stock, of_same, **changes):
     return {
         **{"mode": "infer", "batch_size": 1, "compile": True, "block": block, "path": path},
-        **{"ratio": ratio, "low": ratio - 0.01, "high": ratio + 0.01, "rounds": 9, "fast": 16},
-        **{"places": 16, "paper": None, "memory_ratio": 1.0},
-        "frozen": {"packed": 53, "plain": 0, "sums": 16},
+        **{"of_stock": ratio(of_stock), "of_same": ratio(of_same), "rounds": 9, "fast": 16},
+        **{"places": 16, "paper": None, "memory_ratio": 1.0, "milliseconds": 34.0},
+        "frozen": {"packed": 53, "plain": 0, "sums": 16, "relus": 49, "ours": 0},
         **changes,
     }
 
 
+MACHINE = {"device": "A processor", "cores": 4, "threads": 2, "instructions": "AVX2"}
+MACHINE |= {"torch": "2.15.0", "onednn": "3.5.1"}
 RESULT = {
-    **{"model": "resnet50", "input_size": [3, 224, 224], "device": "A processor", "threads": 2},
-    **{"torch": "2.15.0", "rounds": 15},
-    "rows": [row("none", "naive", 1.0), row("ab", "naive", 1.2), row("ab", "ours", 1.04)],
+    **{"model": "resnet50", "input_size": [3, 224, 224], "machine": MACHINE, "rounds": 15},
+    "rows": [
+        row("none", "naive", 1.0, 1.1),
+        row("none", "ours", 0.9, 1.0),
+        row("ab", "naive", 1.2, 1.3),
+        row("ab", "ours", 0.94, 1.02),
+        row("timm/seresnet50", "rival", 1.18, 1.3, fast=0, places=0),
+    ],
 }
 
 
 def test_the_benchmark_keeps_what_it_has_and_mixes_no_machines(fast_path):
-    new = {**RESULT, "rows": [row("ab", "ours", 1.05), row("ab", "ours", 1.03, batch_size=16)]}
-    both = fast_path.merged(RESULT, new)
-    found = {(r["block"], r["path"], r["batch_size"]): r["ratio"] for r in both["rows"]}
+    rows = [row("ab", "ours", 0.95, 1.05), row("ab", "ours", 0.93, 1.03, batch_size=16)]
+    new = {**RESULT, "rows": rows}
+    (both,) = fast_path.merged([RESULT], new)
+    found = {(r["block"], r["path"], r["batch_size"]): r["of_same"]["ratio"] for r in both["rows"]}
     assert found == {
-        ("none", "naive", 1): 1.0,
-        ("ab", "naive", 1): 1.2,
+        ("none", "naive", 1): 1.1,
+        ("none", "ours", 1): 1.0,
+        ("ab", "naive", 1): 1.3,
         ("ab", "ours", 1): 1.05,
         ("ab", "ours", 16): 1.03,
+        ("timm/seresnet50", "rival", 1): 1.3,
     }
-    other = {**new, "device": "another"}
-    assert fast_path.merged(RESULT, other) == other
+    other = {**new, "machine": {**MACHINE, "device": "another"}}
+    assert fast_path.merged([RESULT], other) == [RESULT, other]
+    newer = {**new, "machine": {**MACHINE, "torch": "2.16.0"}}
+    assert fast_path.merged([RESULT, other], newer) == [other, newer]
 
 
-def test_the_documents_get_the_figures_from_the_json(fast_path):
-    text = "a\n<!-- measured x -->\nold\n<!-- end -->\nb\n<!-- measured x:line -->\n<!-- end -->\n"
-    text = text.replace("-->\n<!-- end", "-->\nold\n<!-- end")
-    assert fast_path.filled(text, {}) == text
-    new = fast_path.filled(text, {"x": RESULT})
-    assert "| ab | 1.200 (1.190 to 1.210) | 1.040 (1.030 to 1.050) | 16 of 16 |" in new
-    assert "A processor, 2 threads, torch 2.15.0, 9 rounds" in new
-    assert "53 convolutions are frozen; 16 of them add a shortcut." in new
-    assert " takes 1.04 times at batch 1\n" in new
+def test_the_documents_get_the_figures_from_the_json(fast_path, publishing):
+    name = "resnet50-infer-compiled"
+    text = f"a\n<!-- measured {name} -->\nold\n<!-- end -->\nb\n"
+    text += f"<!-- measured {name}:sentence -->\nold\n<!-- end -->\n"
+    text += "<!-- measured of-others -->\nkept\n<!-- end -->\n"
+
+    def filled(text, done):
+        return publishing.filled(text, lambda name: fast_path.written(name, done))
+
+    empty = filled(text, {})
+    assert "\nold\n" not in empty
+    assert empty.count(f"Not measured yet: `python benchmarks/fast_path.py --only {name}`") == 2
+    new = filled(text, {name: [RESULT]})
+    assert "batch 1: of stock | of the same treatment |" in new
+    shown = "| ab | {} | 16 of 16 |"
+    assert shown.format("folded | 0.940 (0.930 to 0.950) | 1.020 (1.010 to 1.030)") in new
+    assert shown.format("as it is | 1.200 (1.190 to 1.210) | 1.300 (1.290 to 1.310)") in new
+    assert "| none | folded | 0.900 (0.890 to 0.910) | 1.000 (0.990 to 1.010) |" in new
+    assert "| timm/seresnet50 | as it is | 1.180 (1.170 to 1.190) |" in new
+    machine = "A processor, 2 threads on 4 cores, AVX2, torch 2.15.0, oneDNN 3.5.1"
+    assert f"{machine}, 9 rounds" in new
+    assert "Stock: 53 frozen convolutions, 16 with the residual sum and 49 with the ReLU." in new
+    assert "Stock takes 34.0 ms at batch 1." in new
+    line = new[new.index("Folded and compiled") :]
+    assert "takes 0.94 at batch 1 of the time of the network without a block" in line
+    assert "and 1.02 at batch 1 of that network with the same treatment" in line
+    assert "timm/seresnet50 takes 1.18 at batch 1." in line
+    assert machine in line
     assert "\nold\n" not in new
-    assert fast_path.filled(new, {"x": RESULT}) == new
+    assert "\nkept\n" in new
+    assert filled(new, {name: [RESULT]}) == new
+    both = filled(text, {name: [RESULT, {**RESULT, "machine": {**MACHINE, "device": "Another"}}]})
+    assert both.count("Another, 2 threads") == 2
 
 
-def test_the_documents_hold_what_the_json_holds(fast_path):
-    done = json.loads((ROOT / "benchmarks" / "fast_path.json").read_text())
-    for document in fast_path.DOCUMENTS:
-        text = document.read_text()
-        assert fast_path.MARKS.search(text), f"{document.name} has no place for figures"
-        assert fast_path.filled(text, done) == text, "run benchmarks/fast_path.py --write"
+def test_a_table_of_training_shows_the_memory(fast_path):
+    rows = [
+        row(r["block"], r["path"], 1.02, 1.01, mode="train", frozen=None) for r in RESULT["rows"]
+    ]
+    text = fast_path.table({**RESULT, "rows": rows})
+    assert "| ab | fused | 1.020 (1.010 to 1.030) | 1.010 (1.000 to 1.020) | 1.000 | 16 of" in text
+    assert "frozen" not in text
+
+
+def test_each_run_has_a_place_in_the_documents(fast_path, publishing):
+    texts = [document.read_text() for document in fast_path.DOCUMENTS]
+    names = [match[2] for text in texts for match in publishing.MARKS.finditer(text)]
+    runs = [name.partition(":")[0] for name in names]
+    assert set(runs) == {*fast_path.RUNS, "folded-networks"}
+
+
+def test_the_documents_hold_what_the_json_holds(fast_path, folded_networks, publishing):
+    for benchmark in (fast_path, folded_networks):
+        file = Path(benchmark.__file__).with_suffix(".json")
+        done = json.loads(file.read_text()) if file.exists() else {}
+        write = partial(benchmark.written, done=done)
+        for document in fast_path.DOCUMENTS:
+            text = document.read_text()
+            written = publishing.filled(text, write)
+            assert written == text, f"run {Path(benchmark.__file__).name} --write"
+
+
+def test_twenty_networks_have_a_row_each(folded_networks):
+    assert len(folded_networks.NETWORKS) == 20
+    done = {
+        "timm/resnet18": [RESULT],
+        "timm/dla34": [{"machine": MACHINE, "error": "ValueError: no such map"}],
+        "timm/dpn68": [{**RESULT, "machine": {**MACHINE, "device": "Another"}}],
+    }
+    rows = [r for r in RESULT["rows"] if r["path"] != "rival" and r["block"] != "ab"]
+    rows.append(row("ab", "ours", 0.94, 1.02, fast=7, places=8))
+    done["timm/resnet18"] = [{**RESULT, "rows": rows}]
+    text = folded_networks.table(done)
+    shown = "| 34.0 | 0.940 (0.930 to 0.950) | 1.020 (1.010 to 1.030) | 0.900 (0.890 to 0.910) |"
+    assert f"| timm/resnet18 | 7 of 8 {shown}" in text
+    assert "not measured: ValueError: no such map" in text
+    assert "7 of 8 gates take the fast path" in text
+    assert "Another, 2 threads" in text
+
+
+def test_one_network_of_the_twenty_can_be_boosted_and_folded(folded_networks):
+    model = folded_networks.NETWORKS["timm/resnet18"]().eval()
+    example = torch.zeros(1, 3, 32, 32)
+    report = ab.fast_path(ab.fold(ab.boost(model, "ab", example=example), example=example))
+    assert (report.taken, len(report.places)) == (8, 8)
+
+
+def test_a_network_that_cannot_be_measured_is_a_row_that_says_why(folded_networks):
+    def measured(code, seconds=60):
+        return folded_networks.measured([sys.executable, "-c", code], seconds, MACHINE)
+
+    assert measured("print('a line'); print('{\"rows\": []}')") == {"rows": []}
+    failed = measured("import sys; sys.exit('ValueError: no map')")
+    assert failed == {"machine": MACHINE, "error": "ValueError: no map"}
+    late = measured("import time; time.sleep(60)", 0.3)
+    assert late["error"] == "it took more than 0.005 minutes"
+
+
+def test_a_reproduction_is_paused_meanwhile(publishing, tmp_path):
+    paused = tmp_path / "paused"
+    with publishing.nothing_else_running(str(tmp_path / "none")):
+        assert not (tmp_path / "none").exists(), "without a work folder there is nothing to pause"
+    with publishing.nothing_else_running(str(tmp_path)):
+        assert paused.exists()
+    assert not paused.exists()
+    paused.touch()
+    with publishing.nothing_else_running(str(tmp_path)):
+        assert paused.exists()
+    assert paused.exists(), "a pause of the user's stays"
 
 
 # --- other people's trainers

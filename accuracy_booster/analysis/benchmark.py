@@ -1,4 +1,4 @@
-"""`ab.bench`: what re-calibration costs in time and memory, against the unboosted network."""
+"""`ab.bench`: what re-calibration costs in time and memory, against two unboosted networks."""
 
 # N batch, C channels, H W space
 
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from accuracy_booster.analysis.benchmark_results import (
+    SAME,
+    STOCK,
     Bench,
     Case,
     Measured,
@@ -28,11 +30,8 @@ from accuracy_booster.analysis.benchmark_steps import (
     make_step,
 )
 from accuracy_booster.analysis.choices import BENCHED_BLOCKS
-from accuracy_booster.analysis.measuring import (
-    calls_in_a_row,
-    interleaved_times,
-    processor,
-)
+from accuracy_booster.analysis.machine import this_machine
+from accuracy_booster.analysis.measuring import calls_in_a_row, interleaved_times
 from accuracy_booster.errors import unknown
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import keep_freed_memory
@@ -51,9 +50,10 @@ PATHS = ("naive", "ours")
 
 
 def bench(
-    model: str = "resnet50",
+    model: str | nn.Module = "resnet50",
     *,
     blocks: Sequence[str] = BENCHED_BLOCKS,
+    against: Sequence[str] = (),
     where: Where = "residual",
     skip: Skip = None,
     modes: Sequence[str] = ("infer", "train"),
@@ -62,27 +62,35 @@ def bench(
     paths: Sequence[str] = PATHS,
     rounds: int = 10,
     seconds: float | None = None,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: tuple[int, ...] | None = None,
     precision: str = "fp32",
     device: str = "auto",
 ) -> Bench:
-    """Time a network with each block, as it is and folded or fused, and without a block.
+    """Time a network with each block, as it is and folded or fused, against two opponents.
 
-    The variants of a case are timed in turns, and each is compared with the unboosted network in
-    the same round. Training takes batches of 2 and more: smaller ones are left out there. On the
-    CPU, freed memory is kept for reuse (`ops.keep_freed_memory`), for all variants. All networks
-    are in the channels-last format. Compiled inference is `ab.compile_for_inference` for all, which
-    freezes the weights and checks in a profile that they are. On a GPU it replays CUDA graphs, and
-    a time is the mean of several batches in a row.
+    Both opponents have no block. One is the network as people run it today: as it is, and where
+    `compile` is set, under `torch.compile` with frozen weights. The other has the same treatment as
+    a boosted network: `ab.fold` and `ab.compile_for_inference`, or in training `ab.fuse`. Each row
+    has its ratio to both.
+
+    The variants of a case are timed in turns in one process, and each is compared with the
+    opponents in the same round. Training takes batches of 2 and more: smaller ones are left out
+    there. On the CPU, freed memory is kept for reuse (`ops.keep_freed_memory`), for all variants.
+    All networks are in the channels-last format. On the CPU a profile of both compiled opponents
+    must show that every convolution is frozen and computes the residual sum and the ReLU after it,
+    or nothing is printed. On a GPU compiled inference replays CUDA graphs. Where a batch takes less
+    than 20 ms, a time is the mean of several in a row.
 
     Args:
-        model: the network (`ab.create_model`).
+        model: the network's name (`ab.create_model`), or a network of your own, which is copied.
         blocks: names or texts; "none" is always measured.
+        against: names of other networks, which are timed as people run them today, in the same
+            turns: what one would use instead.
         where, skip: the sites of the gates, as for `ab.boost`.
         modes: of "infer" and "train".
         batch_sizes: images in a batch.
         compile: False for eager, True for `torch.compile`.
-        paths: of "naive" and "ours".
+        paths: of "naive" and "ours", for the networks with a block.
         rounds: how often each variant runs, after two runs to warm up.
         seconds: no round starts later than this after a case's first one, except for the first
             three.
@@ -93,8 +101,8 @@ def bench(
 
     Raises:
         ValueError: for unknown names, numbers below 1, a device that is not here, a precision that
-            it does not have, or an unboosted network that is slower than it need be
-            (`fastpath.compiled.check`).
+            it does not have, or an opponent that is slower than torch can make it
+            (`fastpath.opponent`).
     """
     cases, place = _checked(modes, batch_sizes, compile, paths, rounds, device, precision)
     if seconds is not None and not seconds > 0:
@@ -102,21 +110,26 @@ def bench(
     blocks = tuple(dict.fromkeys(["none", *blocks]))
     if place.type == "cpu":
         keep_freed_memory()
-    base = create_model(model)
-    channels, height, width = input_size or infer_examples(base)[0].shape[1:]
-    size = (channels, height, width)
+    own = not isinstance(model, str)
+    base = model if isinstance(model, nn.Module) else create_model(model)
+    name = type(base).__name__ if own else str(model)
+    size = tuple(input_size or infer_examples(base)[0].shape[1:])
 
-    def make(block: str) -> nn.Module:
-        return make_network(model, block, size, where=where, skip=skip)
+    def make(variant: Variant) -> nn.Module:
+        if variant.path == "rival":
+            return make_network(variant.block, "none", size)
+        return make_network(model, variant.block, size, where=where, skip=skip)
 
-    for block in blocks:  # names and sizes are checked before anything takes long
-        with torch.device("meta"):
-            make(block)
-    variants = [Variant(path, block) for path, block in itertools.product(paths, blocks)]
+    boosted = [Variant(path, block) for path, block in itertools.product(paths, blocks)]
+    rivals = [Variant("rival", rival) for rival in against]
+    variants = list(dict.fromkeys([STOCK, SAME, *boosted, *rivals]))
+    for variant in variants:  # names and sizes are checked before anything takes long
+        with torch.device("cpu" if own else "meta"):
+            make(variant)
     rows: list[Timing] = []
     with bars() as progress:
         task = progress.add_task(
-            f"bench {model}", total=len(cases) * (len(variants) + rounds), note=""
+            f"bench {name}", total=len(cases) * (len(variants) + rounds), note=""
         )
 
         def advance() -> None:
@@ -125,10 +138,8 @@ def bench(
         for case in cases:
             progress.update(task, note=str(case))
             found = _measure(case, make, size, variants, rounds, seconds, place, advance)
-            rows += timings(case, model, found)
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor()
-    threads = torch.get_num_threads()
-    return Bench(model, size, name, threads, rounds, torch.__version__, rows)
+            rows += timings(case, name, found)
+    return Bench(name, size, this_machine(place), rounds, rows)
 
 
 def _checked(
@@ -166,8 +177,8 @@ def _checked(
 
 def _measure(
     case: Case,
-    make: Callable[[str], nn.Module],
-    size: tuple[int, int, int],
+    make: Callable[[Variant], nn.Module],
+    size: tuple[int, ...],
     variants: Sequence[Variant],
     rounds: int,
     seconds: float | None,
@@ -176,7 +187,7 @@ def _measure(
 ) -> dict[Variant, Measured]:
     """Measure the variants of a case.
 
-    `make` makes a block's network. `advance` is called for each variant and each round.
+    `make` makes a variant's network. `advance` is called for each variant and each round.
     """
     x = torch.randn(case.batch_size, *size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -186,7 +197,7 @@ def _measure(
     with _many_compiled():
         for variant in variants:
             torch.manual_seed(0)
-            network = make(variant.block).to(device)
+            network = make(variant).to(device)
             network = network.to(memory_format=torch.channels_last)
             steps[variant] = make_step(case, variant, network, x)
             memory[variant] = peak_memory(steps[variant].run, device, warm_up=2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from accuracy_booster.fastpath.compiled import Frozen
+from accuracy_booster.analysis.machine import Machine
+from accuracy_booster.fastpath.frozen import Frozen
 
 # Table 3: seconds for a batch of 256, ResNet-50 on a Titan X, as ratios to the baseline's 0.152 s
 PAPER = {"none": 1.0, "se": 0.187 / 0.152, "ab": 0.163 / 0.152, "ab_plus": 0.192 / 0.152}
@@ -30,10 +31,20 @@ class Case:
 
 
 class Variant(NamedTuple):
-    """A network of a case: as it is ("naive") or folded or fused ("ours"), with which block."""
+    """A network of a case.
+
+    Attributes:
+        path: "naive" (as it is), "ours" (folded or fused), or "rival" (another network, as it is).
+        block: the block, or the rival's name.
+    """
 
     path: str
     block: str
+
+
+# The two opponents: the network without a block as people run it today, and with the treatment
+# that a boosted network gets.
+STOCK, SAME = Variant("naive", "none"), Variant("ours", "none")
 
 
 @dataclass(frozen=True)
@@ -55,20 +66,39 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """The time over an opponent's in the same round: the median over the rounds, and quartiles."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def ratio(own: Sequence[float], opponent: Sequence[float]) -> Ratio:
+    """The ratio of two variants' times, a number for each round."""
+    found = [a / b for a, b in zip(own, opponent, strict=True)]
+    low, _, high = quantiles(found, n=4) if len(found) > 1 else found * 3
+    return Ratio(median(found), low, high)
+
+
+@dataclass(frozen=True)
 class Timing:
     """One row of a benchmark: a variant of a case.
 
     Attributes:
-        path: "naive" (the boosted network as it is) or "ours" (folded or fused).
+        path: "naive" (the boosted network as it is), "ours" (folded or fused) or "rival".
+        block: the block, or the rival's name.
         milliseconds: the median time of a batch.
-        ratio: the time over that of the unboosted network on the same path in the same round, the
-            median over the rounds; low and high are its quartiles.
-        ratio_naive: the same over the unboosted network as it is.
+        of_stock: the ratio to the network without a block as people run it today.
+        of_same: the ratio to the network without a block, folded or fused as ours.
         memory: bytes of tensors at the highest point above what is held before.
-        memory_ratio: the memory over that of the unboosted network on the same path.
+        memory_ratio: the memory over that of the network without a block on the same path.
         fast, places: how many gates (or the places of gates) take the fast path, of how many.
         rounds: how many there were.
-        frozen: the convolutions of the compiled network, as `fastpath.compiled.Frozen`; None where
+        frozen: the convolutions of the compiled network, as `fastpath.frozen.Frozen`; None where
             there was nothing to check.
         paper: Table 3's ratio, for a batch of 256 on a Titan X; None where the paper has none.
     """
@@ -80,10 +110,8 @@ class Timing:
     block: str
     path: str
     milliseconds: float
-    ratio: float
-    low: float
-    high: float
-    ratio_naive: float
+    of_stock: Ratio
+    of_same: Ratio
     memory: int
     memory_ratio: float
     fast: int
@@ -96,39 +124,30 @@ class Timing:
 def timings(case: Case, model: str, found: Mapping[Variant, Measured]) -> list[Timing]:
     """The rows of a case, from what was measured of each variant.
 
-    The variants without a block ("none") must be among them, on every path.
+    Both opponents, STOCK and SAME, must be among them.
     """
     return [_timing(case, model, variant, found) for variant in found]
 
 
 def _timing(case: Case, model: str, variant: Variant, found: Mapping[Variant, Measured]) -> Timing:
-    own, base = found[variant], found[variant._replace(block="none")]
-    naive = found.get(Variant("naive", "none"), base)
-    ratios = _ratios(own, base)
-    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    own, stock, same = found[variant], found[STOCK], found[SAME]
+    alike = same if variant.path == "ours" else stock
     in_paper = model == "resnet50" and case.mode == "infer"
     return Timing(
         **asdict(case),
         block=variant.block,
         path=variant.path,
         milliseconds=median(own.milliseconds),
-        ratio=median(ratios),
-        low=low,
-        high=high,
-        ratio_naive=median(_ratios(own, naive)),
+        of_stock=ratio(own.milliseconds, stock.milliseconds),
+        of_same=ratio(own.milliseconds, same.milliseconds),
         memory=own.memory,
-        memory_ratio=own.memory / max(1, base.memory),
+        memory_ratio=own.memory / max(1, alike.memory),
         fast=own.fast,
         places=own.places,
-        rounds=len(ratios),
+        rounds=len(own.milliseconds),
         frozen=asdict(own.frozen) if own.frozen else None,
         paper=PAPER.get(variant.block) if in_paper else None,
     )
-
-
-def _ratios(own: Measured, base: Measured) -> list[float]:
-    """The ratio of the times in each round."""
-    return [a / b for a, b in zip(own.milliseconds, base.milliseconds, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -136,11 +155,9 @@ class Bench:
     """The result of `ab.bench`: what was measured, and on which machine."""
 
     model: str
-    input_size: tuple[int, int, int]
-    device: str
-    threads: int
+    input_size: tuple[int, ...]
+    machine: Machine
     rounds: int
-    torch: str
     rows: list[Timing]
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,7 +166,7 @@ class Bench:
 
     def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         """A title, header and rows for each case."""
-        header = ["block", "path", "ms", "time ratio", "quartiles", "to plain", "memory"]
+        header = ["block", "path", "ms", "of stock", "of same treatment", "memory"]
         header += ["memory ratio", "fast path", "frozen", "paper"]
         for case, rows in itertools.groupby(
             self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile, r.precision)
@@ -161,22 +178,23 @@ class Bench:
         size = "x".join(map(str, self.input_size))
         rounds = "/".join(map(str, sorted({r.rounds for r in self.rows})))
         return (
-            f"{self.model}, images of {size}, {self.device}, {self.threads} threads, torch "
-            f"{self.torch}, {rounds} rounds in turns.\nRatios are to the network without a "
-            "block on the same path (naive: as it is; ours: folded or fused), medians over the "
-            "rounds;\nto plain: to that network as it is; fast path: the gates that take it; "
-            "frozen: convolutions whose weights are;\npaper: its Table 3, batch 256 on a "
-            "Titan X.\nA few rounds tell little on a busy machine: see the quartiles."
+            f"{self.model}, images of {size}, {self.machine}, {rounds} rounds in turns.\n"
+            "of stock: the time over that of the network without a block as people run it today\n"
+            "(path naive), the median over the rounds and its quartiles.\n"
+            "of same treatment: the same over that network folded or fused by us (path ours).\n"
+            "fast path: the gates that take it; frozen: convolutions whose weights are; paper: its "
+            "Table 3, batch 256 on a Titan X.\n"
+            "A few rounds tell little on a busy machine: see the quartiles."
         )
 
 
 def _cells(row: Timing) -> list[str]:
     frozen = ""
     if row.frozen:
-        frozen = f"{row.frozen['packed']} of {row.frozen['packed'] + row.frozen['plain']}"
+        count = row.frozen["packed"] + row.frozen["ours"]
+        frozen = f"{count} of {count + row.frozen['plain']}"
     return [
-        *(row.block, row.path, f"{row.milliseconds:.2f}", f"{row.ratio:.3f}"),
-        *(f"{row.low:.3f} to {row.high:.3f}", f"{row.ratio_naive:.3f}"),
+        *(row.block, row.path, f"{row.milliseconds:.2f}", str(row.of_stock), str(row.of_same)),
         *(f"{row.memory / 1e6:.1f} MB", f"{row.memory_ratio:.3f}"),
         *(f"{row.fast} of {row.places}", frozen),
         "" if row.paper is None else f"{row.paper:.3f}",

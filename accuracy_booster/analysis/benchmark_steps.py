@@ -9,17 +9,20 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.analysis.benchmark_results import Case, Variant
+from accuracy_booster.analysis.benchmark_results import SAME, STOCK, Case, Variant
 from accuracy_booster.fastpath import compile_for_inference, fast_path, fold, fuse
-from accuracy_booster.fastpath.compiled import Frozen
+from accuracy_booster.fastpath.frozen import Frozen
+from accuracy_booster.fastpath.opponent import check_joined, joinable, stock
 from accuracy_booster.models import create_model
 from accuracy_booster.ops import bf16_works
 from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.surgery import boost
 from accuracy_booster.surgery.skipping import Skip
 from accuracy_booster.surgery.where import Where
 
@@ -45,17 +48,27 @@ def check_precision(precision: str, device_type: str) -> None:
 
 
 def make_network(
-    model: str,
+    model: str | nn.Module,
     block: str,
-    size: tuple[int, int, int],
+    size: tuple[int, ...],
     *,
     where: Where = "residual",
     skip: Skip = None,
 ) -> nn.Module:
-    """The network of a benchmark for images of `size` (C, H, W), boosted as by `ab.boost`."""
-    return create_model(
-        model, block=block, where=where, skip=skip, in_chans=size[0], input_size=size
-    )
+    """The network of a benchmark for images of `size` (C, H, W), boosted as by `ab.boost`.
+
+    Args:
+        model: a network's name, or a network of one's own, which is copied.
+        block: a block, or "none".
+    """
+    if isinstance(model, str):
+        channels, height, width = size
+        how: dict[str, Any] = {"where": where, "skip": skip, "in_chans": channels}
+        return create_model(model, block=block, input_size=(channels, height, width), **how)
+    network = copy.deepcopy(model)
+    if block == "none":
+        return network
+    return boost(network, block, example=torch.zeros(1, *size), where=where, skip=skip)
 
 
 def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:
@@ -67,7 +80,8 @@ def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor)
             network and the batch are converted; training in 16 bits is autocast.
 
     Raises:
-        ValueError: if the compiler did not freeze the weights (`compile_for_inference`).
+        ValueError: if a network without a block is slower than torch can make it
+            (`fastpath.opponent`).
     """
     if case.mode == "infer":
         dtype = PRECISIONS[case.precision]
@@ -80,36 +94,31 @@ def make_step(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor)
 
 
 def _inference(case: Case, variant: Variant, network: nn.Module, x: torch.Tensor) -> Step:
-    # without a gate, a compiler can compute the sums of a residual network in the convolutions
-    sums = case.compile and variant.block == "none" and _has_sums(network, x)
-    fast, places = 0, 0
+    run: Callable[..., Any] = network
+    fast, places, frozen = 0, 0, None
+    unboosted = network
     if variant.path == "ours":
-        network = fold(network, example=x)
+        run = network = fold(network, example=x)
         fast, places = _fast_places(network)
     if case.compile:
-        compiled = compile_for_inference(network, x, sums=sums, graphs=x.is_cuda)
-
-        def infer_compiled() -> None:
-            compiled(x)
-
-        return Step(infer_compiled, fast, places, compiled.frozen)
+        # what has no gate of ours and is not folded by us is an opponent: it is checked
+        is_stock = variant.path == "rival" or variant == STOCK
+        compiled = (stock if is_stock else compile_for_inference)(network, x, graphs=x.is_cuda)
+        run, frozen = compiled, compiled.frozen
+        if variant == SAME and frozen is not None:
+            check_joined(frozen, joinable(unboosted, x))
 
     def infer() -> None:
         with torch.no_grad():
-            network(x)
+            run(x)
 
-    return Step(infer, fast, places)
+    return Step(infer, fast, places, frozen)
 
 
 def _fast_places(network: nn.Module) -> tuple[int, int]:
     """How many places of a folded or fused network take the fast path, and of how many."""
     report = fast_path(network)
     return report.taken, len(report.places)
-
-
-def _has_sums(network: nn.Module, x: torch.Tensor) -> bool:
-    """Whether branches end in a convolution and its norm, so that one operator can add them."""
-    return fast_path(fuse(copy.deepcopy(network), example=x[:1])).taken > 0
 
 
 def _training_step(network: nn.Module, x: torch.Tensor, case: Case) -> Callable[[], None]:

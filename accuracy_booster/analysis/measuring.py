@@ -21,7 +21,7 @@ from accuracy_booster.surgery.modes import in_eval_mode
 
 Name = TypeVar("Name", bound=Hashable)
 FEWEST_ROUNDS = 3  # these are measured even if the time is up
-# a GPU's kernels must take this long for a time, in seconds, or the first launch counts too much
+# what is timed must take this long, in seconds, or its first call counts too much
 LONG_ENOUGH = 0.02
 MOST_CALLS = 50  # in a row
 
@@ -83,12 +83,11 @@ def seconds_of(step: Callable[[], Any], device: torch.device, calls: int = 1) ->
 
 
 def calls_in_a_row(step: Callable[[], Any], device: torch.device) -> int:
-    """How many calls are timed together: one on the CPU.
+    """How many calls are timed together, so that they take long enough to be timed.
 
+    The first of them finds the caches as another network left them, the others as they are in use.
     On a GPU the launches of a call overlap with the kernels of the call before, as they do in use.
     """
-    if device.type != "cuda":
-        return 1
     once = min(seconds_of(step, device) for _ in range(3))
     return max(1, min(MOST_CALLS, math.ceil(LONG_ENOUGH / once)))
 

@@ -6,33 +6,13 @@ is the fastest form that torch has.
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-# what the profiler calls a convolution with frozen weights, and one without
-PACKED, PLAIN = "mkldnn::_convolution_pointwise", "aten::convolution"
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """How many convolutions of each kind the profile of one call shows.
-
-    Attributes:
-        packed: those with frozen weights (`mkldnn::_convolution_pointwise`).
-        plain: those without.
-        sums: of the packed ones, those that also compute the residual sum (and a ReLU after it).
-    """
-
-    packed: int
-    plain: int
-    sums: int
+from accuracy_booster.fastpath.frozen import Frozen, check, profile
 
 
 class Compiled:
@@ -89,51 +69,10 @@ def compile_for_inference(
     if any(x.device.type != "cpu" for x in example):
         return compiled
     found = profile(compiled, *example)
-    if found.packed or found.plain:
+    if found.packed or found.plain or found.ours:
         compiled.frozen = found
         check(found, sums=sums)
     return compiled
-
-
-def profile(run: Any, *example: torch.Tensor) -> Frozen:
-    """Count the convolutions over 2-D and 3-D maps in one call, on the CPU."""
-    run(*example)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet(), torch.profiler.profile(activities=activities, record_shapes=True) as seen:
-        run(*example)
-    packed = plain = sums = 0
-    for event in seen.events() or ():
-        shapes = event.input_shapes or [[]]
-        if event.name.rstrip("_") == PACKED:
-            packed += 1
-            # with a sum: (map, shortcut, weight, ...), in place if the name ends in "_"
-            sums += event.name.endswith("_") or (len(shapes) > 2 and len(shapes[2]) > 3)
-        elif event.name == PLAIN and len(shapes[0]) > 3:
-            plain += 1
-    return Frozen(packed, plain, sums)
-
-
-def check(found: Frozen, *, sums: bool = False) -> None:
-    """Raise for a compiled network that is slower than torch can make it.
-
-    Raises:
-        ValueError: where no convolution is frozen, or with `sums` none computes a residual sum.
-    """
-    version = torch.__version__
-    if found.plain and not found.packed:
-        raise ValueError(
-            f"not frozen: none of {found.plain} convolutions has constant weights in the compiled "
-            f"network (torch {version}), and a ratio to it would flatter a block; "
-            f"oneDNN and torch.compile must be on (oneDNN is "
-            f"{'there' if torch.backends.mkldnn.is_available() else 'not there'}); "
-            "bench --compile off measures without the compiler"
-        )
-    if sums and not found.sums:
-        raise ValueError(
-            f"convolution and residual sum stay apart: none of {found.packed} convolutions adds "
-            f"its shortcut in the compiled network (torch {version}), and a ratio to it would "
-            "flatter a block; bench --compile off measures without the compiler"
-        )
 
 
 def _freezing() -> AbstractContextManager[None]:
@@ -147,16 +86,3 @@ def _freezing() -> AbstractContextManager[None]:
         post_grad_custom_pre_pass=JoinEpilogues(),
         post_grad_custom_post_pass=OverwriteShortcuts(),
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the profiler's library from writing to stderr, unless the user has set its level."""
-    name = "KINETO_LOG_LEVEL"
-    given = name in os.environ
-    os.environ.setdefault(name, "6")
-    try:
-        yield
-    finally:
-        if not given:
-            del os.environ[name]

@@ -9,7 +9,9 @@ import torch
 import accuracy_booster as ab
 from accuracy_booster import cli
 from accuracy_booster.analysis import benchmark_steps
-from accuracy_booster.fastpath import compiled
+from accuracy_booster.analysis.benchmark_results import Ratio
+from accuracy_booster.fastpath import opponent
+from accuracy_booster.fastpath.frozen import Frozen
 
 BENCH = "bench resnet8 --blocks se --modes infer --batch-sizes 2 --compile on --rounds 3"
 BENCH += " --input_size 3,16,16 --device cpu --json"
@@ -21,13 +23,13 @@ def test_every_variant_is_measured_and_counts_its_fast_places():
         "resnet8", blocks=["ab", "cbam"], batch_sizes=[1, 4], compile=[False], **SMALL
     )
     cases = [(r.mode, r.batch_size, r.path, r.block) for r in result.rows]
-    blocks = ("none", "ab", "cbam")  # none is always there
+    variants = [("naive", "none"), ("ours", "none")]  # both opponents are always there
+    variants += [(path, block) for path in ("naive", "ours") for block in ("ab", "cbam")]
     expected = [
-        (mode, batch, path, block)
+        (mode, batch, *variant)
         for mode, batches in (("infer", (1, 4)), ("train", (4,)))
         for batch in batches
-        for path in ("naive", "ours")
-        for block in blocks
+        for variant in variants
     ]
     assert cases == expected
     fast = {(r.mode, r.path, r.block): (r.fast, r.places) for r in result.rows}
@@ -38,8 +40,12 @@ def test_every_variant_is_measured_and_counts_its_fast_places():
     for row in result.rows:
         assert row.milliseconds > 0
         assert row.memory > 0
+        assert row.of_stock.low <= row.of_stock.ratio <= row.of_stock.high
+        assert row.of_same.low <= row.of_same.ratio <= row.of_same.high
         if row.block == "none":
-            assert (row.ratio, row.low, row.high, row.memory_ratio) == (1, 1, 1, 1)
+            own = row.of_stock if row.path == "naive" else row.of_same
+            assert own == Ratio(1, 1, 1)
+            assert row.memory_ratio == 1
     json.dumps(result.to_dict())
     assert [title for title, _, _ in result.tables()] == [
         "infer, batch 1, eager",
@@ -57,27 +63,71 @@ def test_the_fast_path_of_a_block_needs_no_more_memory_than_none_in_training():
     assert ratio["naive", "ab"] > 1.05, "the measurement sees the maps that a plain gate keeps"
 
 
-def test_bench_freezes_the_network_without_a_block_and_with_one_alike(capsys):
+def test_both_opponents_and_the_rival_are_frozen_and_in_the_same_turns(capsys):
     torch._dynamo.reset()
-    assert cli.main([*BENCH.split(), "--paths", "ours", "--json"]) == 0
+    words = [*BENCH.split(), "--paths", "ours", "--against", "resnet8"]
+    assert cli.main(words) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    frozen = {r["block"]: r["frozen"] for r in rows}
-    # 7 convolutions; between the branch's last one and the sum there is a gate
-    assert frozen == {
-        "none": {"packed": 7, "plain": 0, "sums": 3},
-        "se": {"packed": 7, "plain": 0, "sums": 0},
-    }
+    assert [(r["path"], r["block"]) for r in rows] == [
+        *(("naive", "none"), ("ours", "none"), ("ours", "se"), ("rival", "resnet8"))
+    ]
+    stock, same, own, rival = (r["frozen"] for r in rows)
+    # 7 convolutions, of which 3 end a branch; each applies a ReLU, these after their sum
+    joined = {"packed": 7, "plain": 0, "sums": 3, "relus": 7, "ours": 0}
+    assert stock == rival == joined
+    for frozen in (same, own):
+        assert frozen["packed"] + frozen["ours"] == 7
+    for row in rows:
+        assert row["rounds"] == 3
+        assert set(row["of_stock"]) == set(row["of_same"]) == {"ratio", "low", "high"}
 
 
 def test_bench_prints_no_ratio_to_an_unfrozen_network(capsys, monkeypatch):
     torch._dynamo.reset()
-    monkeypatch.setattr(compiled, "_freezing", contextlib.nullcontext)
+    monkeypatch.setattr(opponent, "freezing", contextlib.nullcontext)
     assert cli.main(BENCH.split()) == 2
     out, err = capsys.readouterr()
-    assert "ratio" not in out
-    assert "not frozen: none of 7 convolutions" in err
+    assert "stock" not in out
+    assert "0 of 7 convolutions are frozen" in err
     assert "--compile off" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_bench_prints_no_ratio_to_a_network_whose_sums_stay_apart(rival, capsys, monkeypatch):
+    torch._dynamo.reset()
+    apart = Frozen(packed=7, plain=0, sums=0, relus=4)
+    honest = Frozen(packed=7, plain=0, sums=3, relus=7)
+    answers = iter([honest, apart] if rival else [apart])
+    monkeypatch.setattr(opponent, "profile", lambda *call: next(answers))
+    words = [*BENCH.split(), *(["--against", "resnet8"] if rival else [])]
+    assert cli.main([*words, "--paths", "ours"]) == 2
+    out, err = capsys.readouterr()
+    assert "stock" not in out
+    assert "0 of 3 residual sums and 4 of 7 ReLUs" in err
+
+
+def test_a_network_of_ones_own_is_copied():
+    own = ab.create_model("resnet8")
+    result = ab.bench(
+        own, blocks=["ab"], modes=["infer"], batch_sizes=[2], compile=[False], **SMALL
+    )
+    assert (result.model, result.input_size) == (type(own).__name__, (3, 8, 8))
+    assert {r.block: r.places for r in result.rows if r.path == "ours"} == {"none": 0, "ab": 3}
+    assert not ab.surgery.attached(own)
+    assert own.training
+
+
+def test_the_machine_is_named():
+    result = ab.bench("resnet8", modes=["infer"], blocks=[], compile=[False], **SMALL)
+    machine = result.to_dict()["machine"]
+    assert machine["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["cores"] >= 1
+    assert machine["device"]
+    assert machine["instructions"]
+    if torch.backends.mkldnn.is_available():
+        assert machine["onednn"].count(".") == 2
 
 
 def test_the_time_for_rounds_is_bounded():

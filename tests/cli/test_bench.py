@@ -15,7 +15,7 @@ def test_bench_command(capsys, tmp_path):
     printed = json.loads(capsys.readouterr().out)
     assert json.loads(file.read_text()) == printed
     assert [(r["block"], r["path"]) for r in printed["rows"]] == [
-        *(("none", "naive"), ("se", "naive"), ("none", "ours"), ("se", "ours"))
+        *(("none", "naive"), ("none", "ours"), ("se", "naive"), ("se", "ours"))
     ]
     assert printed["input_size"] == [3, 8, 8]
 
@@ -29,6 +29,7 @@ def test_bench_command(capsys, tmp_path):
         ("resnet8 --blocks nonsense", "unknown block 'nonsense'"),
         ("torchvision/squeezenet1_1 --device cpu", "where='conv' (on the command line --where"),
         ("resnet8 --block se --skip layer", "unknown module 'layer'; nearest: layer"),
+        ("resnet8 --against timm/seresnet5", "unknown model 'timm/seresnet5'; nearest: timm/"),
         ("resnet8 --rounds 0", "rounds: 0 must be a whole number >= 1"),
         ("resnet8 --compile maybe", "unknown value of --compile 'maybe'"),
         ("resnet8 --threads 0", "--threads 0 must be >= 1"),

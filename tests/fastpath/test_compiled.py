@@ -8,7 +8,7 @@ from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.fastpath import compiled
-from accuracy_booster.fastpath.compiled import Frozen, check, profile
+from accuracy_booster.fastpath.frozen import Frozen, check, profile
 
 
 class Residual(nn.Module):
@@ -44,7 +44,7 @@ def x():
 
 def test_it_freezes_and_the_option_of_torch_compile_does_not(network, x):
     run = ab.compile_for_inference(network, x, sums=True)
-    assert run.frozen == Frozen(packed=2, plain=0, sums=1)
+    assert run.frozen == Frozen(packed=2, plain=0, sums=1, relus=2)
     torch.testing.assert_close(run(x), network(x).detach(), rtol=1e-4, atol=1e-5)
     assert not run(x).requires_grad
     larger = torch.randn(3, 3, 20, 20).to(memory_format=torch.channels_last)
