@@ -15,6 +15,7 @@ from accuracy_booster.fastpath.fold_algebra import fold_gate, fold_norm
 from accuracy_booster.fastpath.folded_forms import FORMS, choose_form
 from accuracy_booster.fastpath.folded_gates import fold_gates_left
 from accuracy_booster.fastpath.folded_modules import GatedConv, GatedConv2d
+from accuracy_booster.fastpath.folded_ultralytics import leave_folded
 from accuracy_booster.fastpath.gate_constants import Constants
 from accuracy_booster.fastpath.layer_classes import LAYERS, NORMS, is_plain_layer, is_plain_norm
 from accuracy_booster.fastpath.merging import (
@@ -94,6 +95,7 @@ def fold(
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
     reports = fold_gates_left(new, neighbours, reports)
+    leave_folded(new)
     update_state(new, fast_path=FastPath("folded", reports))
     if verify:
         reference = with_constant_gates(model, merged) if merged else model
