@@ -1,9 +1,10 @@
-"""Gates of a folded network that stay on their modules and read the mean of the module's output.
+"""Gates of a folded network that come after something else than a convolution or its norm.
 
-Where an activation, an attention module or anything else that is no convolution gives the map, its
-mean is known only from the map itself. Such a gate is one reduction over the map, affine maps of
-the mean, and one pass for the product, which the sum and the ReLU join where they follow. The
-gated module keeps its class, its name and its forward: only the gate inside changes.
+Where an activation or anything else that is no convolution gives the map, its mean is known only
+from the map itself. Such a gate is one reduction over the map, affine maps of the mean, and one
+pass for the product, which the sum and the ReLU join where they follow. The gated module keeps its
+class, its name and its forward: only the gate inside changes. After SE and its like the gate needs
+no reduction of its own (`gated_factors`).
 """
 
 # N batch, C channels, H W space (or L, or D H W, or nothing: [N, C])
@@ -23,14 +24,19 @@ from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.fold_algebra import fold_gate_of_output
 from accuracy_booster.fastpath.folded_modules import FoldedGate
 from accuracy_booster.fastpath.gated_convolution import mean_over_space
+from accuracy_booster.fastpath.gated_factors import GatedFactor, is_factor
 from accuracy_booster.fastpath.neighbours import Neighbours, SiteContext
 from accuracy_booster.fastpath.reasons import why_gate_stays
 from accuracy_booster.fastpath.report import SiteReport
 from accuracy_booster.ops import accumulation_dtype, leaf_module, rescale, without_autocast
-from accuracy_booster.surgery.gated import applied_gate
+from accuracy_booster.surgery.attaching import detach_unnoted
+from accuracy_booster.surgery.gated import applied_gate, ungated_class
+from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.listing import attached
 
-HOW = "the gate from the mean of the module's output"  # in reports
+# in reports
+HOW = "the gate from the mean of the module's output"
+WITH_FACTOR = "the gate from the mean of the {}'s input, both in one factor"
 
 
 class MeanGate(Gate):
@@ -98,6 +104,11 @@ def fold_gates_left(
         alone = users[id(block)] == 1
         context = neighbours.of(name) if alone and block.layout == "NCHW" else None
         epilogue = _epilogue(modules, block, name, context)
+        if context is not None and _is_factor(modules[name], block, name, neighbours):
+            _join(model, name, block, epilogue)
+            cls = ungated_class(modules[name])
+            told[name] = SiteReport(name, True, WITH_FACTOR.format(cls.__name__))
+            continue
         _fold(block, epilogue)
         reduces = block.spatial_dims > 0
         told[name] = SiteReport(name, True, f"{HOW} ({before.how})", extra_reduction=reduces)
@@ -108,9 +119,32 @@ def _fold(block: Recalibrate, epilogue: Epilogue) -> None:
     """Make the one gate of a block a `MeanGate`, in place."""
     gate = block[0]
     assert isinstance(gate, Gate)
-    like = next(gate.parameters(), torch.empty(0))
-    folded = fold_gate_of_output(block, accumulation_dtype(like.dtype))
-    block[0] = MeanGate(gate, folded, epilogue).train(block.training)
+    block[0] = MeanGate(gate, _folded(block), epilogue).train(block.training)
+
+
+def _folded(block: Recalibrate) -> FoldedGate:
+    like = next(block.parameters(), torch.empty(0))
+    return fold_gate_of_output(block, accumulation_dtype(like.dtype))
+
+
+def _is_factor(module: nn.Module, block: Recalibrate, name: str, neighbours: Neighbours) -> bool:
+    """Whether a module and its gate can be one factor: nothing else reads the module's input."""
+    given = neighbours.trace.input_of.get(name)
+    inside = given is not None and all(
+        f"{call.module}.".startswith(f"{name}.") for call in given.users
+    )
+    usual = block.enabled and not is_hooked(block) and neighbours.trace.calls_of.get(name) == 1
+    return inside and usual and is_factor(module, block.channels)
+
+
+def _join(model: nn.Module, name: str, block: Recalibrate, epilogue: Epilogue) -> None:
+    """Make a module and its gate a `GatedFactor`, in place."""
+    folded = _folded(block)
+    module = model.get_submodule(name)
+    detach_unnoted(model, [name])
+    parent, _, child = name.rpartition(".")
+    joined = GatedFactor(module, folded, replace(epilogue, aliases=epilogue.aliases[1:]))
+    setattr(model.get_submodule(parent), child, joined.train(module.training))
 
 
 def _epilogue(

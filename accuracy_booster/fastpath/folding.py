@@ -52,9 +52,10 @@ def fold(
     Batch norms go into the convolutions and linear layers before them. A gate that reads each
     channel's mean becomes affine maps and a sigmoid. It takes its means from the input of the last
     convolution, before that runs, or from the convolution's output, whichever reads less memory.
-    After any other module it takes them from the module's output. Its product, the residual sum and
-    the ReLU are one pass. In a network without gates the norms are folded. What cannot be folded
-    stays as it is; `ab.fast_path(folded)` lists all gates. The model itself does not change.
+    After SE and its like it becomes a part of their factors; after any other module it takes its
+    means from the module's output. Its product, the residual sum and the ReLU are one pass. In a
+    network without gates the norms are folded. What cannot be folded stays as it is;
+    `ab.fast_path(folded)` lists all gates. The model itself does not change.
 
     Args:
         model: a network in eval mode, boosted or not, fused or not.

@@ -20,7 +20,7 @@ class SiteReport:
         fast: whether it takes the fast path.
         how: how it does, or why it does not.
         extra_reduction: whether it reads the module's output once more, for the mean, since no
-            convolution before the gate gives that mean.
+            convolution or attention module before the gate gives that mean.
     """
 
     name: str

@@ -125,7 +125,7 @@ def test_the_model_itself_does_not_change():
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["activation", "channels last", "timm's SE"])
+@pytest.mark.parametrize("name", ["activation", "channels last"])
 def test_copies_compilers_and_exporters(name):
     model, x, _ = network_at(name)
     folded = ab.fold(model, example=x[:1])

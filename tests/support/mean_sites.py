@@ -7,7 +7,7 @@ from __future__ import annotations
 import timm.layers
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
-from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
+from torchvision.ops import Conv2dNormActivation
 
 from support.folded_networks import OneBranch, boosted
 
@@ -74,8 +74,11 @@ SITES = {
         "bn2",
         True,
     ),
-    "timm's SE": (lambda: EndsIn(timm.layers.SEModule(C, rd_channels=4)), "end", True),
-    "torchvision's SE": (lambda: EndsIn(SqueezeExcitation(C, 4)), "end", True),
+    "timm's SE with a maximum": (
+        lambda: EndsIn(timm.layers.SEModule(C, rd_channels=4, add_maxpool=True)),
+        "end",
+        True,
+    ),
     "group norm": (lambda: EndsIn(nn.GroupNorm(2, C)), "end", True),
     "layer norm": (lambda: EndsIn(timm.layers.LayerNorm2d(C)), "end", True),
     "norm with a hook": (Hooked, "end", False),
