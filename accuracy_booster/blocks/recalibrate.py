@@ -83,6 +83,15 @@ class Gate(nn.Module):
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.check(x)
+        return rescale(x, self.weigh(self.describe(x)))
+
+    def check(self, x: torch.Tensor) -> None:
+        """Raise for a map that is not [N, C, H, W] with the gate's channels.
+
+        Raises:
+            ValueError: for such a map.
+        """
         # a proxy of torch.fx has no shape
         if not is_proxy(x) and (x.ndim != 2 + self.spatial_dims or x.shape[1] != self.channels):
             takes = SHAPES[self.spatial_dims].replace("C", str(self.channels))
@@ -90,7 +99,6 @@ class Gate(nn.Module):
                 f"a gate for {self.channels} channels takes [{takes}], got {list(x.shape)}"
                 + self._remedy(x)
             )
-        return rescale(x, self.weigh(self.describe(x)))
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any

@@ -6,10 +6,10 @@ float64, in eval mode.
 Norm. Let W, c be the layer's weight and bias, mu, var the running statistics, and
 a = gamma / sqrt(var + eps). Then BN(W x + c) = (a W) x + a (c - mu) + beta.
 
-Gate. Its layers are affine, except for a ReLU inside a bottleneck and the sigmoid at the end. So
-they are segments d -> A d + b with a ReLU between two segments. There are two forms:
+Gate. Its layers are affine, except for ReLUs and the sigmoid at the end. So they are segments
+d -> A d + b with a ReLU between two segments. There are two forms:
 
-- "output": the first segment reads d, the mean over space of the layer's output, [N, K].
+- "output": the first segment reads d, the mean over space of the map that the gate scales, [N, K].
 - "input": that mean is d = M t + c. t[N, C * taps] are the means of what each tap of the kernel
   sees, and M[K, C * taps] is the kernel as a matrix. The first segment becomes
   A (M t + c) + b = (A M) t + (A c + b), which can be computed before the convolution runs.
@@ -72,32 +72,46 @@ def fold_gate(layer: Layer, gate: Recalibrate, form: str) -> FoldedGate:
         gate: one that reads each channel's mean.
         form: a key of `folded_forms.FORMS`.
     """
-    first, *rest = affine_segments(gate)
-    stages: list[nn.Module]
-    if form == "input":
-        assert not isinstance(layer, nn.Linear)
-        matrix = _kernel_matrix(layer)
-        bias = matrix.new_zeros(len(matrix)) if layer.bias is None else layer.bias.double()
-        stages = [_linear_layer(*_after(first, matrix, bias))]
-    else:
-        stages = [_one_module(first, len(layer.weight))]
-    for layers in rest:
-        width = next(layers[0].parameters()).shape[1]
-        stages.append(_one_module(layers, width))
     dtype = accumulation_dtype(layer.weight.dtype)
+    if form == "output":
+        return fold_gate_of_output(gate, dtype)
+    assert not isinstance(layer, nn.Linear)
+    first = affine_segments(gate)[0]
+    matrix = _kernel_matrix(layer)
+    bias = matrix.new_zeros(len(matrix)) if layer.bias is None else layer.bias.double()
+    folded = fold_gate_of_output(gate, dtype)
+    folded.stages[0] = _linear_layer(*_after(first, matrix, bias)).to(dtype)
+    return folded
+
+
+@torch.no_grad()
+def fold_gate_of_output(gate: Recalibrate, dtype: torch.dtype) -> FoldedGate:
+    """The gate as it reads the mean over space of the map that it scales, [N, C].
+
+    Args:
+        gate: one that reads each channel's mean.
+        dtype: of the weights.
+    """
+    stages, width = [], gate.channels
+    for layers in affine_segments(gate):
+        stages.append(_one_module(layers, width))
+        width = width_after(layers, width)
     return FoldedGate(stages, gate.recipe.gates[0].scale).to(dtype).eval()
 
 
 def affine_segments(gate: Recalibrate) -> list[list[nn.Module]]:
     """Copies of the gate's affine layers, float64 and in eval mode: a list for each segment.
 
-    A ReLU stands between two segments, and the sigmoid after the last one.
+    A ReLU stands between two segments, and the sigmoid after the last one. A segment may be empty.
     """
     own = gate[0]
     found: list[list[nn.Module]] = [[]]
     for name in [*own._shared, *own._joint]:  # type: ignore[misc, union-attr]  # of blocks.Gate
         layer = getattr(own, name)
         if isinstance(layer, nn.Sigmoid):
+            continue
+        if isinstance(layer, nn.ReLU):
+            found.append([])
             continue
         layer = copy.deepcopy(layer).double().eval()
         if isinstance(layer, Bottleneck):
@@ -111,6 +125,15 @@ def affine_segments(gate: Recalibrate) -> list[list[nn.Module]]:
 def is_channelwise(layers: list[nn.Module]) -> bool:
     """Whether each channel that comes out depends on the same channel of the input alone."""
     return all(isinstance(m, GateNorm) or (isinstance(m, Dense) and m.depthwise) for m in layers)
+
+
+def width_after(layers: list[nn.Module], width: int) -> int:
+    """How many values come out of affine layers that `width` values go into."""
+    for layer in layers:
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.ndim == 2:
+            width = len(weight)
+    return width
 
 
 def _kernel_matrix(conv: Conv) -> torch.Tensor:

@@ -9,7 +9,12 @@ import math
 from torch import nn
 
 from accuracy_booster.blocks import Recalibrate
-from accuracy_booster.fastpath.fold_algebra import Layer, affine_segments, is_channelwise
+from accuracy_booster.fastpath.fold_algebra import (
+    Layer,
+    affine_segments,
+    is_channelwise,
+    width_after,
+)
 from accuracy_booster.ops.packed_conv import why_not
 from accuracy_booster.ops.pooled_conv import has_pooled_form
 
@@ -50,18 +55,9 @@ def choose_form(
     first = affine_segments(gate)[0]
     size, taps = conv.weight.element_size(), math.prod(conv.kernel_size)
     # the convolution's weights become a part of the first stage: [width, C * taps]
-    merged_matrix = _width(first, conv.out_channels) * conv.in_channels * taps
+    merged_matrix = width_after(first, conv.out_channels) * conv.in_channels * taps
     before = size * (math.prod(input_shape) + MATRIX * merged_matrix)
     matrix = 0 if is_channelwise(first) else sum(p.numel() for m in first for p in m.parameters())
     written = size * math.prod(output_shape)
     after = written * (CACHED if written < CACHE_BYTES else 1) + size * MATRIX * matrix
     return "input" if before < after else "output"
-
-
-def _width(layers: list[nn.Module], width: int) -> int:
-    """How many values come out of affine layers that `width` values go into."""
-    for layer in layers:
-        weight = getattr(layer, "weight", None)
-        if weight is not None and weight.ndim == 2:
-            width = len(weight)
-    return width

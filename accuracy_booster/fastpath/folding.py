@@ -15,7 +15,9 @@ from torch import nn
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath.fold_algebra import Layer, fold_gate, fold_norm
 from accuracy_booster.fastpath.folded_forms import FORMS, choose_form, takes_gate
+from accuracy_booster.fastpath.folded_gates import fold_gates_left
 from accuracy_booster.fastpath.folded_modules import GatedConv, GatedConv2d
+from accuracy_booster.fastpath.folded_ultralytics import leave_folded
 from accuracy_booster.fastpath.gate_constants import Constants
 from accuracy_booster.fastpath.layer_classes import LAYERS, NORMS, is_plain_layer, is_plain_norm
 from accuracy_booster.fastpath.merging import (
@@ -55,9 +57,10 @@ def fold(
     Batch norms go into the convolutions and linear layers before them. A gate that reads each
     channel's mean becomes affine maps and a sigmoid. It takes its means from the input of the last
     convolution, before that runs, or from the convolution's output, whichever reads less memory.
-    Its product, the residual sum and the ReLU are one pass. In a network without gates the norms
-    are folded. What cannot be folded stays as it is; `ab.fast_path(folded)` lists all gates. The
-    model itself does not change.
+    After SE and its like it becomes a part of their factors; after any other module it takes its
+    means from the module's output. Its product, the residual sum and the ReLU are one pass. In a
+    network without gates the norms are folded. What cannot be folded stays as it is;
+    `ab.fast_path(folded)` lists all gates. The model itself does not change.
 
     Args:
         model: a network in eval mode, boosted or not, fused or not.
@@ -101,6 +104,8 @@ def fold(
             _replace(new, conv, fold_norm(modules[conv], modules[norm]))
             _replace(new, norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
+    reports = fold_gates_left(new, neighbours, reports)
+    leave_folded(new)
     gated = {name: m for name, m in new.named_modules() if isinstance(m, GatedConv)}
     convolutions = pack_convolutions(
         *(new, neighbours.example, kernel),
@@ -161,6 +166,8 @@ def _fold_site(
         form = "kernel"
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv
     gated = kind(plain, fold_gate(plain, gate, form), form, context.epilogue(modules))
+    for constant in type(plain).__constants__:  # the network may read them, as a layer's `stride`
+        setattr(gated, constant, getattr(plain, constant))
     _replace(new, context.conv or name, gated.train(layer.training))
     sites[name] = Site(context.conv or name, plain, gate, context)
     if context.conv:

@@ -40,7 +40,8 @@ class SiteContext:
             else None.
         input_shape: the shape that the convolution or linear layer reads, be it `conv` or the
             module itself; None if there is none.
-        followed_by, aliases, sum_owner: as in `epilogue.Epilogue`.
+        followed_by, aliases, sum_owner: as in `epilogue.Epilogue`; "" and None for a module that
+            runs more than once.
     """
 
     name: str
@@ -109,7 +110,7 @@ class Neighbours:
         layer = call if own in LAYER_CALLS else None
         if own in NORMS:
             layer = self._conv_before(call)
-        followed_by = self._followed_by(value)
+        followed_by = self._followed_by(value) if self._ran_once(name) else ""
         return SiteContext(
             name=name,
             call=own,

@@ -1,6 +1,7 @@
 """Why a site cannot take the fast path, in a few words; None if it can.
 
-`ab.fuse` asks `why_not_fused`, `ab.fold` asks `why_not_folded`. Both reports show the answers.
+`ab.fuse` asks `why_not_fused`. `ab.fold` asks `why_not_folded`, and for the gates that this leaves
+`why_gate_stays`. Both reports show the answers.
 """
 
 # N batch, C channels
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from accuracy_booster.blocks import Recalibrate
 from accuracy_booster.fastpath.class_swapping import has_fused_class
@@ -77,9 +79,24 @@ def why_not_folded(
     return "a hook reads its convolution" if is_hooked(modules[context.conv]) else None
 
 
-def _reads_more_than_means(gate: Recalibrate) -> str | None:
-    """Why the mean of each channel is not enough to know a gate's weights."""
-    if gate.layout != "NCHW":
+def why_gate_stays(gate: Recalibrate) -> str | None:
+    """Why a gate cannot be folded where it is, to read the mean of its module's output."""
+    if reason := _reads_more_than_means(gate, anywhere=True):
+        return reason
+    inside = list(gate[0].modules())
+    if any(map(is_hooked, inside)):
+        return "a hook reads a layer of its gate"
+    if any(map(is_parametrized, inside)):
+        return "a weight of its gate is parametrised"
+    return None
+
+
+def _reads_more_than_means(gate: Recalibrate, *, anywhere: bool = False) -> str | None:
+    """Why the mean of each channel is not enough to know a gate's weights.
+
+    The channels must come first, or with `anywhere` first or last.
+    """
+    if gate.layout != "NCHW" and not anywhere:
         return f"its map is {gate.layout}"
     recipe = gate.recipe
     if len(recipe.gates) != 1 or not recipe.gates[0].reads_only_mean:

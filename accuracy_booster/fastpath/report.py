@@ -14,11 +14,20 @@ from accuracy_booster.tables import Table
 
 @dataclass(frozen=True)
 class SiteReport:
-    """One site, with a gate or without: whether it takes the fast path, and how or why not."""
+    """One site, with a gate or without: whether it takes the fast path, and how or why not.
+
+    Attributes:
+        name: the module.
+        fast: whether it takes the fast path.
+        how: how it does, or why it does not.
+        extra_reduction: whether it reads the module's output once more, for the mean, since no
+            convolution or attention module before the gate gives that mean.
+    """
 
     name: str
     fast: bool
     how: str
+    extra_reduction: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,14 +67,21 @@ class FastPath:
         """How many sites take the fast path."""
         return sum(site.fast for site in self.places)
 
+    @property
+    def extra_reductions(self) -> int:
+        """How many of these read the module's output once more."""
+        return sum(site.extra_reduction for site in self.places)
+
     def table(self) -> Table:
         """The header and the rows: module, path, how or why not."""
-        rows = [[p.name, "fast" if p.fast else "as before", p.how] for p in self.places]
+        rows = [[p.name, _path(p), p.how] for p in self.places]
         return Table(["module", "path", "how, or why not"], rows)
 
     def summary(self) -> str:
         """How many sites take the fast path, and how convolutions run, in one line."""
         line = f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
+        if self.extra_reductions:
+            line += f", {self.extra_reductions} of them with one more reduction"
         if not self.convolutions:
             return line
         packed = sum(conv.packed for conv in self.convolutions)
@@ -75,10 +91,17 @@ class FastPath:
 
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""
-        return {**asdict(self), "taken": self.taken}
+        return {**asdict(self), "taken": self.taken, "extra_reductions": self.extra_reductions}
 
     def __str__(self) -> str:
         return "\n".join([*self.table().lines(), self.summary()])
+
+
+def _path(site: SiteReport) -> str:
+    """How a table calls the path of a site."""
+    if not site.fast:
+        return "as before"
+    return "fast, one more reduction" if site.extra_reduction else "fast"
 
 
 def fast_path(model: nn.Module) -> FastPath:

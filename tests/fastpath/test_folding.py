@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.folded_networks import (
     IN_FLOAT64,
+    MEANS,
     OneBranch,
     boosted,
     norms_left,
@@ -29,10 +30,6 @@ pytestmark = WARNINGS_ARE_ERRORS
 # layer norms, and convolutions whose weights are standardised, are not folded
 MERGED_ONLY = ("timm/convnext_atto", "timm/edgenext_xx_small", "timm/nf_regnet_b0")
 FOLDED = [name for name in NETWORKS if name not in MERGED_ONLY]
-MEANS = [  # read each channel's mean alone
-    *("ab", "ab_plus", "ab_nobn", "ab_plus_nobn", "ab_g2", "se", "eca"),
-    *("ge_theta_minus", "design_e", "design_f"),
-]
 
 
 @pytest.mark.parametrize("recipe", ["ab", "ab_plus", "se", None])

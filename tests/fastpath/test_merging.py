@@ -198,7 +198,8 @@ def test_folding_where_a_gate_cannot_be_constant():
         folded = ab.fold(model, static=given, example=x[:1], verify=True)
     del given["layers.1"]
     assert difference(with_constants(model, given), folded, x) < 1e-10
-    assert [p.fast for p in ab.fast_path(folded).places] == [True, False]
+    places = ab.fast_path(folded).places
+    assert [(p.fast, p.extra_reduction) for p in places] == [(True, False), (True, True)]
 
 
 def test_verifying_finds_a_wrong_merge(monkeypatch):

@@ -146,7 +146,7 @@ def transposed():
 
 
 NOT_FED = "no plain convolution or linear layer alone feeds its norm"
-# the norms that stay in the network without gates; why the gate stays in the one with a gate
+# the norms that stay in the network without gates; why the gate is not folded with its convolution
 ODD = {
     TwoNorms: ({"bn2", "bn3"}, NOT_FED),
     Shared: ({"bn2", "bn3"}, NOT_FED),
@@ -173,7 +173,8 @@ def test_odd_networks_stay_right(build, recipe, form):
         assert set(norms_left(folded)) - unused == left
         return
     (site,) = ab.fast_path(folded).places
-    assert site.fast == (reason is None)
+    assert site.fast
+    assert site.extra_reduction == (reason is not None)
     assert (reason or "the gate from the mean") in site.how
     assert len(attached(folded)) == (0 if reason is None else 1)
 
@@ -208,5 +209,5 @@ def test_a_hook_on_a_convolution_with_a_gate(pre, form):
     folded = ab.fold(model, example=x[:1])
     assert difference(model, folded, x) < IN_FLOAT64
     (place,) = ab.fast_path(folded).places
-    assert not place.fast
+    assert (place.fast, place.extra_reduction) == (True, True)
     assert "hook" in place.how

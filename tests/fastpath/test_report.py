@@ -9,6 +9,7 @@ import accuracy_booster as ab
 from accuracy_booster.fastpath.report import ConvolutionReport, FastPath, SiteReport
 
 REPORT = FastPath("fused", [SiteReport("a.bn2", True, "norm + sum"), SiteReport("b", False, "no")])
+FOLDED = FastPath("folded", [*REPORT.places, SiteReport("c", True, "here", extra_reduction=True)])
 
 
 def test_the_table_and_the_summary():
@@ -32,15 +33,28 @@ def test_the_summary_says_how_convolutions_run():
         assert report.summary() == f"folded: 1 of 1 places take the fast path{words}"
 
 
+def test_places_that_read_the_map_once_more_are_told_apart():
+    assert [row[1] for row in FOLDED.table()[1]] == [
+        "fast",
+        "as before",
+        "fast, one more reduction",
+    ]
+    assert (FOLDED.taken, FOLDED.extra_reductions) == (2, 1)
+    assert FOLDED.summary() == (
+        "folded: 2 of 3 places take the fast path, 1 of them with one more reduction"
+    )
+
+
 def test_json():
     assert json.loads(json.dumps(REPORT.to_dict())) == {
         "kind": "fused",
         "places": [
-            {"name": "a.bn2", "fast": True, "how": "norm + sum"},
-            {"name": "b", "fast": False, "how": "no"},
+            {"name": "a.bn2", "fast": True, "how": "norm + sum", "extra_reduction": False},
+            {"name": "b", "fast": False, "how": "no", "extra_reduction": False},
         ],
         "convolutions": [],
         "taken": 1,
+        "extra_reductions": 0,
     }
 
 

@@ -12,6 +12,10 @@ import accuracy_booster as ab
 from support.networks import randomise
 
 IN_FLOAT64 = 1e-10
+MEANS = [  # recipes that read each channel's mean alone
+    *("ab", "ab_plus", "ab_nobn", "ab_plus_nobn", "ab_g2", "se", "eca"),
+    *("ge_theta_minus", "design_e", "design_f"),
+]
 
 
 def norms_left(model):

@@ -90,8 +90,12 @@ def test_a_detectors_gates_are_fused_and_folded(tmp_path, monkeypatch):
     assert ab.fast_path(folded).taken == 6
     torch.testing.assert_close(first(folded(x)), first(boosted(x)), rtol=1e-3, atol=1e-2)
     named = ab.boost(copy.deepcopy(model), example=x, where=["model.2.m.0.cv2"]).eval()
-    (place,) = ab.fast_path(ab.fold(named, example=x)).places
-    assert place.how == "a Conv is no batch norm, convolution or linear layer"
+    folded = ab.fold(named, example=x)
+    (place,) = ab.fast_path(folded).places
+    assert (place.fast, place.extra_reduction) == (True, True)
+    assert "a Conv is no batch norm, convolution or linear layer" in place.how
+    assert type(folded.model[2].m[0].cv2) is type(named.model[2].m[0].cv2)
+    torch.testing.assert_close(first(folded(x)), first(named(x)), rtol=1e-3, atol=1e-2)
 
 
 class WithAttention(nn.Module):
@@ -129,13 +133,14 @@ def test_a_branch_that_gives_several_values_and_ends_in_a_function_is_refused():
         ab.plan(ReadsFirst(), example=torch.zeros(1, C, 6, 6), where=["f"])
 
 
-def test_a_placeholder_is_left_as_it_is_by_fusing_and_folding():
+def test_a_placeholder_is_left_as_it_is_by_fusing_and_keeps_its_gate_in_folding():
     model, x = randomise(Placeholder()).eval(), torch.randn(2, C, 6, 6)
     boosted = force(ab.boost(model, example=x, where=["p1"])).eval()
     for change in (ab.fuse, ab.fold):
         changed = change(copy.deepcopy(boosted), example=x)
         place = ab.fast_path(changed).places[0]
-        assert (place.name, place.fast) == ("p1", False)
+        assert (place.name, place.fast) == ("p1", change is ab.fold)
+        assert place.extra_reduction == place.fast
         assert "Identity is no batch norm" in place.how
         torch.testing.assert_close(changed(x), boosted(x))
 
