@@ -121,7 +121,7 @@ class FusedNorm(Fused):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
         """x[N, C, H, W] -> the same shape; a deferred map only with `may_defer`."""
-        if backend.is_unfused() or x.ndim not in self.ranks or x.numel() == 0:
+        if x.ndim not in self.ranks or x.numel() == 0 or not backend.fuses(x):
             return self._unfused(x)
         gate = self._gate()
         dtype = accumulation_dtype(x.dtype)
@@ -228,7 +228,7 @@ class FusedConv(Fused):
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
         """x[N, C, H, W] -> p * conv(x); a deferred map only with `may_defer`."""
         gate = self._gate()
-        if gate is None or backend.is_unfused() or x.ndim not in self.ranks:
+        if gate is None or x.ndim not in self.ranks or not backend.fuses(x):
             return self._unfused(x)
         conv: Any = self
 
