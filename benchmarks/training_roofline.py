@@ -158,9 +158,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             row["seconds"] += times["forward"] + times["backward"]
         else:
             row["seconds"] += times["addition"] * sum(LEAST.values()) / 3
-    plain, ours = (
-        median(s for steps in found[kind] for s in steps) for kind in ("plain", "ours")
-    )
+    plain, ours = (median(s for steps in found[kind] for s in steps) for kind in ("plain", "ours"))
     convs, norms = (
         sum(row["seconds"] for name, row in kinds.items() if name.startswith(start))
         for start in ("conv", "norm")

@@ -76,6 +76,12 @@ T total(const T* row, const Part& part, Size c) {
   return sum;
 }
 
+// A variance that rounding may have made less than 0; NaN stays NaN.
+template <class T>
+inline T not_negative(T v) {
+  return v < 0 ? T(0) : v;
+}
+
 template <class T>
 void sample_moments(const T* z, T* mean, T* var, const Shape& shape, bool last) {
   const Size N = shape.N, C = shape.C, S = shape.S;
@@ -83,14 +89,19 @@ void sample_moments(const T* z, T* mean, T* var, const Shape& shape, bool last) 
 #pragma omp parallel for num_threads(shape.threads)
     for (Size r = 0; r < N * C; r++) {
       const T* x = z + r * S;
-      T sum = 0, squares = 0;
+      T sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
       for (Size i = 0; i < S; i++) sum += x[i];
       const T m = sum / S;
-#pragma omp simd reduction(+ : squares)
-      for (Size i = 0; i < S; i++) squares += (x[i] - m) * (x[i] - m);
-      mean[r] = m;
-      var[r] = squares / S;
+#pragma omp simd reduction(+ : rest, squares)
+      for (Size i = 0; i < S; i++) {
+        const T d = x[i] - m;
+        rest += d;
+        squares += d * d;
+      }
+      rest /= S;  // what the rounding of a sum of large values left
+      mean[r] = m + rest;
+      var[r] = not_negative(squares / S - rest * rest);
     }
     return;
   }
@@ -118,16 +129,22 @@ void sample_moments(const T* z, T* mean, T* var, const Shape& shape, bool last) 
         const T m = total(sum, part, c) / count;
         for (Size k = 0; k < part.together; k++) centre[k * part.width + c] = m;
       }
+      std::fill(sum, sum + row, T(0));
       shape.rows(part, first, end, [&](Size offset, Size length) {
         const T* x = z + offset;
 #pragma omp simd
-        for (Size i = 0; i < length; i++) squares[i] += (x[i] - centre[i]) * (x[i] - centre[i]);
+        for (Size i = 0; i < length; i++) {
+          const T d = x[i] - centre[i];
+          sum[i] += d;
+          squares[i] += d * d;
+        }
       });
       // Chan's formula joins the chunk and what was seen before it
       for (Size c = 0; c < part.width; c++) {
-        const T difference = centre[c] - means[c];
+        const T rest = total(sum, part, c) / count;  // what the rounding of large values left
+        const T difference = centre[c] + rest - means[c];
         means[c] += difference * (count / (seen + count));
-        vars[c] += total(squares, part, c) +
+        vars[c] += not_negative(total(squares, part, c) - count * rest * rest) +
                    difference * difference * (seen * (count / (seen + count)));
       }
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,15 +20,15 @@ from accuracy_booster.ops.map_layouts import like_map, memory_format, sample_val
 from accuracy_booster.ops.native import library
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-# The arguments of each function: p a pointer or None, d a double, i an int. Those over maps end in
-# N, C and S, whether channels are last, and the number of threads.
+# The arguments of each function: p a pointer or None, d a double, i an int, N a size. Those over maps
+# end in N, C and S, whether channels are last, and the number of threads.
 _OF_MAP = "NNNii"
 _ARGUMENTS = {
     "sample_moments": "ppp" + _OF_MAP,
     "affine": "ppppppi" + _OF_MAP,
     "affine_grads": "ppppppp" + _OF_MAP,
     "input_grad": "ppppppp" + _OF_MAP,
-    "norm_terms": "ppppdpppppNN",
+    "norm_terms": "pppppppppdNN",
     "norm_terms_grads": "pppppppppppdNN",
 }
 _TYPES = {"p": ctypes.c_void_p, "d": ctypes.c_double, "i": ctypes.c_int, "N": ctypes.c_int64}
@@ -45,15 +45,19 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
     return function
 
 
-def _call(name: str, like: torch.Tensor, *args: Any) -> None:
-    """Run a function for values of like's type; tensors are passed as pointers."""
-    given = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in args]
-    _function(name, like.dtype)(*given)
+def _call(
+    name: str, like: torch.Tensor, tensors: Iterable[torch.Tensor | None], *args: Any
+) -> None:
+    """Run a function for values of like's type: on pointers to tensors, and on numbers."""
+    pointers = [None if t is None else t.data_ptr() for t in tensors]
+    _function(name, like.dtype)(*pointers, *args)
 
 
 def _takes(z: torch.Tensor, *maps: torch.Tensor | None) -> bool:
     """Whether z is not empty and every map is of its type, which the C++ knows."""
-    return z.dtype in DTYPES and z.numel() > 0 and all(m is None or m.dtype == z.dtype for m in maps)
+    return (
+        z.dtype in DTYPES and z.numel() > 0 and all(m is None or m.dtype == z.dtype for m in maps)
+    )
 
 
 def _sizes(z: torch.Tensor) -> tuple[int, int, int, bool, int]:
@@ -73,7 +77,7 @@ def sample_moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return affine_reference.sample_moments(z)
     z = z.contiguous(memory_format=memory_format(z))
     mean, var = _new_values(z), _new_values(z)
-    _call("sample_moments", z, z, mean, var, *_sizes(z))
+    _call("sample_moments", z, (z, mean, var), *_sizes(z))
     return mean, var
 
 
@@ -94,7 +98,7 @@ def affine(
     z = z.contiguous(memory_format=memory_format(z))
     out = torch.empty_like(z)
     values = [sample_values(v, z, z.dtype) for v in (mean, scale, shift)]
-    _call("affine", z, z, *values, like_map(residual, z), out, relu, *_sizes(z))
+    _call("affine", z, (z, *values, like_map(residual, z), out), relu, *_sizes(z))
     return out
 
 
@@ -111,7 +115,7 @@ def affine_grads(
     masked = None if out is None else torch.empty_like(z)
     d_scale, d_shift = _new_values(z), _new_values(z)
     given = (like_map(grad, z), like_map(out, z), z, sample_values(mean, z, z.dtype))
-    _call("affine_grads", z, *given, masked, d_scale, d_shift, *_sizes(z))
+    _call("affine_grads", z, (*given, masked, d_scale, d_shift), *_sizes(z))
     return grad if masked is None else masked, d_scale, d_shift
 
 
@@ -131,7 +135,7 @@ def input_grad(
     z = z.contiguous(memory_format=memory_format(z))
     out = torch.empty_like(z)
     scale, *values = (sample_values(v, z, z.dtype) for v in (scale, mean, slope, offset))
-    _call("input_grad", z, like_map(grad, z), scale, z, *values, out, *_sizes(z))
+    _call("input_grad", z, (like_map(grad, z), scale, z, *values, out), *_sizes(z))
     return out
 
 
@@ -147,7 +151,7 @@ def norm_terms(
         return affine_reference.norm_terms(mean_nc, var_nc, weight, bias, eps)
     results = (*mean_nc.new_empty(4, mean_nc.shape[1]), torch.empty_like(mean_nc))
     given = [_like_terms(v, mean_nc) for v in (weight, bias)]
-    _call("norm_terms", mean_nc, mean_nc, var_nc, *given, eps, *results, *mean_nc.shape)
+    _call("norm_terms", mean_nc, (mean_nc, var_nc, *given, *results), eps, *mean_nc.shape)
     return results
 
 
@@ -168,10 +172,12 @@ def norm_terms_grads(
         return affine_reference.norm_terms_grads(*grads, *terms, area)
     results = (*mean_nc.new_empty(2, mean_nc.shape[1]), *mean_nc.new_empty(2, *mean_nc.shape))
     given = [_like_terms(v, mean_nc) for v in grads]
-    _call("norm_terms_grads", mean_nc, *given, *terms, *results, area, *mean_nc.shape)
+    _call("norm_terms_grads", mean_nc, (*given, *terms, *results), area, *mean_nc.shape)
     return results
 
 
 def _like_terms(v: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
     """v as a contiguous tensor of like's type."""
-    return None if v is None else v.to(like.dtype).contiguous()
+    if v is None or (v.dtype == like.dtype and v.is_contiguous()):
+        return v
+    return v.to(like.dtype).contiguous()

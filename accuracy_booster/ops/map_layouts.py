@@ -18,11 +18,15 @@ def memory_format(z: torch.Tensor) -> torch.memory_format:
 
 def like_map(x: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
     """x with the shape and the memory format that the kernels assume for z: x itself or a copy."""
-    return None if x is None else x.expand_as(z).contiguous(memory_format=memory_format(z))
+    if x is None or (x.shape == z.shape and x.stride() == z.stride()):
+        return x
+    return x.expand_as(z).contiguous(memory_format=memory_format(z))
 
 
 def sample_values(
     v: torch.Tensor | None, z: torch.Tensor, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor | None:
     """v[N, C] as a contiguous tensor of `dtype`."""
-    return None if v is None else v.to(dtype).expand(z.shape[:2]).contiguous()
+    if v is None or (v.dtype == dtype and v.shape == z.shape[:2] and v.is_contiguous()):
+        return v
+    return v.to(dtype).expand(z.shape[:2]).contiguous()

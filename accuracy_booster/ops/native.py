@@ -52,7 +52,9 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     try:
         return ctypes.CDLL(str(_compiled(compiler))), ""
     except subprocess.CalledProcessError as e:
-        said = e.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {e.returncode}"]
+        said = e.stderr.decode(errors="replace").strip().splitlines() or [
+            f"exit code {e.returncode}"
+        ]
         return None, f"{compiler} failed: {said[0][:200]}"
     except (OSError, subprocess.TimeoutExpired) as e:
         return None, f"{type(e).__name__}: {str(e)[:200]}"

@@ -69,8 +69,8 @@ void norm_terms_grads(const T* d_mean_nc, const T* d_scale, const T* d_descripto
 
 #define EXPORT(T, NAME)                                                                          \
   extern "C" void NAME##_norm_terms(const T* mean_nc, const T* var_nc, const T* weight,          \
-                                    const T* bias, double eps, T* mean, T* var, T* inv_std,      \
-                                    T* scale, T* descriptor, Size N, Size C) {                   \
+                                    const T* bias, T* mean, T* var, T* inv_std, T* scale,        \
+                                    T* descriptor, double eps, Size N, Size C) {                 \
     norm_terms(mean_nc, var_nc, weight, bias, eps, mean, var, inv_std, scale, descriptor, N, C); \
   }                                                                                              \
   extern "C" void NAME##_norm_terms_grads(                                                       \

@@ -13,7 +13,7 @@ from support.strictness import WARNINGS_ARE_ERRORS
 from accuracy_booster.ops import affine_native, affine_reference, native
 
 pytestmark = [
-    WARNINGS_ARE_ERRORS,
+    *WARNINGS_ARE_ERRORS,
     pytest.mark.skipif(native.library() is None, reason=native.why_no_library() or "there is one"),
 ]
 
