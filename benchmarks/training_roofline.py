@@ -64,7 +64,7 @@ def random_map(shape: torch.Size) -> torch.Tensor:
 
 
 def conv_passes(conv: nn.Conv2d, shape: torch.Size, first: bool) -> dict[str, Callable]:
-    """Its forward and its backward pass; the first one of a network has no gradient of its input."""
+    """Its forward and backward pass; the first one of a network has no gradient of its input."""
     x = random_map(shape)
     weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
     how = (conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups)

@@ -133,18 +133,19 @@ def affine(
 def _without_gradient(
     mean: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A mean[N, C] without gradient, and a shift[N, C] that has the mean's gradient besides its own.
+    """A mean[N, C] without gradient, and a shift[N, C] that has the mean's gradient too.
 
     Autograd would compute the gradient of the mean as a sum of g * scale over space, g being the
     gradient of the output: a compiler then writes g * scale to memory, and reads it again for the
-    sum. It is -scale times the sum of g, which is the gradient of shift. So this adds to the shift
-    what is 0 and has that gradient.
+    sum. It is -scale times the sum of g, which is the gradient of shift. So with a constant c, which
+    is the mean's value, this takes (z - mean) * scale as (z - c) * scale + (c - mean) * scale. The
+    last term belongs to the shift; it is 0.
     """
     if mean is None or not (mean.requires_grad and torch.is_grad_enabled()):
         return mean, shift
     centre = mean.detach()
-    nothing = (centre - mean) * scale.detach()
-    return centre, nothing if shift is None else shift + nothing
+    rest = (centre - mean) * scale
+    return centre, rest if shift is None else shift + rest
 
 
 class _Affine(torch.autograd.Function):

@@ -20,8 +20,8 @@ from accuracy_booster.ops.map_layouts import like_map, memory_format, sample_val
 from accuracy_booster.ops.native import library
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-# The arguments of each function: p a pointer or None, d a double, i an int, N a size. Those over maps
-# end in N, C and S, whether channels are last, and the number of threads.
+# The arguments of each function: p a pointer or None, d a double, i an int, N a size. Those over
+# maps end in N, C and S, whether channels are last, and the number of threads.
 _OF_MAP = "NNNii"
 _ARGUMENTS = {
     "sample_moments": "ppp" + _OF_MAP,

@@ -19,6 +19,7 @@ from torch import nn
 from accuracy_booster.fastpath import fuse, unfuse
 from accuracy_booster.ops import native
 from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward
@@ -73,14 +74,16 @@ def choose_forward(step: StepToCompile, run: Run, *, writes: bool) -> Forward:
 
 
 def fuses(step: StepToCompile, compile: bool) -> bool:
-    """Whether the step is fused: by default where a compiler or the CPU's C++ makes that fast.
+    """Whether the step is fused: by default where that makes a step of this network faster.
 
-    An eager step on a GPU waits for its kernels to be launched. Fused, it launches more of them
+    That is so for every compiled step, and for an eager step on the CPU of a network with gates,
+    where the C++ for the CPU could be compiled. An eager step on a GPU waits for its kernels to be launched. Fused, it launches more of them
     from Python: it takes less memory and more time (docs/gpu.md).
     """
     if step.fuse != "auto":
         return step.fuse == "on"
-    return compile or (step.device.type == "cpu" and native.library() is not None)
+    on_cpu = step.device.type == "cpu" and bool(attached(step.network))
+    return compile or (on_cpu and native.library() is not None)
 
 
 def prepare_forward(step: StepToCompile, compile: bool, fused: bool) -> Forward:

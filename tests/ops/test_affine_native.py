@@ -1,4 +1,4 @@
-"""The C++ of the CPU gives what the reference gives in float64, over shapes, layouts and threads."""
+"""The C++ gives what the reference gives in float64, over shapes, layouts and threads."""
 
 # N batch, C channels, H W space
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
