@@ -137,8 +137,8 @@ def _without_gradient(
 
     Autograd would compute the gradient of the mean as a sum of g * scale over space, g being the
     gradient of the output: a compiler then writes g * scale to memory, and reads it again for the
-    sum. It is -scale times the sum of g, which is the gradient of shift. So with a constant c, which
-    is the mean's value, this takes (z - mean) * scale as (z - c) * scale + (c - mean) * scale. The
+    sum. It is -scale times the sum of g, which is the gradient of shift. So with a constant c that
+    has the mean's value, this takes (z - mean) * scale as (z - c) * scale + (c - mean) * scale. The
     last term belongs to the shift; it is 0.
     """
     if mean is None or not (mean.requires_grad and torch.is_grad_enabled()):

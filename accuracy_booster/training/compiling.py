@@ -77,8 +77,9 @@ def fuses(step: StepToCompile, compile: bool) -> bool:
     """Whether the step is fused: by default where that makes a step of this network faster.
 
     That is so for every compiled step, and for an eager step on the CPU of a network with gates,
-    where the C++ for the CPU could be compiled. An eager step on a GPU waits for its kernels to be launched. Fused, it launches more of them
-    from Python: it takes less memory and more time (docs/gpu.md).
+    where the C++ for the CPU could be compiled. An eager step on a GPU waits for its kernels to be
+    launched. Fused, it launches more of them from Python: it takes less memory and more time
+    (docs/gpu.md).
     """
     if step.fuse != "auto":
         return step.fuse == "on"

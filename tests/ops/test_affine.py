@@ -188,7 +188,6 @@ def test_a_compiled_gradient_takes_two_sums_over_the_map():
     sums = [
         node
         for node in backward[0].graph.nodes
-        if node.target is torch.ops.aten.sum.dim_IntList
-        and node.args[0].meta["val"].shape == SHAPE
+        if node.target is torch.ops.aten.sum.dim_IntList and node.args[0].meta["val"].shape == SHAPE
     ]
     assert len(sums) == 2
