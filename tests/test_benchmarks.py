@@ -180,7 +180,7 @@ def test_the_documents_show_what_the_loops_of_a_training_step_read_and_write():
     result = json.loads((ROOT / "benchmarks" / "training_traffic.json").read_text())
     assert traffic.table(result) in (ROOT / "docs" / "speed.md").read_text()
     # a fused block reads and writes what the unboosted one does, and values per channel
-    for block in ("ab", "se", "ab_plus"):
+    for block in ("ab", "se"):
         bare, fused = (
             sum(result["rows"][f"resnet56, {name}, fused"][f"{way}, loops"] for way in WAYS)
             for name in ("none", block)
