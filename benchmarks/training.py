@@ -121,7 +121,7 @@ def ours(given: argparse.Namespace, images: TensorImages, compile: bool) -> Call
     loader = Loader(images, unchanged, given.batch, shuffled=True, batch_transform=crops)
     data = Data(
         *("random", tuple(map(str, range(CLASSES))), 3, (32, 32), MEAN, STD, "crop_flip"),
-        *(None, None, None, [], {}, {}, {"train": loader}, lambda seed: {}),
+        *(None, None, None, True, [], {}, {}, {"train": loader}, lambda seed: {}),
     )
     one = trainer.Trainer(Classification(config, data))
     one.initialise()

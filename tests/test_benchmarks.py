@@ -272,3 +272,39 @@ def test_the_page_shows_the_gains_in_other_trainers():
     result = json.loads((folder / "other_trainers_gain.json").read_text())
     page = (ROOT / "docs" / "trainers" / "ultralytics.md").read_text()
     assert module.table(result) in page
+
+
+def test_the_bound_of_a_training_step_is_told_by_kinds_of_layers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    roofline = load("benchmarks", "training_roofline.py")
+    given = SimpleNamespace(model="resnet8", block="none", batch=2)
+    found = roofline.layers(given, 32)
+    kinds = [roofline.kind_of(module, shape) for _, module, shape in found]
+    assert kinds[0] == "conv 3x3, 3 to 16, 32x32, stride 1"
+    assert "conv 3x3, 16 to 32, 32x32, stride 2" in kinds
+    assert kinds.count("norm, 64 channels, 8x8") == 2
+    result = {
+        **{"model": "resnet8", "machine": "A processor", "torch": "2.15.0", "batch": 2},
+        **{"threads": 2, "rounds": 5},
+        "seconds": {"plain": 0.3, "ours, compiled": 0.2, "convolutions": 0.15},
+        "layers": {kinds[0]: {"layers": 1, "seconds": 0.05, "macs": 10**9}},
+    }
+    text = roofline.tables(result)
+    assert "| convolutions | 150 | 2.00 |" in text
+    assert f"| {kinds[0]} | 1 | 50.0 | 25.0% | 20 |" in text
+
+
+def test_the_documents_show_what_the_loops_of_a_training_step_read_and_write():
+    traffic = load("benchmarks", "training_traffic.py")
+    result = json.loads((ROOT / "benchmarks" / "training_traffic.json").read_text())
+    assert traffic.table(result) in (ROOT / "docs" / "speed.md").read_text()
+    # a fused block reads and writes what the unboosted one does, and values per channel
+    for block in ("ab", "se"):
+        bare, fused = (
+            sum(result["rows"][f"resnet56, {name}, fused"][f"{way}, loops"] for way in WAYS)
+            for name in ("none", block)
+        )
+        assert fused < 1.01 * bare
+
+
+WAYS = ("forward", "backward")

@@ -25,7 +25,7 @@ from accuracy_booster.ops.moments import (
     moments_of_samples,
     update_running_statistics,
 )
-from accuracy_booster.ops.norm_terms import batch_norm_terms
+from accuracy_booster.ops.norm_terms import batch_norm_terms, weighted_terms
 from accuracy_booster.ops.pooled_conv import has_pooled_form, pooled_conv
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 from accuracy_booster.ops.synchronising import moments_of_all_processes
@@ -121,7 +121,7 @@ class FusedNorm(Fused):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
         """x[N, C, H, W] -> the same shape; a deferred map only with `may_defer`."""
-        if backend.is_unfused() or x.ndim not in self.ranks or x.numel() == 0:
+        if x.ndim not in self.ranks or x.numel() == 0 or not backend.fuses(x):
             return self._unfused(x)
         gate = self._gate()
         dtype = accumulation_dtype(x.dtype)
@@ -137,10 +137,11 @@ class FusedNorm(Fused):
             scale, descriptor = self._scale_and_descriptor(mean_nc, mean, var)
         # [N, C] also where all samples have the same: their gradients are then sums over space
         # alone, as those of the gate are
-        scale, descriptor = scale.expand(len(x), -1), descriptor.expand(len(x), -1)
-        if gate is not None:
-            p = gate.weigh([descriptor])
-            scale, descriptor = scale * p, descriptor * p
+        descriptor = descriptor.expand(len(x), -1)
+        if gate is None:
+            scale = scale.expand(len(x), -1)
+        else:
+            scale, descriptor = weighted_terms(scale, descriptor, gate.weigh([descriptor]))
         return self._finish(x, mean_nc, scale.to(dtype), descriptor.to(dtype), handoff, may_defer)
 
     def _of_batch(
@@ -228,7 +229,7 @@ class FusedConv(Fused):
     def forward(self, x: torch.Tensor, may_defer: bool = True) -> Map:
         """x[N, C, H, W] -> p * conv(x); a deferred map only with `may_defer`."""
         gate = self._gate()
-        if gate is None or backend.is_unfused() or x.ndim not in self.ranks:
+        if gate is None or x.ndim not in self.ranks or not backend.fuses(x):
             return self._unfused(x)
         conv: Any = self
 

@@ -21,8 +21,9 @@ def fuse(model: Model, *, example: Example | None = None) -> Model:
     In place. Outputs and gradients are the same up to rounding, in training and in eval mode. So
     are the running statistics and the names in the state dict. Sites that cannot be fused stay as
     they are; `ab.fast_path(model)` lists them all, with the reason. A network without gates can be
-    fused too: its last norms, sums and ReLUs then are one pass. For speed compile the fused
-    network, or train it on a GPU, where Triton's kernels run.
+    fused too: its last norms, sums and ReLUs then are one pass. Compile the fused network, or run
+    it in eager mode, where kernels do it: Triton's on a GPU, C++ on the CPU. What has no kernel
+    runs as before (docs/speed.md).
 
     Args:
         model: a network on any device, not wrapped or compiled.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from accuracy_booster.ops import backend
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.tables import Table
 
@@ -94,7 +95,10 @@ class FastPath:
         return {**asdict(self), "taken": self.taken, "extra_reductions": self.extra_reductions}
 
     def __str__(self) -> str:
-        return "\n".join([*self.table().lines(), self.summary()])
+        lines = [*self.table().lines(), self.summary()]
+        if self.kind == "fused":
+            lines.append(f"in eager mode on the CPU: {backend.eager_on_cpu()}")
+        return "\n".join(lines)
 
 
 def _path(site: SiteReport) -> str:

@@ -92,7 +92,8 @@ class _SampleMoments(torch.autograd.Function):
     def forward(
         ctx: Any, z: torch.Tensor, handoff: GradientHandoff
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, var = backend.implementation(z).sample_moments(z)
+        ctx.run = backend.implementation(z)
+        mean, var = ctx.run.sample_moments(z)
         ctx.save_for_backward(z, mean)
         ctx.handoff = handoff
         return mean, var
@@ -102,8 +103,9 @@ class _SampleMoments(torch.autograd.Function):
     def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor) -> tuple[Any, ...]:
         z, mean = ctx.saved_tensors
         area = z.shape[2:].numel()
-        run = backend.implementation(z).input_grad
-        return run(*ctx.handoff.take(), z, mean, d_var * (2 / area), d_mean / area), None
+        return ctx.run.input_grad(
+            *ctx.handoff.take(), z, mean, d_var * (2 / area), d_mean / area
+        ), None
 
 
 def affine(
@@ -123,8 +125,27 @@ def affine(
         handoff: the one that `sample_moments` of z got, if it got one.
     """
     if backend.needs_torch_operations():
-        return affine_reference.affine(z, mean, scale, shift, residual, relu)
+        centre, shift = _without_gradient(mean, scale, shift)
+        return affine_reference.affine(z, centre, scale, shift, residual, relu)
     return _Affine.apply(z, mean, scale, shift, residual, relu, handoff)
+
+
+def _without_gradient(
+    mean: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A mean[N, C] without gradient, and a shift[N, C] that has the mean's gradient too.
+
+    Autograd would compute the gradient of the mean as a sum of g * scale over space, g being the
+    gradient of the output: a compiler then writes g * scale to memory, and reads it again for the
+    sum. It is -scale times the sum of g, which is the gradient of shift. So with a constant c that
+    has the mean's value, this takes (z - mean) * scale as (z - c) * scale + (c - mean) * scale. The
+    last term belongs to the shift; it is 0.
+    """
+    if mean is None or not (mean.requires_grad and torch.is_grad_enabled()):
+        return mean, shift
+    centre = mean.detach()
+    rest = (centre - mean) * scale
+    return centre, rest if shift is None else shift + rest
 
 
 class _Affine(torch.autograd.Function):
@@ -139,7 +160,8 @@ class _Affine(torch.autograd.Function):
         relu: bool,
         handoff: GradientHandoff | None,
     ) -> torch.Tensor:
-        out = backend.implementation(z).affine(z, mean, scale, shift, residual, relu)
+        ctx.run = backend.implementation(z)
+        out = ctx.run.affine(z, mean, scale, shift, residual, relu)
         ctx.save_for_backward(z, mean, scale, out if relu else None)
         ctx.handoff, ctx.shifted = handoff, shift is not None
         return out
@@ -148,13 +170,12 @@ class _Affine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         z, mean, scale, out = ctx.saved_tensors
-        grad, d_scale, d_shift = backend.implementation(z).affine_grads(grad, out, z, mean)
+        grad, d_scale, d_shift = ctx.run.affine_grads(grad, out, z, mean)
         d_z = None
         if ctx.handoff is not None:
             ctx.handoff.put(grad, scale)
         elif ctx.needs_input_grad[0]:
-            run = backend.implementation(grad).affine
-            d_z = run(grad, None, scale, None, None, False).to(z.dtype)
+            d_z = ctx.run.affine(grad, None, scale, None, None, False).to(z.dtype)
         d_mean = None if mean is None else -scale * d_shift
         d_residual = grad if ctx.needs_input_grad[4] else None
         return d_z, d_mean, d_scale, d_shift if ctx.shifted else None, d_residual, None, None

@@ -17,6 +17,7 @@ import torch
 import triton
 
 from accuracy_booster.ops import affine_kernels, affine_reference, norm_kernels
+from accuracy_booster.ops.map_layouts import like_map, memory_format, sample_values
 
 TILE_SIZE = 2048  # elements: 2 to 4 loads of 16 bytes for each thread of 4 warps, few registers
 WARP_SIZE = 512  # elements for a warp, 16 for each thread
@@ -56,25 +57,6 @@ def tile_shape(
     return tile_c, tile_s, min(max(tile_c * tile_s // WARP_SIZE, 1), 4)
 
 
-def _memory_format(z: torch.Tensor) -> torch.memory_format:
-    """NCHW or channels_last: z's own memory format, or the nearer one if z has neither."""
-    if z.is_contiguous() or z.ndim < 4:  # for [N, C, L] torch has no other
-        return torch.contiguous_format
-    near = z.stride(1) == 1 and z.shape[1] > 1
-    last = torch.channels_last if z.ndim == 4 else torch.channels_last_3d
-    return last if near else torch.contiguous_format
-
-
-def _like_map(x: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
-    """x with the shape and the memory format that the kernels assume for z: x itself or a copy."""
-    return None if x is None else x.expand_as(z).contiguous(memory_format=_memory_format(z))
-
-
-def _sample_values(v: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor | None:
-    """v[N, C] as contiguous float32."""
-    return None if v is None else v.float().expand(z.shape[:2]).contiguous()
-
-
 def _new_sample_values(z: torch.Tensor) -> torch.Tensor:
     """An empty [N, C] in float32."""
     return z.new_empty(z.shape[:2], dtype=torch.float32)
@@ -86,9 +68,9 @@ def _kernels_can_take(z: torch.Tensor) -> bool:
 
 
 def _launch(kernel: Any, z: torch.Tensor, *args: Any, reduces: bool = False, **flags: Any) -> None:
-    """Run a kernel over z, whose memory format is `_memory_format(z)`."""
+    """Run a kernel over z, whose memory format is `memory_format(z)`."""
     n, c, area = z.shape[0], z.shape[1], z.shape[2:].numel()
-    last = _memory_format(z) is not torch.contiguous_format
+    last = memory_format(z) is not torch.contiguous_format
     tile_c, tile_s, warps = tile_shape(n, c, area, last, reduces)
     programs = n * triton.cdiv(c, tile_c) * (1 if reduces else triton.cdiv(area, tile_s))
     strides = (1, c) if last else (area, 1)
@@ -108,7 +90,7 @@ def sample_moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """z[N, C, H, W] -> mean[N, C] and variance[N, C] over space (correction 0)."""
     if not _kernels_can_take(z):
         return affine_reference.sample_moments(z)
-    z = z.contiguous(memory_format=_memory_format(z))
+    z = z.contiguous(memory_format=memory_format(z))
     mean, var = _new_sample_values(z), _new_sample_values(z)
     _launch(affine_kernels.sample_moments_kernel, z, z, mean, var, reduces=True)
     return mean, var
@@ -128,10 +110,10 @@ def affine(
     """
     if not _kernels_can_take(z):
         return affine_reference.affine(z, mean, scale, shift, residual, relu)
-    z = z.contiguous(memory_format=_memory_format(z))
+    z = z.contiguous(memory_format=memory_format(z))
     out = torch.empty_like(z)
-    values = (_sample_values(mean, z), _sample_values(scale, z), _sample_values(shift, z))
-    _launch(affine_kernels.affine_kernel, z, z, *values, _like_map(residual, z), out, RELU=relu)
+    values = (sample_values(mean, z), sample_values(scale, z), sample_values(shift, z))
+    _launch(affine_kernels.affine_kernel, z, z, *values, like_map(residual, z), out, RELU=relu)
     return out
 
 
@@ -144,10 +126,10 @@ def affine_grads(
     """The gradients of what `affine` adds up, of scale and of shift: `affine_reference`."""
     if not _kernels_can_take(z):
         return affine_reference.affine_grads(grad, out, z, mean)
-    z = z.contiguous(memory_format=_memory_format(z))
+    z = z.contiguous(memory_format=memory_format(z))
     masked = None if out is None else torch.empty_like(z, dtype=grad.dtype)
     d_scale, d_shift = _new_sample_values(z), _new_sample_values(z)
-    given = (_like_map(grad, z), _like_map(out, z), z, _sample_values(mean, z))
+    given = (like_map(grad, z), like_map(out, z), z, sample_values(mean, z))
     results = (masked, d_scale, d_shift)
     _launch(affine_kernels.affine_grads_kernel, z, *given, *results, reduces=True)
     return grad if masked is None else masked, d_scale, d_shift
@@ -166,10 +148,10 @@ def input_grad(
         return affine_reference.input_grad(grad, scale, z, mean, slope, offset)
     if grad is None or scale is None:
         grad = scale = None
-    z = z.contiguous(memory_format=_memory_format(z))
+    z = z.contiguous(memory_format=memory_format(z))
     out = torch.empty_like(z)
-    first = (_like_map(grad, z), _sample_values(scale, z), z)
-    values = (_sample_values(mean, z), _sample_values(slope, z), _sample_values(offset, z))
+    first = (like_map(grad, z), sample_values(scale, z), z)
+    values = (sample_values(mean, z), sample_values(slope, z), sample_values(offset, z))
     _launch(affine_kernels.input_grad_kernel, z, *first, *values, out)
     return out
 

@@ -1,4 +1,4 @@
-"""How fused operations are executed: by Triton's kernels, by plain torch, or not fused at all.
+"""How fused operations are executed: by kernels, by plain torch, or not fused at all.
 
 `using` chooses within a scope. `affine` and the modules of `fastpath` ask here what was chosen.
 """
@@ -15,12 +15,13 @@ from types import ModuleType
 import torch
 
 from accuracy_booster.errors import unknown
-from accuracy_booster.ops import affine_reference
+from accuracy_booster.ops import affine_native, affine_reference, native
 
 BACKENDS = {
-    "auto": "Triton's kernels for tensors on a GPU where Triton is installed, else the reference",
+    "auto": "compiled by torch.compile; else triton on a GPU, native on the CPU; else unfused",
     "reference": "plain torch: what defines the result",
     "triton": "the kernels that affine_triton.py runs; on the CPU with TRITON_INTERPRET=1",
+    "native": "the C++ that affine_native.py calls, on the CPU; it needs g++",
     "unfused": "fused networks compute layer by layer, as before ab.fuse",
 }
 
@@ -64,11 +65,14 @@ def has_triton() -> bool:
 
 
 def implementation(x: torch.Tensor) -> ModuleType:
-    """The module whose functions run on x: `affine_reference` or `affine_triton`.
+    """The module whose functions run on x: `affine_reference` or one with kernels.
 
     Raises:
-        ValueError: if Triton was chosen and x is neither on a GPU nor interpreted.
+        ValueError: if Triton was chosen and x is neither on a GPU nor interpreted; or if C++ was
+            chosen and cannot be compiled here.
     """
+    if _choice.backend in ("auto", "native") and x.device.type == "cpu":
+        return affine_native if _native_takes(x) else affine_reference
     fits = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
     automatic = _choice.backend == "auto" and x.is_cuda and has_triton()
     if not (fits and (automatic or _choice.backend == "triton")):
@@ -82,6 +86,50 @@ def implementation(x: torch.Tensor) -> ModuleType:
     from accuracy_booster.ops import affine_triton
 
     return affine_triton
+
+
+def _native_takes(x: torch.Tensor) -> bool:
+    """Whether the C++ runs on x, on the CPU."""
+    # the C++ reads memory: a fake tensor has none, and a trace of operators would not see it
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and not _records_operators()
+    if not (plain and x.dtype in affine_native.DTYPES and x.layout is torch.strided):
+        return False
+    if native.library() is not None:
+        return True
+    if _choice.backend == "native":
+        raise ValueError(
+            f"the C++ for the CPU is not there: {native.why_no_library()}; use using('reference')"
+        )
+    return False
+
+
+def _records_operators() -> bool:
+    """Whether `make_fx` records the operators that run."""
+    if torch._C._len_torch_dispatch_stack() == 0:  # type: ignore[attr-defined]
+        return False
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
+def fuses(x: torch.Tensor) -> bool:
+    """Whether a fused module computes x in its fused way, and not layer by layer.
+
+    By default it does so where that is fast: while torch.compile follows what runs, and where there
+    is a kernel for x. The reference alone is slower than the layers are.
+    """
+    if is_unfused():
+        return False
+    if _choice.backend != "auto" or torch.compiler.is_compiling():
+        return True
+    return not needs_torch_operations() and implementation(x) is not affine_reference
+
+
+def eager_on_cpu() -> str:
+    """How a fused network runs in eager mode on the CPU, in a few words."""
+    if native.library() is not None:
+        return "compiled C++ (float32, float64)"
+    return f"layer by layer, as before fusing, because {native.why_no_library()}"
 
 
 def is_unfused() -> bool:

@@ -65,7 +65,7 @@ class _BatchNormTerms(torch.autograd.Function):
         mean_nc, var_nc = run.sample_moments(z)
         mean, var, inv_std, scale, descriptor = run.norm_terms(mean_nc, var_nc, weight, bias, eps)
         ctx.save_for_backward(z, mean_nc, mean, inv_std, scale)
-        ctx.handoff = handoff
+        ctx.run, ctx.handoff = run, handoff
         ctx.types = [None if v is None else v.dtype for v in (weight, bias)]
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
@@ -78,7 +78,7 @@ class _BatchNormTerms(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         z, *terms = ctx.saved_tensors
         mean_nc = terms[0]
-        run = backend.implementation(z)
+        run = ctx.run
         if d_descriptor is None:  # the descriptor is not part of the loss
             d_descriptor = torch.zeros_like(mean_nc)
         area = z.shape[2:].numel()
@@ -88,3 +88,31 @@ class _BatchNormTerms(torch.autograd.Function):
             return None, *own, None, None
         left = (None, None) if ctx.handoff is None else ctx.handoff.take()
         return run.input_grad(*left, z, mean_nc, slope, offset), *own, None, None
+
+
+def weighted_terms(
+    scale: torch.Tensor, descriptor: torch.Tensor, p: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """scale[C], descriptor[N, C], the gate's p[N, C] -> scale * p and descriptor * p, [N, C]."""
+    if backend.needs_torch_operations() or not scale.dtype == descriptor.dtype == p.dtype:
+        # expanded over the samples, so that its gradient is summed over space alone at first
+        return scale.expand(len(p), -1) * p, descriptor * p
+    return _WeightedTerms.apply(scale, descriptor, p)
+
+
+class _WeightedTerms(torch.autograd.Function):
+    """The two products as one step of autograd, which would take longer over them than they do."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scale: torch.Tensor, descriptor: torch.Tensor, p: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(scale, descriptor, p)
+        return scale * p, descriptor * p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_scale: torch.Tensor, d_shift: torch.Tensor) -> tuple[Any, ...]:
+        scale, descriptor, p = ctx.saved_tensors
+        d_p = torch.addcmul(d_scale * scale, d_shift, descriptor)
+        return (d_scale * p).sum(0), d_shift * p, d_p

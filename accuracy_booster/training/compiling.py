@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from accuracy_booster.fastpath import fuse, unfuse
+from accuracy_booster.ops import native
 from accuracy_booster.ops.batch_norm import BatchNormMode
+from accuracy_booster.surgery.listing import attached
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.task import Forward
@@ -72,12 +74,17 @@ def choose_forward(step: StepToCompile, run: Run, *, writes: bool) -> Forward:
 
 
 def fuses(step: StepToCompile, compile: bool) -> bool:
-    """Whether the step is fused: by default where a compiler makes that fast.
+    """Whether the step is fused: by default where that makes a step of this network faster.
 
-    An eager step on a GPU waits for its kernels to be launched. Fused, it launches more of them
-    from Python: it takes less memory and more time (docs/gpu.md).
+    That is so for every compiled step, and for an eager step on the CPU of a network with gates,
+    where the C++ for the CPU could be compiled. An eager step on a GPU waits for its kernels to be
+    launched. Fused, it launches more of them from Python: it takes less memory and more time
+    (docs/gpu.md).
     """
-    return compile if step.fuse == "auto" else step.fuse == "on"
+    if step.fuse != "auto":
+        return step.fuse == "on"
+    on_cpu = step.device.type == "cpu" and bool(attached(step.network))
+    return compile or (on_cpu and native.library() is not None)
 
 
 def prepare_forward(step: StepToCompile, compile: bool, fused: bool) -> Forward:
@@ -114,7 +121,7 @@ def _pays(step: StepToCompile) -> bool:
         return False
     kept = {k: v.clone() for k, v in step.network.state_dict().items()}
     try:
-        eager = _seconds(step, batch, step.wrapped)
+        eager = _seconds(step, batch, prepare_forward(step, False, fuses(step, False)))
         if eager * step.steps < WORTH:
             return False
         step.say(f"compiling the step, which takes {eager:.3f} s (--compile off does without)")

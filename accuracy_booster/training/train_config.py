@@ -67,7 +67,8 @@ class TrainConfig(RunConfig):
         compile: auto, on or off: torch.compile the training step. auto tries it where the run is
             long enough to pay for compiling, and keeps what was faster
         fuse: auto, on or off: compute norm, gate, sum and ReLU at the ends of residual branches in
-            one pass (ab.fuse). auto does it in a compiled step
+            one pass (ab.fuse). auto does it in a compiled step, and on the CPU in a network with
+            gates, if there is g++
         sync_bn: batch norms, the gates' too, take the moments of all processes together
         data_dir: where cifar10 and cifar100 are downloaded to, by default
             ~/.cache/accuracy_booster; the root of timm's data sets

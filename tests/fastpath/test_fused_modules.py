@@ -30,13 +30,17 @@ from torchvision.models import video
 import accuracy_booster as ab
 from accuracy_booster.fastpath.class_swapping import to_fused_class
 from accuracy_booster.fastpath.epilogue import Epilogue
-from accuracy_booster.ops import backend
+from accuracy_booster.fastpath.fused_modules import Fused
+from accuracy_booster.ops import backend, native
 from accuracy_booster.ops.pooled_conv import has_pooled_form
 from accuracy_booster.surgery.attaching import attach
 from accuracy_booster.surgery.sites import Site
 from accuracy_booster.training.processes import synchronised
 
-pytestmark = WARNINGS_ARE_ERRORS
+pytestmark = [
+    *WARNINGS_ARE_ERRORS,
+    pytest.mark.parametrize("fused_by", ["reference", "native"], indirect=True),
+]
 
 
 NORMS = {
@@ -157,10 +161,41 @@ def test_a_mean_far_from_zero_loses_nothing():
         assert error <= max(3 * other, 1e-4 * float(truth.abs().max())), (error, other)
 
 
-def test_the_backend_unfused_is_layer_by_layer():
+@MODES
+@pytest.mark.parametrize("how", ["unfused", "auto, no compiler", "auto, float16"])
+def test_what_has_no_kernel_runs_layer_by_layer(how, training, monkeypatch):
+    """Bit for bit as before fusing: output, gradients, running statistics, and with a hook."""
+    if how == "auto, no compiler":
+        monkeypatch.setattr(native, "library", lambda: None)
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused, other):
+        model.to(torch.float16 if how == "auto, float16" else torch.float32).train(training)
+    x = x.to(next(unfused.parameters()).dtype)
+    seen = []
+    for model in (unfused, other):
+        model.blocks[0].bn2.register_forward_hook(lambda m, args, y: seen.append(y.detach()))
+    with backend.using(how.partition(",")[0]):
+        (y, grads), (again, others) = (run(model, x) for model in (unfused, other))
+    assert torch.equal(again, y)
+    assert torch.equal(*seen)
+    assert all(torch.equal(others[name], grad) for name, grad in grads.items())
+    for a, b in zip(unfused.buffers(), other.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+@MODES
+def test_a_network_that_is_compiled_is_fused_whatever_runs_in_eager_mode(training, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
     unfused, other, x = pair(ResidualNet(ResidualBlock()))
-    with backend.using("unfused"):
-        assert torch.equal(other.eval()(x), unfused.eval()(x))
+    calls = []
+    monkeypatch.setattr(Fused, "_unfused", lambda self, x: calls.append(self))
+    with backend.using("auto"):
+        compiled = torch.compile(other.train(training), backend="aot_eager")
+        torch.testing.assert_close(compiled(x), unfused.train(training)(x), **CLOSE)
+    assert not calls
+
+
+def test_the_backends_that_there_are():
     with pytest.raises(ValueError, match="backend"), backend.using("fast"):
         pass
 

@@ -7,6 +7,7 @@ from support.gated_networks import network
 
 import accuracy_booster as ab
 from accuracy_booster.fastpath.report import ConvolutionReport, FastPath, SiteReport
+from accuracy_booster.ops import native
 
 REPORT = FastPath("fused", [SiteReport("a.bn2", True, "norm + sum"), SiteReport("b", False, "no")])
 FOLDED = FastPath("folded", [*REPORT.places, SiteReport("c", True, "here", extra_reduction=True)])
@@ -17,7 +18,21 @@ def test_the_table_and_the_summary():
     assert header == ["module", "path", "how, or why not"]
     assert rows == [["a.bn2", "fast", "norm + sum"], ["b", "as before", "no"]]
     assert REPORT.summary() == "fused: 1 of 2 places take the fast path"
-    assert str(REPORT).splitlines()[-1] == REPORT.summary()
+    assert REPORT.summary() in str(REPORT)
+
+
+def test_a_fused_report_says_how_eager_mode_runs_on_the_cpu(monkeypatch):
+    folded = FastPath("folded", REPORT.places)
+    assert str(folded).splitlines()[-1] == folded.summary()
+    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "why_no_library", lambda: "there is no g++")
+    last = str(REPORT).splitlines()[-1]
+    assert last == (
+        "in eager mode on the CPU: layer by layer, as before fusing, because there is no g++"
+    )
+    monkeypatch.setattr(native, "library", object)
+    last = str(REPORT).splitlines()[-1]
+    assert last == "in eager mode on the CPU: compiled C++ (float32, float64)"
 
 
 def test_the_summary_says_how_convolutions_run():

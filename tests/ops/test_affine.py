@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from support.strictness import WARNINGS_ARE_ERRORS
+from torch._dynamo.backends.common import aot_autograd
 
 from accuracy_booster.ops.affine import (
     GradientHandoff,
@@ -165,3 +167,27 @@ def test_without_gradients_there_is_no_handoff():
     with torch.no_grad():
         assert not needs_handoff(z)
     assert not needs_handoff(z.detach())
+
+
+def test_a_compiled_gradient_takes_two_sums_over_the_map():
+    """Those of g and of g (z - mean); the gradient of the mean is no third one. All are right."""
+    given = [v.requires_grad_() for v in terms()]
+    backward = []
+
+    def keep(graph, inputs):
+        backward.append(graph)
+        return make_boxed_func(graph.forward)
+
+    def loss(*given):
+        *values, residual = given
+        return affine(*values, residual=residual, relu=True).square().sum()
+
+    by = aot_autograd(fw_compiler=lambda g, inputs: make_boxed_func(g.forward), bw_compiler=keep)
+    found = torch.autograd.grad(torch.compile(loss, backend=by, fullgraph=True)(*given), given)
+    torch.testing.assert_close(found, torch.autograd.grad(loss(*given), given), **CLOSE)
+    sums = [
+        node
+        for node in backward[0].graph.nodes
+        if node.target is torch.ops.aten.sum.dim_IntList and node.args[0].meta["val"].shape == SHAPE
+    ]
+    assert len(sums) == 2

@@ -17,6 +17,8 @@ from support.trainings import (
 )
 
 import accuracy_booster as ab
+from accuracy_booster.ops import native
+from accuracy_booster.training.compiling import StepToCompile, fuses
 
 
 @forks
@@ -54,12 +56,12 @@ def test_a_compiled_run_keeps_to_it_and_goes_on_to_the_same_end(data, tmp_path):
 @forks
 def test_the_decision_not_to_compile_is_kept(data, reference):
     info = json.loads((reference() / "run.json").read_text())
-    assert info["decided"] == {"compile": False, "fuse": False}
+    assert info["decided"] == {"compile": False, "fuse": native.library() is not None}
 
 
 def test_training_is_fused_where_it_is_asked_for_and_measured_folded(tmp_path):
     given = {"block": "ab", "epochs": 1, "device": "cpu", "compile": "off", "image_size": 8}
-    plain = ab.train("resnet8", **given, output=tmp_path / "plain")
+    plain = ab.train("resnet8", **given, fuse="off", output=tmp_path / "plain")
     fused = ab.train("resnet8", **given, fuse="on", output=tmp_path / "fused")
     decided = [
         json.loads((tmp_path / n / "run.json").read_text())["decided"] for n in ("plain", "fused")
@@ -71,6 +73,26 @@ def test_training_is_fused_where_it_is_asked_for_and_measured_folded(tmp_path):
     assert ab.evaluate(tmp_path / "fused", fold=True).loss == pytest.approx(
         fused.test.loss, rel=1e-4
     )
+
+
+def step_of(network, **changes):
+    """A step on the CPU that is to be decided on."""
+    given = {"compile": "off", "fuse": "auto", "network": network, "wrapped": network}
+    given |= {"input_size": (3, 8, 8), "device": torch.device("cpu"), "processes": 1, "steps": 1}
+    return StepToCompile(**given | dict.fromkeys(("loss", "first_batch", "say")) | changes)
+
+
+def test_an_eager_step_is_fused_on_the_cpu_where_that_is_fast(monkeypatch):
+    boosted, bare = (ab.create_model("resnet8", block=block) for block in ("ab", "none"))
+    monkeypatch.setattr(native, "library", object)
+    assert fuses(step_of(boosted), compile=False)
+    assert not fuses(step_of(bare), compile=False)
+    assert not fuses(step_of(boosted, device=torch.device("cuda")), compile=False)
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert not fuses(step_of(boosted), compile=False)
+    assert fuses(step_of(bare), compile=True)
+    assert fuses(step_of(boosted, fuse="on"), compile=False)
+    assert not fuses(step_of(boosted, fuse="off"), compile=True)
 
 
 def test_a_fused_run_that_was_interrupted_stays_fused(tmp_path, monkeypatch):
