@@ -55,8 +55,7 @@ class FastPath:
     Attributes:
         kind: "fused" or "folded".
         places: the sites, in order of execution.
-        convolutions: how each convolution of a folded network runs; empty where nothing was
-            chosen, as on a GPU or with `kernel="off"`.
+        convolutions: how each convolution of a folded network runs; empty with `kernel="off"`.
     """
 
     kind: str
