@@ -65,15 +65,15 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> Layer:
 
 @torch.no_grad()
 def fold_gate(layer: Layer, gate: Recalibrate, form: str) -> FoldedGate:
-    """The gate as it reads means around a layer, in the form "input" or "output".
+    """The gate as it reads means around a layer, in a form of `folded_forms.FORMS`.
 
     Args:
         layer: the layer before the gate, with the norm folded in; a convolution for "input".
         gate: one that reads each channel's mean.
-        form: a key of `folded_forms.FORMS`.
+        form: "input"; or "output" or "kernel", which read the mean of the layer's output.
     """
     dtype = accumulation_dtype(layer.weight.dtype)
-    if form == "output":
+    if form != "input":
         return fold_gate_of_output(gate, dtype)
     assert not isinstance(layer, nn.Linear)
     first = affine_segments(gate)[0]

@@ -40,7 +40,12 @@ def takes_gate(conv: Layer, gate: Recalibrate) -> bool:
 
 
 def choose_form(
-    conv: Layer, gate: Recalibrate, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+    conv: Layer,
+    gate: Recalibrate,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    packs: bool = False,
 ) -> str:
     """ "input" or "output": the side of the layer on which the gate reads fewer bytes.
 
@@ -49,6 +54,9 @@ def choose_form(
         gate: one that reads each channel's mean.
         input_shape: [N, C, ...] that the layer reads.
         output_shape: [N, K, ...] that it writes.
+        packs: whether the convolution may run in our kernel, which multiplies by a gate's weights
+            only if they are known before. On the side of the output the map is then written and
+            read once more.
     """
     if isinstance(conv, nn.Linear) or not has_pooled_form(conv):
         return "output"
@@ -59,5 +67,6 @@ def choose_form(
     before = size * (math.prod(input_shape) + MATRIX * merged_matrix)
     matrix = 0 if is_channelwise(first) else sum(p.numel() for m in first for p in m.parameters())
     written = size * math.prod(output_shape)
-    after = written * (CACHED if written < CACHE_BYTES else 1) + size * MATRIX * matrix
+    passes = 3 if packs else 1
+    after = passes * written * (CACHED if written < CACHE_BYTES else 1) + size * MATRIX * matrix
     return "input" if before < after else "output"

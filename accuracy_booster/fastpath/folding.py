@@ -33,6 +33,7 @@ from accuracy_booster.fastpath.reasons import why_not_folded
 from accuracy_booster.fastpath.report import FastPath, SiteReport
 from accuracy_booster.fastpath.timm_norms import after_norm
 from accuracy_booster.fastpath.verifying import verify as verify_fold
+from accuracy_booster.ops.packed_conv import why_not
 from accuracy_booster.surgery.attaching import detach_unnoted
 from accuracy_booster.surgery.hooks import is_hooked
 from accuracy_booster.surgery.inputs import Example
@@ -161,7 +162,8 @@ def _fold_site(
     assert isinstance(layer, LAYERS)
     detach_unnoted(new, [name])
     plain = fold_norm(layer, module) if context.conv else copy.copy(layer)
-    form = choose_form(plain, gate, context.input_shape, context.shape)
+    packs = kernel != "off" and why_not(plain) is None
+    form = choose_form(plain, gate, context.input_shape, context.shape, packs=packs)
     if kernel != "off" and takes_gate(plain, gate):
         form = "kernel"
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv

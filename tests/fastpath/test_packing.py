@@ -84,8 +84,8 @@ def test_what_a_timing_decides():
     ours = dict.fromkeys(packing.SCHEDULES, 1.0)
     assert packing._best({"torch": 1.1, **ours}, gated=False) == "torch"
     assert packing._best({"torch": 1.3, **ours}, gated=False) in ours
-    assert packing._best({"torch": 0.95, **ours}, gated=True) in ours
-    assert packing._best({"torch": 0.8, **ours}, gated=True) == "torch"
+    assert packing._best({"torch": 1.1, **ours}, gated=True) in ours
+    assert packing._best({"torch": 0.9, **ours}, gated=True) == "torch"
     assert packing._best({**ours, "by panels": 0.5}, gated=False) == "by panels"
 
 
