@@ -56,7 +56,7 @@ class PackedConv2d(nn.Conv2d):
         self._pack()
 
     def _pack(self) -> None:
-        self._version = self.weight._version
+        self._packed_version = _version_of(self.weight)
         self.register_buffer("packed", pack(self.weight, self.groups), persistent=False)
 
     def extra_repr(self) -> str:
@@ -91,7 +91,7 @@ class PackedConv2d(nn.Conv2d):
         """
         if not self.takes(x):
             return self._in_steps(x, weights, shortcut, low, high)
-        if not torch.compiler.is_compiling() and self.weight._version != self._version:
+        if not torch.compiler.is_compiling() and _version_of(self.weight) != self._packed_version:
             self._pack()
         return torch.ops.accuracy_booster.packed_conv(
             *(x, self.packed, self.bias, self.out_channels, self.kernel_size, self.stride),
@@ -168,3 +168,8 @@ class PackedConv2d(nn.Conv2d):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._pack()
+
+
+def _version_of(weight: torch.Tensor) -> int:
+    """How often a tensor was changed in place; of tensors made in inference mode nobody counts."""
+    return 0 if weight.is_inference() else weight._version

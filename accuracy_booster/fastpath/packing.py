@@ -135,13 +135,13 @@ class Forms:
         self.conv, self.shape, self.gated, self.sums = conv, shape, gated, sums
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
         self.output_shape = output_shape(shape, conv.out_channels, *geometry)  # type: ignore[arg-type]
-        self.x = _random(shape)
-        self.shortcut = _random(self.output_shape) if sums else None
-        self.scale = torch.rand(self.output_shape[:2]) if gated else None
+        self.x = _ones(shape)
+        self.shortcut = _ones(self.output_shape) if sums else None
+        self.scale = torch.ones(self.output_shape[:2]) if gated else None
         weights = NO_GATE
         if gated and conv.groups == 1:
-            rows, taps = torch.rand(3, conv.out_channels), conv.weight[0].numel()
-            means = None if conv.kernel_size == (1, 1) else torch.rand(shape[0], taps)
+            rows, taps = torch.ones(3, conv.out_channels), conv.weight[0].numel()
+            means = None if conv.kernel_size == (1, 1) else torch.ones(shape[0], taps)
             weights = GateWeights(gate=rows, means=means)
         elif gated:
             weights = GateWeights(scale=self.scale)
@@ -177,8 +177,9 @@ class Forms:
         return lambda: conv.onto(shortcut, self.x, self.weights, 0.0)
 
 
-def _random(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.rand(shape).contiguous(memory_format=torch.channels_last)
+def _ones(shape: tuple[int, ...]) -> torch.Tensor:
+    """A map in channels-last memory; random numbers would change what the caller draws next."""
+    return torch.ones(shape).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

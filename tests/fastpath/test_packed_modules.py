@@ -41,6 +41,7 @@ def test_it_is_the_layer():
     conv, packed, x = layers()
     assert isinstance(packed, nn.Conv2d)
     assert packed.state_dict().keys() == conv.state_dict().keys()
+    assert packed.state_dict()._metadata == conv.state_dict()._metadata
     assert packed.weight is conv.weight
     assert close(packed(x), conv(x))
     assert OPERATOR in operators(lambda: packed(x))
@@ -101,6 +102,16 @@ def test_with_gradients_and_other_types_torch_computes():
         assert close(packed.double()(x.double()).float(), y)
         packed.float()
         assert close(packed(x), y)
+
+
+def test_in_inference_mode():
+    with torch.inference_mode():
+        conv, packed, x = layers()
+        assert close(packed(x), conv(x))
+        assert OPERATOR in operators(lambda: packed(x))
+    conv, packed, x = layers()
+    with torch.inference_mode():
+        assert close(packed(x), conv(x))
 
 
 @torch.no_grad()

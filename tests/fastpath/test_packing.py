@@ -80,6 +80,14 @@ def test_forms_are_timed_and_the_times_kept():
     assert report.to_dict()["convolutions"][0]["milliseconds"]
 
 
+@needs_kernel
+def test_timing_draws_no_random_numbers():
+    model, x = network("ab")
+    before = torch.get_rng_state()
+    ab.fold(model, example=x)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_a_timing_decides():
     ours = dict.fromkeys(packing.SCHEDULES, 1.0)
     assert packing._best({"torch": 1.1, **ours}, gated=False) == "torch"
