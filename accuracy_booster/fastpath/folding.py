@@ -200,7 +200,8 @@ def _ending_in_sums(new: nn.Module, neighbours: Neighbours) -> set[str]:
         context = neighbours.of(site)
         if context is not None and context.followed_by:
             found |= {name for name in (context.conv, site) if name is not None}
-    gated = {name for name in found if isinstance(new.get_submodule(name), GatedConv)}
+    modules = dict(new.named_modules())  # some sites were parts of norms that are gone
+    gated = {name for name in found if isinstance(modules.get(name), GatedConv)}
     return found | {f"{name}.conv" for name in gated}
 
 
