@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import json
 import os
@@ -75,6 +76,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that fork come first: `torch.export` starts threads that a forked process lacks."""
     items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
+def pytest_sessionstart() -> None:
+    gc.disable()  # until the tests have been collected: it would search ever more modules
+
+
+def pytest_collection_finish() -> None:
+    """Hide from the garbage collector what exists when the tests have been collected.
+
+    These are a million objects: modules, and the tests. `ab.boost` asks the collector what refers
+    to a network, which takes 0.1 s and more as long as it searches all of these.
+    """
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

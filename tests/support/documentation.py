@@ -57,6 +57,16 @@ SMALLER = [
         "COCO would be downloaded; a file of this name is drawn",
     ),
     (r'export\(format="onnx"', 'export(imgsz=32, format="onnx"', "640 pixels take seconds"),
+    (
+        r'(ab\.train\("resnet\d+", block="ab", data="\w+"), output',
+        r"\1, epochs=1, output",
+        "the default is ten epochs",
+    ),
+    (
+        r'(ab\.train\("timm/\w+", weights=.*, data="photos/")\)',
+        r"\1, epochs=1)",
+        "the default is ten epochs and more",
+    ),
     (r"reproduce counts.*$", "reproduce counts --tables 10", "all eight tables take a minute"),
 ]
 

@@ -12,7 +12,6 @@ import timm
 import torch
 import torchvision
 from support.attaching import (
-    NETWORKS,
     boosted_copy,
     without_warnings,
 )
@@ -162,8 +161,8 @@ def test_compiling_one_of_two_networks_of_a_class_leaves_the_other_alone(boosted
     """The rule: modules of one class are told apart by their hooks, whichever compiles first."""
     torch._dynamo.reset()
     x = torch.randn(4, 3, 16, 16)
-    build, *_ = NETWORKS["our resnet20"]
-    plain, boosted = build().eval(), ab.boost(build(), "ab", where="residual").eval()
+    plain = ab.create_model("resnet8").eval()
+    boosted = ab.boost(ab.create_model("resnet8"), "ab", where="residual").eval()
     with torch.no_grad():
         for gate in attached(boosted).values():
             for parameter in gate.parameters():
@@ -183,8 +182,8 @@ def test_a_network_that_is_boosted_after_compiling_or_detached(boosted_first):
     """The same object: the compiled call follows its gates on and off."""
     torch._dynamo.reset()
     x = torch.randn(4, 3, 16, 16)
-    build, names, _ = NETWORKS["our resnet20"]
-    model = build().eval()
+    model = ab.create_model("resnet8").eval()
+    names = model.recalibration_sites
     sites = [Site(name, model.get_submodule(name).num_features, (4, 4)) for name in names]
     if boosted_first:
         attach(model, "ab", sites)
