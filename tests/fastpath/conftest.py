@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from accuracy_booster.fastpath import folding, packing
-from accuracy_booster.fastpath.folded_forms import FORMS
+from accuracy_booster.fastpath import folding
 from accuracy_booster.ops import backend, native
 from accuracy_booster.ops.pooled_conv import has_pooled_form
 
@@ -35,14 +34,9 @@ def fused_by(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=["input", "output"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The form of every folded gate that has a choice, whatever would be faster."""
-    if request.param == "kernel":
-        if reason := native_code.load(packed_conv.SOURCE):
-            pytest.skip(reason)
-        monkeypatch.setattr(packing, "_best", lambda *_, **__: packing.BY_NAME)
-        return request.param
     choose = folding.choose_form
 
     def chosen(layer: nn.Module, *given: Any, **options: Any) -> str:
