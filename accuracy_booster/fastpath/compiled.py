@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.fastpath.frozen import Frozen, check, profile
+from accuracy_booster.ops import backend
 
 
 class Compiled:
@@ -33,7 +34,7 @@ class Compiled:
         self.frozen: Frozen | None = None
 
     def __call__(self, *inputs: Any) -> Any:
-        with torch.no_grad(), _freezing():
+        with torch.no_grad(), _freezing(), backend.joining():
             return self.forward(*inputs)
 
 

@@ -33,11 +33,14 @@ class Epilogue:
         aliases: the other modules whose output is the same map, such as a container that ends in
             the module, or an nn.Identity after it. A hook on one of them reads the map.
         sum_owner: the module in whose forward the sum runs; None if there is no sum.
+        input_is_kept: whether the module alone reads its input, so that nothing changes it before
+            the sum. Else the module's own computation cannot wait for the sum.
     """
 
     followed_by: FollowedBy = ""
     aliases: tuple[nn.Module, ...] = ()
     sum_owner: nn.Module | None = None
+    input_is_kept: bool = False
 
     def defer(
         self,

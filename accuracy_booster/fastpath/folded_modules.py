@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from accuracy_booster.fastpath.gated_convolution import gated_convolution
 from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
 from accuracy_booster.ops import leaf_module, rescale, without_autocast
 from accuracy_booster.ops.pooled_conv import tap_sums
+from accuracy_booster.surgery.hooks import is_hooked
 
 
 class Scale(nn.Module):
@@ -84,7 +85,7 @@ class GatedConv(nn.Module):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, h: torch.Tensor, may_defer: bool = True) -> Any:
         """A tensor; with `may_defer` it may be a deferred map."""
-        if isinstance(self.conv, PackedConv2d) and self.form != "output" and self.conv.takes(h):
+        if self.form != "output" and _is_packed(self.conv) and self.conv.takes(h):
             return self._packed(self.conv, h, may_defer)
         z, p = gated_convolution(
             h,
@@ -106,7 +107,7 @@ class GatedConv(nn.Module):
             pointwise = conv.kernel_size == (1, 1)
             means = None if pointwise else self._means_of_taps(h, taps_first=True)
             weights = GateWeights(gate=self.gate.rows(), means=means)
-        if may_defer and self.epilogue.may_defer(self):
+        if may_defer and self.epilogue.input_is_kept and self.epilogue.may_defer(self):
             return conv.deferred(h, weights, followed_by=self.epilogue.followed_by)
         return conv(h, weights)
 
@@ -121,6 +122,13 @@ class GatedConv(nn.Module):
     def _weigh(self, d: torch.Tensor) -> torch.Tensor:
         with without_autocast(d):
             return self.gate(d)
+
+
+def _is_packed(conv: nn.Module) -> TypeGuard[PackedConv2d]:
+    """Whether it is a packed convolution whose own output nobody reads."""
+    if not isinstance(conv, PackedConv2d):
+        return False
+    return torch.compiler.is_compiling() or not is_hooked(conv)
 
 
 class GatedConv2d(GatedConv):

@@ -62,7 +62,15 @@ def _may_overwrite(conv: fx.Node, places: dict[fx.Node, int]) -> bool:
         return False
     if conv.all_input_nodes.count(shortcut) != 1 or shortcut in (conv.args[0], conv.args[PACKED]):
         return False
-    return all(user is conv or places[user] < places[conv] for user in shortcut.users)
+    others = [user for user in shortcut.users if user is not conv]
+    return all(places[user] < places[conv] and not _gives_view(user) for user in others)
+
+
+def _gives_view(node: fx.Node) -> bool:
+    """Whether a node's output may share memory with what it reads, as a view or a part of it."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    return any(value.alias_info is not None for value in node.target._schema.returns)
 
 
 def _makes_own_map() -> tuple[Any, ...]:

@@ -52,12 +52,13 @@ class SiteContext:
     followed_by: FollowedBy
     aliases: tuple[str, ...]
     sum_owner: str | None
+    input_is_kept: bool
 
     def epilogue(self, modules: Mapping[str, nn.Module]) -> Epilogue:
         """What follows, with the network's modules in place of their names."""
         aliases = tuple(modules[name] for name in self.aliases)
         owner = None if self.sum_owner is None else modules[self.sum_owner]
-        return Epilogue(self.followed_by, aliases, owner)
+        return Epilogue(self.followed_by, aliases, owner, self.input_is_kept)
 
 
 class Neighbours:
@@ -120,6 +121,7 @@ class Neighbours:
             followed_by=followed_by,
             aliases=tuple(n for n in (*value.modules, *value.through) if n != name),
             sum_owner=value.users[0].module if followed_by else None,
+            input_is_kept=layer is not None and self._is_read_once(layer.inputs[0]),
         )
 
     def _ran_once(self, name: str) -> bool:

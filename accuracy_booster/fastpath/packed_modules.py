@@ -12,9 +12,9 @@ from torch import nn
 
 from accuracy_booster.fastpath.epilogue import FollowedBy
 from accuracy_booster.fastpath.gated_convolution import mean_over_space
-from accuracy_booster.ops import backend, leaf_module, rescale
+from accuracy_booster.ops import backend, leaf_module, native_code, rescale
 from accuracy_booster.ops.deferred import DeferredMap
-from accuracy_booster.ops.packed_conv import Schedule, output_shape, pack
+from accuracy_booster.ops.packed_conv import SOURCE, Schedule, output_shape, pack
 
 
 class GateWeights(NamedTuple):
@@ -38,8 +38,9 @@ NO_GATE = GateWeights()
 class PackedConv2d(nn.Conv2d):
     """A convolution that computes what `conv` does, with the same parameters.
 
-    The kernel takes float32 maps on the CPU. Other maps, gradients and exporters get torch's own
-    convolution. Weights are packed once, and again after they change.
+    The kernel takes float32 maps on the CPU. Other maps, gradients, exporters and compilers other
+    than `ab.compile_for_inference` get torch's own convolution. Weights are packed once, and again
+    after they change, but for changes through `.data`, which torch does not count.
 
     Args:
         conv: for which `packed_conv.why_not` gives None. It does not change.
@@ -52,11 +53,11 @@ class PackedConv2d(nn.Conv2d):
         nn.Module.__init__(self)
         for name, value in conv.__dict__.items():
             self.__dict__[name] = value.copy() if isinstance(value, dict) else value
-        self.schedule = schedule
+        self.schedule, self.available = schedule, True
         self._pack()
 
     def _pack(self) -> None:
-        self._packed_version = _version_of(self.weight)
+        self._packed_from = _identity(self.weight)
         self.register_buffer("packed", pack(self.weight, self.groups), persistent=False)
 
     def extra_repr(self) -> str:
@@ -67,10 +68,17 @@ class PackedConv2d(nn.Conv2d):
         """Whether the kernel runs on this map, now."""
         if backend.is_unfused() or x.dtype != torch.float32 or x.device.type != "cpu":
             return False
-        if self.packed.dtype != torch.float32 or x.ndim != 4:
+        if not self.available or self._parameters.get("weight") is None:
+            return False
+        if self.packed.dtype != torch.float32 or x.ndim != 4 or torch.is_autocast_enabled("cpu"):
+            return False
+        if torch.compiler.is_compiling():
+            if not backend.joins():
+                return False
+        elif backend.in_transform():
             return False
         wanted = x.requires_grad or self.weight.requires_grad
-        return not (wanted and torch.is_grad_enabled()) and not torch.is_autocast_enabled("cpu")
+        return not (wanted and torch.is_grad_enabled())
 
     @leaf_module()
     def forward(
@@ -91,7 +99,7 @@ class PackedConv2d(nn.Conv2d):
         """
         if not self.takes(x):
             return self._in_steps(x, weights, shortcut, low, high)
-        if not torch.compiler.is_compiling() and _version_of(self.weight) != self._packed_version:
+        if not torch.compiler.is_compiling() and _identity(self.weight) != self._packed_from:
             self._pack()
         return torch.ops.accuracy_booster.packed_conv(
             *(x, self.packed, self.bias, self.out_channels, self.kernel_size, self.stride),
@@ -167,9 +175,14 @@ class PackedConv2d(nn.Conv2d):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.available = native_code.load(SOURCE) is None  # maybe in a new process
         self._pack()
 
 
-def _version_of(weight: torch.Tensor) -> int:
-    """How often a tensor was changed in place; of tensors made in inference mode nobody counts."""
-    return 0 if weight.is_inference() else weight._version
+def _identity(weight: torch.Tensor) -> tuple[int, int, int]:
+    """What changes with a weight: the object, its memory, how often it was changed in place.
+
+    Nobody counts the changes of tensors that were made in inference mode.
+    """
+    version = 0 if weight.is_inference() else weight._version
+    return id(weight), weight.data_ptr(), version

@@ -144,5 +144,35 @@ def needs_torch_operations() -> bool:
     That is so while torch.compile follows what runs, since it fuses torch's operations itself, and
     within transforms such as `torch.vmap`, which our autograd functions do not support.
     """
-    in_transform = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
-    return torch.compiler.is_compiling() or in_transform() is not None
+    return torch.compiler.is_compiling() or in_transform()
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` (vmap, jvp, ...) or forward-mode AD is at work."""
+    level = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
+    return level() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+class _Joining:
+    """Whether the compiler at work joins sums and activations to our convolution kernel."""
+
+    active = False
+
+
+@contextmanager
+def joining() -> Iterator[None]:
+    """`with joining():` what is compiled here may use our convolution kernel.
+
+    `fastpath.joining` has the passes for it. Other compilers get torch's convolution, with which
+    they can join more.
+    """
+    before, _Joining.active = _Joining.active, True
+    try:
+        yield
+    finally:
+        _Joining.active = before
+
+
+def joins() -> bool:
+    """Whether `joining` is in force."""
+    return _Joining.active

@@ -93,7 +93,7 @@ def compiled(*names: str, with_torch: bool = False) -> Path:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_uid != os.getuid():
                 continue  # somebody else could put code there
-            if not target.exists():
+            if not _is_whole(target):
                 if with_torch:
                     note(SLOW)
                 _compile([*compiler, *before, *map(str, sources)], after, target)
@@ -114,11 +114,27 @@ def _compile(command: list[str], libraries: list[str], target: Path) -> None:
             lines = done.stderr.splitlines()
             lines = [line for line in lines if "error" in line] or lines or ["no message"]
             raise NotCompiled(f"{command[0]} cannot compile {target.stem}: {lines[0][:200]}")
+        _mark_of(target).write_text(_digest(Path(draft)))
         os.replace(draft, target)
     except subprocess.TimeoutExpired as error:
         raise NotCompiled(f"{command[0]} took more than {MOST_SECONDS:.0f} s") from error
     finally:
         Path(draft).unlink(missing_ok=True)
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether a compiled file is as it was written; loading a damaged one ends the process."""
+    with contextlib.suppress(OSError):
+        return _mark_of(target).read_text() == _digest(target)
+    return False
+
+
+def _mark_of(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _version(compiler: list[str]) -> str:

@@ -512,9 +512,12 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   std::copy_n(stride.begin(), 2, g.stride.begin());
   std::copy_n(padding.begin(), 2, g.padding.begin());
   std::copy_n(dilation.begin(), 2, g.dilation.begin());
-  g.P = (g.H + 2 * g.padding[0] - g.dilation[0] * (g.kernel[0] - 1) - 1) / g.stride[0] + 1;
-  g.Q = (g.W + 2 * g.padding[1] - g.dilation[1] * (g.kernel[1] - 1) - 1) / g.stride[1] + 1;
-  TORCH_CHECK(g.P > 0 && g.Q > 0, "the kernel is larger than the padded map [", g.H, ", ", g.W, "]");
+  auto places = [&](int64_t side, int i) {
+    const int64_t room = side + 2 * g.padding[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
+    TORCH_CHECK(room >= 0, "the kernel is larger than the padded map [", g.H, ", ", g.W, "]");
+    return room / g.stride[i] + 1;
+  };
+  g.P = places(g.H, 0), g.Q = places(g.W, 1);
   TORCH_CHECK(g.C % groups == 0 && g.K % groups == 0, "groups=", groups, " must divide channels");
   TORCH_CHECK(packed.size(0) == groups && packed.size(2) == g.taps() * (g.C / groups),
               "the packed weights do not fit a map of ", g.C, " channels");

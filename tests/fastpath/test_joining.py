@@ -91,3 +91,33 @@ def test_what_joins(kind, convolutions, onto):
     assert code.count("accuracy_booster.packed_conv.default(") == convolutions - onto
     if kind in ("sum and relu", "sum on the right", "relu6"):
         assert "cpp_fused" not in code.partition("def call(")[2]  # no pass beside the convolutions
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda h: h.chunk(2, 1),
+        lambda h: h.split(16, 1),
+        lambda h: (h[:, :16], h[:, 16:]),
+        lambda h: (h.unbind(0)[0][None, :16].expand(2, -1, -1, -1), h.unbind(0)[1]),
+        lambda h: (h.narrow(1, 0, 16), h.transpose(2, 3)),
+    ],
+)
+@torch.no_grad()
+def test_a_shortcut_whose_parts_are_read_later_is_not_overwritten(parts):
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = packed(3, 32, 3, 1, 1), packed(16, 32, 3, 1, 1)
+
+        def forward(self, x):
+            h = self.first(x)
+            a, b = parts(h)
+            return (self.second(a) + h).mean((2, 3)), b + 1
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = Parts().eval()
+    x = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    for a, b in zip(Compiled(model)(x), model(x), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)

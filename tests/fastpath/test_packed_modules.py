@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import fx, nn
 
 from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
@@ -67,11 +70,58 @@ def test_gate_shortcut_and_relu_in_the_kernel_and_in_steps(how):
     assert close(shortcut, expected)
 
 
+CHANGES = {
+    "in place": lambda m: m.weight.mul_(2),
+    "another parameter": lambda m: setattr(m, "weight", nn.Parameter(m.weight * 2)),
+    "other data": lambda m: setattr(m.weight, "data", m.weight * 2),
+    "a vector": lambda m: nn.utils.vector_to_parameters(
+        2 * nn.utils.parameters_to_vector(m.parameters()), m.parameters()
+    ),
+    "pruned": lambda m: nn.utils.prune.l1_unstructured(m, "weight", 0.5),
+    "parametrized": lambda m: nn.utils.parametrizations.weight_norm(m),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@torch.no_grad()
+def test_changed_weights_are_seen(how):
+    _, packed, x = layers()
+    packed(x)
+    plain = nn.Conv2d(6, 20, 3, padding=1)
+    plain.load_state_dict(packed.state_dict())
+    for module in (packed, plain):
+        CHANGES[how](module)
+    assert close(packed(x), plain(x))
+
+
+@torch.no_grad()
+def test_weights_of_a_call():
+    conv, packed, x = layers()
+    given = {name: 2 * value for name, value in packed.state_dict().items()}
+    assert close(torch.func.functional_call(packed, given, (x,)), 2 * conv(x))
+    assert close(packed(x), conv(x))
+
+
+@torch.no_grad()
+def test_a_compiler_that_does_not_freeze_gets_torchs_convolution():
+    conv, packed, x = layers()
+    compiled = torch.compile(nn.Sequential(packed), backend="aot_eager", fullgraph=True)
+    assert OPERATOR not in operators(lambda: compiled(x))
+    conv.weight.mul_(2)
+    assert close(compiled(x), conv(x))
+
+
+def test_forward_mode_gradients():
+    conv, packed, x = layers()
+    conv.requires_grad_(False)
+    _, expected = torch.func.jvp(conv, (x,), (torch.ones_like(x),))
+    _, found = torch.func.jvp(packed, (x,), (torch.ones_like(x),))
+    assert close(found, expected)
+
+
 @torch.no_grad()
 def test_changed_weights_are_packed_anew():
-    conv, packed, x = layers()
-    conv.weight.mul_(2)
-    assert close(packed(x), conv(x))
+    _, packed, x = layers()
     other = nn.Conv2d(6, 20, 3, padding=1)
     packed.load_state_dict(other.state_dict())
     assert close(packed(x), other(x))
@@ -90,6 +140,28 @@ def test_a_file_holds_the_weights_once():
     loaded = torch.load(file, weights_only=False)
     assert close(loaded(x), conv(x))
     assert OPERATOR in operators(lambda: loaded(x))
+
+
+NEW_PROCESS = """
+import sys, torch
+network, x, y = torch.load(sys.argv[1], weights_only=False)
+with torch.no_grad(), torch.profiler.profile() as seen:
+    assert torch.allclose(network(x), y, rtol=1e-5, atol=1e-6)
+print(*{event.name for event in seen.events()}, sep="\\n")
+"""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler"])
+def test_in_a_new_process(tmp_path, monkeypatch, compiler):
+    _, packed, x = layers()
+    torch.save((packed, x, packed(x)), tmp_path / "network.pt")
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    command = [sys.executable, "-c", NEW_PROCESS, str(tmp_path / "network.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (OPERATOR in done.stdout) == (not compiler)
 
 
 def test_with_gradients_and_other_types_torch_computes():

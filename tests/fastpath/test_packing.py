@@ -141,3 +141,51 @@ def test_hooks_shared_layers_and_other_types_stay():
     assert "depthwise" in how["deep"]
     assert torch.allclose(folded(x), model(x), atol=1e-5)
     assert not packed(ab.fold(model.double(), example=x.double(), kernel="on"))
+
+
+class Changed(nn.Module):
+    """A residual branch whose last convolution's input may be changed after it ran."""
+
+    def __init__(self, changes):
+        super().__init__()
+        self.changes = changes
+        self.first, self.conv, self.norm = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), bn(16)
+
+    def forward(self, x):
+        z = torch.relu(self.first(x))
+        y = self.norm(self.conv(z))
+        if self.changes:
+            z.mul_(2)
+        return torch.relu(y + x)
+
+
+def bn(channels):
+    norm = nn.BatchNorm2d(channels)
+    nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return norm
+
+
+@needs_kernel
+@pytest.mark.parametrize("changes", [False, True])
+@torch.no_grad()
+def test_an_input_that_is_changed_before_the_sum(changes):
+    torch.manual_seed(0)
+    model = ab.boost(Changed(changes).eval(), "ab", example=torch.randn(2, 16, 5, 5))
+    x = torch.randn(2, 16, 5, 5)
+    folded = ab.fold(model, example=x, kernel="on")
+    assert len(packed(folded)) == 2
+    assert torch.allclose(folded(x.clone()), model(x.clone()), rtol=1e-4, atol=1e-5)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_a_hook_on_the_convolution_of_a_gate_sees_its_own_output():
+    model, x = network("ab")
+    folded = ab.fold(model, example=x, kernel="on")
+    other = ab.fold(model, example=x, kernel="off")
+    seen = []
+    for network_ in (folded, other):
+        gate = next(m for m in network_.modules() if isinstance(m, GatedConv))
+        gate.conv.register_forward_hook(lambda m, i, o: seen.append(o))
+    assert torch.allclose(folded(x), other(x), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(*seen, rtol=1e-4, atol=1e-5)

@@ -54,7 +54,7 @@ def source(cache, monkeypatch, tmp_path):
 def test_it_is_compiled_once_for_each_version_of_the_sources(source, cache, monkeypatch):
     assert native.library().answer() == 42
     assert native.why_no_library() == ""
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.so")
     native._loaded.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(native_code, "_compile", lambda *_: pytest.fail("compiled again"))
@@ -62,8 +62,19 @@ def test_it_is_compiled_once_for_each_version_of_the_sources(source, cache, monk
     source.write_text('extern "C" int answer() { return 43; }\n')
     native._loaded.cache_clear()
     assert native.library().answer() == 43
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.so"))) == 2
     assert file.exists()
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [0, 100, 9000])
+def test_a_damaged_file_is_compiled_anew(source, cache, size):
+    file = native_code.compiled("short.cpp")
+    whole = file.read_bytes()
+    assert len(whole) > size
+    file.write_bytes(whole[:size])
+    assert native_code.compiled("short.cpp") == file
+    assert native.library().answer() == 42
 
 
 @needs_compiler

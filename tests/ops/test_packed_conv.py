@@ -170,6 +170,14 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 @needs_kernel
+@torch.no_grad()
+def test_a_kernel_larger_than_the_map_is_refused():
+    conv = nn.Conv2d(3, 16, 3, 2)
+    with pytest.raises(RuntimeError, match=r"larger than the padded map \[2, 9\]"):
+        OP(*arguments(conv, torch.randn(1, 3, 2, 9)))
+
+
+@needs_kernel
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @torch.no_grad()
 def test_the_number_of_threads_changes_no_bit(threads):
