@@ -80,6 +80,8 @@ class FastPath:
     def summary(self) -> str:
         """How many sites take the fast path, and how convolutions run, in one line."""
         line = f"{self.kind}: {self.taken} of {len(self.places)} places take the fast path"
+        if not self.places:
+            line = f"{self.kind}: there are no gates"
         if self.extra_reductions:
             line += f", {self.extra_reductions} of them with one more reduction"
         if not self.convolutions:
