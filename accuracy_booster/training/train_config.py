@@ -68,7 +68,7 @@ class TrainConfig(RunConfig):
             long enough to pay for compiling, and keeps what was faster
         fuse: auto, on or off: compute norm, gate, sum and ReLU at the ends of residual branches in
             one pass (ab.fuse). auto does it in a compiled step, and on the CPU in a network with
-            gates, if there is a C++ compiler
+            gates, if there is a compiler (g++)
         sync_bn: batch norms, the gates' too, take the moments of all processes together
         data_dir: where cifar10 and cifar100 are downloaded to, by default
             ~/.cache/accuracy_booster; the root of timm's data sets
