@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.fastpath.frozen import Frozen, check, profile
+from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.ops import backend
 
 
@@ -32,8 +33,13 @@ class Compiled:
         mode = "reduce-overhead" if graphs else None
         self.forward = torch.compile(network, dynamic=False, mode=mode)
         self.frozen: Frozen | None = None
+        # The kernel reads maps in this order of memory. The compiler keeps the order that maps have
+        # while it follows the network, so it must begin with it.
+        self.channels_last = any(isinstance(m, PackedConv2d) for m in network.modules())
 
     def __call__(self, *inputs: Any) -> Any:
+        if self.channels_last:
+            inputs = tuple(map(_channels_last, inputs))
         with torch.no_grad(), _freezing(), backend.joining():
             return self.forward(*inputs)
 
@@ -74,6 +80,12 @@ def compile_for_inference(
         compiled.frozen = found
         check(found, sums=sums)
     return compiled
+
+
+def _channels_last(x: Any) -> Any:
+    """A batch of images in channels-last memory; anything else as it is."""
+    images = isinstance(x, torch.Tensor) and x.ndim == 4
+    return x.contiguous(memory_format=torch.channels_last) if images else x
 
 
 def _freezing() -> AbstractContextManager[None]:

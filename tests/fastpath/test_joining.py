@@ -121,3 +121,22 @@ def test_a_shortcut_whose_parts_are_read_later_is_not_overwritten(parts):
     x = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
     for a, b in zip(Compiled(model)(x), model(x), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_images_in_another_order_of_memory_are_not_copied_at_each_convolution():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3), packed(16, 16, 1)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = Two().eval()
+    x = torch.randn(2, 3, 6, 6)
+    found, (code, *_) = run_and_get_code(Compiled(model), x)
+    assert torch.allclose(found, model(x), rtol=1e-4, atol=1e-5)
+    assert "cpp_fused" not in code.partition("def call(")[2]
