@@ -8,6 +8,7 @@ convolution's kernel can finish its tiles with both, so one node takes the place
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ def _may_overwrite(conv: fx.Node, places: dict[fx.Node, int]) -> bool:
 
 def _gives_view(node: fx.Node) -> bool:
     """Whether a node's output may share memory with what it reads, as a view or a part of it."""
+    if isinstance(node.target, functools.partial):  # a convolution that inductor joins with a ReLU
+        return node.target.func.__module__ != "torch._inductor.fx_passes.mkldnn_fusion"
     if not isinstance(node.target, torch._ops.OpOverload):
         return True
     return any(value.alias_info is not None for value in node.target._schema.returns)

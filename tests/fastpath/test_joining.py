@@ -140,3 +140,25 @@ def test_images_in_another_order_of_memory_are_not_copied_at_each_convolution():
     found, (code, *_) = run_and_get_code(Compiled(model), x)
     assert torch.allclose(found, model(x), rtol=1e-4, atol=1e-5)
     assert "cpp_fused" not in code.partition("def call(")[2]
+
+
+@torch.no_grad()
+def test_a_shortcut_that_torchs_convolutions_read_before_is_overwritten():
+    class Blocks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.start, self.first = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+            self.last = packed(16, 16, 1)
+
+        def forward(self, x):
+            h = self.start(x)
+            h = torch.relu(self.last(torch.relu(self.first(h))) + h)
+            return torch.relu(self.last(torch.relu(self.first(h))) + h)
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = Blocks().eval()
+    x = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    found, (code, *_) = run_and_get_code(Compiled(model), x)
+    assert torch.allclose(found, model(x), rtol=1e-4, atol=1e-5)
+    assert code.count("accuracy_booster.packed_conv_onto.default(") == 2
