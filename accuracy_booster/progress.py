@@ -7,11 +7,12 @@ change colours or turn the direction of the text.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -64,6 +65,24 @@ def note(text: str) -> None:
     """Print one line that is neither a result nor a warning. Of torchrun's processes one prints."""
     if os.environ.get("RANK", "0") == "0":
         console().print(text)
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Silence C++ code that writes to descriptor 2, as torch's profilers do at start and end."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def bars() -> Progress:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from accuracy_booster.fastpath.frozen import Frozen, check, profile
+from accuracy_booster.fastpath.frozen import check, profile
+from accuracy_booster.fastpath.opponent import Stock
 from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.ops import backend
 
 
-class Compiled:
+class Compiled(Stock):
     """A compiled network, to be called as the network is; it gives no gradients.
 
     The first call with another shape of input compiles the network for that shape. With `graphs`,
@@ -29,10 +30,7 @@ class Compiled:
     """
 
     def __init__(self, network: nn.Module, *, graphs: bool = False):
-        self.network = network
-        mode = "reduce-overhead" if graphs else None
-        self.forward = torch.compile(network, dynamic=False, mode=mode)
-        self.frozen: Frozen | None = None
+        super().__init__(network, graphs=graphs)
         # The kernel reads maps in this order of memory. The compiler keeps the order that maps have
         # while it follows the network, so it must begin with it.
         self.channels_last = any(isinstance(m, PackedConv2d) for m in network.modules())

@@ -142,9 +142,8 @@ def _join(model: nn.Module, name: str, block: Recalibrate, epilogue: Epilogue) -
     folded = _folded(block)
     module = model.get_submodule(name)
     detach_unnoted(model, [name])
-    parent, _, child = name.rpartition(".")
     joined = GatedFactor(module, folded, replace(epilogue, aliases=epilogue.aliases[1:]))
-    setattr(model.get_submodule(parent), child, joined.train(module.training))
+    model.set_submodule(name, joined.train(module.training))
 
 
 def _epilogue(

@@ -102,8 +102,8 @@ def fold(
         folded = not isinstance(new.get_submodule(norm), NORMS)  # with its gate, above
         plain = is_plain_layer(modules[conv]) and is_plain_norm(modules[norm])
         if plain and not folded and conv not in gates and not is_hooked(modules[conv]):
-            _replace(new, conv, fold_norm(modules[conv], modules[norm]))
-            _replace(new, norm, _without_norm(modules[norm]))
+            new.set_submodule(conv, fold_norm(modules[conv], modules[norm]))
+            new.set_submodule(norm, _without_norm(modules[norm]))
     repair(new)  # a gate that stays moves to what took the place of its norm
     reports = fold_gates_left(new, neighbours, reports)
     leave_folded(new)
@@ -162,18 +162,19 @@ def _fold_site(
     assert isinstance(layer, LAYERS)
     detach_unnoted(new, [name])
     plain = fold_norm(layer, module) if context.conv else copy.copy(layer)
-    packs = kernel != "off" and why_not(plain) is None
-    form = choose_form(plain, gate, context.input_shape, context.shape, packs=packs)
     if kernel != "off" and takes_gate(plain, gate):
         form = "kernel"
+    else:
+        packs = kernel != "off" and why_not(plain) is None
+        form = choose_form(plain, gate, context.input_shape, context.shape, packs=packs)
     kind = GatedConv2d if isinstance(plain, nn.Conv2d) else GatedConv
     gated = kind(plain, fold_gate(plain, gate, form), form, context.epilogue(modules))
     for constant in type(plain).__constants__:  # the network may read them, as a layer's `stride`
         setattr(gated, constant, getattr(plain, constant))
-    _replace(new, context.conv or name, gated.train(layer.training))
+    new.set_submodule(context.conv or name, gated.train(layer.training))
     sites[name] = Site(context.conv or name, plain, gate, context)
     if context.conv:
-        _replace(new, name, _without_norm(module))
+        new.set_submodule(name, _without_norm(module))
     return SiteReport(name, True, f"the gate {FORMS[form]}")
 
 
@@ -209,8 +210,3 @@ def _without_norm(norm: nn.Module) -> nn.Module:
     """What a norm does beside normalising."""
     steps = after_norm(norm)
     return nn.Sequential(*steps).train(norm.training) if steps else nn.Identity()
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

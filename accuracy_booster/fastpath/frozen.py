@@ -6,9 +6,7 @@ with frozen weights can add the residual sum and apply the ReLU itself.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from accuracy_booster.progress import silent_stderr
 
 # how torch calls a convolution with frozen weights, and one without
 PACKED, PLAIN = "mkldnn::_convolution_pointwise", "aten::convolution"
@@ -66,11 +66,11 @@ def operators(run: Any, *example: torch.Tensor) -> Iterator[tuple[str, dict[str,
         file = Path(folder, "operators.json")
         observer.register_callback(str(file))
         try:
-            with _quiet():
+            with silent_stderr():
                 observer.start()
             run(*example)
         finally:
-            with _quiet():
+            with silent_stderr():
                 observer.unregister_callback()  # it stops, too
         nodes = json.loads(file.read_text())["nodes"]
     names = {node["id"]: node["name"] for node in nodes}
@@ -101,24 +101,6 @@ def check(found: Frozen, *, sums: bool = False) -> None:
 
 
 REMEDY = "oneDNN and torch.compile must be on; bench --compile off measures without the compiler"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from writing to stderr: it warns whenever an observer starts or ends."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def where() -> str:

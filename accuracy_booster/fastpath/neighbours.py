@@ -121,7 +121,7 @@ class Neighbours:
             followed_by=followed_by,
             aliases=tuple(n for n in (*value.modules, *value.through) if n != name),
             sum_owner=value.users[0].module if followed_by else None,
-            input_is_kept=layer is not None and self._is_read_once(layer.inputs[0]),
+            input_is_kept=layer is not None and self.trace.is_read_once(layer.inputs[0]),
         )
 
     def _ran_once(self, name: str) -> bool:
@@ -131,7 +131,7 @@ class Neighbours:
         """The convolution whose output the norm alone reads, if its module ran once."""
         before = norm.inputs[0]
         conv = before.call
-        alone = len(norm.inputs) == 1 and self._is_read_once(before)
+        alone = len(norm.inputs) == 1 and self.trace.is_read_once(before)
         if conv is None or conv.name not in LAYER_CALLS or not conv.module or not alone:
             return None
         if conv.name == "linear" and len(before.shape) != 2:
@@ -139,7 +139,7 @@ class Neighbours:
         return conv if self._ran_once(conv.module) and len(conv.inputs) == 1 else None
 
     def _followed_by(self, value: Value) -> FollowedBy:
-        if not self._is_read_once(value) or value.users[0].name not in SUMS:
+        if not self.trace.is_read_once(value) or value.users[0].name not in SUMS:
             return ""
         call = value.users[0]
         if len(call.inputs) != 2 or call.inputs[0].shape != call.inputs[1].shape:
@@ -148,6 +148,3 @@ class Neighbours:
         users = [u for u in total.users if self.trace.is_live(u)]
         alone = len(users) == 1 and not self.trace.is_returned(total)
         return "relu" if alone and users[0].name in ("relu", "relu_") else "sum"
-
-    def _is_read_once(self, value: Value) -> bool:
-        return len(value.users) == 1 and not self.trace.is_returned(value)

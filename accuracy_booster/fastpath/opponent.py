@@ -132,22 +132,18 @@ def _is_frozen(convolution: Call) -> bool:
     return len(convolution.inputs) == 1
 
 
-def _is_read_once(trace: Trace, value: Value) -> bool:
-    return len(value.users) == 1 and not trace.is_returned(value)
-
-
 def _ends_convolution(trace: Trace, value: Value) -> bool:
     """Whether a value is the output of a frozen convolution, or of the norm after it, for one use.
 
     Such a norm becomes part of the convolution when it is frozen.
     """
     call = value.call
-    if call is None or not _is_read_once(trace, value):
+    if call is None or not trace.is_read_once(value):
         return False
     if call.name == "batch_norm":
         value = call.inputs[0]
         call = value.call
-        if call is None or not _is_read_once(trace, value):
+        if call is None or not trace.is_read_once(value):
             return False
     return call.name in CONVOLUTIONS and _is_frozen(call) and len(value.shape) in MAPS
 
@@ -171,4 +167,4 @@ def _joins_relu(trace: Trace, call: Call) -> bool:
     if _ends_convolution(trace, before):
         return True
     total = before.call
-    return total is not None and _is_read_once(trace, before) and _joins_sum(trace, total)
+    return total is not None and trace.is_read_once(before) and _joins_sum(trace, total)

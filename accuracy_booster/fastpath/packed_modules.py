@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.fastpath.epilogue import FollowedBy
-from accuracy_booster.fastpath.gated_convolution import mean_over_space
-from accuracy_booster.ops import backend, leaf_module, native_code, rescale
+from accuracy_booster.ops import backend, leaf_module, native_code
 from accuracy_booster.ops.deferred import DeferredMap
-from accuracy_booster.ops.packed_conv import SOURCE, Schedule, output_shape, pack
+from accuracy_booster.ops.packed_conv import SOURCE, Schedule, finish, output_shape, pack
 
 
 class GateWeights(NamedTuple):
@@ -153,15 +152,7 @@ class PackedConv2d(nn.Conv2d):
         y = F.conv2d(
             *(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
         )
-        scale = weights.scale
-        if weights.gate is not None:
-            weight, constant, factor = weights.gate
-            scale = factor * torch.sigmoid(weight * mean_over_space(y) + constant)
-        if scale is not None:
-            y = rescale(y, scale)
-        if shortcut is not None:
-            y = y + shortcut
-        return y if low is None and high is None else y.clamp(low, high)
+        return finish(y, weights.scale, weights.gate, shortcut, low, high)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -96,17 +96,17 @@ def pack_convolutions(
         assert isinstance(conv, nn.Conv2d)
         times: dict[str, float] = {}
         if kernel == "auto":
-            forms = Forms(conv, shapes[name], gated=name in gated, sums=name in sums)
-            key = (shapes[name], _key(conv), forms.gated, forms.sums)
+            follows = {"gated": name in gated, "sums": name in sums}
+            key = (shapes[name], _key(conv), *follows.values())
             if key not in timed:
-                timed[key] = _milliseconds(forms, SCHEDULES)
+                timed[key] = _milliseconds(Forms(conv, shapes[name], **follows), SCHEDULES)
             times = timed[key]
         best = _best(times, gated=name in gated) if times else BY_NAME
         if best == TORCH:
             why = "faster" if name in gated else f"faster, or less than {MARGIN:.0%} slower"
             found.append(ConvolutionReport(name, False, f"torch's kernel is {why}", times))
             continue
-        _replace(network, name, PackedConv2d(conv, SCHEDULES[best]))
+        network.set_submodule(name, PackedConv2d(conv, SCHEDULES[best]))
         found.append(ConvolutionReport(name, True, best, times))
     return found
 
@@ -138,12 +138,13 @@ class Forms:
     """
 
     def __init__(self, conv: nn.Conv2d, shape: tuple[int, ...], *, gated: bool, sums: bool):
-        self.conv, self.shape, self.gated, self.sums = conv, shape, gated, sums
+        self.conv, self.shape = conv, shape
+        self.packed = PackedConv2d(conv, BY_POSITIONS)
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
-        self.output_shape = output_shape(shape, conv.out_channels, *geometry)  # type: ignore[arg-type]
+        output = output_shape(shape, conv.out_channels, *geometry)  # type: ignore[arg-type]
         self.x = _ones(shape)
-        self.shortcut = _ones(self.output_shape) if sums else None
-        self.scale = torch.ones(self.output_shape[:2]) if gated else None
+        self.shortcut = _ones(output) if sums else None
+        self.scale = torch.ones(output[:2]) if gated else None
         weights = NO_GATE
         if gated and conv.groups == 1:
             rows, taps = torch.ones(3, conv.out_channels), conv.weight[0].numel()
@@ -177,10 +178,15 @@ class Forms:
 
     def ours(self, schedule: Schedule) -> Callable[[], Any]:
         """In our kernel. A gated sum is a new map, as in eager mode, which takes the longest."""
-        conv, shortcut = PackedConv2d(self.conv, schedule), self.shortcut
-        if shortcut is None or self.scale is not None:
-            return lambda: conv(self.x, self.weights, shortcut, 0.0)
-        return lambda: conv.onto(shortcut, self.x, self.weights, 0.0)
+        conv, shortcut = self.packed, self.shortcut
+
+        def run() -> Any:
+            conv.schedule = schedule
+            if shortcut is None or self.scale is not None:
+                return conv(self.x, self.weights, shortcut, 0.0)
+            return conv.onto(shortcut, self.x, self.weights, 0.0)
+
+        return run
 
 
 def _ones(shape: tuple[int, ...]) -> torch.Tensor:
@@ -230,8 +236,3 @@ def _input_shapes(network: nn.Module, example: Example) -> dict[str, tuple[int, 
 
 def _is_convolution(module: nn.Module) -> bool:
     return ungated_class(module) is nn.Conv2d and "forward" not in module.__dict__
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)

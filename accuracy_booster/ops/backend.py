@@ -27,9 +27,9 @@ BACKENDS = {
 
 
 class _Choice:
-    """The backend in force, for the whole process. Only `using` sets it.
+    """What is in force, for the whole process. Only `using` and `joining` set it.
 
-    This is a variable of the module and not a `contextvars.ContextVar`, for two reasons. On a GPU
+    These are variables of the module and not a `contextvars.ContextVar`, for two reasons. On a GPU
     autograd runs the backward pass in threads of its own, and a context variable has its default
     there. And torch.compile notices that a variable of a module has changed since it compiled a
     function, and compiles the function again; of context variables it knows nothing.
@@ -37,6 +37,7 @@ class _Choice:
 
     def __init__(self) -> None:
         self.backend = "auto"
+        self.joins = False  # set by `joining`
 
 
 _choice = _Choice()
@@ -153,12 +154,6 @@ def in_transform() -> bool:
     return level() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-class _Joining:
-    """Whether the compiler at work joins sums and activations to our convolution kernel."""
-
-    active = False
-
-
 @contextmanager
 def joining() -> Iterator[None]:
     """`with joining():` what is compiled here may use our convolution kernel.
@@ -166,13 +161,13 @@ def joining() -> Iterator[None]:
     `fastpath.joining` has the passes for it. Other compilers get torch's convolution, with which
     they can join more.
     """
-    before, _Joining.active = _Joining.active, True
+    before, _choice.joins = _choice.joins, True
     try:
         yield
     finally:
-        _Joining.active = before
+        _choice.joins = before
 
 
 def joins() -> bool:
     """Whether `joining` is in force."""
-    return _Joining.active
+    return _choice.joins

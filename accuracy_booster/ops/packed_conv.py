@@ -27,6 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.ops import native_code
+from accuracy_booster.ops.precision import accumulation_dtype
+from accuracy_booster.ops.rescaling import rescale
 
 SOURCE = "packed_conv.cpp"
 WIDTHS = (16, 32)  # columns of a panel
@@ -144,39 +146,33 @@ def reference(
     """
     weight = unpack(packed, out_channels, kernel_size)
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    if gate is not None:
-        weight_of_mean, constant, factor = gate
-        scale = factor * torch.sigmoid(weight_of_mean * y.mean((2, 3)) + constant)
-    if scale is not None:
-        y = y * scale[:, :, None, None]
-    if shortcut is not None:
-        y = y + shortcut
-    if low is not None or high is not None:
-        y = y.clamp(low, high)
+    y = finish(y, scale, gate, shortcut, low, high)
     return y.contiguous(memory_format=torch.channels_last)
 
 
-def _onto(
-    shortcut: torch.Tensor,
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    out_channels: int,
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+def finish(
+    y: torch.Tensor,
     scale: torch.Tensor | None,
     gate: torch.Tensor | None,
-    means: torch.Tensor | None,
+    shortcut: torch.Tensor | None,
     low: float | None,
     high: float | None,
-    schedule: list[int],
-) -> None:
-    geometry = out_channels, kernel_size, stride, padding, dilation, groups
-    y = reference(x, packed, bias, *geometry, scale, gate, means, shortcut, low, high, schedule)
-    shortcut.copy_(y)
+) -> torch.Tensor:
+    """What follows the convolution's output y[N, K, P, Q], in torch's operations: `reference`."""
+    if gate is not None:
+        weight, constant, factor = gate
+        mean = y.mean((2, 3), dtype=accumulation_dtype(y.dtype))
+        scale = factor * torch.sigmoid(weight * mean + constant)
+    if scale is not None:
+        y = rescale(y, scale)
+    if shortcut is not None:
+        y = y + shortcut
+    return y if low is None and high is None else y.clamp(low, high)
+
+
+def _onto(shortcut: torch.Tensor, x: torch.Tensor, *given: Any) -> None:
+    *before, low, high, schedule = given
+    shortcut.copy_(reference(x, *before, shortcut, low, high, schedule))  # type: ignore[call-arg]
 
 
 _library.impl("packed_conv", reference, "CompositeExplicitAutograd")

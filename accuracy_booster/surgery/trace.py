@@ -111,6 +111,10 @@ class Trace(TorchFunctionMode):
         """Whether a value is in the network's output."""
         return value in self._returned
 
+    def is_read_once(self, value: Value) -> bool:
+        """Whether one call alone reads a value, and the network does not return it."""
+        return len(value.users) == 1 and not self.is_returned(value)
+
     def is_live(self, call: Call) -> bool:
         """Whether anything of a call flows into the network's output."""
         return any(self._live >> value.index & 1 for value in call.outputs)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from accuracy_booster.progress import silent_stderr
 
 
 def peak_memory(step: Callable[[], Any], device: torch.device, *, warm_up: int = 0) -> int:
@@ -28,7 +28,7 @@ def peak_memory(step: Callable[[], Any], device: torch.device, *, warm_up: int =
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU]
-    with _silent_stderr(), profile(activities=activities, profile_memory=True) as profiler:
+    with silent_stderr(), profile(activities=activities, profile_memory=True) as profiler:
         step()
     assert profiler.profiler is not None
     held = most = 0
@@ -37,17 +37,3 @@ def peak_memory(step: Callable[[], Any], device: torch.device, *, warm_up: int =
         held += event.nbytes()
         most = max(most, held)
     return most
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Silence the profiler's C++ code, which writes to descriptor 2 when it starts and stops."""
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 
 import pytest
 import torch
-from support.folded_networks import IN_FLOAT64, MEANS, OneBranch, boosted, norms_left
+from support.folded_networks import (
+    IN_FLOAT64,
+    MEANS,
+    OneBranch,
+    boosted,
+    copied_and_exported,
+    norms_left,
+)
 from support.gated_networks import difference
 from support.mean_sites import SITES, EndsIn, network_at
 from support.networks import randomise
@@ -132,14 +138,7 @@ def test_copies_compilers_and_exporters(name):
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         y = model(x)
-        for other in (
-            copy.deepcopy(folded),
-            pickle.loads(pickle.dumps(folded)),
-            torch.compile(folded, backend="aot_eager", fullgraph=True),
-            torch.export.export(folded, (x,)).module(),
-            torch.jit.trace(folded, (x,)),
-            torch.fx.symbolic_trace(folded),
-        ):
+        for other in copied_and_exported(folded, x):
             torch.testing.assert_close(other(x), y, rtol=1e-10, atol=1e-11)
         again = ab.fold(randomise(copy.deepcopy(model)), example=x[:1])
         again.load_state_dict(folded.state_dict())

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 
 import pytest
 import timm.layers
 import torch
 import torch.nn.functional as F
-from support.folded_networks import IN_FLOAT64, MEANS, OneBranch, boosted
+from support.folded_networks import IN_FLOAT64, MEANS, OneBranch, boosted, copied_and_exported
 from support.gated_networks import difference
 from support.mean_sites import C, EndsIn
 from support.strictness import WARNINGS_ARE_ERRORS
@@ -140,14 +139,7 @@ def test_copies_compilers_and_exporters():
     folded = ab.fold(model, example=x[:1])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for other in (
-            copy.deepcopy(folded),
-            pickle.loads(pickle.dumps(folded)),
-            torch.compile(folded, backend="aot_eager", fullgraph=True),
-            torch.export.export(folded, (x,)).module(),
-            torch.jit.trace(folded, (x,)),
-            torch.fx.symbolic_trace(folded),
-        ):
+        for other in copied_and_exported(folded, x):
             torch.testing.assert_close(other(x), model(x), rtol=1e-10, atol=1e-11)
 
 

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,6 +19,18 @@ MEANS = [  # recipes that read each channel's mean alone
     *("ab", "ab_plus", "ab_nobn", "ab_plus_nobn", "ab_g2", "se", "eca"),
     *("ge_theta_minus", "design_e", "design_f"),
 ]
+
+
+def copied_and_exported(folded, x):
+    """The network as copies, compilers, exporters and tracers give it, each to be called with x."""
+    return (
+        copy.deepcopy(folded),
+        pickle.loads(pickle.dumps(folded)),
+        torch.compile(folded, backend="aot_eager", fullgraph=True),
+        torch.export.export(folded, (x,)).module(),
+        torch.jit.trace(folded, (x,)),
+        torch.fx.symbolic_trace(folded),
+    )
 
 
 def norms_left(model):
