@@ -181,15 +181,17 @@ def _fold_site(
 def _settled(
     report: SiteReport, gated: Mapping[str, GatedConv], sites: Mapping[str, Site]
 ) -> SiteReport:
-    """The report of a site, whose gate leaves the kernel if its convolution does not run there."""
+    """The report of a site, whose gate leaves the kernel if that does not compute it."""
     site = sites.get(report.name)
     if site is None:
         return report
     module = gated[site.place]
-    if module.form != "kernel" or isinstance(module.conv, PackedConv2d):
+    packed = isinstance(module.conv, PackedConv2d)
+    if module.form != "kernel" or (packed and module.conv.weighs_gates):  # type: ignore[operator,union-attr]
         return report
     assert site.context.input_shape is not None
-    form = choose_form(site.layer, site.gate, site.context.input_shape, site.context.shape)
+    shapes = site.context.input_shape, site.context.shape
+    form = "input" if packed else choose_form(site.layer, site.gate, *shapes)
     module.form, module.gate = form, fold_gate(site.layer, site.gate, form)
     return replace(report, how=f"the gate {FORMS[form]}")
 

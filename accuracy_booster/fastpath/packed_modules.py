@@ -43,7 +43,7 @@ class PackedConv2d(nn.Conv2d):
 
     Args:
         conv: for which `packed_conv.why_not` gives None. It does not change.
-        schedule: in what order the kernel works.
+        schedule: in what form and order the kernel works.
     """
 
     packed: torch.Tensor
@@ -57,11 +57,19 @@ class PackedConv2d(nn.Conv2d):
 
     def _pack(self) -> None:
         self._packed_from = _identity(self.weight)
-        self.register_buffer("packed", pack(self.weight, self.groups), persistent=False)
+        packed = pack(self.weight, self.groups, self.schedule.outputs)
+        self.register_buffer("packed", packed, persistent=False)
 
     def extra_repr(self) -> str:
         """As of a convolution, and that it is packed."""
-        return f"{super().extra_repr()}, packed"
+        outputs = self.schedule.outputs
+        form = f" in Winograd's form of {outputs}x{outputs} outputs" if outputs else ""
+        return f"{super().extra_repr()}, packed{form}"
+
+    @property
+    def weighs_gates(self) -> bool:
+        """Whether the kernel can compute the weights of a gate on its way, from the gate's rows."""
+        return self.groups == 1 and not self.schedule.outputs
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether the kernel runs on this map, now."""

@@ -1,8 +1,8 @@
 """Which convolutions of a folded network run in the kernel of `ops.packed_conv`.
 
 Each convolution is timed on maps of the example's shape: in torch's form with packed weights (of
-oneDNN, as a compiled and frozen network runs it), and in the kernel by each schedule. The fastest
-stays. The times are in the network's report.
+oneDNN, as a compiled and frozen network runs it), and in the kernel by each schedule, for a 3x3
+convolution also in Winograd's form. The fastest stays. The times are in the network's report.
 """
 
 # N batch, C channels in, H W space
@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from accuracy_booster.errors import unknown
-from accuracy_booster.fastpath.packed_modules import NO_GATE, GateWeights, PackedConv2d
+from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
 from accuracy_booster.fastpath.report import ConvolutionReport
+from accuracy_booster.ops import winograd
 from accuracy_booster.ops.affine import affine
 from accuracy_booster.ops.packed_conv import (
     BY_PANELS,
@@ -47,6 +48,15 @@ SCHEDULES = {
     "by blocks": BY_POSITIONS,
     "by large blocks": Schedule(196),
     "by panels": BY_PANELS,
+}
+WINOGRAD = {
+    f"Winograd {outputs}x{outputs}{how}": Schedule(tiles, panels, outputs)
+    for outputs in (2, 4)
+    for how, tiles, panels in (
+        ("", 28, 1 << 30),
+        (", by blocks", 112, 4),
+        (", by panels", 1 << 30, 4),
+    )
 }
 
 
@@ -99,14 +109,15 @@ def pack_convolutions(
             follows = {"gated": name in gated, "sums": name in sums}
             key = (shapes[name], _key(conv), *follows.values())
             if key not in timed:
-                timed[key] = _milliseconds(Forms(conv, shapes[name], **follows), SCHEDULES)
+                schedules = SCHEDULES | (WINOGRAD if winograd.takes(conv) else {})
+                timed[key] = _milliseconds(Forms(conv, shapes[name], **follows), schedules)
             times = timed[key]
         best = _best(times, gated=name in gated) if times else BY_NAME
         if best == TORCH:
             why = "faster" if name in gated else f"faster, or less than {MARGIN:.0%} slower"
             found.append(ConvolutionReport(name, False, f"torch's kernel is {why}", times))
             continue
-        network.set_submodule(name, PackedConv2d(conv, SCHEDULES[best]))
+        network.set_submodule(name, PackedConv2d(conv, (SCHEDULES | WINOGRAD)[best]))
         found.append(ConvolutionReport(name, True, best, times))
     return found
 
@@ -139,20 +150,12 @@ class Forms:
 
     def __init__(self, conv: nn.Conv2d, shape: tuple[int, ...], *, gated: bool, sums: bool):
         self.conv, self.shape = conv, shape
-        self.packed = PackedConv2d(conv, BY_POSITIONS)
+        self.packed: dict[int, PackedConv2d] = {}  # by the outputs of the schedule
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
         output = output_shape(shape, conv.out_channels, *geometry)  # type: ignore[arg-type]
         self.x = _ones(shape)
         self.shortcut = _ones(output) if sums else None
         self.scale = torch.ones(output[:2]) if gated else None
-        weights = NO_GATE
-        if gated and conv.groups == 1:
-            rows, taps = torch.ones(3, conv.out_channels), conv.weight[0].numel()
-            means = None if conv.kernel_size == (1, 1) else torch.ones(shape[0], taps)
-            weights = GateWeights(gate=rows, means=means)
-        elif gated:
-            weights = GateWeights(scale=self.scale)
-        self.weights = weights
 
     def torchs(self) -> Callable[[], Any]:
         """As a network with packed weights runs it, in which a gate is a pass of its own."""
@@ -178,15 +181,28 @@ class Forms:
 
     def ours(self, schedule: Schedule) -> Callable[[], Any]:
         """In our kernel. A gated sum is a new map, as in eager mode, which takes the longest."""
-        conv, shortcut = self.packed, self.shortcut
+        shortcut, outputs = self.shortcut, schedule.outputs
+        if outputs not in self.packed:
+            self.packed[outputs] = PackedConv2d(self.conv, schedule)
+        conv = self.packed[outputs]
+        weights = self._weights(conv)
 
         def run() -> Any:
             conv.schedule = schedule
             if shortcut is None or self.scale is not None:
-                return conv(self.x, self.weights, shortcut, 0.0)
-            return conv.onto(shortcut, self.x, self.weights, 0.0)
+                return conv(self.x, weights, shortcut, 0.0)
+            return conv.onto(shortcut, self.x, weights, 0.0)
 
         return run
+
+    def _weights(self, conv: PackedConv2d) -> GateWeights:
+        """What a gate gives to this form of the convolution."""
+        if self.scale is None or not conv.weighs_gates:
+            return GateWeights(scale=self.scale)
+        rows, taps = torch.ones(3, conv.out_channels), conv.weight[0].numel()
+        pointwise = conv.kernel_size == (1, 1)
+        means = None if pointwise else torch.ones(self.shape[0], taps)
+        return GateWeights(gate=rows, means=means)
 
 
 def _ones(shape: tuple[int, ...]) -> torch.Tensor:

@@ -85,7 +85,8 @@ def compiled(*names: str, with_torch: bool = False) -> Path:
         before += _headers()
         after = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]
     sources = [HERE / name for name in names]
-    told = [torch.__version__, version, *before, *(source.read_text() for source in sources)]
+    read = [*sources, *sorted(HERE.glob("*.h"))]
+    told = [torch.__version__, version, *before, *(source.read_text() for source in read)]
     key = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
     for folder in _folders():
         target = folder / f"{sources[0].stem}_{key}.so"

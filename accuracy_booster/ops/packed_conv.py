@@ -6,12 +6,13 @@ p[N, K] are the weights of a gate.
 
 `packed_conv.cpp` is the kernel, for float32 maps in channels-last memory on a processor with AVX2.
 Elsewhere the operator `accuracy_booster::packed_conv` is computed by `reference`, which defines the
-result.
+result. The kernel computes sums of products, or a 3x3 convolution in Winograd's form.
 
 Packing. The weight [K, C / G, kh, kw] of a convolution with G groups becomes [G, B, L, W]. L is the
 position in the window and the input channel, kh * kw * C / G, in this order. The K / G output
 channels of a group lie in B panels of W = 32 columns (16 where a group has no more), padded with
-zeros. So the kernel reads the weights of a panel from the first to the last.
+zeros. So the kernel reads the weights of a panel from the first to the last. In Winograd's form
+there is one matrix for each of the A * A points of a tile: [A * A, B, C, W].
 """
 
 # N batch, C input channels, K output channels, H W space, P Q space of the output, G groups
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from accuracy_booster.ops import native_code
+from accuracy_booster.ops import native_code, winograd
 from accuracy_booster.ops.precision import accumulation_dtype
 from accuracy_booster.ops.rescaling import rescale
 
@@ -39,7 +40,7 @@ _GEOMETRY = (
     "int groups"
 )
 _GATE = "Tensor? scale, Tensor? gate, Tensor? means"
-_END = "float? low, float? high, int[2] schedule"
+_END = "float? low, float? high, int[3] schedule"
 _library.define(
     f"packed_conv(Tensor x, Tensor packed, Tensor? bias, {_GEOMETRY}, {_GATE}, "
     f"Tensor? shortcut, {_END}) -> Tensor",
@@ -55,20 +56,22 @@ _library.define(
 
 @dataclass(frozen=True)
 class Schedule:
-    """In what order the kernel makes the tiles of a convolution.
+    """In which form and order the kernel computes a convolution.
 
     Attributes:
-        positions: how many positions of the output a task has.
+        positions: how many positions of the output a task has; in Winograd's form, how many tiles.
         panels: how many panels of the weights a task has. The kernel makes tasks smaller where
             there are too few for all threads.
+        outputs: 0 for sums of products; 2 or 4 for Winograd's form with so many outputs a side.
     """
 
     positions: int = 56
     panels: int = 1 << 30
+    outputs: int = 0
 
     def as_list(self) -> list[int]:
         """As the operator takes it."""
-        return [self.positions, self.panels]
+        return [self.positions, self.panels, self.outputs]
 
 
 # A block of positions for all panels: the block stays in the cache. Or one panel for all positions:
@@ -89,19 +92,34 @@ def why_not(conv: nn.Module) -> str | None:
     return native_code.load(SOURCE)
 
 
-def pack(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """weight[K, C / G, kh, kw] -> [G, B, L, W]."""
-    channels = len(weight) // groups
+def pack(weight: torch.Tensor, groups: int, outputs: int = 0) -> torch.Tensor:
+    """weight[K, C / G, kh, kw] -> [G, B, L, W]; in Winograd's form [A * A, B, C, W].
+
+    Args:
+        weight: of the convolution.
+        groups: G.
+        outputs: of the schedule.
+    """
+    weight = weight.detach()
+    if outputs:
+        rows = winograd.transform(weight, outputs)
+    else:
+        rows = weight.permute(0, 2, 3, 1).reshape(groups, len(weight) // groups, -1)
+    channels = rows.shape[1]
     width = next((w for w in WIDTHS if channels <= w), WIDTHS[-1])
-    rows = weight.detach().permute(0, 2, 3, 1).reshape(groups, channels, -1)
     panels = -(-channels // width)
     rows = F.pad(rows, (0, 0, 0, panels * width - channels))
     return rows.unflatten(1, (panels, width)).transpose(2, 3).contiguous()
 
 
-def unpack(packed: torch.Tensor, out_channels: int, kernel_size: list[int]) -> torch.Tensor:
-    """[G, B, L, W] -> weight[K, C / G, kh, kw]."""
-    rows = packed.transpose(2, 3).flatten(1, 2)[:, : out_channels // len(packed)]
+def unpack(
+    packed: torch.Tensor, out_channels: int, kernel_size: list[int], outputs: int = 0
+) -> torch.Tensor:
+    """What `pack` gives -> weight[K, C / G, kh, kw]."""
+    rows = packed.transpose(2, 3).flatten(1, 2)
+    if outputs:
+        return winograd.transform_back(rows[:, :out_channels], outputs)
+    rows = rows[:, : out_channels // len(packed)]
     taps = kernel_size[0] * kernel_size[1]
     weight = rows.unflatten(2, (taps, -1)).transpose(2, 3)
     return weight.reshape(out_channels, -1, *kernel_size)
@@ -134,17 +152,18 @@ def reference(
         out_channels: K.
         scale: [N, K], such as the weights of a gate that are known before.
         gate: [3, K] in place of `scale`: the weights are gate[2] * sigmoid(gate[0] * d + gate[1]),
-            where d[N, K] is the mean over space of the convolution. Only for G = 1.
+            where d[N, K] is the mean over space of the convolution. Only for G = 1, and not in
+            Winograd's form.
         means: [N, kh * kw * C], for `gate` and a kernel larger than 1x1: the mean of what each tap
             of the kernel reads. They do not change the result: the kernel takes d from them.
         shortcut: [N, K, P, Q].
         low, high: the least and the largest output; 0 and None for a ReLU.
-        schedule: `Schedule.as_list`; it does not change the result.
+        schedule: `Schedule.as_list`; it changes the result by rounding errors alone.
 
     Returns:
         [N, K, P, Q] in channels-last memory.
     """
-    weight = unpack(packed, out_channels, kernel_size)
+    weight = unpack(packed, out_channels, kernel_size, schedule[2])
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     y = finish(y, scale, gate, shortcut, low, high)
     return y.contiguous(memory_format=torch.channels_last)
