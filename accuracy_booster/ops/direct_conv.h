@@ -1,0 +1,408 @@
+// The convolution as sums of products, each of an input channel at a tap and its weight.
+//
+// The kernel computes a tile of ROWS positions by COLUMNS output channels at a time. A position's
+// values for one tap of the convolution (a place in its window) are C numbers in a row, and an array
+// of pointers says where each of these rows begins. So stride, padding and dilation only change the
+// pointers: a tap that lies in the padding points to a row of zeros. The sums of a tile stay in
+// registers over all taps and input channels. Then bias, scale, shortcut and clamp are applied and
+// the tile is written once.
+
+// N batch, C input channels, K output channels, H W space, P Q space of the output, G groups
+
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "conv_operands.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr int64_t MOST_POSITIONS = 512;  // of a task, whose rows are found once
+constexpr int64_t CACHED = 1 << 18;  // numbers that stay in a core's cache of 2 MiB beside others
+
+// What happens to the sums of a tile. Pointers are to the first of the tile's columns.
+struct Finish {
+  const float* bias;                      // or null
+  std::array<const float*, ROWS> scale;   // null in front: none
+  std::array<const float*, ROWS> shortcut;
+  std::array<float*, ROWS> out;
+  float low, high;
+  bool clamps;
+  int columns;  // how many of the tile's columns there are
+};
+
+// rows[m * taps + t] is where position m finds its `channels` values for tap t. While a tile is
+// computed, as many weights from `ahead` on are brought into the cache as the tile itself reads.
+template <int M, int V>
+void tile(const float* const* rows, int taps, int channels, const float* weights, int width,
+          const float* ahead, const Finish& finish) {
+  Vector sums[M][V] = {};
+  for (int t = 0; t < taps; t++) {
+    const float* row[M];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; m++) row[m] = rows[m * taps + t];
+    for (int c = 0; c < channels; c++, weights += width, ahead += width) {
+      Vector w[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        w[v] = load(weights + v * LANES);
+        if (v * LANES % 16 == 0) __builtin_prefetch(ahead + v * LANES, 0, 2);
+      }
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++) {
+        const Vector x = everywhere(row[m][c]);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) sums[m][v] += x * w[v];
+      }
+    }
+  }
+  const int columns = finish.columns;
+  if (columns == V * LANES) {
+    auto all = [&](auto&& change) {
+#pragma GCC unroll 16
+      for (int m = 0; m < M; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) change(m, v, sums[m][v]);
+    };
+    if (finish.bias) {
+      all([&](int, int v, Vector& y) { y += load(finish.bias + v * LANES); });
+    }
+    if (finish.scale[0]) {
+      all([&](int m, int v, Vector& y) { y *= load(finish.scale[m] + v * LANES); });
+    }
+    if (finish.shortcut[0]) {
+      all([&](int m, int v, Vector& y) { y += load(finish.shortcut[m] + v * LANES); });
+    }
+    if (finish.clamps) {
+      const Vector low = everywhere(finish.low), high = everywhere(finish.high);
+      all([&](int, int, Vector& y) { y = at_most(high, at_least(low, y)); });
+    }
+    all([&](int m, int v, Vector& y) { store(finish.out[m] + v * LANES, y); });
+    return;
+  }
+  for (int m = 0; m < M; m++) {  // the last columns of a group, some lanes of which are not there
+    for (int v = 0; v < V; v++) {
+      const int first = v * LANES, count = std::min(LANES, columns - first);
+      if (count <= 0) break;
+      Vector y = sums[m][v];
+      if (finish.bias) y += load_some(finish.bias + first, count);
+      if (finish.scale[0]) y *= load_some(finish.scale[m] + first, count);
+      if (finish.shortcut[0]) y += load_some(finish.shortcut[m] + first, count);
+      if (finish.clamps) y = at_most(everywhere(finish.high), at_least(everywhere(finish.low), y));
+      store_some(finish.out[m] + first, y, count);
+    }
+  }
+}
+
+using Tile = void (*)(const float* const*, int, int, const float*, int, const float*,
+                      const Finish&);
+
+template <int V, int... M>
+constexpr std::array<Tile, ROWS> tiles(std::integer_sequence<int, M...>) {
+  return {tile<M + 1, V>...};
+}
+
+constexpr auto NARROW = tiles<1>(std::make_integer_sequence<int, ROWS>{});
+constexpr auto WIDE = tiles<2>(std::make_integer_sequence<int, ROWS>{});
+
+// Where the rows of positions begin, for all taps: [positions, taps].
+class Rows {
+ public:
+  Rows(const Geometry& g, const float* x, const float* zeros) : g_(g), x_(x), zeros_(zeros) {
+    for (int64_t i = 0; i < g.kernel[0]; i++)
+      for (int64_t j = 0; j < g.kernel[1]; j++)
+        offsets_.push_back((i * g.dilation[0] * g.W + j * g.dilation[1]) * g.C);
+  }
+
+  void find(int64_t first, int count, const float** rows) const {
+    const int64_t taps = g_.taps();
+    int64_t n = first / (g_.P * g_.Q), p = first / g_.Q % g_.P, q = first % g_.Q;
+    for (int m = 0; m < count; m++) {
+      const int64_t y = p * g_.stride[0] - g_.padding[0], x = q * g_.stride[1] - g_.padding[1];
+      const int64_t last_y = y + (g_.kernel[0] - 1) * g_.dilation[0];
+      const int64_t last_x = x + (g_.kernel[1] - 1) * g_.dilation[1];
+      const float** own = rows + m * taps;
+      if (y >= 0 && x >= 0 && last_y < g_.H && last_x < g_.W) {
+        const float* from = x_ + ((n * g_.H + y) * g_.W + x) * g_.C;
+        for (int64_t t = 0; t < taps; t++) own[t] = from + offsets_[t];
+      } else {
+        for (int64_t i = 0, t = 0; i < g_.kernel[0]; i++) {
+          const int64_t h = y + i * g_.dilation[0];
+          for (int64_t j = 0; j < g_.kernel[1]; j++, t++) {
+            const int64_t w = x + j * g_.dilation[1];
+            const bool inside = h >= 0 && h < g_.H && w >= 0 && w < g_.W;
+            own[t] = inside ? x_ + ((n * g_.H + h) * g_.W + w) * g_.C : zeros_;
+          }
+        }
+      }
+      if (++q == g_.Q) {
+        q = 0;
+        if (++p == g_.P) p = 0, n++;
+      }
+    }
+  }
+
+ private:
+  const Geometry& g_;
+  const float *x_, *zeros_;
+  std::vector<int64_t> offsets_;
+};
+
+// Bring what the next tile adds to and writes into the cache, while this one is computed.
+inline void ask_for(const Operands& o, int64_t first, int count, int64_t positions, int64_t row,
+                    int64_t column) {
+  const bool apart = o.shortcut && o.shortcut != o.out;
+  for (int m = 0; m < count; m++) {
+    const int64_t at = std::min(first + m, positions - 1) * row + column;
+    for (int c = 0; c < COLUMNS; c += 16) {
+      if (apart) __builtin_prefetch(o.shortcut + at + c, 0, 2);
+      __builtin_prefetch(o.out + at + c, 1, 2);
+    }
+  }
+}
+
+// One position by one panel: as `tile`, but the sums of four channels in turn are kept apart, so
+// that one need not wait for the other.
+template <int V>
+void line(const float* row, int64_t length, const float* weights, int width, Vector* sums) {
+  Vector apart[4][V] = {};
+  for (int64_t c = 0; c < length; c += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      if (c + i >= length) break;
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++)
+        apart[i][v] += everywhere(row[c + i]) * load(weights + (c + i) * width + v * LANES);
+    }
+  for (int v = 0; v < V; v++) sums[v] = (apart[0][v] + apart[1][v]) + (apart[2][v] + apart[3][v]);
+}
+
+// The weights of a gate for `count` samples and the `columns` of one tile, into rows of p:
+//
+//     p = factor * sigmoid(weight * mean(conv(x)) + bias)
+//
+// The mean over space commutes with the convolution. So the means of what each tap reads are one
+// more position of the convolution, and the gate costs no pass over a map and no matrix.
+void weigh(const Operands& o, const float* means, int64_t count, int64_t length, int64_t row,
+           const float* weights, int64_t column, int columns, float* p, int64_t stride) {
+  const float *weight = o.gate + column, *bias = weight + row, *factor = bias + row;
+  for (int64_t n = 0; n < count; n++) {
+    Vector sums[VECTORS];
+    if (columns > LANES) line<2>(means + n * length, length, weights, o.width, sums);
+    else line<1>(means + n * length, length, weights, o.width, sums);
+    for (int v = 0; v < VECTORS && v * LANES < columns; v++) {
+      const int first = v * LANES, some = std::min(LANES, columns - first);
+      auto read = [&](const float* from) { return load_some(from + first, some); };
+      Vector d = sums[v];
+      if (o.bias) d += read(o.bias + column);
+      const Vector x = read(weight) * d + read(bias);
+      store_some(p + n * stride + first, read(factor) / (1.f + exponential(-x)), some);
+    }
+  }
+}
+
+// x[N, H, W, C] -> the sum over some positions of one sample that a 1x1 kernel reads, onto `to`.
+inline void add_up(const Geometry& g, const float* x, int64_t sample, int64_t begin, int64_t end,
+                   float* to) {
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t y = i / g.Q * g.stride[0], w = i % g.Q * g.stride[1];
+    const float* from = x + ((sample * g.H + y) * g.W + w) * g.C;
+    for (int64_t c = 0; c < g.C; c++) to[c] += from[c];
+  }
+}
+
+// Where the weights of a gate are while tiles are computed: those of sample n begin at n * stride.
+struct Factors {
+  const float* first;  // of the first sample
+  int64_t stride, sample;
+  const float* of(int64_t n) const { return first + (n - sample) * stride; }
+};
+
+// One convolution, cut into tasks for the threads.
+class Work {
+ public:
+  Work(const Geometry& g, const Operands& o, int64_t block, int64_t group)
+      : g_(g), o_(o), positions_(g.N * g.P * g.Q), space_(g.P * g.Q), taps_(g.taps()),
+        channels_(g.C / g.groups), columns_(g.K / g.groups), length_(taps_ * channels_),
+        panels_((columns_ + o.width - 1) / o.width), total_(g.groups * panels_),
+        zeros_(g.C, 0.f), rows_(g, o.x, zeros_.data()) {
+    const int64_t threads = at::get_num_threads();
+    const bool small = length_ * total_ * o.width < CACHED;  // the weights stay in the cache
+    block_ = std::clamp<int64_t>(block, 1, std::min(positions_, MOST_POSITIONS));
+    group_ = std::clamp<int64_t>(group, 1, total_);
+    inner_ = block_;
+    // The means of a sample are taken by the task that reads it next, where there are samples
+    // enough and they stay in the cache.
+    by_sample_ = o.gate && !o.means && g.N >= threads && space_ * g.C <= CACHED;
+    if (by_sample_) {
+      const int64_t most = std::max<int64_t>(1, g.N / (2 * threads));
+      const int64_t samples = std::clamp<int64_t>(block / space_, 1, most);
+      block_ = samples * space_, group_ = total_;
+      inner_ = small ? std::min(inner_, block_) : block_;
+      gate_ = small ? IN_TASK : IN_PANEL;
+    } else if (o.gate) {
+      if (!o.means) average();
+      gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
+    }
+    while (!by_sample_ && threads > 1 && blocks() * groups() < 2 * threads) {
+      if (group_ > 1) group_ = (group_ + 1) / 2;
+      else if (block_ > 2 * ROWS) block_ = inner_ = (block_ + 1) / 2;
+      else break;
+    }
+  }
+
+  void run() {
+    if (gate_ == BEFORE) {
+      p_.resize(g_.N * total_ * o_.width);
+      at::parallel_for(0, total_, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; panel++)
+          weigh_panel(means(0), g_.N, panel, p_.data() + panel * o_.width, total_ * o_.width);
+      });
+    }
+    at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
+      Space space;
+      for (int64_t task = begin; task < end; task++) run_task(task, space);
+    });
+  }
+
+ private:
+  enum Gate { NONE, BEFORE, IN_TASK, IN_PANEL };  // when a gate's weights are computed
+  struct Space {  // what a thread needs
+    std::vector<const float*> rows;
+    std::vector<float> means, p;
+  };
+
+  int64_t blocks() const { return (positions_ + block_ - 1) / block_; }
+  int64_t groups() const { return (total_ + group_ - 1) / group_; }
+
+  const float* means(int64_t sample) const {
+    return (o_.means ? o_.means : means_.data()) + sample * length_;
+  }
+
+  // The means of what a 1x1 kernel reads, by all threads.
+  void average() {
+    const int64_t parts = std::max<int64_t>(1, at::get_num_threads() / g_.N);
+    std::vector<float> sums(g_.N * parts * g_.C, 0.f);
+    at::parallel_for(0, g_.N * parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; task++) {
+        const int64_t n = task / parts, part = task % parts;
+        add_up(g_, o_.x, n, space_ * part / parts, space_ * (part + 1) / parts,
+               sums.data() + task * g_.C);
+      }
+    });
+    means_.resize(g_.N * g_.C);
+    for (int64_t n = 0; n < g_.N; n++)
+      for (int64_t c = 0; c < g_.C; c++) {
+        float sum = 0;
+        for (int64_t part = 0; part < parts; part++) sum += sums[(n * parts + part) * g_.C + c];
+        means_[n * g_.C + c] = sum / space_;
+      }
+  }
+
+  void weigh_panel(const float* means, int64_t samples, int64_t panel, float* p, int64_t stride) {
+    const int64_t inside = panel * o_.width;
+    const float* weights = o_.weights + panel * length_ * o_.width;
+    for (int64_t part = 0; part < o_.width && inside + part < columns_; part += COLUMNS) {
+      const int some = std::min<int64_t>({COLUMNS, columns_ - inside - part, o_.width - part});
+      weigh(o_, means, samples, length_, g_.K, weights + part, inside + part, some, p + part,
+            stride);
+    }
+  }
+
+  void run_task(int64_t task, Space& space) {
+    // the blocks of one group of panels follow each other, so that its weights stay in the cache
+    const int64_t start = task % blocks() * block_, stop = std::min(positions_, start + block_);
+    const int64_t from = task / blocks() * group_, to = std::min(total_, from + group_);
+    const int64_t sample = start / space_, samples = (stop - 1) / space_ + 1 - sample;
+    const float* own = nullptr;
+    if (by_sample_) {
+      space.means.assign(samples * length_, 0.f);
+      for (int64_t n = 0; n < samples; n++)
+        add_up(g_, o_.x, sample + n, 0, space_, space.means.data() + n * length_);
+      for (float& value : space.means) value /= space_;
+      own = space.means.data();
+    } else if (gate_ == IN_PANEL) {
+      own = means(sample);
+    }
+    const int64_t row = total_ * o_.width;
+    if (gate_ == IN_TASK) {
+      space.p.resize(samples * row);
+      for (int64_t panel = 0; panel < total_; panel++)
+        weigh_panel(own, samples, panel, space.p.data() + panel * o_.width, row);
+    }
+    if (gate_ == IN_PANEL) space.p.resize(samples * o_.width);
+    space.rows.resize(inner_ * taps_);
+    for (int64_t first = start; first < stop; first += inner_) {
+      const int64_t last = std::min(stop, first + inner_);
+      rows_.find(first, last - first, space.rows.data());
+      int64_t of = 0;  // the group of channels that the rows begin in
+      for (int64_t panel = from; panel < to; panel++) {
+        for (; of < panel / panels_; of++)
+          for (auto& pointer : space.rows)
+            if (pointer != zeros_.data()) pointer += channels_;
+        Factors factors{nullptr, g_.K, 0};
+        if (gate_ == BEFORE) factors = {p_.data() + panel * o_.width, row, 0};
+        if (gate_ == IN_TASK) factors = {space.p.data() + panel * o_.width, row, sample};
+        if (gate_ == IN_PANEL) {
+          weigh_panel(own, samples, panel, space.p.data(), o_.width);
+          factors = {space.p.data(), o_.width, sample};
+        }
+        if (o_.scale) factors.first = o_.scale + of * columns_ + panel % panels_ * o_.width;
+        run_panel(first, last, panel, panel + 1 == to ? from : panel + 1, space, factors);
+      }
+    }
+  }
+
+  // The tiles of some positions and one panel; `next` is the panel that follows.
+  void run_panel(int64_t begin, int64_t end, int64_t panel, int64_t next, const Space& space,
+                 const Factors& factors) {
+    const int64_t inside = panel % panels_ * o_.width, offset = panel / panels_ * columns_ + inside;
+    const float* weights = o_.weights + panel * length_ * o_.width;
+    // tiles of about the same number of rows, since small tiles are slow
+    const int64_t number = (end - begin + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < number; i++) {
+      const int64_t first = begin + (end - begin) * i / number;
+      const int count = begin + (end - begin) * (i + 1) / number - first;
+      for (int64_t part = 0; part < o_.width && inside + part < columns_; part += COLUMNS) {
+        const int64_t column = offset + part;
+        Finish finish;
+        finish.columns = std::min<int64_t>({COLUMNS, columns_ - inside - part, o_.width - part});
+        finish.bias = o_.bias ? o_.bias + column : nullptr;
+        finish.scale[0] = finish.shortcut[0] = nullptr;
+        finish.low = o_.low, finish.high = o_.high;
+        finish.clamps = o_.clamps;
+        for (int m = 0; m < count; m++) {
+          const int64_t at = (first + m) * g_.K + column;
+          finish.out[m] = o_.out + at;
+          if (o_.shortcut) finish.shortcut[m] = o_.shortcut + at;
+          if (factors.first) finish.scale[m] = factors.of((first + m) / space_) + part;
+        }
+        const bool below = next <= panel;  // the next tile begins a new row of tiles
+        ask_for(o_, first + (below ? count : 0), count, positions_, g_.K,
+                below ? next * o_.width : column + COLUMNS);
+        const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
+        chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
+                          weights + part, o_.width, weights + length_ * o_.width, finish);
+      }
+    }
+  }
+
+  const Geometry& g_;
+  const Operands& o_;
+  const int64_t positions_, space_, taps_, channels_, columns_, length_, panels_, total_;
+  const std::vector<float> zeros_;
+  const Rows rows_;
+  int64_t block_, group_, inner_;  // positions and panels of a task; positions found at once
+  bool by_sample_ = false;
+  Gate gate_ = NONE;
+  std::vector<float> means_, p_;
+};
+
+}  // namespace
