@@ -43,14 +43,18 @@ class FoldedGate(nn.Module):
         super().__init__()
         self.stages = nn.Sequential(*stages)
         self.scale = scale
+        (first, *rest) = self.stages
+        alone = isinstance(first, Scale) and not rest
+        # a constant of a compiled network, while numbers that are made on the way are not
+        row = torch.full_like(first.bias, scale).detach() if alone else None
+        self.register_buffer("scale_row", row, persistent=False)
 
     def rows(self) -> torch.Tensor | None:
         """[3, K]: weight, bias and scale, if each p depends on the mean of its channel alone."""
-        (first, *rest) = self.stages
-        if rest or not isinstance(first, Scale):
+        if self.scale_row is None:
             return None
-        scale = torch.full_like(first.bias, self.scale)
-        return torch.stack([first.weight, first.bias, scale])
+        first = self.stages[0]
+        return torch.stack([first.weight, first.bias, self.scale_row])  # type: ignore[list-item]
 
     def forward(self, d: torch.Tensor) -> torch.Tensor:
         """d[N, C] (float32 also in 16-bit networks) -> p[N, K]."""
