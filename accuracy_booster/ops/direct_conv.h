@@ -25,7 +25,6 @@
 namespace {
 
 constexpr int64_t MOST_POSITIONS = 512;  // of a task, whose rows are found once
-constexpr int64_t CACHED = 1 << 18;  // numbers that stay in a core's cache of 2 MiB beside others
 
 // What happens to the sums of a tile. Pointers are to the first of the tile's columns.
 struct Finish {
@@ -36,7 +35,21 @@ struct Finish {
   float low, high;
   bool clamps;
   int columns;  // how many of the tile's columns there are
+  // what the next tile writes, and what it adds to if that lies elsewhere (null in front: it does
+  // not): brought into the cache one row after the other, since many requests at once would keep
+  // the weights waiting
+  std::array<const float*, ROWS> next_out, next_shortcut;
+  int steps;  // from one row to the next, minus 1; a power of 2, minus 1
 };
+
+template <int V>
+inline void ask_for(const Finish& finish, int row) {
+#pragma GCC unroll 2
+  for (int c = 0; c < V * LANES; c += 16) {
+    __builtin_prefetch(finish.next_out[row] + c, 1, 2);
+    if (finish.next_shortcut[0]) __builtin_prefetch(finish.next_shortcut[row] + c, 0, 2);
+  }
+}
 
 // rows[m * taps + t] is where position m finds its `channels` values for tap t. While a tile is
 // computed, as many weights from `ahead` on are brought into the cache as the tile itself reads.
@@ -44,11 +57,13 @@ template <int M, int V>
 void tile(const float* const* rows, int taps, int channels, const float* weights, int width,
           const float* ahead, const Finish& finish) {
   Vector sums[M][V] = {};
+  int asked = 0, step = 0;
   for (int t = 0; t < taps; t++) {
     const float* row[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) row[m] = rows[m * taps + t];
-    for (int c = 0; c < channels; c++, weights += width, ahead += width) {
+    for (int c = 0; c < channels; c++, step++, weights += width, ahead += width) {
+      if ((step & finish.steps) == 0 && asked < M) ask_for<V>(finish, asked++);
       Vector w[V];
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
@@ -155,56 +170,36 @@ class Rows {
   std::vector<int64_t> offsets_;
 };
 
-// Bring what the next tile adds to and writes into the cache, while this one is computed.
-inline void ask_for(const Operands& o, int64_t first, int count, int64_t positions, int64_t row,
-                    int64_t column) {
-  const bool apart = o.shortcut && o.shortcut != o.out;
-  for (int m = 0; m < count; m++) {
-    const int64_t at = std::min(first + m, positions - 1) * row + column;
-    for (int c = 0; c < COLUMNS; c += 16) {
-      if (apart) __builtin_prefetch(o.shortcut + at + c, 0, 2);
-      __builtin_prefetch(o.out + at + c, 1, 2);
-    }
-  }
-}
-
-// One position by one panel: as `tile`, but the sums of four channels in turn are kept apart, so
-// that one need not wait for the other.
-template <int V>
-void line(const float* row, int64_t length, const float* weights, int width, Vector* sums) {
-  Vector apart[4][V] = {};
-  for (int64_t c = 0; c < length; c += 4)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      if (c + i >= length) break;
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++)
-        apart[i][v] += everywhere(row[c + i]) * load(weights + (c + i) * width + v * LANES);
-    }
-  for (int v = 0; v < V; v++) sums[v] = (apart[0][v] + apart[1][v]) + (apart[2][v] + apart[3][v]);
-}
-
 // The weights of a gate for `count` samples and the `columns` of one tile, into rows of p:
 //
 //     p = factor * sigmoid(weight * mean(conv(x)) + bias)
 //
 // The mean over space commutes with the convolution. So the means of what each tap reads are one
 // more position of the convolution, and the gate costs no pass over a map and no matrix.
-void weigh(const Operands& o, const float* means, int64_t count, int64_t length, int64_t row,
-           const float* weights, int64_t column, int columns, float* p, int64_t stride) {
+inline void weigh(const Operands& o, const float* means, int64_t count, int64_t length, int64_t row,
+                  const float* weights, int64_t column, int columns, float* p, int64_t stride) {
   const float *weight = o.gate + column, *bias = weight + row, *factor = bias + row;
-  for (int64_t n = 0; n < count; n++) {
-    Vector sums[VECTORS];
-    if (columns > LANES) line<2>(means + n * length, length, weights, o.width, sums);
-    else line<1>(means + n * length, length, weights, o.width, sums);
-    for (int v = 0; v < VECTORS && v * LANES < columns; v++) {
-      const int first = v * LANES, some = std::min(LANES, columns - first);
-      auto read = [&](const float* from) { return load_some(from + first, some); };
-      Vector d = sums[v];
-      if (o.bias) d += read(o.bias + column);
-      const Vector x = read(weight) * d + read(bias);
-      store_some(p + n * stride + first, read(factor) / (1.f + exponential(-x)), some);
+  for (int64_t first = 0; first < count; first += ROWS) {
+    const int rows = std::min<int64_t>(ROWS, count - first);
+    std::array<const float*, ROWS> read;
+    Finish finish{};
+    finish.columns = columns;
+    finish.bias = o.bias ? o.bias + column : nullptr;
+    finish.steps = INT32_MAX;
+    for (int m = 0; m < rows; m++) {
+      read[m] = means + (first + m) * length;
+      finish.out[m] = p + (first + m) * stride;
     }
+    finish.next_out.fill(p);
+    const auto& chosen = columns > LANES ? WIDE : NARROW;
+    chosen[rows - 1](read.data(), 1, length, weights, o.width, weights, finish);
+    for (int m = 0; m < rows; m++)
+      for (int v = 0; v < columns; v += LANES) {
+        const int some = std::min(LANES, columns - v);
+        const Vector d = load_some(finish.out[m] + v, some);
+        const Vector x = load_some(weight + v, some) * d + load_some(bias + v, some);
+        store_some(finish.out[m] + v, load_some(factor + v, some) / (1.f + exponential(-x)), some);
+      }
   }
 }
 
@@ -226,35 +221,24 @@ struct Factors {
 };
 
 // One convolution, cut into tasks for the threads.
-class Work {
+class Direct {
  public:
-  Work(const Geometry& g, const Operands& o, int64_t block, int64_t group)
+  Direct(const Geometry& g, const Operands& o, int64_t block, int64_t group)
       : g_(g), o_(o), positions_(g.N * g.P * g.Q), space_(g.P * g.Q), taps_(g.taps()),
         channels_(g.C / g.groups), columns_(g.K / g.groups), length_(taps_ * channels_),
         panels_((columns_ + o.width - 1) / o.width), total_(g.groups * panels_),
         zeros_(g.C, 0.f), rows_(g, o.x, zeros_.data()) {
     const int64_t threads = at::get_num_threads();
-    const bool small = length_ * total_ * o.width < CACHED;  // the weights stay in the cache
     block_ = std::clamp<int64_t>(block, 1, std::min(positions_, MOST_POSITIONS));
     group_ = std::clamp<int64_t>(group, 1, total_);
-    inner_ = block_;
-    // The means of a sample are taken by the task that reads it next, where there are samples
-    // enough and they stay in the cache.
-    by_sample_ = o.gate && !o.means && g.N >= threads && space_ * g.C <= CACHED;
-    if (by_sample_) {
-      const int64_t most = std::max<int64_t>(1, g.N / (2 * threads));
-      const int64_t samples = std::clamp<int64_t>(block / space_, 1, most);
-      block_ = samples * space_, group_ = total_;
-      inner_ = small ? std::min(inner_, block_) : block_;
-      gate_ = small ? IN_TASK : IN_PANEL;
-    } else if (o.gate) {
+    while (threads > 1 && blocks() * groups() < 2 * threads) {
+      if (group_ > 1) group_ = (group_ + 1) / 2;
+      else if (block_ > 2 * ROWS) block_ = (block_ + 1) / 2;
+      else break;
+    }
+    if (o.gate) {
       if (!o.means) average();
       gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
-    }
-    while (!by_sample_ && threads > 1 && blocks() * groups() < 2 * threads) {
-      if (group_ > 1) group_ = (group_ + 1) / 2;
-      else if (block_ > 2 * ROWS) block_ = inner_ = (block_ + 1) / 2;
-      else break;
     }
   }
 
@@ -263,7 +247,7 @@ class Work {
       p_.resize(g_.N * total_ * o_.width);
       at::parallel_for(0, total_, 1, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; panel++)
-          weigh_panel(means(0), g_.N, panel, p_.data() + panel * o_.width, total_ * o_.width);
+          weigh_panel(0, g_.N, panel, p_.data() + panel * o_.width, total_ * o_.width);
       });
     }
     at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
@@ -273,17 +257,18 @@ class Work {
   }
 
  private:
-  enum Gate { NONE, BEFORE, IN_TASK, IN_PANEL };  // when a gate's weights are computed
+  // A gate's weights are computed before the tiles, or by the task that has read its panel.
+  enum Gate { NONE, BEFORE, IN_PANEL };
   struct Space {  // what a thread needs
     std::vector<const float*> rows;
-    std::vector<float> means, p;
+    std::vector<float> p;
   };
 
   int64_t blocks() const { return (positions_ + block_ - 1) / block_; }
   int64_t groups() const { return (total_ + group_ - 1) / group_; }
 
-  const float* means(int64_t sample) const {
-    return (o_.means ? o_.means : means_.data()) + sample * length_;
+  int64_t first_column(int64_t panel) const {
+    return panel / panels_ * columns_ + panel % panels_ * o_.width;
   }
 
   // The means of what a 1x1 kernel reads, by all threads.
@@ -306,8 +291,9 @@ class Work {
       }
   }
 
-  void weigh_panel(const float* means, int64_t samples, int64_t panel, float* p, int64_t stride) {
+  void weigh_panel(int64_t sample, int64_t samples, int64_t panel, float* p, int64_t stride) {
     const int64_t inside = panel * o_.width;
+    const float* means = (o_.means ? o_.means : means_.data()) + sample * length_;
     const float* weights = o_.weights + panel * length_ * o_.width;
     for (int64_t part = 0; part < o_.width && inside + part < columns_; part += COLUMNS) {
       const int some = std::min<int64_t>({COLUMNS, columns_ - inside - part, o_.width - part});
@@ -318,52 +304,32 @@ class Work {
 
   void run_task(int64_t task, Space& space) {
     // the blocks of one group of panels follow each other, so that its weights stay in the cache
-    const int64_t start = task % blocks() * block_, stop = std::min(positions_, start + block_);
+    const int64_t first = task % blocks() * block_, last = std::min(positions_, first + block_);
     const int64_t from = task / blocks() * group_, to = std::min(total_, from + group_);
-    const int64_t sample = start / space_, samples = (stop - 1) / space_ + 1 - sample;
-    const float* own = nullptr;
-    if (by_sample_) {
-      space.means.assign(samples * length_, 0.f);
-      for (int64_t n = 0; n < samples; n++)
-        add_up(g_, o_.x, sample + n, 0, space_, space.means.data() + n * length_);
-      for (float& value : space.means) value /= space_;
-      own = space.means.data();
-    } else if (gate_ == IN_PANEL) {
-      own = means(sample);
-    }
-    const int64_t row = total_ * o_.width;
-    if (gate_ == IN_TASK) {
-      space.p.resize(samples * row);
-      for (int64_t panel = 0; panel < total_; panel++)
-        weigh_panel(own, samples, panel, space.p.data() + panel * o_.width, row);
-    }
+    const int64_t sample = first / space_, samples = (last - 1) / space_ + 1 - sample;
     if (gate_ == IN_PANEL) space.p.resize(samples * o_.width);
-    space.rows.resize(inner_ * taps_);
-    for (int64_t first = start; first < stop; first += inner_) {
-      const int64_t last = std::min(stop, first + inner_);
-      rows_.find(first, last - first, space.rows.data());
-      int64_t of = 0;  // the group of channels that the rows begin in
-      for (int64_t panel = from; panel < to; panel++) {
-        for (; of < panel / panels_; of++)
-          for (auto& pointer : space.rows)
-            if (pointer != zeros_.data()) pointer += channels_;
-        Factors factors{nullptr, g_.K, 0};
-        if (gate_ == BEFORE) factors = {p_.data() + panel * o_.width, row, 0};
-        if (gate_ == IN_TASK) factors = {space.p.data() + panel * o_.width, row, sample};
-        if (gate_ == IN_PANEL) {
-          weigh_panel(own, samples, panel, space.p.data(), o_.width);
-          factors = {space.p.data(), o_.width, sample};
-        }
-        if (o_.scale) factors.first = o_.scale + of * columns_ + panel % panels_ * o_.width;
-        run_panel(first, last, panel, panel + 1 == to ? from : panel + 1, space, factors);
+    space.rows.resize(block_ * taps_);
+    rows_.find(first, last - first, space.rows.data());
+    int64_t of = 0;  // the group of channels that the rows begin in
+    for (int64_t panel = from; panel < to; panel++) {
+      for (; of < panel / panels_; of++)
+        for (auto& pointer : space.rows)
+          if (pointer != zeros_.data()) pointer += channels_;
+      Factors factors{nullptr, g_.K, 0};
+      if (o_.scale) factors.first = o_.scale + of * columns_ + panel % panels_ * o_.width;
+      if (gate_ == BEFORE) factors = {p_.data() + panel * o_.width, total_ * o_.width, 0};
+      if (gate_ == IN_PANEL) {
+        weigh_panel(sample, samples, panel, space.p.data(), o_.width);
+        factors = {space.p.data(), o_.width, sample};
       }
+      run_panel(first, last, panel, panel + 1 == to ? from : panel + 1, space, factors);
     }
   }
 
   // The tiles of some positions and one panel; `next` is the panel that follows.
   void run_panel(int64_t begin, int64_t end, int64_t panel, int64_t next, const Space& space,
                  const Factors& factors) {
-    const int64_t inside = panel % panels_ * o_.width, offset = panel / panels_ * columns_ + inside;
+    const int64_t inside = panel % panels_ * o_.width, offset = first_column(panel);
     const float* weights = o_.weights + panel * length_ * o_.width;
     // tiles of about the same number of rows, since small tiles are slow
     const int64_t number = (end - begin + ROWS - 1) / ROWS;
@@ -384,9 +350,8 @@ class Work {
           if (o_.shortcut) finish.shortcut[m] = o_.shortcut + at;
           if (factors.first) finish.scale[m] = factors.of((first + m) / space_) + part;
         }
-        const bool below = next <= panel;  // the next tile begins a new row of tiles
-        ask_for(o_, first + (below ? count : 0), count, positions_, g_.K,
-                below ? next * o_.width : column + COLUMNS);
+        look_ahead(finish, i + 1 < number ? first + count : next > panel ? begin : end,
+                   i + 1 < number ? column : first_column(next), count);
         const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
         chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
                           weights + part, o_.width, weights + length_ * o_.width, finish);
@@ -394,13 +359,24 @@ class Work {
     }
   }
 
+  // Notes where the next tile of `count` rows writes, and what it adds to.
+  void look_ahead(Finish& finish, int64_t first, int64_t column, int count) const {
+    const bool apart = o_.shortcut && o_.shortcut != o_.out;
+    finish.next_shortcut[0] = nullptr;
+    for (int m = 0; m < count; m++) {
+      const int64_t at = std::min(first + m, positions_ - 1) * g_.K + column;
+      finish.next_out[m] = o_.out + at;
+      if (apart) finish.next_shortcut[m] = o_.shortcut + at;
+    }
+    finish.steps = length_ >= 8 * ROWS ? 7 : length_ >= 4 * ROWS ? 3 : length_ >= 2 * ROWS ? 1 : 0;
+  }
+
   const Geometry& g_;
   const Operands& o_;
   const int64_t positions_, space_, taps_, channels_, columns_, length_, panels_, total_;
   const std::vector<float> zeros_;
   const Rows rows_;
-  int64_t block_, group_, inner_;  // positions and panels of a task; positions found at once
-  bool by_sample_ = false;
+  int64_t block_, group_;  // positions and panels of a task
   Gate gate_ = NONE;
   std::vector<float> means_, p_;
 };

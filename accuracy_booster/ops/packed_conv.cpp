@@ -117,7 +117,7 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   o.width = packed.size(3);
   if (side == 4) Winograd<4>(g, o, schedule[0], schedule[1]).run();
   else if (side == 6) Winograd<6>(g, o, schedule[0], schedule[1]).run();
-  else Work(g, o, schedule[0], schedule[1]).run();
+  else Direct(g, o, schedule[0], schedule[1]).run();
   return out;
 }
 
