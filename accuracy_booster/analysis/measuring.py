@@ -22,7 +22,7 @@ from accuracy_booster.surgery.modes import in_eval_mode
 Name = TypeVar("Name", bound=Hashable)
 FEWEST_ROUNDS = 3  # these are measured even if the time is up
 # what is timed must take this long, in seconds, or its first call counts too much
-LONG_ENOUGH = 0.02
+LONG_ENOUGH = 0.1
 MOST_CALLS = 50  # in a row
 
 

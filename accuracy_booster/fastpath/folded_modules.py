@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from accuracy_booster.blocks.layers import Dense
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution
 from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
 from accuracy_booster.ops import leaf_module, rescale, without_autocast
-from accuracy_booster.ops.pooled_conv import tap_sums
+from accuracy_booster.ops import gate_of_map  # noqa: F401  # it defines the operator
+from accuracy_booster.ops.pooled_conv import has_pooled_form, tap_sums
 from accuracy_booster.surgery.hooks import is_hooked
 
 
@@ -56,6 +58,21 @@ class FoldedGate(nn.Module):
         first = self.stages[0]
         return torch.stack([first.weight, first.bias, self.scale_row])  # type: ignore[list-item]
 
+    def of_map(self, h: torch.Tensor, conv: PackedConv2d) -> torch.Tensor | None:
+        """h[N, C, H, W] -> p[N, K] from the means of what each tap of `conv` reads.
+
+        Returns:
+            None if the operator has no form for this gate, or if somebody wants its gradients.
+        """
+        stages = [_weight_and_bias(stage) for stage in self.stages]
+        wanted = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        if wanted or None in stages or not has_pooled_form(conv):
+            return None
+        weights, biases = zip(*stages, strict=True)  # type: ignore[misc]
+        geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+        op = torch.ops.accuracy_booster.gate_of_map
+        return op(h, *geometry, weights, biases, float(self.scale))
+
     def forward(self, d: torch.Tensor) -> torch.Tensor:
         """d[N, C] (float32 also in 16-bit networks) -> p[N, K]."""
         first, *rest = self.stages
@@ -64,6 +81,19 @@ class FoldedGate(nn.Module):
             d = stage(F.relu(d))
         p = torch.sigmoid(d)
         return p if self.scale == 1 else self.scale * p
+
+
+def _weight_and_bias(stage: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of a stage that is one product for each number or one matrix; None for others."""
+    if isinstance(stage, Dense) and stage.depthwise:
+        weight = stage.weight[:, 0]
+    elif isinstance(stage, Scale | nn.Linear) or (isinstance(stage, Dense) and stage.groups == 1):
+        weight = stage.weight
+    else:
+        return None
+    if weight.dtype != torch.float32:
+        return None
+    return weight, weight.new_zeros(len(weight)) if stage.bias is None else stage.bias
 
 
 class GatedConv(nn.Module):
@@ -106,7 +136,8 @@ class GatedConv(nn.Module):
     def _packed(self, conv: PackedConv2d, h: torch.Tensor, may_defer: bool) -> Any:
         """The same, with the gate's weights in the convolution's own pass."""
         if self.form == "input":
-            weights = GateWeights(scale=self._weigh(self._means_of_taps(h)))
+            p = self.gate.of_map(h, conv)
+            weights = GateWeights(scale=self._weigh(self._means_of_taps(h)) if p is None else p)
         else:
             pointwise = conv.kernel_size == (1, 1)
             means = None if pointwise else self._means_of_taps(h, taps_first=True)

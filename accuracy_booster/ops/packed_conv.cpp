@@ -29,6 +29,7 @@
 
 #include "conv_operands.h"
 #include "direct_conv.h"
+#include "gate_of_map.h"
 #include "vectors.h"
 #include "winograd_conv.h"
 
@@ -207,5 +208,6 @@ at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const O
 TORCH_LIBRARY_IMPL(accuracy_booster, CPU, m) {
   m.impl("packed_conv", &packed_conv);
   m.impl("packed_conv_onto", &packed_conv_onto);
+  m.impl("gate_of_map", &gate_of_map);
 }
 TORCH_LIBRARY_IMPL(accuracy_booster, AutogradCPU, m) { m.impl("packed_conv", &with_gradients); }
