@@ -16,6 +16,21 @@ from accuracy_booster.tables import Table
 # Table 3: seconds for a batch of 256, ResNet-50 on a Titan X, as ratios to the baseline's 0.152 s
 PAPER = {"none": 1.0, "se": 0.187 / 0.152, "ab": 0.163 / 0.152, "ab_plus": 0.192 / 0.152}
 
+LINE = 79  # characters of the summary's lines, so that they fit a narrow terminal
+LEGEND = {  # what the columns of the tables mean
+    "path": "naive is the network as it is, ours is folded or fused, rival is another network as "
+    "it is",
+    "of stock": "the time over that of the network without a block as people run it today (path "
+    "naive), the median over the rounds, with its quartiles in brackets. With few rounds, or on a "
+    "busy machine, trust no difference within them.",
+    "of same treatment": "the same over the network without a block that is folded or fused too "
+    "(path ours). Other paths have no such treatment, and no figure.",
+    "memory ratio": "the memory over that of the network without a block on the same path",
+    "fast path": "the places of gates that take it, of all",
+    "frozen": "convolutions with constant weights, of all",
+    "paper": "the time in its Table 3 over the baseline's, batch 256 on a Titan X",
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -199,23 +214,8 @@ class Bench:
         )
 
 
-LINE = 79  # characters
-LEGEND = {
-    "path": "naive is the network as it is, ours is folded or fused, rival is another network as "
-    "it is",
-    "of stock": "the time over that of the network without a block as people run it today (path "
-    "naive), the median over the rounds, with its quartiles in brackets. With few rounds, or on a "
-    "busy machine, trust no difference within them.",
-    "of same treatment": "the same over the network without a block that is folded or fused too "
-    "(path ours). Other paths have no such treatment, and no figure.",
-    "memory ratio": "the memory over that of the network without a block on the same path",
-    "fast path": "the places of gates that take it, of all",
-    "frozen": "convolutions with constant weights, of all",
-    "paper": "the time in its Table 3 over the baseline's, batch 256 on a Titan X",
-}
-
-
 def _time(row: Timing) -> list[str]:
+    """The cells of a row in the table of times."""
     ms = row.milliseconds
     of_same = str(row.of_same) if row.path == "ours" else ""
     ratios = [str(row.of_stock), of_same]
@@ -225,6 +225,7 @@ def _time(row: Timing) -> list[str]:
 
 
 def _memory(row: Timing) -> list[str]:
+    """The cells of a row in the table of memory."""
     frozen = ""
     if row.frozen:
         count = row.frozen["packed"] + row.frozen["ours"]
