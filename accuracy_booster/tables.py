@@ -31,7 +31,7 @@ class Table(NamedTuple):
         from rich import box
         from rich.table import Table as RichTable
 
-        table = RichTable(*self.header, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(*self.header, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -98,7 +98,11 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A Markdown table of one run on one machine, both ratios side by side, and how it was made."""
+    """A Markdown table of one run on one machine, and how it was made.
+
+    Both ratios of a folded or fused network stand side by side. A network as it is has not had the
+    treatment, so it has no ratio to the network with the same treatment.
+    """
     rows = sorted(result["rows"], key=lambda row: row["batch_size"])
     found = {tuple(row[key] for key in ("batch_size", "block", "path")): row for row in rows}
     batches = list(dict.fromkeys(row["batch_size"] for row in rows))
@@ -119,7 +123,7 @@ def table(result: dict[str, Any]) -> str:
         cells = [block, HOW.get(path, "fused" if training else "folded")]
         for row in own:
             cells += [publishing.ratio(row and row["of_stock"])]
-            cells += [publishing.ratio(row and row["of_same"])]
+            cells += [publishing.ratio(row["of_same"] if row and path == "ours" else None)]
             cells += [f"{row['memory_ratio']:.3f}" if row else ""] if training else []
         last = next(row for row in own if row)
         cells += [f"{last['fast']} of {last['places']}" if last["places"] else ""]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.analysis.machine import Machine
+from accuracy_booster.fastpath.frozen import Frozen
 from accuracy_booster.reproduction.choices import WORK
 from accuracy_booster.reproduction.pausing import is_paused, pause, resume
 from accuracy_booster.reproduction.places import Places
@@ -64,11 +66,7 @@ def ratio(found: dict[str, float] | None) -> str:
 
 def machine(found: dict[str, Any]) -> str:
     """The machine of a result, in words."""
-    onednn = f", oneDNN {found['onednn']}" if found["onednn"] else ""
-    return (
-        f"{found['device']}, {found['threads']} threads on {found['cores']} cores, "
-        f"{found['instructions']}, torch {found['torch']}{onednn}"
-    )
+    return str(Machine(**found))
 
 
 def rounds(rows: Iterable[dict[str, Any]]) -> str:
@@ -79,9 +77,4 @@ def rounds(rows: Iterable[dict[str, Any]]) -> str:
 
 def joined(frozen: dict[str, int]) -> str:
     """What a profile shows, in words."""
-    ours = f" and {frozen['ours']} of our own kernel" if frozen["ours"] else ""
-    plain = f", {frozen['plain']} not frozen" if frozen["plain"] else ""
-    return (
-        f"{frozen['packed']} frozen convolutions, {frozen['sums']} with the residual sum and "
-        f"{frozen['relus']} with the ReLU{ours}{plain}"
-    )
+    return str(Frozen(**frozen))

@@ -27,6 +27,12 @@ def test_rich_prints_every_cell_in_its_column():
     assert [row.split() for row in rows] == [["none", "75.1"], ["se|ab", "7.2"]]
 
 
+def test_columns_stand_two_characters_apart():
+    out = io.StringIO()
+    Console(file=out, width=60).print(TABLE.rich())
+    assert " none   75.1" in out.getvalue()
+
+
 def test_markdown_escapes_bars():
     assert TABLE.markdown(str.upper).splitlines() == [
         "| BLOCK | TOP-1 % |",

@@ -47,6 +47,10 @@ MODES = {
     "train": "a training step: forward, loss, backward, SGD; ours is ab.fuse",
 }
 PATHS = ("naive", "ours")
+NO_VARIANCE = (
+    "train, batch 1: the batch norm of a gate cannot train on one value per channel; give batches "
+    "of 2 and more"
+)
 
 
 def bench(
@@ -70,16 +74,17 @@ def bench(
 
     Both opponents have no block. One is the network as people run it today: as it is, and where
     `compile` is set, under `torch.compile` with frozen weights. The other has the same treatment as
-    a boosted network: `ab.fold` and `ab.compile_for_inference`, or in training `ab.fuse`. Each row
-    has its ratio to both.
+    a boosted network: `ab.fold` and `ab.compile_for_inference`, or in training `ab.fuse`. A row
+    of a network with this treatment shows its ratio to both, any other row that to the first.
 
     The variants of a case are timed in turns in one process, and each is compared with the
-    opponents in the same round. Training takes batches of 2 and more: smaller ones are left out
-    there. On the CPU, freed memory is kept for reuse (`ops.keep_freed_memory`), for all variants.
-    All networks are in the channels-last format. On the CPU a profile of both compiled opponents
-    must show that every convolution is frozen and computes the residual sum and the ReLU after it,
-    or nothing is printed. On a GPU compiled inference replays CUDA graphs. Where a batch takes less
-    than 20 ms, a time is the mean of several in a row.
+    opponents in the same round. Training takes batches of 2 and more: batch 1 is left out there,
+    and the result's `left_out` says so. On the CPU, freed memory is kept for reuse
+    (`ops.keep_freed_memory`), for all variants. All networks are in the channels-last format. On
+    the CPU a profile of both compiled opponents must show that every convolution is frozen and
+    computes the residual sum and the ReLU after it, or nothing is printed. On a GPU compiled
+    inference replays CUDA graphs. Where a batch takes less than 20 ms, a time is the mean of
+    several in a row.
 
     Args:
         model: the network's name (`ab.create_model`), or a network of your own, which is copied.
@@ -139,7 +144,8 @@ def bench(
             progress.update(task, note=str(case))
             found = _measure(case, make, size, variants, rounds, seconds, place, advance)
             rows += timings(case, name, found)
-    return Bench(name, size, this_machine(place), rounds, rows)
+    left_out = [NO_VARIANCE] if "train" in modes and 1 in batch_sizes else []
+    return Bench(name, size, this_machine(place), rounds, rows, left_out)
 
 
 def _checked(
@@ -165,7 +171,7 @@ def _checked(
     cases = [
         Case(mode, batch, compiled, precision)
         for mode, batch, compiled in itertools.product(modes, batch_sizes, compile)
-        if mode == "infer" or batch > 1  # a gate's batch norm has no variance in one image
+        if mode == "infer" or batch > 1  # see NO_VARIANCE
     ]
     if not (cases and paths):
         raise ValueError(

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from accuracy_booster.analysis.machine import Machine
 from accuracy_booster.fastpath.frozen import Frozen
+from accuracy_booster.tables import Table
 
 # Table 3: seconds for a batch of 256, ResNet-50 on a Titan X, as ratios to the baseline's 0.152 s
 PAPER = {"none": 1.0, "se": 0.187 / 0.152, "ab": 0.163 / 0.152, "ab_plus": 0.192 / 0.152}
+
+LINE = 79  # characters of the summary's lines, so that they fit a narrow terminal
+LEGEND = {  # what the columns of the tables mean
+    "path": "naive is the network as it is, ours is folded or fused, rival is another network as "
+    "it is",
+    "of stock": "the time over that of the network without a block as people run it today (path "
+    "naive), the median over the rounds, with its quartiles in brackets. With few rounds, or on a "
+    "busy machine, trust no difference within them.",
+    "of same treatment": "the same over the network without a block that is folded or fused too "
+    "(path ours). Other paths have no such treatment, and no figure.",
+    "memory ratio": "the memory over that of the network without a block on the same path",
+    "fast path": "the places of gates that take it, of all",
+    "frozen": "convolutions with constant weights, of all",
+    "paper": "the time in its Table 3 over the baseline's, batch 256 on a Titan X",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.ratio:.3f} ({self.low:.3f}-{self.high:.3f})"
 
 
 def ratio(own: Sequence[float], opponent: Sequence[float]) -> Ratio:
@@ -93,7 +110,8 @@ class Timing:
         block: the block, or the rival's name.
         milliseconds: the median time of a batch.
         of_stock: the ratio to the network without a block as people run it today.
-        of_same: the ratio to the network without a block, folded or fused as ours.
+        of_same: the ratio to the network without a block, folded or fused as ours. Tables show it
+            for the path "ours" alone: the other rows have not had this treatment.
         memory: bytes of tensors at the highest point above what is held before.
         memory_ratio: the memory over that of the network without a block on the same path.
         fast, places: how many gates (or the places of gates) take the fast path, of how many.
@@ -152,50 +170,84 @@ def _timing(case: Case, model: str, variant: Variant, found: Mapping[Variant, Me
 
 @dataclass(frozen=True)
 class Bench:
-    """The result of `ab.bench`: what was measured, and on which machine."""
+    """The result of `ab.bench`: what was measured, and on which machine.
+
+    Attributes:
+        left_out: what was asked for and not measured, and why, in one line each.
+    """
 
     model: str
     input_size: tuple[int, ...]
     machine: Machine
     rounds: int
     rows: list[Timing]
+    left_out: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
-    def tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-        """A title, header and rows for each case."""
-        header = ["block", "path", "ms", "of stock", "of same treatment", "memory"]
-        header += ["memory ratio", "fast path", "frozen", "paper"]
-        for case, rows in itertools.groupby(
+    def tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """Title, header and rows: the times of each case, and its memory and fast path."""
+        for case, found in itertools.groupby(
             self.rows, key=lambda r: Case(r.mode, r.batch_size, r.compile, r.precision)
         ):
-            yield str(case), header, [_cells(row) for row in rows]
+            rows = list(found)
+            yield f"{case}: time", *_table(rows, TIME)
+            yield f"{case}: memory and fast path", *_table(rows, MEMORY)
 
     def summary(self) -> str:
-        """The machine, and what the columns of the tables mean."""
+        """The machine, what the columns of the tables mean, and what was left out."""
         size = "x".join(map(str, self.input_size))
-        rounds = "/".join(map(str, sorted({r.rounds for r in self.rows})))
-        return (
-            f"{self.model}, images of {size}, {self.machine}, {rounds} rounds in turns.\n"
-            "of stock: the time over that of the network without a block as people run it today\n"
-            "(path naive), the median over the rounds and its quartiles.\n"
-            "of same treatment: the same over that network folded or fused by us (path ours).\n"
-            "fast path: the gates that take it; frozen: convolutions whose weights are; paper: its "
-            "Table 3, batch 256 on a Titan X.\n"
-            "A few rounds tell little on a busy machine: see the quartiles."
+        counts = sorted({r.rounds for r in self.rows})
+        rounds = f"{'/'.join(map(str, counts))} round{'s'[: counts != [1]]}"
+        shown = {name for _, header, _ in self.tables() for name in header}
+        return "\n".join(
+            line
+            for text in (
+                f"{self.model}, images of {size}, {rounds} in turns",
+                str(self.machine),
+                *(f"{name}: {LEGEND[name]}" for name in LEGEND if name in shown),
+                *(f"left out: {what}" for what in self.left_out),
+            )
+            for line in textwrap.wrap(text, LINE, break_on_hyphens=False)
         )
 
 
-def _cells(row: Timing) -> list[str]:
+def _time(row: Timing) -> list[str]:
+    """The cells of a row in the table of times."""
+    ms = row.milliseconds
+    of_same = str(row.of_same) if row.path == "ours" else ""
+    ratios = [str(row.of_stock), of_same]
+    if row.block == "none":  # an opponent, compared with itself
+        ratios[row.path == "ours"] = "1"
+    return [f"{ms:.{2 if ms < 100 else 1}f}", *ratios]
+
+
+def _memory(row: Timing) -> list[str]:
+    """The cells of a row in the table of memory."""
     frozen = ""
     if row.frozen:
         count = row.frozen["packed"] + row.frozen["ours"]
         frozen = f"{count} of {count + row.frozen['plain']}"
     return [
-        *(row.block, row.path, f"{row.milliseconds:.2f}", str(row.of_stock), str(row.of_same)),
         *(f"{row.memory / 1e6:.1f} MB", f"{row.memory_ratio:.3f}"),
-        *(f"{row.fast} of {row.places}", frozen),
+        *(f"{row.fast} of {row.places}" if row.places else "", frozen),
         "" if row.paper is None else f"{row.paper:.3f}",
     ]
+
+
+# The columns of a case's two tables: with the quartiles of two ratios, one would be too wide.
+TIME = ("ms", "of stock", "of same treatment"), _time
+MEMORY = ("memory", "memory ratio", "fast path", "frozen", "paper"), _memory
+
+
+def _table(
+    rows: Sequence[Timing], columns: tuple[Sequence[str], Callable[[Timing], list[str]]]
+) -> Table:
+    """A table without the columns that are empty in all rows."""
+    names, cells = columns
+    every = [[row.block, row.path, *cells(row)] for row in rows]
+    header = ["block", "path", *names]
+    kept = [i for i, column in enumerate(zip(*every, strict=True)) if any(column)]
+    return Table([header[i] for i in kept], [[row[i] for i in kept] for row in every])

@@ -33,9 +33,10 @@ class Machine:
 
     def __str__(self) -> str:
         onednn = f", oneDNN {self.onednn}" if self.onednn else ""
+        threads = f"{self.threads} thread{'s'[: self.threads != 1]}"
+        cores = f"{self.cores} core{'s'[: self.cores != 1]}"
         return (
-            f"{self.device}, {self.threads} threads on {self.cores} cores, {self.instructions}, "
-            f"torch {self.torch}{onednn}"
+            f"{self.device}, {threads} on {cores}, {self.instructions}, torch {self.torch}{onednn}"
         )
 
 

@@ -109,6 +109,13 @@ def _table_of_ours(models: list[dict[str, Any]]) -> tuple[list[str], list[list[s
     return ["model", "parameters", "classes", "input", "what it is"], rows
 
 
+# the kinds of reports, and what made them: folding is shown without a compiler and without timings
+FAST_PATHS = {
+    "fused": "With ab.fuse, for training:",
+    "folded": "With ab.fold, for inference (torch's convolutions, kernel='off'):",
+}
+
+
 def _plan_arguments(parser: Parser) -> None:
     network_arguments(parser)
     parser.add_argument("--block", type=str, default="ab", help="the gates' recipe")
@@ -145,11 +152,12 @@ def _plan(given: dict[str, Any]) -> Result:
     def show() -> None:
         print_table(*result.table())
         say(*result.summary().split("\n"))
-        for report in reports:
-            print_table(*report.table())
-            say(*report.summary().split("\n"))
         for line in result.skipped:
             say(f"skipped: {line}")
+        for report in reports:
+            say("", FAST_PATHS[report.kind])
+            print_table(*report.overview())
+            say(report.summary())
 
     value = result.to_dict()
     if reports:

@@ -28,6 +28,8 @@ MAPS = range(4, 6)  # ranks of a batch of maps with two or three dimensions of s
 class Frozen:
     """How many convolutions over 2-D and 3-D maps one call runs, and what they compute beside.
 
+    `print` shows it as a sentence.
+
     Attributes:
         packed: those with frozen weights (`mkldnn::_convolution_pointwise`).
         plain: those without.
@@ -41,6 +43,19 @@ class Frozen:
     sums: int
     relus: int = 0
     ours: int = 0
+
+    def __str__(self) -> str:
+        every = self.packed + self.ours + self.plain
+        if not every:
+            return "there are no convolutions"
+        words = f"{self.packed + self.ours} of {every} convolutions have frozen weights"
+        kernels = []
+        if self.packed:
+            joined = f"{self.sums} with the residual sum, {self.relus} with the ReLU"
+            kernels.append(f"{self.packed} in torch's kernel ({joined})")
+        if self.ours:
+            kernels.append(f"{self.ours} in our kernel")
+        return f"{words}: {' and '.join(kernels)}" if kernels else words
 
 
 def profile(run: Any, *example: torch.Tensor) -> Frozen:

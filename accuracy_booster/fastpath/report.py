@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
+from accuracy_booster.fastpath.folded_forms import FORMS
+from accuracy_booster.fastpath.running_kernels import gates_inside, why_torch_runs
 from accuracy_booster.ops import backend
 from accuracy_booster.surgery.state import state_of
 from accuracy_booster.tables import Table
@@ -37,7 +41,7 @@ class ConvolutionReport:
 
     Attributes:
         name: the convolution.
-        packed: whether it runs in our kernel.
+        packed: whether it runs in our kernel, where no gradients are needed.
         how: in what order, or why torch's kernel runs.
         milliseconds: {"torch": ..., "by positions": ..., ...}; empty without a timing.
     """
@@ -73,9 +77,31 @@ class FastPath:
         return sum(site.extra_reduction for site in self.places)
 
     def table(self) -> Table:
-        """The header and the rows: module, path, how or why not."""
+        """A row for each place: module, path, how or why not."""
         rows = [[p.name, _path(p), p.how] for p in self.places]
         return Table(["module", "path", "how, or why not"], rows)
+
+    def overview(self) -> Table:
+        """A row for all places with one path and one reason: how many, which, path, how."""
+        alike: dict[tuple[str, str], list[int]] = {}
+        for number, place in enumerate(self.places):
+            alike.setdefault((_path(place), place.how), []).append(number)
+        rows = [[str(len(found)), self._names(found), *how] for how, found in alike.items()]
+        return Table(["places", "modules", "path", "how, or why not"], rows)
+
+    def _names(self, numbers: list[int]) -> str:
+        """The modules of some places. Of three or more in a row the first and the last is named."""
+        rows = [[numbers[0]]]
+        for before, number in pairwise(numbers):
+            if number == before + 1:
+                rows[-1].append(number)
+            else:
+                rows.append([number])
+        names = []
+        for row in rows:
+            own = [self.places[number].name for number in row]
+            names += [f"{own[0]} to {own[-1]}"] if len(own) > 2 else own
+        return ", ".join(names)
 
     def summary(self) -> str:
         """How many sites take the fast path, and how convolutions run, in one line."""
@@ -88,8 +114,12 @@ class FastPath:
             return line
         packed = sum(conv.packed for conv in self.convolutions)
         line += f"; {packed} of {len(self.convolutions)} convolutions run in our kernel"
-        reasons = {conv.how for conv in self.convolutions if not conv.packed}
-        return line if packed or len(reasons) > 1 else f"{line}: {reasons.pop()}"
+        if packed:
+            return f"{line} where no gradients are needed"
+        reasons = Counter(conv.how for conv in self.convolutions)
+        counts = len(reasons) > 1
+        told = (f"{why} ({n})" if counts else why for why, n in reasons.most_common())
+        return f"{line}: {'; '.join(told)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""
@@ -110,7 +140,10 @@ def _path(site: SiteReport) -> str:
 
 
 def fast_path(model: nn.Module) -> FastPath:
-    """What `ab.fuse` or `ab.fold` did at each site of a network.
+    """What `ab.fuse` or `ab.fold` did at each site of a network, and which kernels run now.
+
+    A folded network that was converted since, or moved to a GPU, tells so: our kernel takes float32
+    on the CPU.
 
     Raises:
         ValueError: for a model that is neither fused nor folded.
@@ -121,11 +154,30 @@ def fast_path(model: nn.Module) -> FastPath:
             f"{type(model).__name__} is neither fused nor folded; 'accuracy-booster plan NAME "
             "--fast-path' shows what both would do"
         )
-    return report
+    return _as_it_runs(report, model)
+
+
+def _as_it_runs(report: FastPath, model: nn.Module) -> FastPath:
+    """The report with torch's kernel wherever ours does not run any more."""
+    modules = dict(model.named_modules())
+    convolutions = [
+        replace(conv, packed=False, how=why)
+        if conv.packed and (why := why_torch_runs(modules.get(conv.name)))
+        else conv
+        for conv in report.convolutions
+    ]
+    inside = gates_inside(model)
+    if all(inside):
+        return replace(report, convolutions=convolutions)
+    before, how = (f"the gate {FORMS[form]}" for form in ("kernel", "output"))
+    if any(inside):
+        how = f"{before}, or {FORMS['output']} where torch's kernel runs"
+    places = [replace(p, how=how) if p.how == before else p for p in report.places]
+    return replace(report, places=places, convolutions=convolutions)
 
 
 def report_of(model: nn.Module) -> FastPath | None:
-    """The report of a fused or folded network; None for any other.
+    """The report of a fused or folded network, as it was made; None for any other.
 
     Raises:
         ValueError: for what is no module.

@@ -48,16 +48,20 @@ def test_every_variant_is_measured_and_counts_its_fast_places():
             assert row.memory_ratio == 1
     json.dumps(result.to_dict())
     assert [title for title, _, _ in result.tables()] == [
-        "infer, batch 1, eager",
-        "infer, batch 4, eager",
-        "train, batch 4, eager",
+        f"{case}, eager: {what}"
+        for case in ("infer, batch 1", "infer, batch 4", "train, batch 4")
+        for what in ("time", "memory and fast path")
     ]
+    (left_out,) = result.to_dict()["left_out"]
+    assert left_out.startswith("train, batch 1: the batch norm of a gate cannot train on one value")
+    assert "left out: train, batch 1: " in result.summary()
 
 
 def test_the_fast_path_of_a_block_needs_no_more_memory_than_none_in_training():
     """Eager: norm, gate, sum and ReLU keep z and the output and nothing else of that size."""
     given = {"modes": ["train"], "batch_sizes": [16], "compile": [False], "blocks": ["ab"]}
     result = ab.bench("resnet8", **given, rounds=1, input_size=(3, 24, 24), device="cpu")
+    assert result.left_out == []
     ratio = {(r.path, r.block): r.memory_ratio for r in result.rows}
     assert ratio["ours", "ab"] < 1.02
     assert ratio["naive", "ab"] > 1.05, "the measurement sees the maps that a plain gate keeps"

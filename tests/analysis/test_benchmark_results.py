@@ -1,6 +1,10 @@
 """The rows of a benchmark: ratios within rounds, medians, quartiles."""
 
+import io
+from dataclasses import replace
+
 import pytest
+from rich.console import Console
 
 from accuracy_booster.analysis.benchmark_results import (
     Bench,
@@ -12,6 +16,7 @@ from accuracy_booster.analysis.benchmark_results import (
 )
 from accuracy_booster.analysis.machine import Machine
 from accuracy_booster.fastpath.frozen import Frozen
+from accuracy_booster.tables import Table
 
 FOUND = {
     Variant("naive", "none"): Measured([1.0, 10.0, 2.0], 100),
@@ -59,20 +64,78 @@ def test_the_papers_ratio_stands_beside_inference_of_its_network():
     assert rows_of(mode="train")["naive", "ab"].paper is None
 
 
+def result(case, model="resnet50", left_out=()):
+    return Bench(model, (3, 8, 8), MACHINE, 3, timings(case, model, FOUND), list(left_out))
+
+
+def shown(table):
+    _, header, rows = table
+    return {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in rows}
+
+
 def test_tables_have_the_cells_of_each_row():
-    rows = timings(Case("infer", 1, True), "resnet50", FOUND)
-    bench = Bench("resnet50", (3, 8, 8), MACHINE, 3, rows)
-    ((title, header, cells),) = bench.tables()
-    assert title == "infer, batch 1, compiled"
+    bench = result(Case("infer", 1, True))
+    time, memory = bench.tables()
+    assert (time[0], memory[0]) == (
+        "infer, batch 1, compiled: time",
+        "infer, batch 1, compiled: memory and fast path",
+    )
     assert str(Case("infer", 1, False, "bf16")) == "infer, batch 1, eager, bf16"
-    shown = {(row[0], row[1]): dict(zip(header, row, strict=True)) for row in cells}
-    assert shown["ab", "naive"] == {
-        **{"block": "ab", "path": "naive", "ms": "8.00", "of stock": "3.000 (2.000 to 4.000)"},
-        **{"of same treatment": "6.000 (4.000 to 8.000)", "memory": "0.0 MB"},
-        **{"memory ratio": "1.500", "fast path": "0 of 0", "frozen": "", "paper": "1.072"},
+    assert shown(memory)["ab", "naive"] == {
+        **{"block": "ab", "path": "naive", "memory": "0.0 MB", "memory ratio": "1.500"},
+        **{"fast path": "", "frozen": "", "paper": "1.072"},
     }
-    assert shown["none", "ours"]["frozen"] == "3 of 7"
-    assert (
-        "resnet50, images of 3x8x8, a processor, 1 threads on 4 cores, AVX2, torch 2.0, oneDNN "
-        "3.5.1, 3 rounds"
-    ) in bench.summary()
+    assert shown(memory)["ab", "ours"]["fast path"] == "3 of 3"
+    assert shown(memory)["none", "ours"]["frozen"] == "3 of 7"
+
+
+def test_networks_with_the_treatment_show_both_ratios_and_the_others_one():
+    time, _ = result(Case("infer", 1, True)).tables()
+    ratios = {key: (row["of stock"], row["of same treatment"]) for key, row in shown(time).items()}
+    assert ratios == {
+        ("none", "naive"): ("1", ""),
+        ("ab", "naive"): ("3.000 (2.000-4.000)", ""),
+        ("none", "ours"): ("0.500 (0.500-0.500)", "1"),
+        ("ab", "ours"): ("1.000 (0.500-1.500)", "2.000 (1.000-3.000)"),
+        ("timm/seresnet50", "rival"): ("1.500 (1.500-1.500)", ""),
+    }
+    assert shown(time)["ab", "naive"]["ms"] == "8.00"
+
+
+def test_columns_without_a_cell_are_left_out():
+    without = {variant: replace(one, frozen=None) for variant, one in FOUND.items()}
+    rows = timings(Case("infer", 1, False), "resnet8", without)
+    bench = Bench("resnet8", (3, 8, 8), MACHINE, 3, rows)
+    _, (_, header, _) = bench.tables()
+    assert header == ["block", "path", "memory", "memory ratio", "fast path"]
+    assert "frozen:" not in bench.summary()
+    assert "paper:" not in bench.summary()
+
+
+def test_tables_and_summary_fit_in_80_columns():
+    found = {
+        Variant("rival", "timm/ecaresnet50d") if variant.path == "rival" else variant: replace(
+            one, milliseconds=[1234.5, 2345.6, 1999.9], memory=9 << 30, frozen=Frozen(53, 99, 0)
+        )
+        for variant, one in FOUND.items()
+    }
+    rows = timings(Case("infer", 256, True, "bf16"), "resnet50", found)
+    bench = Bench("resnet50", (3, 224, 224), MACHINE, 3, rows, ["train, batch 1: because of it"])
+    for title, header, cells in bench.tables():
+        out = io.StringIO()
+        Console(file=out, width=80).print(Table(header, cells).rich())
+        lines = [line for line in out.getvalue().splitlines() if line.strip()]
+        assert len(lines) == 2 + len(cells), f"a row of {title!r} takes several lines"
+    assert all(len(line) < 80 for line in bench.summary().splitlines())
+
+
+def test_the_summary_names_the_machine_and_what_was_left_out():
+    bench = result(Case("infer", 1, True), left_out=["train, batch 1: no variance"])
+    machine = "a processor, 1 thread on 4 cores, AVX2, torch 2.0, oneDNN 3.5.1"
+    lines = bench.summary().splitlines()
+    assert lines[:2] == ["resnet50, images of 3x8x8, 3 rounds in turns", machine]
+    assert lines[-1] == "left out: train, batch 1: no variance"
+    assert bench.to_dict()["left_out"] == ["train, batch 1: no variance"]
+    words = " ".join(lines)
+    assert "Other paths have no such treatment" in words
+    assert "left out" not in result(Case("infer", 1, True)).summary()

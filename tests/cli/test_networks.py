@@ -1,6 +1,7 @@
 """The commands `models` and `plan`."""
 
 import json
+import re
 
 from support.commands import (
     run,
@@ -59,3 +60,18 @@ def test_plan_shows_the_fast_path(capsys):
     out = capsys.readouterr().out
     assert "fused: 0 of 3 places take the fast path" in out
     assert "reads more than each channel's mean" in out
+
+
+def test_the_fast_path_fits_a_narrow_terminal(capsys, monkeypatch):
+    """Each way is told once, under a heading, and no line is broken by the terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any stream for a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["plan", "resnet20", "--fast-path"]) == 0
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    _, fused, folded = re.split("^With ", out, flags=re.MULTILINE)
+    assert fused.startswith("ab.fuse, for training:")
+    assert folded.startswith("ab.fold, for inference (torch's convolutions, kernel='off'):")
+    for text, how in ((fused, "norm + gate + sum + ReLU"), (folded, "the gate from the mean")):
+        assert text.count(how) == 1
+        assert re.search(r" 9 +layer1.0.bn2 to layer3.2.bn2 +fast +", text)

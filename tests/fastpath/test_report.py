@@ -1,6 +1,7 @@
 """The report of a fused or folded network: its table, its summary, its JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.gated_networks import network
@@ -41,8 +42,15 @@ def test_the_summary_says_how_convolutions_run():
         ConvolutionReport("c", on, "by panels" if on else "no g++", {}) for on in (1, 0)
     )
     for convs, words in (
-        ([kernel, other], "; 1 of 2 convolutions run in our kernel"),
+        (
+            [kernel, other],
+            "; 1 of 2 convolutions run in our kernel where no gradients are needed",
+        ),
         ([other], "; 0 of 1 convolutions run in our kernel: no g++"),
+        (
+            [other, other, replace(other, how="it is float64")],
+            "; 0 of 3 convolutions run in our kernel: no g++ (2); it is float64 (1)",
+        ),
     ):
         report = FastPath("folded", place, convs)
         assert report.summary() == f"folded: 1 of 1 places take the fast path{words}"
@@ -58,6 +66,22 @@ def test_places_that_read_the_map_once_more_are_told_apart():
     assert FOLDED.summary() == (
         "folded: 2 of 3 places take the fast path, 1 of them with one more reduction"
     )
+
+
+def test_the_overview_has_a_row_for_all_places_that_are_alike():
+    places = [
+        *(SiteReport(name, True, "in one pass") for name in ("a", "b", "c")),
+        *(SiteReport("d", False, "no"), SiteReport("e", True, "in one pass")),
+        *(SiteReport("f", True, "in one pass"), SiteReport("g", True, "here", True)),
+    ]
+    header, rows = FastPath("fused", places).overview()
+    assert header == ["places", "modules", "path", "how, or why not"]
+    assert rows == [
+        ["5", "a to c, e, f", "fast", "in one pass"],
+        ["1", "d", "as before", "no"],
+        ["1", "g", "fast, one more reduction", "here"],
+    ]
+    assert FastPath("folded", []).overview().rows == []
 
 
 def test_json():
