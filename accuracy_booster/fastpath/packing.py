@@ -113,7 +113,9 @@ def pack_convolutions(
             key = (shapes[name], _key(conv), *follows.values())
             if key not in timed:
                 schedules = SCHEDULES | (WINOGRAD if winograd.takes(conv) else {})
-                timed[key] = _milliseconds(Forms(conv, shapes[name], **follows, others=others), schedules)
+                timed[key] = _milliseconds(
+                    Forms(conv, shapes[name], **follows, others=others), schedules
+                )
             times = timed[key]
         best = _best(times, gated=name in gated) if times else BY_NAME
         if best == TORCH:

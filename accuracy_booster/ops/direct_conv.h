@@ -51,25 +51,23 @@ inline void ask_for(const Finish& finish, int row) {
   }
 }
 
-// rows[m * taps + t] is where position m finds its `channels` values for tap t. While a tile is
-// computed, as many weights from `ahead` on are brought into the cache as the tile itself reads.
+// rows[m * taps + t] is where position m finds its `channels` values for tap t. `ahead` are weights
+// that are brought into the cache meanwhile.
 template <int M, int V>
 void tile(const float* const* rows, int taps, int channels, const float* weights, int width,
-          const float* ahead, const Finish& finish) {
+          Ahead ahead, const Finish& finish) {
   Vector sums[M][V] = {};
   int asked = 0, step = 0;
   for (int t = 0; t < taps; t++) {
     const float* row[M];
 #pragma GCC unroll 16
     for (int m = 0; m < M; m++) row[m] = rows[m * taps + t];
-    for (int c = 0; c < channels; c++, step++, weights += width, ahead += width) {
+    for (int c = 0; c < channels; c++, step++, weights += width) {
       if ((step & finish.steps) == 0 && asked < M) ask_for<V>(finish, asked++);
+      ahead.ask();
       Vector w[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
-        w[v] = load(weights + v * LANES);
-        if (v * LANES % 16 == 0) __builtin_prefetch(ahead + v * LANES, 0, 2);
-      }
+      for (int v = 0; v < V; v++) w[v] = load(weights + v * LANES);
 #pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
         const Vector x = everywhere(row[m][c]);
@@ -116,8 +114,7 @@ void tile(const float* const* rows, int taps, int channels, const float* weights
   }
 }
 
-using Tile = void (*)(const float* const*, int, int, const float*, int, const float*,
-                      const Finish&);
+using Tile = void (*)(const float* const*, int, int, const float*, int, Ahead, const Finish&);
 
 template <int V, int... M>
 constexpr std::array<Tile, ROWS> tiles(std::integer_sequence<int, M...>) {
@@ -192,7 +189,7 @@ inline void weigh(const Operands& o, const float* means, int64_t count, int64_t 
     }
     finish.next_out.fill(p);
     const auto& chosen = columns > LANES ? WIDE : NARROW;
-    chosen[rows - 1](read.data(), 1, length, weights, o.width, weights, finish);
+    chosen[rows - 1](read.data(), 1, length, weights, o.width, Ahead{weights, 0}, finish);
     for (int m = 0; m < rows; m++)
       for (int v = 0; v < columns; v += LANES) {
         const int some = std::min(LANES, columns - v);
@@ -354,7 +351,8 @@ class Direct {
                    i + 1 < number ? column : first_column(next), count);
         const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
         chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
-                          weights + part, o_.width, weights + length_ * o_.width, finish);
+                          weights + part, o_.width, Ahead::part(weights + length_ * o_.width, length_ * o_.width, length_, i, number),
+                          finish);
       }
     }
   }

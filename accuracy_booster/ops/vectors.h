@@ -50,6 +50,25 @@ inline Vector at_most(Vector high, Vector y) { return -at_least(-high, -y); }
 
 inline Vector everywhere(float value) { return value - Vector{}; }
 
+// Numbers that are brought into the cache while something else is computed, some in each step.
+struct Ahead {
+  const float* next;
+  int64_t by;  // how many in each step
+
+  // The i-th of `parts` parts of `count` numbers, in `steps` steps: what is asked for at once keeps
+  // other reads waiting.
+  static Ahead part(const float* first, int64_t count, int64_t steps, int64_t i, int64_t parts) {
+    const int64_t by = (count + steps * parts - 1) / (steps * parts);
+    return {first + i * by * steps, by};
+  }
+
+  void ask() {
+    __builtin_prefetch(next, 0, 2);
+    if (by > 16) __builtin_prefetch(next + 16, 0, 2);
+    next += by;
+  }
+};
+
 // exp(x), to 2 units in the last place: 2^n times a polynomial of what is left.
 inline Vector exponential(Vector x) {
   x = at_most(everywhere(88.f), at_least(everywhere(-87.f), x));

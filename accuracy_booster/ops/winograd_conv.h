@@ -75,18 +75,16 @@ inline void transform_back(const Vector* from, Vector* y, int step) {
 }
 
 // out[M, V * LANES] = rows[M, channels] @ weights[channels, ...]; rows, weights and out are `apart`,
-// `width` and `out_apart` numbers apart. As many weights from `ahead` on are brought into the cache.
+// `width` and `out_apart` numbers apart. `ahead` are weights that are brought into the cache meanwhile.
 template <int M, int V>
 void product(const float* rows, int64_t apart, int channels, const float* weights, int width,
-             const float* ahead, float* out, int64_t out_apart) {
+             Ahead ahead, float* out, int64_t out_apart) {
   Vector sums[M][V] = {};
-  for (int c = 0; c < channels; c++, weights += width, ahead += width, rows++) {
+  for (int c = 0; c < channels; c++, weights += width, rows++) {
+    ahead.ask();
     Vector w[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      w[v] = load(weights + v * LANES);
-      if (v * LANES % 16 == 0) __builtin_prefetch(ahead + v * LANES, 0, 2);
-    }
+    for (int v = 0; v < V; v++) w[v] = load(weights + v * LANES);
     // few addresses, since there are not registers for one of each row
     const float* every_third[] = {rows, rows + 3 * apart, rows + 6 * apart, rows + 9 * apart,
                                   rows + 12 * apart};
@@ -103,8 +101,7 @@ void product(const float* rows, int64_t apart, int channels, const float* weight
     for (int v = 0; v < V; v++) store(out + m * out_apart + v * LANES, sums[m][v]);
 }
 
-using Product = void (*)(const float*, int64_t, int, const float*, int, const float*, float*,
-                         int64_t);
+using Product = void (*)(const float*, int64_t, int, const float*, int, Ahead, float*, int64_t);
 
 template <int V, int... M>
 constexpr std::array<Product, ROWS> products(std::integer_sequence<int, M...>) {
@@ -258,8 +255,8 @@ class Winograd {
           float* to = sums + (point * tiles + first) * columns + (k - panel) * o_.width;
           for (int64_t part = 0; part < o_.width; part += COLUMNS) {
             const auto& chosen = o_.width - part > LANES ? WIDE_PRODUCT : NARROW_PRODUCT;
-            chosen[count - 1](rows, row_, g_.C, weights + part, o_.width, (i ? weights : next) + part,
-                              to + part, columns);
+            chosen[count - 1](rows, row_, g_.C, weights + part, o_.width,
+                              Ahead::part(next, size, g_.C, i, number), to + part, columns);
           }
         }
       }
