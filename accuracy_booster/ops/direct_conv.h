@@ -25,6 +25,8 @@
 namespace {
 
 constexpr int64_t MOST_POSITIONS = 512;  // of a task, whose rows are found once
+constexpr int64_t SMALL_WEIGHTS = 1 << 17;  // numbers that stay in a core's cache of 2 MiB
+constexpr int64_t LARGE_SAMPLE = 512;       // positions, with which one row more costs nothing
 
 // What happens to the sums of a tile. Pointers are to the first of the tile's columns.
 struct Finish {
@@ -233,29 +235,43 @@ class Direct {
       else if (block_ > 2 * ROWS) block_ = (block_ + 1) / 2;
       else break;
     }
-    if (o.gate) {
-      if (!o.means) average();
-      gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
-    }
+    if (!o.gate) return;
+    // A map that is read for the means stays in the cache for the tiles, a sample at a time.
+    if (!o.means && g.N >= threads && space_ >= LARGE_SAMPLE) gate_ = BY_SAMPLE;
+    else gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
+    if (gate_ != IN_PANEL) p_.resize(g_.N * row_of_p());
+    if (!o.means) means_.resize(g_.N * length_);
+    if (!o.means && gate_ != BY_SAMPLE) average();
   }
 
   void run() {
-    if (gate_ == BEFORE) {
-      p_.resize(g_.N * total_ * o_.width);
+    if (gate_ == BY_SAMPLE) {
+      at::parallel_for(0, g_.N, 1, [&](int64_t begin, int64_t end) {
+        Space space;
+        for (int64_t n = begin; n < end; n++) run_sample(n, space);
+      });
+      return;
+    }
+    if (gate_ == BEFORE)
       at::parallel_for(0, total_, 1, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; panel++)
-          weigh_panel(0, g_.N, panel, p_.data() + panel * o_.width, total_ * o_.width);
+          weigh_panel(0, g_.N, panel, p_.data() + panel * o_.width, row_of_p());
       });
-    }
     at::parallel_for(0, blocks() * groups(), 1, [&](int64_t begin, int64_t end) {
       Space space;
-      for (int64_t task = begin; task < end; task++) run_task(task, space);
+      // the blocks of one group of panels follow each other, so that its weights stay in the cache
+      for (int64_t task = begin; task < end; task++) {
+        const int64_t first = task % blocks() * block_, from = task / blocks() * group_;
+        run_task(first, std::min(positions_, first + block_), from, std::min(total_, from + group_),
+                 space);
+      }
     });
   }
 
  private:
-  // A gate's weights are computed before the tiles, or by the task that has read its panel.
-  enum Gate { NONE, BEFORE, IN_PANEL };
+  // A gate's weights are computed before all tiles, before those of a sample, or by the task that
+  // has read its panel.
+  enum Gate { NONE, BEFORE, BY_SAMPLE, IN_PANEL };
   struct Space {  // what a thread needs
     std::vector<const float*> rows;
     std::vector<float> p;
@@ -268,6 +284,8 @@ class Direct {
     return panel / panels_ * columns_ + panel % panels_ * o_.width;
   }
 
+  int64_t row_of_p() const { return total_ * o_.width; }
+
   // The means of what a 1x1 kernel reads, by all threads.
   void average() {
     const int64_t parts = std::max<int64_t>(1, at::get_num_threads() / g_.N);
@@ -279,13 +297,24 @@ class Direct {
                sums.data() + task * g_.C);
       }
     });
-    means_.resize(g_.N * g_.C);
     for (int64_t n = 0; n < g_.N; n++)
       for (int64_t c = 0; c < g_.C; c++) {
         float sum = 0;
         for (int64_t part = 0; part < parts; part++) sum += sums[(n * parts + part) * g_.C + c];
         means_[n * g_.C + c] = sum / space_;
       }
+  }
+
+  void run_sample(int64_t n, Space& space) {
+    float* means = means_.data() + n * length_;
+    std::fill_n(means, length_, 0.f);
+    add_up(g_, o_.x, n, 0, space_, means);
+    for (int64_t c = 0; c < length_; c++) means[c] /= space_;
+    for (int64_t panel = 0; panel < total_; panel++)
+      weigh_panel(n, 1, panel, p_.data() + n * row_of_p() + panel * o_.width, row_of_p());
+    const int64_t end = (n + 1) * space_;
+    for (int64_t first = n * space_; first < end; first += block_)
+      run_task(first, std::min(end, first + block_), 0, total_, space);
   }
 
   void weigh_panel(int64_t sample, int64_t samples, int64_t panel, float* p, int64_t stride) {
@@ -299,10 +328,8 @@ class Direct {
     }
   }
 
-  void run_task(int64_t task, Space& space) {
-    // the blocks of one group of panels follow each other, so that its weights stay in the cache
-    const int64_t first = task % blocks() * block_, last = std::min(positions_, first + block_);
-    const int64_t from = task / blocks() * group_, to = std::min(total_, from + group_);
+  // The tiles of some positions and panels.
+  void run_task(int64_t first, int64_t last, int64_t from, int64_t to, Space& space) {
     const int64_t sample = first / space_, samples = (last - 1) / space_ + 1 - sample;
     if (gate_ == IN_PANEL) space.p.resize(samples * o_.width);
     space.rows.resize(block_ * taps_);
@@ -314,18 +341,20 @@ class Direct {
           if (pointer != zeros_.data()) pointer += channels_;
       Factors factors{nullptr, g_.K, 0};
       if (o_.scale) factors.first = o_.scale + of * columns_ + panel % panels_ * o_.width;
-      if (gate_ == BEFORE) factors = {p_.data() + panel * o_.width, total_ * o_.width, 0};
+      if (gate_ == BEFORE || gate_ == BY_SAMPLE)
+        factors = {p_.data() + panel * o_.width, row_of_p(), 0};
       if (gate_ == IN_PANEL) {
         weigh_panel(sample, samples, panel, space.p.data(), o_.width);
         factors = {space.p.data(), o_.width, sample};
       }
-      run_panel(first, last, panel, panel + 1 == to ? from : panel + 1, space, factors);
+      run_panel(first, last, panel, from, to, space, factors);
     }
   }
 
-  // The tiles of some positions and one panel; `next` is the panel that follows.
-  void run_panel(int64_t begin, int64_t end, int64_t panel, int64_t next, const Space& space,
-                 const Factors& factors) {
+  // The tiles of some positions and one panel of those from `from` to `to`.
+  void run_panel(int64_t begin, int64_t end, int64_t panel, int64_t from, int64_t to,
+                 const Space& space, const Factors& factors) {
+    const int64_t next = panel + 1 == to ? from : panel + 1;
     const int64_t inside = panel % panels_ * o_.width, offset = first_column(panel);
     const float* weights = o_.weights + panel * length_ * o_.width;
     // tiles of about the same number of rows, since small tiles are slow
@@ -349,12 +378,22 @@ class Direct {
         }
         look_ahead(finish, i + 1 < number ? first + count : next > panel ? begin : end,
                    i + 1 < number ? column : first_column(next), count);
+        const Ahead ahead =
+            small_ ? inputs_ahead(begin, end, (panel - from) * number + i, (to - from) * number)
+                   : Ahead::part(weights + length_ * o_.width, length_ * o_.width, length_, i, number);
         const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
         chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
-                          weights + part, o_.width, Ahead::part(weights + length_ * o_.width, length_ * o_.width, length_, i, number),
-                          finish);
+                          weights + part, o_.width, ahead, finish);
       }
     }
+  }
+
+  // Of what the next positions read, the i-th part. Where it is not in a row there is none.
+  Ahead inputs_ahead(int64_t begin, int64_t end, int64_t i, int64_t parts) const {
+    const int64_t count = std::min(end - begin, positions_ - end);
+    const bool in_a_row = taps_ == 1 && g_.groups == 1 && g_.H == g_.P && g_.W == g_.Q;
+    if (!in_a_row || count <= 0) return {o_.weights, 0};
+    return Ahead::part(o_.x + end * g_.C, count * g_.C, length_, i, parts);
   }
 
   // Notes where the next tile of `count` rows writes, and what it adds to.
@@ -375,6 +414,7 @@ class Direct {
   const std::vector<float> zeros_;
   const Rows rows_;
   int64_t block_, group_;  // positions and panels of a task
+  const bool small_ = length_ * total_ * o_.width <= SMALL_WEIGHTS;
   Gate gate_ = NONE;
   std::vector<float> means_, p_;
 };

@@ -80,6 +80,28 @@ class TapSums {
     for (int64_t c = 0; c < count; c++) to[c] += from[c];
   }
 
+  // The sums of V vectors over one range, added to the line of each tap.
+  template <int V>
+  void add_vectors(const float* line, const Range& range, int64_t channels, float* to) const {
+    Vector a[V] = {}, b[V] = {};
+    int64_t w = range.first;
+    for (; w + range.step < range.last; w += 2 * range.step)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        a[v] += load(line + w * C_ + v * LANES);
+        b[v] += load(line + (w + range.step) * C_ + v * LANES);
+      }
+    for (; w < range.last; w += range.step)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) a[v] += load(line + w * C_ + v * LANES);
+    for (size_t j = 0; j < across_.size(); j++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        float* at = to + j * channels + v * LANES;
+        store(at, load(at) + (a[v] + b[v]));
+      }
+  }
+
   // The sums of one row for each range. What most ranges share is read once.
   void add_lines(const float* line, int64_t channels, float* to) const {
     Range shared = across_[0];
@@ -89,22 +111,10 @@ class TapSums {
     }
     shared.last = std::max(shared.first, shared.last);
     int64_t c = 0;
-    for (; c + 2 * LANES <= channels; c += 2 * LANES) {
-      Vector a[2] = {}, b[2] = {};
-      int64_t w = shared.first;
-      for (; w + shared.step < shared.last; w += 2 * shared.step)
-        for (int v = 0; v < 2; v++) {
-          a[v] += load(line + w * C_ + c + v * LANES);
-          b[v] += load(line + (w + shared.step) * C_ + c + v * LANES);
-        }
-      for (; w < shared.last; w += shared.step)
-        for (int v = 0; v < 2; v++) a[v] += load(line + w * C_ + c + v * LANES);
-      for (size_t j = 0; j < across_.size(); j++)
-        for (int v = 0; v < 2; v++) {
-          float* at = to + j * channels + c + v * LANES;
-          store(at, load(at) + (a[v] + b[v]));
-        }
-    }
+    for (; c + 2 * LANES <= channels; c += 2 * LANES)
+      add_vectors<2>(line + c, shared, channels, to + c);
+    for (; c + LANES <= channels; c += LANES)
+      add_vectors<1>(line + c, shared, channels, to + c);
     if (c < channels)
       for (int64_t w = shared.first; w < shared.last; w += shared.step)
         for (size_t j = 0; j < across_.size(); j++)
