@@ -45,87 +45,99 @@ inline std::vector<Range> ranges_of(int64_t side, int64_t kernel, int64_t stride
   return found;
 }
 
-// x[H, W, C] -> the sums of what each tap reads of some channels, sums[T][channels].
+inline void add(const float* from, int64_t count, float factor, float* to) {
+  for (int64_t c = 0; c < count; c++) to[c] += factor * from[c];
+}
+
+// The sums of what each tap reads of some channels of a map x[H, W, C].
 class TapSums {
  public:
-  TapSums(std::vector<Range> down, std::vector<Range> across, int64_t W, int64_t C)
-      : down_(std::move(down)), across_(std::move(across)), W_(W), C_(C) {}
+  TapSums(std::vector<Range> down, std::vector<Range> across, int64_t H, int64_t W, int64_t C)
+      : down_(std::move(down)), across_(std::move(across)), H_(H), W_(W), C_(C) {}
 
   int64_t taps() const { return down_.size() * across_.size(); }
 
-  void add_up(const float* x, int64_t H, int64_t channels, float* sums) const {
-    std::fill_n(sums, taps() * channels, 0.f);
-    std::vector<float> lines(across_.size() * channels);
-    for (int64_t h = 0; h < H; h++) {
-      bool read = false;
-      for (const Range& rows : down_) read |= has(rows, h);
-      if (!read) continue;
-      const float* line = x + h * W_ * C_;
-      float* to = down_.size() == 1 && across_.size() == 1 ? sums : lines.data();
-      if (to != sums) std::fill(lines.begin(), lines.end(), 0.f);
-      add_lines(line, channels, to);
-      if (to == sums) continue;
-      for (size_t i = 0; i < down_.size(); i++)
-        if (has(down_[i], h))
-          add(lines.data(), across_.size() * channels, sums + i * across_.size() * channels);
+  // To sums[taps][channels]. Most taps read nearly all of the map: from its sum they subtract the
+  // rows and columns that they do not read, and add the corners, which are then subtracted twice.
+  void find(const float* x, int64_t channels, float* sums) const {
+    if (taps() == 1) return rectangle(x, down_[0], across_[0], channels, sums);
+    std::vector<float> some(channels);
+    const Range all_rows{0, H_, 1}, all_columns{0, W_, 1};
+    rectangle(x, all_rows, all_columns, channels, some.data());
+    for (int64_t t = 0; t < taps(); t++) std::copy(some.begin(), some.end(), sums + t * channels);
+    const std::vector<int64_t> rows = left_out(down_, H_), columns = left_out(across_, W_);
+    const int64_t I = down_.size(), J = across_.size();
+    auto add_to = [&](int64_t i, int64_t j, float factor) {
+      add(some.data(), channels, factor, sums + (i * J + j) * channels);
+    };
+    for (int64_t h : rows) {
+      rectangle(x, {h, h + 1, 1}, all_columns, channels, some.data());
+      for (int64_t i = 0; i < I; i++)
+        for (int64_t j = 0; j < J && !has(down_[i], h); j++) add_to(i, j, -1.f);
     }
+    for (int64_t w : columns) {
+      rectangle(x, all_rows, {w, w + 1, 1}, channels, some.data());
+      for (int64_t j = 0; j < J; j++)
+        for (int64_t i = 0; i < I && !has(across_[j], w); i++) add_to(i, j, -1.f);
+    }
+    for (int64_t h : rows)
+      for (int64_t w : columns) {
+        std::copy_n(x + (h * W_ + w) * C_, channels, some.data());
+        for (int64_t i = 0; i < I; i++)
+          for (int64_t j = 0; j < J; j++)
+            if (!has(down_[i], h) && !has(across_[j], w)) add_to(i, j, 1.f);
+      }
   }
 
  private:
-  static bool has(const Range& range, int64_t at) {
-    return at >= range.first && at < range.last && (at - range.first) % range.step == 0;
+  static bool has(const Range& range, int64_t at) { return at >= range.first && at < range.last; }
+
+  // The places that some tap does not read.
+  static std::vector<int64_t> left_out(const std::vector<Range>& ranges, int64_t side) {
+    std::vector<int64_t> found;
+    for (int64_t at = 0; at < side; at++)
+      if (!std::all_of(ranges.begin(), ranges.end(), [&](const Range& r) { return has(r, at); }))
+        found.push_back(at);
+    return found;
   }
 
-  static void add(const float* from, int64_t count, float* to) {
-    for (int64_t c = 0; c < count; c++) to[c] += from[c];
-  }
-
-  // The sums of V vectors over one range, added to the line of each tap.
-  template <int V>
-  void add_vectors(const float* line, const Range& range, int64_t channels, float* to) const {
-    Vector a[V] = {}, b[V] = {};
-    int64_t w = range.first;
-    for (; w + range.step < range.last; w += 2 * range.step)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
-        a[v] += load(line + w * C_ + v * LANES);
-        b[v] += load(line + (w + range.step) * C_ + v * LANES);
-      }
-    for (; w < range.last; w += range.step)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) a[v] += load(line + w * C_ + v * LANES);
-    for (size_t j = 0; j < across_.size(); j++)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
-        float* at = to + j * channels + v * LANES;
-        store(at, load(at) + (a[v] + b[v]));
-      }
-  }
-
-  // The sums of one row for each range. What most ranges share is read once.
-  void add_lines(const float* line, int64_t channels, float* to) const {
-    Range shared = across_[0];
-    for (const Range& range : across_) {
-      shared.first = std::max(shared.first, range.first);
-      shared.last = std::min(shared.last, range.last);
-    }
-    shared.last = std::max(shared.first, shared.last);
+  void rectangle(const float* x, const Range& down, const Range& across, int64_t channels,
+                 float* to) const {
     int64_t c = 0;
-    for (; c + 2 * LANES <= channels; c += 2 * LANES)
-      add_vectors<2>(line + c, shared, channels, to + c);
-    for (; c + LANES <= channels; c += LANES)
-      add_vectors<1>(line + c, shared, channels, to + c);
-    if (c < channels)
-      for (int64_t w = shared.first; w < shared.last; w += shared.step)
-        for (size_t j = 0; j < across_.size(); j++)
-          add(line + w * C_ + c, channels - c, to + j * channels + c);
-    for (size_t j = 0; j < across_.size(); j++)
-      for (int64_t w = across_[j].first; w < across_[j].last; w += across_[j].step)
-        if (w < shared.first || w >= shared.last) add(line + w * C_, channels, to + j * channels);
+    for (; c + 2 * LANES <= channels; c += 2 * LANES) vectors<2>(x + c, down, across, to + c);
+    for (; c + LANES <= channels; c += LANES) vectors<1>(x + c, down, across, to + c);
+    if (c == channels) return;
+    std::fill(to + c, to + channels, 0.f);
+    for (int64_t h = down.first; h < down.last; h += down.step)
+      for (int64_t w = across.first; w < across.last; w += across.step)
+        add(x + (h * W_ + w) * C_ + c, channels - c, 1.f, to + c);
+  }
+
+  // V vectors of a rectangle; sums of four positions in turn are kept apart, so that one need not
+  // wait for the other.
+  template <int V>
+  void vectors(const float* x, const Range& down, const Range& across, float* to) const {
+    Vector apart[4][V] = {};
+    const int64_t step = across.step * C_;
+    for (int64_t h = down.first; h < down.last; h += down.step) {
+      const float* from = x + (h * W_ + across.first) * C_;
+      int64_t left = across.size();
+      for (; left >= 4; left -= 4, from += 4 * step)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) apart[i][v] += load(from + i * step + v * LANES);
+      for (; left > 0; left--, from += step)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) apart[0][v] += load(from + v * LANES);
+    }
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++)
+      store(to + v * LANES, (apart[0][v] + apart[1][v]) + (apart[2][v] + apart[3][v]));
   }
 
   std::vector<Range> down_, across_;
-  int64_t W_, C_;
+  int64_t H_, W_, C_;
 };
 
 // d[N, C] @ weights[K, C]^T + bias[K] for a few samples.
@@ -165,7 +177,7 @@ inline at::Tensor tap_means(const at::Tensor& map, at::IntArrayRef kernel_size,
     return (side + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) / stride[i] + 1;
   };
   const float positions = outputs(0, H) * outputs(1, W);
-  const TapSums sums(down, across, W, C);
+  const TapSums sums(down, across, H, W, C);
   const int64_t taps = sums.taps();
   at::Tensor means = at::empty({N, C * taps}, map.options().memory_format(c10::nullopt));
   const float* x = map.const_data_ptr<float>();
@@ -181,7 +193,7 @@ inline at::Tensor tap_means(const at::Tensor& map, at::IntArrayRef kernel_size,
       const int64_t n = task / parts, part = task % parts;
       const int64_t first = C * part / parts, channels = C * (part + 1) / parts - first;
       own.resize(taps * channels);
-      sums.add_up(x + n * H * W * C + first, H, channels, own.data());
+      sums.find(x + n * H * W * C + first, channels, own.data());
       for (int64_t t = 0; t < taps; t++)
         for (int64_t c = 0; c < channels; c++)
           to[(n * C + first + c) * taps + t] = own[t * channels + c] / positions;
