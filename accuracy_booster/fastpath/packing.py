@@ -195,7 +195,7 @@ class Forms:
         return lambda: mkldnn._convolution_pointwise.default(self.x, *alone)
 
     def ours(self, schedule: Schedule) -> Callable[[], Any]:
-        """In our kernel. A gated sum is a new map, as in eager mode, which takes the longest."""
+        """In our kernel. A sum is written onto the shortcut, as in a compiled network."""
         shortcut, outputs = self.shortcut, schedule.outputs
         if outputs not in self.packed:
             self.packed[outputs] = PackedConv2d(self.conv, schedule)

@@ -378,9 +378,10 @@ class Direct {
         }
         look_ahead(finish, i + 1 < number ? first + count : next > panel ? begin : end,
                    i + 1 < number ? column : first_column(next), count);
+        const int64_t size = length_ * o_.width;
         const Ahead ahead =
             small_ ? inputs_ahead(begin, end, (panel - from) * number + i, (to - from) * number)
-                   : Ahead::part(weights + length_ * o_.width, length_ * o_.width, length_, i, number);
+                   : Ahead::part(weights + size, size, length_, i, number);
         const auto& chosen = finish.columns > LANES ? WIDE : NARROW;
         chosen[count - 1](space.rows.data() + (first - begin) * taps_, taps_, channels_,
                           weights + part, o_.width, ahead, finish);

@@ -185,8 +185,9 @@ inline at::Tensor tap_means(const at::Tensor& map, at::IntArrayRef kernel_size,
   // a part of the channels for each thread, where there are fewer samples
   const int64_t threads = at::get_num_threads();
   int64_t parts = std::clamp<int64_t>(threads / N, 1, std::max<int64_t>(1, C / (2 * LANES)));
-  if (H * W * C < WORTH_A_THREAD) parts = 1;
-  const int64_t grain = std::max<int64_t>(1, WORTH_A_THREAD * parts / std::max<int64_t>(H * W * C, 1));
+  const int64_t size = H * W * C;
+  if (size < WORTH_A_THREAD) parts = 1;
+  const int64_t grain = std::max<int64_t>(1, WORTH_A_THREAD * parts / size);
   at::parallel_for(0, N * parts, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> own;
     for (int64_t task = begin; task < end; task++) {
@@ -226,7 +227,8 @@ at::Tensor gate_of_map(const at::Tensor& x, at::IntArrayRef kernel_size, at::Int
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat, "x must be float32 [N, C, H, W]");
   TORCH_CHECK(weights.size() == biases.size() && !weights.empty(), "each stage needs a bias");
   const bool pointwise = kernel_size[0] == 1 && kernel_size[1] == 1;
-  TORCH_CHECK((pointwise && padding[0] == 0 && padding[1] == 0) || (stride[0] == 1 && stride[1] == 1),
+  const bool pads = padding[0] != 0 || padding[1] != 0, strides = stride[0] != 1 || stride[1] != 1;
+  TORCH_CHECK((pointwise && !pads) || !strides,
               "kernels larger than 1x1 need stride 1, and others no padding");
   if (x.numel() == 0) return at::empty({x.size(0), weights.back().size(0)}, x.options());
   const at::Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
@@ -241,11 +243,13 @@ at::Tensor gate_of_map(const at::Tensor& x, at::IntArrayRef kernel_size, at::Int
                 "the stages must be float32");
     d = stage(d, weight, bias);
     float* value = d.data_ptr<float>();
+    const float factor = scale;
     const bool last = i + 1 == weights.size();
     for (int64_t at = 0; at < d.numel(); at += LANES) {
       const int some = std::min<int64_t>(LANES, d.numel() - at);
       const Vector y = load_some(value + at, some);
-      store_some(value + at, last ? static_cast<float>(scale) / (1.f + exponential(-y)) : at_least(Vector{}, y), some);
+      const Vector next = last ? factor / (1.f + exponential(-y)) : at_least(Vector{}, y);
+      store_some(value + at, next, some);
     }
   }
   return d;

@@ -74,8 +74,9 @@ inline void transform_back(const Vector* from, Vector* y, int step) {
   }
 }
 
-// out[M, V * LANES] = rows[M, channels] @ weights[channels, ...]; rows, weights and out are `apart`,
-// `width` and `out_apart` numbers apart. `ahead` are weights that are brought into the cache meanwhile.
+// out[M, V * LANES] = rows[M, channels] @ weights[channels, V * LANES]. Rows are `apart` numbers
+// apart, those of weights `width`, those of out `out_apart`. `ahead` are weights that are brought
+// into the cache meanwhile.
 template <int M, int V>
 void product(const float* rows, int64_t apart, int channels, const float* weights, int width,
              Ahead ahead, float* out, int64_t out_apart) {
@@ -120,7 +121,8 @@ class Scratch {
     if (numbers > size_) {
       std::free(memory_);
       size_ = 0;
-      memory_ = static_cast<float*>(std::aligned_alloc(64, (numbers * sizeof(float) + 63) / 64 * 64));
+      const int64_t bytes = (numbers * sizeof(float) + 63) / 64 * 64;
+      memory_ = static_cast<float*>(std::aligned_alloc(64, bytes));
       if (!memory_) throw std::bad_alloc();
       size_ = numbers;
     }
@@ -277,7 +279,8 @@ class Winograd {
     const Vector bias = o_.bias ? load_some(o_.bias + k, some) : Vector{};
     const Vector scale = o_.scale ? load_some(o_.scale + n * g_.K + k, some) : everywhere(1.f);
     const Vector low = everywhere(o_.low), high = everywhere(o_.high);
-    const int64_t down = std::min<int64_t>(M, g_.P - top), across = std::min<int64_t>(M, g_.Q - left);
+    const int64_t down = std::min<int64_t>(M, g_.P - top);
+    const int64_t across = std::min<int64_t>(M, g_.Q - left);
     for (int64_t j = 0; j < across; j++) {
       Vector column[M];
       transform_back<A>(halfway + j * A, column, 1);
