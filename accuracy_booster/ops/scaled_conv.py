@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from accuracy_booster.ops.backend import needs_torch_operations
@@ -43,7 +42,8 @@ def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     weight = conv.weight.flatten(1)
     if not needs_torch_operations():
         y = _ScaledProduct.apply(positions, weight, p, last)
-    elif torch.is_grad_enabled():  # a compiler then computes the scaled weights again, not keeps
+    elif torch.compiler.is_compiling() and torch.is_grad_enabled():
+        # the compiler then computes the scaled weights again, and does not keep them
         y = checkpoint(
             *(_scaled_product, positions, weight, p, last),
             use_reentrant=False,
@@ -81,7 +81,6 @@ class _ScaledProduct(torch.autograd.Function):
 
     @staticmethod
     @custom_bwd(device_type="cuda")
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
         weights = (weight * p[:, :, None]).to(grad.dtype)

@@ -44,6 +44,28 @@ def test_compiled_it_is_the_same():
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_the_gradient(layout):
+    conv = nn.Conv2d(2, 3, 1).double()
+    h = torch.randn(2, 2, 3, 2).double().contiguous(memory_format=layout).requires_grad_()
+    p = torch.rand(2, 3).double().requires_grad_()
+
+    def run(h, p, *_):
+        return scaled_conv(h, conv, p)
+
+    assert torch.autograd.gradgradcheck(run, [h, p, *conv.parameters()])
+
+
+def test_transforms_of_torch_func_take_it():
+    conv = nn.Conv2d(2, 3, 1).double()
+    h, p = torch.randn(2, 2, 3, 2).double(), torch.rand(2, 3).double()
+    found, expected = (
+        torch.func.hessian(lambda p, f=f: f(p).square().sum())(p)
+        for f in (lambda p: scaled_conv(h, conv, p), lambda p: conv(h) * p[:, :, None, None])
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_which_convolutions_take_it():
     h = torch.zeros(2, 8, 3, 3)
     assert scales_weights(h, nn.Conv2d(8, 9, 1))
