@@ -18,7 +18,11 @@ from typing import Any
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from accuracy_booster.ops.backend import needs_torch_operations
 from accuracy_booster.ops.pooled_conv import Conv
@@ -33,38 +37,50 @@ def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
 
 def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     """h[N, C, H, W], p[N, K] -> conv(h) * p, [N, K, H, W] in h's memory format."""
-    n, space = len(h), h.shape[2:]
-    last = h.movedim(1, -1).is_contiguous()
-    if last:
-        positions = h.movedim(1, -1).reshape(n, space.numel(), -1)
-    else:
-        positions = h.reshape(n, -1, space.numel()).transpose(1, 2)
     weight = conv.weight.flatten(1)
     if not needs_torch_operations():
-        y = _ScaledProduct.apply(positions, weight, p, last)
+        y = _ScaledProduct.apply(h, weight, p)
     elif torch.compiler.is_compiling() and torch.is_grad_enabled():
-        # the compiler then computes the scaled weights again, and does not keep them
+        # the compiler then keeps h and p, and computes all but the product again
         y = checkpoint(
-            *(_scaled_product, positions, weight, p, last),
+            *(_scaled_product, h, weight, p),
             use_reentrant=False,
             preserve_rng_state=False,
+            context_fn=_keep_products,
         )
     else:
-        y = _scaled_product(positions, weight, p, last)
-    y = y.unflatten(1, space).movedim(-1, 1)
+        y = _scaled_product(h, weight, p)
     if conv.bias is None:
         return y
-    return y + (conv.bias * p).to(y.dtype)[(..., *[None] * len(space))]
+    return y + (conv.bias * p).to(y.dtype)[(..., *[None] * (h.ndim - 2))]
 
 
-def _scaled_product(
-    h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
-) -> torch.Tensor:
-    """h[N, HW, C], weight[K, C], p[N, K] -> [N, HW, K]; `last`: channels are last in memory."""
-    weights = (weight * p[:, :, None]).to(weight.dtype)
-    if last:
-        return torch.bmm(h, weights.transpose(1, 2))
-    return torch.bmm(weights, h.transpose(1, 2)).transpose(1, 2)
+def _keep_products() -> tuple[Any, Any]:
+    """For `checkpoint`: matrix products are not computed again."""
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = operator is torch.ops.aten.bmm.default
+    return CheckpointPolicy.PREFER_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
+
+
+def _scaled_product(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W], weight[K, C], p[N, K] -> [N, K, H, W] in h's memory format."""
+    return _product(h, (weight * p[:, :, None]).to(weight.dtype))
+
+
+def _product(h: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W], weights[N, K, C] -> [N, K, H, W] in h's memory format."""
+    if h.movedim(1, -1).is_contiguous():
+        y = torch.bmm(_positions(h), weights.transpose(1, 2))
+        return y.unflatten(1, h.shape[2:]).movedim(-1, 1)
+    return torch.bmm(weights, h.flatten(2)).unflatten(2, h.shape[2:])
+
+
+def _positions(h: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W] -> [N, HW, C]."""
+    return h.movedim(1, -1).flatten(1, -2)
 
 
 class _ScaledProduct(torch.autograd.Function):
@@ -72,19 +88,17 @@ class _ScaledProduct(torch.autograd.Function):
 
     @staticmethod
     @custom_fwd(device_type="cuda")
-    def forward(
-        ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(h, weight, p)
-        ctx.last = last
-        return _scaled_product(h, weight, p, last)
+        return _scaled_product(h, weight, p)
 
     @staticmethod
     @custom_bwd(device_type="cuda")
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
         weights = (weight * p[:, :, None]).to(grad.dtype)
-        d_h = torch.bmm(grad, weights).to(h.dtype)
-        d_scaled = torch.bmm(grad.transpose(1, 2), h.to(grad.dtype)).to(p.dtype)  # [N, K, C]
+        d_h = _product(grad, weights.transpose(1, 2)).to(h.dtype)
+        d_scaled = torch.bmm(_positions(grad).transpose(1, 2), _positions(h.to(grad.dtype)))
+        d_scaled = d_scaled.to(p.dtype)  # [N, K, C]
         d_weight = (d_scaled * p[:, :, None]).sum(0).to(weight.dtype)
-        return d_h, d_weight, (d_scaled * weight).sum(2).to(p.dtype), None
+        return d_h, d_weight, (d_scaled * weight).sum(2).to(p.dtype)
