@@ -29,10 +29,14 @@ from accuracy_booster.ops.pooled_conv import Conv
 
 
 def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
-    """Whether `scaled_conv` takes conv, and its N * K * C weights are no more than its outputs."""
+    """Whether `scaled_conv` takes conv, and its scaled weights are at most a quarter of its outputs.
+
+    Forward and backward, the N * K * C weights are written and read seven times. To multiply the
+    outputs by p takes two or three more passes over these.
+    """
     pointwise = all(n == 1 for n in (*conv.kernel_size, *conv.stride))
     whole = pointwise and all(n == 0 for n in conv.padding) and conv.groups == 1
-    return whole and conv.in_channels <= h.shape[2:].numel()
+    return whole and 4 * conv.in_channels <= h.shape[2:].numel()
 
 
 def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
@@ -67,15 +71,20 @@ def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolic
 
 def _scaled_product(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """h[N, C, H, W], weight[K, C], p[N, K] -> [N, K, H, W] in h's memory format."""
-    return _product(h, (weight * p[:, :, None]).to(weight.dtype))
+    return _product(h, _scaled_weights(weight, p).to(weight.dtype))
+
+
+def _scaled_weights(weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """weight[K, C], p[N, K] -> [N, C, K], with which libraries multiply faster than [N, K, C]."""
+    return weight.t().contiguous() * p[:, None, :]
 
 
 def _product(h: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """h[N, C, H, W], weights[N, K, C] -> [N, K, H, W] in h's memory format."""
+    """h[N, C, H, W], weights[N, C, K] -> [N, K, H, W] in h's memory format."""
     if h.movedim(1, -1).is_contiguous():
-        y = torch.bmm(_positions(h), weights.transpose(1, 2))
+        y = torch.bmm(_positions(h), weights)
         return y.unflatten(1, h.shape[2:]).movedim(-1, 1)
-    return torch.bmm(weights, h.flatten(2)).unflatten(2, h.shape[2:])
+    return torch.bmm(weights.transpose(1, 2), h.flatten(2)).unflatten(2, h.shape[2:])
 
 
 def _positions(h: torch.Tensor) -> torch.Tensor:
@@ -96,9 +105,9 @@ class _ScaledProduct(torch.autograd.Function):
     @custom_bwd(device_type="cuda")
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
-        weights = (weight * p[:, :, None]).to(grad.dtype)
+        weights = _scaled_weights(weight, p).to(grad.dtype)
         d_h = _product(grad, weights.transpose(1, 2)).to(h.dtype)
-        d_scaled = torch.bmm(_positions(grad).transpose(1, 2), _positions(h.to(grad.dtype)))
-        d_scaled = d_scaled.to(p.dtype)  # [N, K, C]
-        d_weight = (d_scaled * p[:, :, None]).sum(0).to(weight.dtype)
-        return d_h, d_weight, (d_scaled * weight).sum(2).to(p.dtype)
+        d_scaled = torch.bmm(_positions(h.to(grad.dtype)).transpose(1, 2), _positions(grad))
+        d_scaled = d_scaled.to(p.dtype)  # [N, C, K]
+        d_weight = (d_scaled * p[:, None, :]).sum(0).t().to(weight.dtype)
+        return d_h, d_weight, (d_scaled * weight.t()).sum(1).to(p.dtype)

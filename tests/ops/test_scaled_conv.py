@@ -67,9 +67,9 @@ def test_transforms_of_torch_func_take_it():
 
 
 def test_which_convolutions_take_it():
-    h = torch.zeros(2, 8, 3, 3)
+    h = torch.zeros(2, 8, 4, 8)
     assert scales_weights(h, nn.Conv2d(8, 9, 1))
-    assert not scales_weights(torch.zeros(2, 8, 2, 3), nn.Conv2d(8, 9, 1)), "weights over map"
+    assert not scales_weights(torch.zeros(2, 8, 5, 6), nn.Conv2d(8, 9, 1)), "weights over a quarter"
     for other in ({"stride": 2}, {"padding": 1}, {"groups": 2}):
         assert not scales_weights(h, nn.Conv2d(8, 8, 1, **other))
     assert not scales_weights(h, nn.Conv2d(8, 8, 3))
