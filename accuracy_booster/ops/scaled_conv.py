@@ -18,18 +18,14 @@ from typing import Any
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
+from torch.utils.checkpoint import checkpoint
 
 from accuracy_booster.ops.backend import needs_torch_operations
 from accuracy_booster.ops.pooled_conv import Conv
 
 
 def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
-    """Whether `scaled_conv` takes conv, and its scaled weights are at most a quarter of its outputs.
+    """Whether `scaled_conv` takes conv: its N * K * C weights are at most a quarter of its outputs.
 
     Forward and backward, the N * K * C weights are written and read seven times. To multiply the
     outputs by p takes two or three more passes over these.
@@ -45,13 +41,10 @@ def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     if not needs_torch_operations():
         y = _ScaledProduct.apply(h, weight, p)
     elif torch.compiler.is_compiling() and torch.is_grad_enabled():
-        # the compiler then keeps h and p, and computes all but the product again
-        y = checkpoint(
-            *(_scaled_product, h, weight, p),
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=_keep_products,
-        )
+        # The compiler then keeps h and p for the gradients, not the factors, and h serves the
+        # layers before it too. The product is outside: it would be computed again.
+        how = {"use_reentrant": False, "preserve_rng_state": False}
+        y = _as_map(torch.bmm(*checkpoint(_factors, h, weight, p, **how)), h)
     else:
         y = _scaled_product(h, weight, p)
     if conv.bias is None:
@@ -59,32 +52,35 @@ def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     return y + (conv.bias * p).to(y.dtype)[(..., *[None] * (h.ndim - 2))]
 
 
-def _keep_products() -> tuple[Any, Any]:
-    """For `checkpoint`: matrix products are not computed again."""
-    return create_selective_checkpoint_contexts(_policy)
-
-
-def _policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    kept = operator is torch.ops.aten.bmm.default
-    return CheckpointPolicy.PREFER_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
-
-
 def _scaled_product(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """h[N, C, H, W], weight[K, C], p[N, K] -> [N, K, H, W] in h's memory format."""
-    return _product(h, _scaled_weights(weight, p).to(weight.dtype))
+    return _as_map(torch.bmm(*_factors(h, weight, p)), h)
+
+
+def _factors(
+    h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factors of the product: [N, HW, C] and [N, C, K]; in NCHW [N, K, C] and [N, C, HW]."""
+    weights = _scaled_weights(weight, p).to(weight.dtype)
+    if _channels_last(h):
+        return _positions(h), weights
+    return weights.transpose(1, 2), h.flatten(2)
+
+
+def _as_map(y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The product of `_factors` -> [N, K, H, W] in the memory format of like[N, C, H, W]."""
+    if _channels_last(like):
+        return y.unflatten(1, like.shape[2:]).movedim(-1, 1)
+    return y.unflatten(2, like.shape[2:])
+
+
+def _channels_last(h: torch.Tensor) -> bool:
+    return h.movedim(1, -1).is_contiguous()
 
 
 def _scaled_weights(weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """weight[K, C], p[N, K] -> [N, C, K], with which libraries multiply faster than [N, K, C]."""
     return weight.t().contiguous() * p[:, None, :]
-
-
-def _product(h: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """h[N, C, H, W], weights[N, C, K] -> [N, K, H, W] in h's memory format."""
-    if h.movedim(1, -1).is_contiguous():
-        y = torch.bmm(_positions(h), weights)
-        return y.unflatten(1, h.shape[2:]).movedim(-1, 1)
-    return torch.bmm(weights.transpose(1, 2), h.flatten(2)).unflatten(2, h.shape[2:])
 
 
 def _positions(h: torch.Tensor) -> torch.Tensor:
@@ -106,7 +102,11 @@ class _ScaledProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
         weights = _scaled_weights(weight, p).to(grad.dtype)
-        d_h = _product(grad, weights.transpose(1, 2)).to(h.dtype)
+        if _channels_last(grad):
+            d_h = torch.bmm(_positions(grad), weights.transpose(1, 2))
+        else:
+            d_h = torch.bmm(weights, grad.flatten(2))
+        d_h = _as_map(d_h, grad).to(h.dtype)
         d_scaled = torch.bmm(_positions(h.to(grad.dtype)).transpose(1, 2), _positions(grad))
         d_scaled = d_scaled.to(p.dtype)  # [N, C, K]
         d_weight = (d_scaled * p[:, None, :]).sum(0).t().to(weight.dtype)
