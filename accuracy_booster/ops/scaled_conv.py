@@ -43,8 +43,10 @@ def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     elif torch.compiler.is_compiling() and torch.is_grad_enabled():
         # The compiler then keeps h and p for the gradients, not the factors, and h serves the
         # layers before it too. The product is outside: it would be computed again.
-        how = {"use_reentrant": False, "preserve_rng_state": False}
-        y = _as_map(torch.bmm(*checkpoint(_factors, h, weight, p, **how)), h)
+        factors = checkpoint(
+            *(_factors, h, weight, p), use_reentrant=False, preserve_rng_state=False
+        )
+        y = _as_map(torch.bmm(*factors), h)
     else:
         y = _scaled_product(h, weight, p)
     if conv.bias is None:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 
@@ -64,6 +66,27 @@ def test_transforms_of_torch_func_take_it():
         for f in (lambda p: scaled_conv(h, conv, p), lambda p: conv(h) * p[:, :, None, None])
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_a_compiler_computes_no_product_again_and_keeps_the_map():
+    """Backward there are the two products of the gradients; no scaled weights or masks are kept."""
+    conv = nn.Conv2d(3, 5, 1, bias=False)
+    x = torch.randn(4, 3, 6, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    p = torch.rand(4, 5).requires_grad_()
+    backward = []
+
+    def keep(graph, inputs):
+        backward.append((graph, inputs))
+        return make_boxed_func(graph.forward)
+
+    how = {"fw_compiler": lambda g, _: make_boxed_func(g.forward), "bw_compiler": keep}
+    by = aot_autograd(**how, partition_fn=min_cut_rematerialization_partition)
+    compiled = torch.compile(lambda x, p: scaled_conv(x.relu(), conv, p).square().sum(), backend=by)
+    compiled(x, p).backward()
+    ((graph, inputs),) = backward
+    products = [n for n in graph.graph.nodes if n.target is torch.ops.aten.bmm.default]
+    assert len(products) == 2
+    assert not any(v.shape == (4, 3, 5) or v.dtype == torch.bool for v in inputs)
 
 
 def test_which_convolutions_take_it():
