@@ -1,6 +1,6 @@
 """How often a compiled training step reads and writes feature maps, in one residual block.
 
-python benchmarks/training_traffic.py [--models resnet56] [--blocks none se ab ab_plus]
+python benchmarks/training_traffic.py [--models resnet56 "resnet164 stage 1"] [--blocks none se ab]
 python benchmarks/training_traffic.py --table   # prints the table of the JSON
 
 Counted, not timed: the bytes that inductor's loops load and store according to its own schedule,
@@ -24,24 +24,27 @@ from torch._inductor.scheduler import ExternKernelSchedulerNode
 import accuracy_booster as ab
 from accuracy_booster.ops.batch_norm import BatchNormMode
 
-# a block whose input and output have the same shape, and the input of the network
-BLOCKS = {"resnet56": ("layer1.2", 32, 32), "resnet164": ("layer1.2", 32, 32)}
-BLOCKS["resnet50"] = ("layer1.1", 224, 4)
+# Blocks that follow one another, whose input and output have the same shape; and the network's
+# input. A branch of ResNet-164 ends in a convolution, which a second block shows as it is within a
+# network: what comes before the next norm. Its stages differ in channels per position.
+BLOCKS = {"resnet56": (["layer1.2"], 32, 32), "resnet50": (["layer1.1"], 224, 4)}
+for stage in (1, 2, 3):
+    BLOCKS[f"resnet164 stage {stage}"] = ([f"layer{stage}.1", f"layer{stage}.2"], 32, 32)
 
 
 def counted(model: str, block: str, fused: bool) -> dict[str, float]:
-    """Maps that are read or written in the forward and the backward pass of a block."""
-    place, size, batch = BLOCKS[model]
-    network = ab.create_model(model, block=block)
+    """Maps that are read or written in the forward and the backward pass, on average of a block."""
+    places, size, batch = BLOCKS[model]
+    network = ab.create_model(model.split()[0], block=block)
     if fused:
         ab.fuse(network, example=torch.zeros(1, 3, size, size))
-    module = network.get_submodule(place)
+    blocks = [network.get_submodule(place) for place in places]
     shapes: list[torch.Size] = []
-    hook = module.register_forward_pre_hook(lambda m, x: shapes.append(x[0].shape))
+    hook = blocks[0].register_forward_pre_hook(lambda m, x: shapes.append(x[0].shape))
     with torch.no_grad():
         network.eval()(torch.zeros(batch, 3, size, size))
     hook.remove()
-    module = module.train().to(memory_format=torch.channels_last)
+    module = torch.nn.Sequential(*blocks).train().to(memory_format=torch.channels_last)
     x = torch.randn(shapes[0]).contiguous(memory_format=torch.channels_last).requires_grad_()
     passes: list[dict[str, int]] = []
     codegen = GraphLowering.codegen
@@ -68,7 +71,7 @@ def counted(model: str, block: str, fused: bool) -> dict[str, float]:
     finally:
         GraphLowering.codegen, AsyncCompile.cpp_pybinding = codegen, kept
     forward, backward = passes
-    unit = y.numel() * y.element_size()
+    unit = len(blocks) * y.numel() * y.element_size()
     return {
         f"{name}, {kind}": round(found[kind] / unit, 2)
         for kind in ("loops", "products")

@@ -17,6 +17,10 @@ g from there and adds everything up:
 
 Of the size of the map, only z and out are kept for the gradients.
 
+A backward pass that is differentiated itself (`create_graph=True`) computes the same formulas in
+torch's own operations, in `affine_reference`. Then nothing is left in the handoff: each pass gives
+its own part of dL/dz, and autograd adds them up.
+
 Where `backend.needs_torch_operations()`, the same formulas are computed by `affine_reference`, and
 autograd or the compiler does the rest.
 """
@@ -28,7 +32,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from accuracy_booster.ops import affine_reference, backend
 
@@ -68,6 +71,11 @@ def current_backward_pass() -> int:
     return torch._C._current_graph_task_id()  # type: ignore[attr-defined]
 
 
+def is_differentiated() -> bool:
+    """Whether the backward pass that is running will be differentiated itself: `create_graph`."""
+    return torch.is_grad_enabled()
+
+
 def needs_handoff(z: torch.Tensor) -> bool:
     """Whether the moments of z and the pointwise pass over z are to share a `GradientHandoff`."""
     return z.requires_grad and torch.is_grad_enabled() and not backend.needs_torch_operations()
@@ -99,13 +107,13 @@ class _SampleMoments(torch.autograd.Function):
         return mean, var
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_mean: torch.Tensor, d_var: torch.Tensor) -> tuple[Any, ...]:
         z, mean = ctx.saved_tensors
         area = z.shape[2:].numel()
-        return ctx.run.input_grad(
-            *ctx.handoff.take(), z, mean, d_var * (2 / area), d_mean / area
-        ), None
+        values = z, mean, d_var * (2 / area), d_mean / area
+        if is_differentiated():
+            return affine_reference.input_grad(None, None, *values), None
+        return ctx.run.input_grad(*ctx.handoff.take(), *values), None
 
 
 def affine(
@@ -167,15 +175,15 @@ class _Affine(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         z, mean, scale, out = ctx.saved_tensors
-        grad, d_scale, d_shift = ctx.run.affine_grads(grad, out, z, mean)
+        run = affine_reference if is_differentiated() else ctx.run
+        grad, d_scale, d_shift = run.affine_grads(grad, out, z, mean)
         d_z = None
-        if ctx.handoff is not None:
+        if ctx.handoff is not None and not is_differentiated():
             ctx.handoff.put(grad, scale)
         elif ctx.needs_input_grad[0]:
-            d_z = ctx.run.affine(grad, None, scale, None, None, False).to(z.dtype)
+            d_z = run.affine(grad, None, scale, None, None, False).to(z.dtype)
         d_mean = None if mean is None else -scale * d_shift
         d_residual = grad if ctx.needs_input_grad[4] else None
         return d_z, d_mean, d_scale, d_shift if ctx.shifted else None, d_residual, None, None

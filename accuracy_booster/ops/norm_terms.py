@@ -13,10 +13,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from accuracy_booster.ops import backend
-from accuracy_booster.ops.affine import GradientHandoff
+from accuracy_booster.ops import affine_reference, backend
+from accuracy_booster.ops.affine import GradientHandoff, is_differentiated
 
 
 class NormTerms(NamedTuple):
@@ -45,8 +44,8 @@ def batch_norm_terms(
 ) -> NormTerms:
     """The terms of z[N, C, H, W] for the norm with weight[C], bias[C] and eps.
 
-    There is no gradient of the gradient. With a `handoff`, the gradient of z includes what the
-    pointwise pass left there, as that of `affine.sample_moments` does.
+    With a `handoff`, the gradient of z includes what the pointwise pass left there, as that of
+    `affine.sample_moments` does.
     """
     return NormTerms(*_BatchNormTerms.apply(z, weight, bias, eps, handoff))
 
@@ -64,21 +63,25 @@ class _BatchNormTerms(torch.autograd.Function):
         run = backend.implementation(z)
         mean_nc, var_nc = run.sample_moments(z)
         mean, var, inv_std, scale, descriptor = run.norm_terms(mean_nc, var_nc, weight, bias, eps)
-        ctx.save_for_backward(z, mean_nc, mean, inv_std, scale)
-        ctx.run, ctx.handoff = run, handoff
+        ctx.save_for_backward(z, weight, mean_nc, mean, inv_std, scale)
+        ctx.run, ctx.handoff, ctx.eps = run, handoff, eps
         ctx.types = [None if v is None else v.dtype for v in (weight, bias)]
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return mean_nc, scale, descriptor, mean, var
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, d_mean_nc: Any, d_scale: Any, d_descriptor: Any, *_: Any
     ) -> tuple[Any, ...]:
-        z, *terms = ctx.saved_tensors
+        z, weight, *terms = ctx.saved_tensors
+        again = is_differentiated()
+        run = affine_reference if again else ctx.run
+        if again:  # autograd does not know how the kept terms depend on z and on the weight
+            mean_nc, var_nc = run.sample_moments(z)
+            mean, _, *others, _ = run.norm_terms(mean_nc, var_nc, weight, None, ctx.eps)
+            terms = [mean_nc, mean, *others]
         mean_nc = terms[0]
-        run = ctx.run
         if d_descriptor is None:  # the descriptor is not part of the loss
             d_descriptor = torch.zeros_like(mean_nc)
         area = z.shape[2:].numel()
@@ -86,7 +89,7 @@ class _BatchNormTerms(torch.autograd.Function):
         own = [None if t is None else v.to(t) for v, t in zip(own, ctx.types, strict=True)]
         if not ctx.needs_input_grad[0]:
             return None, *own, None, None
-        left = (None, None) if ctx.handoff is None else ctx.handoff.take()
+        left = (None, None) if ctx.handoff is None or again else ctx.handoff.take()
         return run.input_grad(*left, z, mean_nc, slope, offset), *own, None, None
 
 
@@ -111,7 +114,6 @@ class _WeightedTerms(torch.autograd.Function):
         return scale * p, descriptor * p
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_scale: torch.Tensor, d_shift: torch.Tensor) -> tuple[Any, ...]:
         scale, descriptor, p = ctx.saved_tensors
         d_p = torch.addcmul(d_scale * scale, d_shift, descriptor)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from accuracy_booster.ops.backend import needs_torch_operations
@@ -26,45 +25,69 @@ from accuracy_booster.ops.pooled_conv import Conv
 
 
 def scales_weights(h: torch.Tensor, conv: Conv) -> bool:
-    """Whether `scaled_conv` takes conv, and its N * K * C weights are no more than its outputs."""
+    """Whether `scaled_conv` takes conv: its N * K * C weights are at most a quarter of its outputs.
+
+    Forward and backward, the N * K * C weights are written and read seven times. To multiply the
+    outputs by p takes two or three more passes over these.
+    """
     pointwise = all(n == 1 for n in (*conv.kernel_size, *conv.stride))
     whole = pointwise and all(n == 0 for n in conv.padding) and conv.groups == 1
-    return whole and conv.in_channels <= h.shape[2:].numel()
+    return whole and 4 * conv.in_channels <= h.shape[2:].numel()
 
 
 def scaled_conv(h: torch.Tensor, conv: Conv, p: torch.Tensor) -> torch.Tensor:
     """h[N, C, H, W], p[N, K] -> conv(h) * p, [N, K, H, W] in h's memory format."""
-    n, space = len(h), h.shape[2:]
-    last = h.movedim(1, -1).is_contiguous()
-    if last:
-        positions = h.movedim(1, -1).reshape(n, space.numel(), -1)
-    else:
-        positions = h.reshape(n, -1, space.numel()).transpose(1, 2)
     weight = conv.weight.flatten(1)
     if not needs_torch_operations():
-        y = _ScaledProduct.apply(positions, weight, p, last)
-    elif torch.is_grad_enabled():  # a compiler then computes the scaled weights again, not keeps
-        y = checkpoint(
-            *(_scaled_product, positions, weight, p, last),
-            use_reentrant=False,
-            preserve_rng_state=False,
+        y = _ScaledProduct.apply(h, weight, p)
+    elif torch.compiler.is_compiling() and torch.is_grad_enabled():
+        # The compiler then keeps h and p for the gradients, not the factors, and h serves the
+        # layers before it too. The product is outside: it would be computed again.
+        factors = checkpoint(
+            *(_factors, h, weight, p), use_reentrant=False, preserve_rng_state=False
         )
+        y = _as_map(torch.bmm(*factors), h)
     else:
-        y = _scaled_product(positions, weight, p, last)
-    y = y.unflatten(1, space).movedim(-1, 1)
+        y = _scaled_product(h, weight, p)
     if conv.bias is None:
         return y
-    return y + (conv.bias * p).to(y.dtype)[(..., *[None] * len(space))]
+    return y + (conv.bias * p).to(y.dtype)[(..., *[None] * (h.ndim - 2))]
 
 
-def _scaled_product(
-    h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
-) -> torch.Tensor:
-    """h[N, HW, C], weight[K, C], p[N, K] -> [N, HW, K]; `last`: channels are last in memory."""
-    weights = (weight * p[:, :, None]).to(weight.dtype)
-    if last:
-        return torch.bmm(h, weights.transpose(1, 2))
-    return torch.bmm(weights, h.transpose(1, 2)).transpose(1, 2)
+def _scaled_product(h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W], weight[K, C], p[N, K] -> [N, K, H, W] in h's memory format."""
+    return _as_map(torch.bmm(*_factors(h, weight, p)), h)
+
+
+def _factors(
+    h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The factors of the product: [N, HW, C] and [N, C, K]; in NCHW [N, K, C] and [N, C, HW]."""
+    weights = _scaled_weights(weight, p).to(weight.dtype)
+    if _channels_last(h):
+        return _positions(h), weights
+    return weights.transpose(1, 2), h.flatten(2)
+
+
+def _as_map(y: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The product of `_factors` -> [N, K, H, W] in the memory format of like[N, C, H, W]."""
+    if _channels_last(like):
+        return y.unflatten(1, like.shape[2:]).movedim(-1, 1)
+    return y.unflatten(2, like.shape[2:])
+
+
+def _channels_last(h: torch.Tensor) -> bool:
+    return h.movedim(1, -1).is_contiguous()
+
+
+def _scaled_weights(weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """weight[K, C], p[N, K] -> [N, C, K], with which libraries multiply faster than [N, K, C]."""
+    return weight.t().contiguous() * p[:, None, :]
+
+
+def _positions(h: torch.Tensor) -> torch.Tensor:
+    """h[N, C, H, W] -> [N, HW, C]."""
+    return h.movedim(1, -1).flatten(1, -2)
 
 
 class _ScaledProduct(torch.autograd.Function):
@@ -72,20 +95,21 @@ class _ScaledProduct(torch.autograd.Function):
 
     @staticmethod
     @custom_fwd(device_type="cuda")
-    def forward(
-        ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor, last: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, h: torch.Tensor, weight: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(h, weight, p)
-        ctx.last = last
-        return _scaled_product(h, weight, p, last)
+        return _scaled_product(h, weight, p)
 
     @staticmethod
     @custom_bwd(device_type="cuda")
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         h, weight, p = ctx.saved_tensors
-        weights = (weight * p[:, :, None]).to(grad.dtype)
-        d_h = torch.bmm(grad, weights).to(h.dtype)
-        d_scaled = torch.bmm(grad.transpose(1, 2), h.to(grad.dtype)).to(p.dtype)  # [N, K, C]
-        d_weight = (d_scaled * p[:, :, None]).sum(0).to(weight.dtype)
-        return d_h, d_weight, (d_scaled * weight).sum(2).to(p.dtype), None
+        weights = _scaled_weights(weight, p).to(grad.dtype)
+        if _channels_last(grad):
+            d_h = torch.bmm(_positions(grad), weights.transpose(1, 2))
+        else:
+            d_h = torch.bmm(weights, grad.flatten(2))
+        d_h = _as_map(d_h, grad).to(h.dtype)
+        d_scaled = torch.bmm(_positions(h.to(grad.dtype)).transpose(1, 2), _positions(grad))
+        d_scaled = d_scaled.to(p.dtype)  # [N, C, K]
+        d_weight = (d_scaled * p[:, None, :]).sum(0).t().to(weight.dtype)
+        return d_h, d_weight, (d_scaled * weight.t()).sum(1).to(p.dtype)

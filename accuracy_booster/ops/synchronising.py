@@ -26,6 +26,8 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        if grad.requires_grad and torch.is_grad_enabled():  # for the gradient of the gradient
+            return _SumOverProcesses.apply(grad, ctx.group), None
         total = grad.contiguous().clone()
         torch.distributed.all_reduce(total, group=ctx.group)
         return total, None

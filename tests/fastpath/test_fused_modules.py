@@ -334,14 +334,60 @@ def test_gradients_of_two_losses_and_of_a_map():
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
 
 
-def test_the_second_derivative_is_the_same_or_refused():
-    unfused, other, x = pair(ResidualNet(ResidualBlock()))
+class PreActivationBlock(nn.Module):
+    """x + conv2(relu(bn(conv1(x)))): it ends in a convolution."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 6, kernel, padding=kernel // 2)
+
+    def forward(self, x):
+        return x + self.conv2(torch.relu(self.bn(self.conv1(x))))
+
+
+@MODES
+@pytest.mark.parametrize("recipe", ["ab", "se", None])
+@pytest.mark.parametrize(
+    "block", [ResidualBlock, lambda: PreActivationBlock(1), lambda: PreActivationBlock(3)]
+)
+@pytest.mark.parametrize("headless", [True, False])
+def test_a_gradient_penalty(block, recipe, training, headless):
+    """The gradient of the squared gradients of everything; at `headless` the first starts at 1."""
+    unfused, other, x = pair(ResidualNet(block(), block()), recipe)
+    found = []
+    for model in (unfused.train(training), other.train(training)):
+        leaves = [x.clone().requires_grad_(), *model.parameters()]
+        y = model.blocks(model.stem(leaves[0])) if headless else model(leaves[0]).square()
+        how = {"allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad(y.sum(), leaves, create_graph=True, **how)
+        penalty = sum(g.square().sum() for g in grads)
+        found.append(torch.autograd.grad(penalty, leaves, **how))
+    largest = max(float(g.abs().max()) for g in found[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9 * largest)
+
+
+def test_a_penalty_and_a_loss_in_one_backward_pass():
+    """Each adds to the gradients of the parameters, as in training; twice, for what was left."""
+    unfused, other, x = pair(ResidualNet(ResidualBlock(), ResidualBlock()))
+    for model in (unfused, other):
+        for _ in range(2):
+            images = x.clone().requires_grad_()
+            loss = model(images).square().sum()
+            (grad,) = torch.autograd.grad(loss, images, create_graph=True)
+            (loss + grad.square().sum()).backward()
+    for a, b in zip(unfused.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-8)
+
+
+def test_the_second_derivative_of_a_compiled_network_is_refused():
+    """torch has none of what its compilers made, and says so."""
+    _, other, x = pair(ResidualNet(ResidualBlock()))
     x.requires_grad_()
-    (grad,) = torch.autograd.grad(unfused(x).square().sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    (grad,) = torch.autograd.grad(other(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|twice"):
-        grad.square().sum().backward()
+    compiled = torch.compile(other, backend="aot_eager")
+    (grad,) = torch.autograd.grad(compiled(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        torch.autograd.grad(grad.square().sum(), x)
 
 
 def test_functional_calls_and_function_transforms():

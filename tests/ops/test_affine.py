@@ -162,6 +162,35 @@ def test_torchs_own_operations_where_they_are_needed(how):
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("absent", [(), (1, 3, 4)], ids=["all terms", "scale alone"])
+def test_the_gradient_of_the_gradient_of_the_pointwise_pass(absent, relu):
+    given = terms((2, 2, 2, 3))
+    leaves_ = [v.requires_grad_() for i, v in enumerate(given) if i not in absent]
+
+    def passed(*values):
+        rest = iter(values)
+        args = [None if i in absent else next(rest) for i in range(5)]
+        return affine(*args[:4], residual=args[4], relu=relu)
+
+    assert torch.autograd.gradgradcheck(passed, leaves_)
+
+
+def test_the_gradient_of_the_gradient_of_both_passes():
+    """As `normalised` has them, and of the moments alone; one gradient before changes nothing."""
+    z, _, scale, *_ = terms((2, 2, 2, 3))
+    given = z.requires_grad_(), scale.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z, s: normalised(z, s, GradientHandoff()), given)
+    assert torch.autograd.gradgradcheck(lambda z: sample_moments(z, GradientHandoff()), z)
+    found = []
+    for loss in (normalised(z, scale, GradientHandoff()), expected(z, scale)):
+        loss = loss.square().sum()
+        torch.autograd.grad(loss, scale, retain_graph=True)
+        grads = torch.autograd.grad(loss, given, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), given))
+    torch.testing.assert_close(*found, **CLOSE)
+
+
 def test_without_gradients_there_is_no_handoff():
     z, _ = leaves()
     with torch.no_grad():

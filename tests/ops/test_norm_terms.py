@@ -11,7 +11,7 @@ import torch
 from support.strictness import WARNINGS_ARE_ERRORS
 
 from accuracy_booster.ops.affine import GradientHandoff, affine
-from accuracy_booster.ops.norm_terms import batch_norm_terms
+from accuracy_booster.ops.norm_terms import batch_norm_terms, weighted_terms
 
 pytestmark = WARNINGS_ARE_ERRORS
 
@@ -89,9 +89,28 @@ def test_without_a_gradient_of_the_map_those_of_the_weights_are_there():
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-def test_there_is_no_gradient_of_the_gradient():
-    given = leaves()
-    loss = batch_norm_terms(*given, EPS, None).descriptor.square().sum()
-    (grad,) = torch.autograd.grad(loss, given[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+@pytest.mark.parametrize(("weight", "bias"), [(True, True), (False, True), (False, False)])
+def test_the_gradient_of_the_gradient(weight, bias):
+    given = [v for v in leaves(weight, bias) if v is not None]
+
+    def terms(z, *own):
+        own = iter(own)
+        values = [next(own) if there else None for there in (weight, bias)]
+        return batch_norm_terms(z, *values, EPS, None)[:3]
+
+    def normalised(z, *own):
+        """Norm and ReLU from one reduction, whose gradient also takes what the affine pass left."""
+        handoff = GradientHandoff()
+        own = iter(own)
+        values = [next(own) if there else None for there in (weight, bias)]
+        found = batch_norm_terms(z, *values, EPS, handoff)
+        scale = found.scale.expand(len(z), -1)
+        return affine(z, found.mean_nc, scale, found.descriptor, relu=True, handoff=handoff)
+
+    assert torch.autograd.gradgradcheck(terms, given)
+    assert torch.autograd.gradgradcheck(normalised, given)
+
+
+def test_the_gradient_of_the_gradient_of_weighted_terms():
+    values = [torch.randn(shape, dtype=torch.float64) for shape in [(3,), (2, 3), (2, 3)]]
+    assert torch.autograd.gradgradcheck(weighted_terms, [v.requires_grad_() for v in values])

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from accuracy_booster.ops.scaled_conv import scaled_conv, scales_weights
 
@@ -44,10 +46,53 @@ def test_compiled_it_is_the_same():
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_the_gradient(layout):
+    conv = nn.Conv2d(2, 3, 1).double()
+    h = torch.randn(2, 2, 3, 2).double().contiguous(memory_format=layout).requires_grad_()
+    p = torch.rand(2, 3).double().requires_grad_()
+
+    def run(h, p, *_):
+        return scaled_conv(h, conv, p)
+
+    assert torch.autograd.gradgradcheck(run, [h, p, *conv.parameters()])
+
+
+def test_transforms_of_torch_func_take_it():
+    conv = nn.Conv2d(2, 3, 1).double()
+    h, p = torch.randn(2, 2, 3, 2).double(), torch.rand(2, 3).double()
+    found, expected = (
+        torch.func.hessian(lambda p, f=f: f(p).square().sum())(p)
+        for f in (lambda p: scaled_conv(h, conv, p), lambda p: conv(h) * p[:, :, None, None])
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_compiler_computes_no_product_again_and_keeps_the_map():
+    """Backward there are the two products of the gradients; no scaled weights or masks are kept."""
+    conv = nn.Conv2d(3, 5, 1, bias=False)
+    x = torch.randn(4, 3, 6, 2).contiguous(memory_format=torch.channels_last).requires_grad_()
+    p = torch.rand(4, 5).requires_grad_()
+    backward = []
+
+    def keep(graph, inputs):
+        backward.append((graph, inputs))
+        return make_boxed_func(graph.forward)
+
+    how = {"fw_compiler": lambda g, _: make_boxed_func(g.forward), "bw_compiler": keep}
+    by = aot_autograd(**how, partition_fn=min_cut_rematerialization_partition)
+    compiled = torch.compile(lambda x, p: scaled_conv(x.relu(), conv, p).square().sum(), backend=by)
+    compiled(x, p).backward()
+    ((graph, inputs),) = backward
+    products = [n for n in graph.graph.nodes if n.target is torch.ops.aten.bmm.default]
+    assert len(products) == 2
+    assert not any(v.shape == (4, 3, 5) or v.dtype == torch.bool for v in inputs)
+
+
 def test_which_convolutions_take_it():
-    h = torch.zeros(2, 8, 3, 3)
+    h = torch.zeros(2, 8, 4, 8)
     assert scales_weights(h, nn.Conv2d(8, 9, 1))
-    assert not scales_weights(torch.zeros(2, 8, 2, 3), nn.Conv2d(8, 9, 1)), "weights over map"
+    assert not scales_weights(torch.zeros(2, 8, 5, 6), nn.Conv2d(8, 9, 1)), "weights over a quarter"
     for other in ({"stride": 2}, {"padding": 1}, {"groups": 2}):
         assert not scales_weights(h, nn.Conv2d(8, 8, 1, **other))
     assert not scales_weights(h, nn.Conv2d(8, 8, 3))

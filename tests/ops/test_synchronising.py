@@ -104,3 +104,24 @@ def test_a_group_may_be_given(tmp_path):
 
     pids = ranks(work, tmp_path)
     assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
+
+
+def test_the_gradient_of_the_gradient_is_that_of_the_whole_batch(tmp_path):
+    """Of a penalty on the gradient with respect to all images, of which each process has half."""
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=generator).requires_grad_()
+        own = x.detach()[2 * rank : 2 * rank + 2].clone().requires_grad_()
+        found = []
+        for images, scope in ((x, None), (own, moments_of_all_processes)):
+            with synchronised_by(scope):
+                y = batch_norm(images, None, None)
+            (grad,) = torch.autograd.grad(y.pow(3).sum(), images, create_graph=True)
+            found += torch.autograd.grad(grad.square().sum(), images)
+        torch.testing.assert_close(found[1], found[0][2 * rank : 2 * rank + 2])
+        torch.distributed.destroy_process_group()
+
+    pids = ranks(work, tmp_path)
+    assert [wait(pid) for pid in pids] == [0, 0], said(tmp_path)
