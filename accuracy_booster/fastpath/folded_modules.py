@@ -80,7 +80,7 @@ class FoldedGate(nn.Module):
     def forward(self, d: torch.Tensor) -> torch.Tensor:
         """d[N, C] (float32 also in 16-bit networks) -> p[N, K]."""
         first, *rest = self.stages
-        d = first(d)
+        d = first(d.to(next(self.parameters(), d).dtype))  # 16 bits too after `folded.half()`
         for stage in rest:
             d = stage(F.relu(d))
         p = torch.sigmoid(d)

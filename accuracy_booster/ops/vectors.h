@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace {
 
@@ -69,9 +70,10 @@ struct Ahead {
   }
 };
 
-// exp(x), to 2 units in the last place: 2^n times a polynomial of what is left.
-inline Vector exponential(Vector x) {
-  x = at_most(everywhere(88.f), at_least(everywhere(-87.f), x));
+// exp(x), to 2 units in the last place: 2^n times a polynomial of what is left. It is infinite above
+// 88, so that a gate closes wholly: 0 times an infinite number is none, as in torch.
+inline Vector exponential(Vector given) {
+  Vector x = at_most(everywhere(88.f), at_least(everywhere(-87.f), given));
   typedef int32_t Whole __attribute__((vector_size(LANES * 4)));
   const Vector scaled = x * 1.44269504f;
   const Vector half = scaled < Vector{} ? everywhere(-.5f) : everywhere(.5f);
@@ -83,7 +85,8 @@ inline Vector exponential(Vector x) {
                   5.0000001201e-1f})
     y = y * r + c;
   y = y * r * r + r + 1.f;
-  return y * reinterpret_cast<Vector>((n + 127) << 23);
+  y *= reinterpret_cast<Vector>((n + 127) << 23);
+  return given > 88.f ? everywhere(std::numeric_limits<float>::infinity()) : y;
 }
 
 }  // namespace

@@ -37,6 +37,7 @@ namespace {
 
 constexpr float NEAR = 11.f / 16, FAR = 11.f / 8;  // the points of m = 4; their powers are exact
 constexpr float NEAR2 = NEAR * NEAR, FAR2 = FAR * FAR;
+constexpr int64_t MOST_NUMBERS = 1 << 22;  // of some tiles, which a thread keeps
 
 // `in` along one side: A inputs d, one after the other, to A numbers, `step` apart.
 template <int A>
@@ -112,7 +113,8 @@ constexpr std::array<Product, ROWS> products(std::integer_sequence<int, M...>) {
 constexpr auto NARROW_PRODUCT = products<1>(std::make_integer_sequence<int, ROWS>{});
 constexpr auto WIDE_PRODUCT = products<2>(std::make_integer_sequence<int, ROWS>{});
 
-// Memory of a thread that it keeps from call to call: new memory costs more than filling it.
+// Memory of a thread that it keeps from call to call, of at most MOST_NUMBERS unless one tile has
+// more: new memory costs more than filling it.
 class Scratch {
  public:
   ~Scratch() { std::free(memory_); }
@@ -155,8 +157,11 @@ class Winograd {
         zeros_(g.C, 0.f) {
     const int64_t threads = at::get_num_threads();
     group_ = std::clamp<int64_t>(group, 1, panels_);
+    const int64_t of_a_tile = POINTS * std::max(row_, group_ * o.width);
+    const int64_t most = std::max<int64_t>(1, MOST_NUMBERS / of_a_tile);
     block = std::clamp<int64_t>(block, 1, tiles_);
-    shares_ = tiles_ / block < threads;
+    shares_ = tiles_ / block < threads && tiles_ <= most;
+    block = std::min(block, most);
     if (shares_) {
       blocks_ = 1;
       if (threads > 1) group_ = std::min(group_, (panels_ + threads - 1) / threads);

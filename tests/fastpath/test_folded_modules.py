@@ -165,3 +165,15 @@ def test_both_forms_of_a_folded_gate(dims, form):
     folded = ab.fold(net.eval(), example=x)
     assert f"form={form}" in str(folded)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", ["ab", "se"])
+def test_a_folded_network_in_half_precision(block):
+    x = torch.randn(2, 3, 16, 16)
+    model = ab.create_model("resnet8", block=block).eval()
+    folded = ab.fold(model, example=x)
+    with torch.no_grad():
+        truth = folded(x)
+        found = folded.half()(x.half())
+    assert found.dtype == torch.float16
+    assert (found - truth).abs().max() < 0.02 * truth.abs().max()
