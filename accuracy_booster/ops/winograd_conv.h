@@ -112,6 +112,8 @@ constexpr std::array<Product, ROWS> products(std::integer_sequence<int, M...>) {
 constexpr auto NARROW_PRODUCT = products<1>(std::make_integer_sequence<int, ROWS>{});
 constexpr auto WIDE_PRODUCT = products<2>(std::make_integer_sequence<int, ROWS>{});
 
+constexpr int64_t MOST_SCRATCH = 1 << 22;  // numbers of transformed inputs, and of products
+
 // Memory of a thread that it keeps from call to call: new memory costs more than filling it.
 class Scratch {
  public:
@@ -154,15 +156,15 @@ class Winograd {
         row_((g.C + LANES - 1) / LANES * LANES + 16),  // rows a power of 2 apart share cache lines
         zeros_(g.C, 0.f) {
     const int64_t threads = at::get_num_threads();
-    group_ = std::clamp<int64_t>(group, 1, panels_);
-    block = std::clamp<int64_t>(block, 1, tiles_);
-    shares_ = tiles_ / block < threads;
-    if (shares_) {
-      blocks_ = 1;
-      if (threads > 1) group_ = std::min(group_, (panels_ + threads - 1) / threads);
-    } else {  // as much work for each thread
-      blocks_ = ((tiles_ + block - 1) / block + threads - 1) / threads * threads;
-    }
+    const int64_t most_tiles = std::max<int64_t>(1, MOST_SCRATCH / (POINTS * row_));
+    block = std::clamp<int64_t>(block, 1, std::min(tiles_, most_tiles));
+    shares_ = threads > 1 && tiles_ <= most_tiles && tiles_ / block < threads;
+    const int64_t sums = POINTS * (shares_ ? tiles_ : block) * o.width;  // of a panel
+    const int64_t most_panels = std::max<int64_t>(1, MOST_SCRATCH / sums);
+    group_ = std::clamp<int64_t>(group, 1, std::min(panels_, most_panels));
+    if (shares_) group_ = std::min(group_, (panels_ + threads - 1) / threads);
+    // as much work for each thread
+    blocks_ = shares_ ? 1 : ((tiles_ + block - 1) / block + threads - 1) / threads * threads;
   }
 
   // Few tiles: the threads transform them together, and then share the panels. Many: each thread
