@@ -15,8 +15,12 @@ from accuracy_booster.blocks.layers import Dense
 from accuracy_booster.fastpath.epilogue import Epilogue
 from accuracy_booster.fastpath.gated_convolution import gated_convolution
 from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
-from accuracy_booster.ops import leaf_module, rescale, without_autocast
-from accuracy_booster.ops import gate_of_map  # noqa: F401  # it defines the operator
+from accuracy_booster.ops import (
+    gate_of_map,  # noqa: F401  # it defines the operator
+    leaf_module,
+    rescale,
+    without_autocast,
+)
 from accuracy_booster.ops.pooled_conv import has_pooled_form, tap_sums
 from accuracy_booster.surgery.hooks import is_hooked
 
