@@ -50,9 +50,10 @@ class FoldedGate(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.scale = scale
         (first, *rest) = self.stages
-        alone = isinstance(first, Scale) and not rest
-        # a constant of a compiled network, while numbers that are made on the way are not
-        row = torch.full_like(first.bias, scale).detach() if alone else None
+        row = None
+        if isinstance(first, Scale) and not rest:
+            # a constant of a compiled network, while numbers that are made on the way are not
+            row = torch.full_like(first.bias, scale).detach()
         self.register_buffer("scale_row", row, persistent=False)
 
     def rows(self) -> torch.Tensor | None:
