@@ -220,7 +220,7 @@ REFUSED = {
     "1x3": ({"kernel_size": (1, 3)}, {}, 2, "needs a 3x3 kernel"),
     "gate": ({}, {"gate": GATE}, 2, "a gate needs .* no Winograd form"),
     "3 outputs": ({}, {}, 3, "2 or 4 outputs a side, not 3"),
-    "-1 outputs": ({}, {}, -1, "2 or 4 outputs a side, not -1"),
+    "-1 outputs": ({}, {}, -1, "outputs must be 0, 2 or 4"),
     "weights of 2x2": ({}, {"packed": torch.ones(16, 1, 4, 16)}, 4, "packed weights do not fit"),
     "weights of sums": ({}, {"packed": torch.ones(1, 1, 36, 16)}, 2, "packed weights do not fit"),
     "small map": ({"padding": (0, 1)}, {}, 2, r"larger than the padded map \[2, 9\]"),
@@ -317,4 +317,4 @@ def test_the_operator_keeps_torchs_rules(outputs):
 
 def test_other_kernels_are_refused():
     with pytest.raises(ValueError, match="3x3 kernels, and this one is 1x3"):
-        pack(torch.ones(2, 2, 1, 3), 1, 4)
+        packed_conv.pack(torch.ones(2, 2, 1, 3), 1, 4)
