@@ -1,6 +1,6 @@
 """Write the list of commands into docs/reference/commands.md.
 
-python docs/write_commands.py
+    python docs/write_commands.py
 """
 
 from __future__ import annotations
