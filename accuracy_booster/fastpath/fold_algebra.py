@@ -80,8 +80,8 @@ def fold_gate(layer: Layer, gate: Recalibrate, form: str) -> FoldedGate:
     matrix = _kernel_matrix(layer)
     bias = matrix.new_zeros(len(matrix)) if layer.bias is None else layer.bias.double()
     folded = fold_gate_of_output(gate, dtype)
-    folded.stages[0] = _linear_layer(*_after(first, matrix, bias)).to(dtype)
-    return folded
+    stages = [_linear_layer(*_after(first, matrix, bias)).to(dtype), *folded.stages[1:]]
+    return FoldedGate(stages, folded.scale).eval()
 
 
 @torch.no_grad()

@@ -50,9 +50,10 @@ class FoldedGate(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.scale = scale
         (first, *rest) = self.stages
-        # a constant of a compiled network, while numbers that are made on the way are not
-        alone = isinstance(first, Scale) and not rest
-        row = torch.full_like(first.bias, scale).detach() if alone else None  # type: ignore[arg-type]
+        row = None
+        if isinstance(first, Scale) and not rest:
+            # a constant of a compiled network, while numbers that are made on the way are not
+            row = torch.full_like(first.bias, scale).detach()
         self.register_buffer("scale_row", row, persistent=False)
 
     def rows(self) -> torch.Tensor | None:
@@ -123,8 +124,9 @@ class GatedConv(nn.Module):
     @leaf_module(may_defer=False)  # users of a torch.fx graph may read any node
     def forward(self, h: torch.Tensor, may_defer: bool = True) -> Any:
         """A tensor; with `may_defer` it may be a deferred map."""
-        if self.form != "output" and _is_packed(self.conv) and self.conv.takes(h):
-            return self._packed(self.conv, h, may_defer)
+        conv = self.conv
+        if self.form != "output" and _is_packed(conv, self.gate) and conv.takes(h):
+            return self._packed(conv, h, may_defer)
         z, p = gated_convolution(
             h,
             convolve=self.conv,
@@ -163,11 +165,11 @@ class GatedConv(nn.Module):
             return self.gate(d)
 
 
-def _is_packed(conv: nn.Module) -> TypeGuard[PackedConv2d]:
-    """Whether it is a packed convolution whose own output nobody reads."""
+def _is_packed(conv: nn.Module, gate: FoldedGate) -> TypeGuard[PackedConv2d]:
+    """Whether it is a packed convolution, and nobody reads its own output or that of the gate."""
     if not isinstance(conv, PackedConv2d):
         return False
-    return torch.compiler.is_compiling() or not is_hooked(conv)
+    return torch.compiler.is_compiling() or not (is_hooked(conv) or is_hooked(gate))
 
 
 class GatedConv2d(GatedConv):

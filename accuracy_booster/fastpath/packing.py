@@ -128,11 +128,7 @@ def pack_convolutions(
 
 
 def _best(times: Mapping[str, float], *, gated: bool) -> str:
-    """The fastest form. Without a gate ours must be faster by `MARGIN`.
-
-    The maps and weights of a timing are in the caches, more than those of a network are, and
-    torch's kernel loses less by that.
-    """
+    """The fastest form. Without a gate ours must be faster by `MARGIN`, since timings vary."""
     ours = min((how for how in times if how != TORCH), key=times.__getitem__)
     most = times.get(TORCH, float("inf")) * (1.0 if gated else 1 - MARGIN)
     return ours if times[ours] < most else TORCH

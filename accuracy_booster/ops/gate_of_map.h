@@ -230,6 +230,7 @@ at::Tensor gate_of_map(const at::Tensor& x, at::IntArrayRef kernel_size, at::Int
   const bool pads = padding[0] != 0 || padding[1] != 0, strides = stride[0] != 1 || stride[1] != 1;
   TORCH_CHECK((pointwise && !pads) || !strides,
               "kernels larger than 1x1 need stride 1, and others no padding");
+  TORCH_CHECK(x.size(2) > 0 && x.size(3) > 0, "a map without positions has no mean");
   if (x.numel() == 0) return at::empty({x.size(0), weights.back().size(0)}, x.options());
   const at::Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor d = tap_means(map, kernel_size, stride, padding, dilation);

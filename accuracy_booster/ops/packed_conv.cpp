@@ -69,6 +69,7 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   };
   g.P = places(g.H, 0), g.Q = places(g.W, 1);
   TORCH_CHECK(g.C % groups == 0 && g.K % groups == 0, "groups=", groups, " must divide channels");
+  TORCH_CHECK(schedule[2] >= 0, "schedule's outputs must be 0, 2 or 4");
   const int64_t side = schedule[2] ? schedule[2] + 2 : 0;  // of Winograd's tiles
   if (side) check_winograd(g, side);
   const int64_t matrices = side ? side * side : groups;

@@ -41,7 +41,14 @@ def matrix(outputs: int) -> torch.Tensor:
 
 
 def transform(weight: torch.Tensor, outputs: int) -> torch.Tensor:
-    """weight[K, C, 3, 3] -> G w G^T, [A * A, K, C]."""
+    """weight[K, C, 3, 3] -> G w G^T, [A * A, K, C].
+
+    Raises:
+        ValueError: for another kernel than 3x3.
+    """
+    if weight.shape[2:] != (3, 3):
+        size = "x".join(map(str, weight.shape[2:]))
+        raise ValueError(f"Winograd's form is for 3x3 kernels, and this one is {size}")
     g = matrix(outputs)
     return torch.einsum("ai,kcij,bj->abkc", g, weight.double(), g).flatten(0, 1).to(weight.dtype)
 

@@ -37,7 +37,6 @@ namespace {
 
 constexpr float NEAR = 11.f / 16, FAR = 11.f / 8;  // the points of m = 4; their powers are exact
 constexpr float NEAR2 = NEAR * NEAR, FAR2 = FAR * FAR;
-constexpr int64_t MOST_NUMBERS = 1 << 22;  // of some tiles, which a thread keeps
 
 // `in` along one side: A inputs d, one after the other, to A numbers, `step` apart.
 template <int A>
@@ -113,8 +112,9 @@ constexpr std::array<Product, ROWS> products(std::integer_sequence<int, M...>) {
 constexpr auto NARROW_PRODUCT = products<1>(std::make_integer_sequence<int, ROWS>{});
 constexpr auto WIDE_PRODUCT = products<2>(std::make_integer_sequence<int, ROWS>{});
 
-// Memory of a thread that it keeps from call to call, of at most MOST_NUMBERS unless one tile has
-// more: new memory costs more than filling it.
+constexpr int64_t MOST_SCRATCH = 1 << 22;  // numbers of transformed inputs, and of products
+
+// Memory of a thread that it keeps from call to call: new memory costs more than filling it.
 class Scratch {
  public:
   ~Scratch() { std::free(memory_); }
@@ -156,18 +156,15 @@ class Winograd {
         row_((g.C + LANES - 1) / LANES * LANES + 16),  // rows a power of 2 apart share cache lines
         zeros_(g.C, 0.f) {
     const int64_t threads = at::get_num_threads();
-    group_ = std::clamp<int64_t>(group, 1, panels_);
-    const int64_t of_a_tile = POINTS * std::max(row_, group_ * o.width);
-    const int64_t most = std::max<int64_t>(1, MOST_NUMBERS / of_a_tile);
-    block = std::clamp<int64_t>(block, 1, tiles_);
-    shares_ = tiles_ / block < threads && tiles_ <= most;
-    block = std::min(block, most);
-    if (shares_) {
-      blocks_ = 1;
-      if (threads > 1) group_ = std::min(group_, (panels_ + threads - 1) / threads);
-    } else {  // as much work for each thread
-      blocks_ = ((tiles_ + block - 1) / block + threads - 1) / threads * threads;
-    }
+    const int64_t most_tiles = std::max<int64_t>(1, MOST_SCRATCH / (POINTS * row_));
+    block = std::clamp<int64_t>(block, 1, std::min(tiles_, most_tiles));
+    shares_ = threads > 1 && tiles_ <= most_tiles && tiles_ / block < threads;
+    const int64_t sums = POINTS * (shares_ ? tiles_ : block) * o.width;  // of a panel
+    const int64_t most_panels = std::max<int64_t>(1, MOST_SCRATCH / sums);
+    group_ = std::clamp<int64_t>(group, 1, std::min(panels_, most_panels));
+    if (shares_) group_ = std::min(group_, (panels_ + threads - 1) / threads);
+    // as much work for each thread
+    blocks_ = shares_ ? 1 : ((tiles_ + block - 1) / block + threads - 1) / threads * threads;
   }
 
   // Few tiles: the threads transform them together, and then share the panels. Many: each thread

@@ -24,9 +24,17 @@ from support.strictness import WARNINGS_ARE_ERRORS
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.fastpath.folded_modules import GatedConv2d
+from accuracy_booster.blocks.layers import ChannelConv1d, Dense
+from accuracy_booster.fastpath.epilogue import Epilogue
+from accuracy_booster.fastpath.fold_algebra import fold_gate
+from accuracy_booster.fastpath.folded_modules import FoldedGate, GatedConv2d, Scale
+from accuracy_booster.fastpath.packed_modules import GateWeights, PackedConv2d
+from accuracy_booster.ops import packed_conv
+from accuracy_booster.ops.packed_conv import Schedule
 
 pytestmark = WARNINGS_ARE_ERRORS
+reason = packed_conv.why_not(nn.Conv2d(1, 1, 3))
+needs_kernel = pytest.mark.skipif(reason is not None, reason=f"no kernel here: {reason}")
 
 
 @pytest.mark.parametrize("name", ["resnet8", "preact11", "timm/regnetx_002", "shufflenet_g3"])
@@ -165,6 +173,96 @@ def test_both_forms_of_a_folded_gate(dims, form):
     folded = ab.fold(net.eval(), example=x)
     assert f"form={form}" in str(folded)
     torch.testing.assert_close(folded(x), net(x), rtol=1e-9, atol=1e-9)
+
+
+STAGES = {  # of 8 channels, after a 3x3 convolution of 6; those that have a form in the operator
+    "a row": lambda: [Scale(torch.randn(54), torch.randn(54))],
+    "a matrix": lambda: [nn.Linear(54, 8)],
+    "a matrix without a bias": lambda: [nn.Linear(54, 8, bias=False)],
+    "two": lambda: [nn.Linear(54, 3), nn.Linear(3, 8)],
+    "three": lambda: [nn.Linear(54, 5), dense(5, 5, 5), dense(5, 8, 1)],
+}
+WITHOUT_FORM = {
+    "grouped": lambda: [nn.Linear(54, 8), dense(8, 8, 2)],
+    "eca": lambda: [ChannelConv1d(3, bias=False, init="default")],
+    "eca after a matrix": lambda: [nn.Linear(54, 8), ChannelConv1d(3, bias=True, init="default")],
+    "float64": lambda: [nn.Linear(54, 8).double()],
+}
+
+
+def dense(c, k, groups):
+    return Dense(c, k, groups=groups, bias=True, init="default")
+
+
+def packed_3x3(outputs=4, **options):
+    conv = nn.Conv2d(6, 8, 3, **{"padding": 1, **options})
+    return PackedConv2d(conv, Schedule(28, 1, outputs))
+
+
+@needs_kernel
+@pytest.mark.parametrize("outputs", [0, 2, 4])
+@pytest.mark.parametrize("what", STAGES)
+def test_a_gate_from_the_map_is_the_gate(what, outputs):
+    gate, h = FoldedGate(STAGES[what](), 2.0), torch.randn(3, 6, 5, 7)
+    conv = packed_3x3(outputs)
+    means = F.unfold(h, 3, padding=1).mean(2)
+    with torch.no_grad():
+        torch.testing.assert_close(gate.of_map(h, conv), gate(means), rtol=1e-5, atol=1e-6)
+    assert gate.of_map(h, conv) is None, "somebody wants gradients"
+    gate.requires_grad_(False)
+    torch.testing.assert_close(gate.of_map(h, conv), gate(means), rtol=1e-5, atol=1e-6)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_gates_without_a_form_in_the_operator():
+    h = torch.randn(3, 6, 5, 7)
+    for what, build in WITHOUT_FORM.items():
+        assert FoldedGate(build(), 1.0).of_map(h, packed_3x3()) is None, what
+    strided = packed_3x3(0, stride=2)
+    assert FoldedGate([nn.Linear(54, 8)], 1.0).of_map(h, strided) is None
+
+
+@needs_kernel
+@pytest.mark.parametrize("stages", [STAGES["two"], WITHOUT_FORM["grouped"]])
+def test_a_gated_convolution_in_winograds_form(stages):
+    gate, h = FoldedGate(stages(), 1.0), torch.randn(3, 6, 5, 7)
+    conv = packed_3x3().requires_grad_(False)
+    gated = GatedConv2d(conv, gate, "input", Epilogue())
+    means = F.unfold(h, 3, padding=1).mean(2)
+    expected = conv._in_steps(h, GateWeights(gate(means)), None, None, None)
+    with torch.no_grad():
+        torch.testing.assert_close(gated(h), expected, rtol=1e-5, atol=1e-5)
+    # gradients of the gate alone, whose convolution is frozen
+    found = torch.autograd.grad(gated(h).square().sum(), list(gate.parameters()))
+    truth = torch.autograd.grad(expected.square().sum(), list(gate.parameters()))
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernel
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["input", "kernel"])
+def test_hooks_on_a_gate_see_its_weights(form):
+    conv = nn.Conv2d(6, 8, 1)
+    stage = nn.Linear(6, 8) if form == "input" else Scale(torch.ones(8), torch.zeros(8))
+    gate, h = FoldedGate([stage], 1.0), torch.randn(3, 6, 5, 7)
+    gated = GatedConv2d(PackedConv2d(conv, Schedule(14)), gate, form, Epilogue())
+    expected, seen = gated(h), []
+    gate.register_forward_hook(lambda _gate, _means, p: seen.append(p))
+    torch.testing.assert_close(gated(h), expected, rtol=1e-5, atol=1e-6)
+    assert [p.shape for p in seen] == [(3, 8)]
+
+
+def test_rows_are_those_of_a_gate_of_single_channels():
+    row = Scale(torch.randn(8), torch.randn(8))
+    assert torch.equal(
+        FoldedGate([row], 2.0).rows(), torch.stack([row.weight, row.bias, torch.full((8,), 2.0)])
+    )
+    assert FoldedGate([nn.Linear(8, 8)], 1.0).rows() is None
+    assert FoldedGate([row, row], 1.0).rows() is None
+    conv, gate = nn.Conv2d(6, 8, 3), ab.Recalibrate(8, "ab").eval()
+    assert fold_gate(conv, gate, "output").rows().shape == (3, 8)
+    assert fold_gate(conv, gate, "input").rows() is None
 
 
 @pytest.mark.parametrize("block", ["ab", "se"])

@@ -21,7 +21,7 @@ conv = nn.Conv2d(4, 16, 3, padding=1).requires_grad_(False)
 x = torch.randn(1, 4, 5, 5)
 y = torch.ops.accuracy_booster.packed_conv(
     *(x, packed_conv.pack(conv.weight, 1), conv.bias, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1),
-    *(None, None, None, None, None, None, [56, 1]),
+    *(None, None, None, None, None, None, [56, 1, 0]),
 )
 assert (y - conv(x)).abs().max() < 1e-5
 """

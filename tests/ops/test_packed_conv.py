@@ -145,6 +145,19 @@ def test_not_a_number_stays_one():
 
 
 @needs_kernel
+def test_a_shut_gate_does_not_hide_an_infinite_number():
+    x = torch.ones(1, 1, 2, 2)
+    x[0, 0, 0, 0] = torch.inf
+    conv = nn.Conv2d(1, 1, 1, bias=False).requires_grad_(False)
+    nn.init.ones_(conv.weight)
+    gate = torch.tensor([[-1.0], [0.0], [1.0]])  # sigmoid(-infinity) = 0
+    found = OP(*arguments(conv, x, gate=gate, low=0.0))
+    truth = packed_conv.reference(*arguments(conv, x, gate=gate, low=0.0))
+    torch.testing.assert_close(found, truth, equal_nan=True)
+    assert found[0, 0, 0, 0].isnan()
+
+
+@needs_kernel
 @torch.no_grad()
 def test_no_images_give_no_images():
     conv, x, *_ = make(1, 4, 16, 3, 3, 1, 1, 0, 1, 1)
