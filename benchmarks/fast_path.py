@@ -157,40 +157,47 @@ def _how(result: dict[str, Any], found: dict[tuple[Any, ...], dict[str, Any]]) -
     return f"{words} Stock takes {', '.join(times)}."
 
 
-def sentence(result: dict[str, Any]) -> str:
-    """README's line: the ranges of both ratios of the folded gates, and of the rivals."""
+def summary(result: dict[str, Any]) -> str:
+    """README's table: the ranges of both ratios of the folded gates, and of the rivals."""
     rows = [r for r in result["rows"] if r["path"] == "ours" and r["block"] != "none" and r["fast"]]
     rivals = [r for r in result["rows"] if r["path"] == "rival"]
     names = ", ".join(dict.fromkeys(row["block"] for row in rows))
-    text = (
-        f"Folded and compiled, {result['model']} with a block ({names}) takes "
-        f"{_ranges(rows, 'of_stock')} of the time of the network without a block as people "
-        "run it today (`torch.compile` with frozen weights), and "
-        f"{_ranges(rows, 'of_same')} of that network with the same treatment."
-    )
+    batches = sorted({row["batch_size"] for row in rows})
+    lines = [
+        [f"with a block ({names}), folded: of stock", *_ranges(rows, batches, "of_stock")],
+        ["the same: of the same treatment", *_ranges(rows, batches, "of_same")],
+    ]
     for name in dict.fromkeys(row["block"] for row in rivals):
         own = [row for row in rivals if row["block"] == name]
-        text += f" {name} takes {_ranges(own, 'of_stock')}."
-    return f"{text} {publishing.machine(result['machine'])} ([measured](docs/speed.md#measured))."
+        lines.append([f"{name}: of stock", *_ranges(own, batches, "of_stock")])
+    header = [f"{result['model']}, compiled: time", *(f"batch {batch}" for batch in batches)]
+    return (
+        f"{publishing.markdown(header, lines)}\n\n"
+        "*Of stock* is over the time of the network without a block as people run it today "
+        "(`torch.compile` with frozen weights). *Of the same treatment* is over that network "
+        f"folded by `ab.fold` too. {publishing.machine(result['machine'])} "
+        "([measured](docs/speed.md#measured))."
+    )
 
 
-def _ranges(rows: list[dict[str, Any]], opponent: str) -> str:
-    parts = []
-    for batch in sorted({row["batch_size"] for row in rows}):
+def _ranges(rows: list[dict[str, Any]], batches: list[int], opponent: str) -> list[str]:
+    """From the least to the largest ratio, for each batch size."""
+    cells = []
+    for batch in batches:
         ratios = [row[opponent]["ratio"] for row in rows if row["batch_size"] == batch]
         low, high = f"{min(ratios):.2f}", f"{max(ratios):.2f}"
-        parts.append(f"{low if low == high else f'{low} to {high}'} at batch {batch}")
-    return " and ".join(parts)
+        cells.append(low if low == high else f"{low} to {high}")
+    return cells
 
 
 def written(name: str, done: dict[str, list[dict[str, Any]]]) -> str | None:
-    """What stands between the marks of a name: a table, or a sentence, for each machine."""
+    """What stands between the marks of a name: a table, or a summary, for each machine."""
     run, _, kind = name.partition(":")
     if run not in RUNS:
         return None
     if run not in done:
         return f"Not measured yet: `python benchmarks/fast_path.py --only {run}`."
-    return "\n\n".join((sentence if kind else table)(result) for result in done[run])
+    return "\n\n".join((summary if kind else table)(result) for result in done[run])
 
 
 def main() -> None:
