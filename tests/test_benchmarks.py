@@ -103,7 +103,7 @@ def test_the_benchmark_keeps_what_it_has_and_mixes_no_machines(fast_path):
 def test_the_documents_get_the_figures_from_the_json(fast_path, publishing):
     name = "resnet50-infer-compiled"
     text = f"a\n<!-- measured {name} -->\nold\n<!-- end -->\nb\n"
-    text += f"<!-- measured {name}:sentence -->\nold\n<!-- end -->\n"
+    text += f"<!-- measured {name}:summary -->\nold\n<!-- end -->\n"
     text += "<!-- measured of-others -->\nkept\n<!-- end -->\n"
 
     def filled(text, done):
@@ -124,10 +124,10 @@ def test_the_documents_get_the_figures_from_the_json(fast_path, publishing):
     assert "Stock: 53 of 53 convolutions have frozen weights" in new
     assert "(16 with the residual sum, 49 with the ReLU)." in new
     assert "Stock takes 34.0 ms at batch 1." in new
-    line = new[new.index("Folded and compiled") :]
-    assert "takes 0.94 at batch 1 of the time of the network without a block" in line
-    assert "and 1.02 at batch 1 of that network with the same treatment" in line
-    assert "timm/seresnet50 takes 1.18 at batch 1." in line
+    line = new[new.index("compiled: time | batch 1 |") :]
+    assert "| with a block (ab), folded: of stock | 0.94 |" in line
+    assert "| the same: of the same treatment | 1.02 |" in line
+    assert "| timm/seresnet50: of stock | 1.18 |" in line
     assert machine in line
     assert "\nold\n" not in new
     assert "\nkept\n" in new
