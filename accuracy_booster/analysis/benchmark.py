@@ -83,7 +83,7 @@ def bench(
     (`ops.keep_freed_memory`), for all variants. All networks are in the channels-last format. On
     the CPU a profile of both compiled opponents must show that every convolution is frozen and
     computes the residual sum and the ReLU after it, or nothing is printed. On a GPU compiled
-    inference replays CUDA graphs. Where a batch takes less than 20 ms, a time is the mean of
+    inference replays CUDA graphs. Where a batch takes less than 100 ms, a time is the mean of
     several in a row.
 
     Args:
