@@ -56,7 +56,7 @@ def test_short_calls_are_timed_together(monkeypatch):
         assert measuring.calls_in_a_row(step, device) == measuring.MOST_CALLS
         assert len(calls) == 3
     assert measuring.seconds_of(lambda: time.sleep(0.01), cuda, 4) == pytest.approx(0.01, abs=8e-3)
-    assert measuring.calls_in_a_row(lambda: time.sleep(0.03), cuda) == 1
+    assert measuring.calls_in_a_row(lambda: time.sleep(measuring.LONG_ENOUGH), cuda) == 1
 
 
 def test_a_time_of_several_calls_is_that_of_one():
