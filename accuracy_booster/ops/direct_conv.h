@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "conv_operands.h"
+#include "tap_means.h"
 #include "vectors.h"
 
 namespace {
@@ -197,18 +198,8 @@ inline void weigh(const Operands& o, const float* means, int64_t count, int64_t 
         const int some = std::min(LANES, columns - v);
         const Vector d = load_some(finish.out[m] + v, some);
         const Vector x = load_some(weight + v, some) * d + load_some(bias + v, some);
-        store_some(finish.out[m] + v, load_some(factor + v, some) / (1.f + exponential(-x)), some);
+        store_some(finish.out[m] + v, scaled_sigmoid(load_some(factor + v, some), x), some);
       }
-  }
-}
-
-// x[N, H, W, C] -> the sum over some positions of one sample that a 1x1 kernel reads, onto `to`.
-inline void add_up(const Geometry& g, const float* x, int64_t sample, int64_t begin, int64_t end,
-                   float* to) {
-  for (int64_t i = begin; i < end; i++) {
-    const int64_t y = i / g.Q * g.stride[0], w = i % g.Q * g.stride[1];
-    const float* from = x + ((sample * g.H + y) * g.W + w) * g.C;
-    for (int64_t c = 0; c < g.C; c++) to[c] += from[c];
   }
 }
 
@@ -241,7 +232,7 @@ class Direct {
     else gate_ = block_ >= space_ ? IN_PANEL : BEFORE;
     if (gate_ != IN_PANEL) p_.resize(g_.N * row_of_p());
     if (!o.means) means_.resize(g_.N * length_);
-    if (!o.means && gate_ != BY_SAMPLE) average();
+    if (!o.means && gate_ != BY_SAMPLE) tap_means(g, o.x, means_.data());
   }
 
   void run() {
@@ -286,29 +277,9 @@ class Direct {
 
   int64_t row_of_p() const { return total_ * o_.width; }
 
-  // The means of what a 1x1 kernel reads, by all threads.
-  void average() {
-    const int64_t parts = std::max<int64_t>(1, at::get_num_threads() / g_.N);
-    std::vector<float> sums(g_.N * parts * g_.C, 0.f);
-    at::parallel_for(0, g_.N * parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; task++) {
-        const int64_t n = task / parts, part = task % parts;
-        add_up(g_, o_.x, n, space_ * part / parts, space_ * (part + 1) / parts,
-               sums.data() + task * g_.C);
-      }
-    });
-    for (int64_t n = 0; n < g_.N; n++)
-      for (int64_t c = 0; c < g_.C; c++) {
-        float sum = 0;
-        for (int64_t part = 0; part < parts; part++) sum += sums[(n * parts + part) * g_.C + c];
-        means_[n * g_.C + c] = sum / space_;
-      }
-  }
-
   void run_sample(int64_t n, Space& space) {
     float* means = means_.data() + n * length_;
-    std::fill_n(means, length_, 0.f);
-    add_up(g_, o_.x, n, 0, space_, means);
+    TapSums(g_).find(o_.x + n * g_.H * g_.W * g_.C, g_.C, means);
     for (int64_t c = 0; c < length_; c++) means[c] /= space_;
     for (int64_t panel = 0; panel < total_; panel++)
       weigh_panel(n, 1, panel, p_.data() + n * row_of_p() + panel * o_.width, row_of_p());

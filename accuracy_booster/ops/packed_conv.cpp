@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "conv_operands.h"
@@ -62,12 +63,10 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& packed, const Optional
   std::copy_n(stride.begin(), 2, g.stride.begin());
   std::copy_n(padding.begin(), 2, g.padding.begin());
   std::copy_n(dilation.begin(), 2, g.dilation.begin());
-  auto places = [&](int64_t side, int i) {
-    const int64_t room = side + 2 * g.padding[i] - g.dilation[i] * (g.kernel[i] - 1) - 1;
-    TORCH_CHECK(room >= 0, "the kernel is larger than the padded map [", g.H, ", ", g.W, "]");
-    return room / g.stride[i] + 1;
-  };
-  g.P = places(g.H, 0), g.Q = places(g.W, 1);
+  for (auto [side, i] : {std::pair{g.H, 0}, std::pair{g.W, 1}})
+    TORCH_CHECK(side + 2 * g.padding[i] > g.dilation[i] * (g.kernel[i] - 1),
+                "the kernel is larger than the padded map [", g.H, ", ", g.W, "]");
+  g.find_outputs();
   TORCH_CHECK(g.C % groups == 0 && g.K % groups == 0, "groups=", groups, " must divide channels");
   TORCH_CHECK(schedule[2] >= 0, "schedule's outputs must be 0, 2 or 4");
   const int64_t side = schedule[2] ? schedule[2] + 2 : 0;  // of Winograd's tiles

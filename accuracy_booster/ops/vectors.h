@@ -89,4 +89,7 @@ inline Vector exponential(Vector given) {
   return given > 88.f ? everywhere(std::numeric_limits<float>::infinity()) : y;
 }
 
+// factor * sigmoid(x)
+inline Vector scaled_sigmoid(Vector factor, Vector x) { return factor / (1.f + exponential(-x)); }
+
 }  // namespace

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 import torch.nn.functional as F
+from support.threads import call_from_threads
 from torch import nn
 
 from accuracy_booster.ops import packed_conv
@@ -250,11 +249,7 @@ def test_threads_of_python_may_call_it_at_the_same_time():
         with torch.no_grad():
             found.extend(OP(*given) for _ in range(20))
 
-    workers = [threading.Thread(target=call) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    call_from_threads(call)
     assert len(found) == 80
     assert all(torch.equal(y, found[0]) for y in found)
 

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support.threads import call_from_threads
 from torch import nn
 
 from accuracy_booster.ops import packed_conv, winograd
@@ -292,11 +292,7 @@ def test_threads_of_python_may_call_it_at_the_same_time():
         for _ in range(10):
             found.append([OP(*g) for g in given])
 
-    workers = [threading.Thread(target=call) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    call_from_threads(call)
     assert len(found) == 40
     assert all(torch.equal(a, b) for ys in found for a, b in zip(ys, expected, strict=True))
 
