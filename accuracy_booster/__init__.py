@@ -45,6 +45,7 @@ _PUBLIC = {
     "gates": "inspection",
     "inspect": "inspection",
     "compile_for_inference": "fastpath",
+    "export": "deploy",
     "fold": "fastpath",
     "merge": "fastpath",
     "predict": "prediction",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import Recipe as Recipe
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
+    from accuracy_booster.deploy import export as export
     from accuracy_booster.fastpath import FastPath as FastPath
     from accuracy_booster.fastpath import compile_for_inference as compile_for_inference
     from accuracy_booster.fastpath import fast_path as fast_path
@@ -99,6 +101,8 @@ _PARTS = (
     "analysis",
     "blocks",
     "data",
+    "deploy",
+    "exported",
     "fastpath",
     "detection",
     "inspection",

@@ -1,0 +1,85 @@
+"""The formats of exported files, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from accuracy_booster.errors import shown, unknown
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported files.
+
+    Attributes:
+        name: as `--format` names it.
+        suffix: of the file's name.
+        runtime: the package that runs such a file.
+        writers: the packages that write one, beside torch.
+        about: one line for people.
+    """
+
+    name: str
+    suffix: str
+    runtime: str
+    writers: tuple[str, ...]
+    about: str
+
+    def check_writers(self) -> None:
+        """Raise ValueError if a package is missing that writes such a file."""
+        self._check((*self.writers, self.runtime), f"to export {self.name}")
+
+    def check_runtime(self) -> None:
+        """Raise ValueError if the package that runs such a file is missing."""
+        self._check((self.runtime,), f"to run a file {self.suffix}")
+
+    def _check(self, packages: tuple[str, ...], purpose: str) -> None:
+        missing = [package for package in dict.fromkeys(packages) if find_spec(package) is None]
+        if missing:
+            raise ValueError(
+                f"{purpose} takes {' and '.join(missing)}, which is not installed; "
+                f"pip install {' '.join(missing)}, or pip install 'accuracy-booster[export]'"
+            )
+
+
+_ROWS = (
+    Format(
+        "onnx", ".onnx", "onnxruntime", ("onnx", "onnxscript"), "ONNX, for onnxruntime and others"
+    ),
+    Format("torch", ".pt2", "torch", (), "a program of torch.export, for Python and C++"),
+    Format("openvino", ".xml", "openvino", (), "OpenVINO, a file .xml and one .bin beside it"),
+)
+FORMATS = {row.name: row for row in _ROWS}
+
+
+def format_named(name: str) -> Format:
+    """The row of a format.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file, by the end of its name.
+
+    Raises:
+        ValueError: if no format has such files.
+    """
+    for row in _ROWS:
+        if path.suffix.lower() == row.suffix:
+            return row
+    ends = ", ".join(row.suffix for row in _ROWS)
+    raise ValueError(
+        f"{shown(str(path))} is no exported file: its name must end with one of {ends}"
+    )
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path is named as an exported file is."""
+    return Path(path).suffix.lower() in {row.suffix for row in _ROWS}
