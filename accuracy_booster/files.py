@@ -17,11 +17,12 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from accuracy_booster.errors import CannotWrite
+
+if TYPE_CHECKING:
+    import torch
 
 HASH = "sha256"
 OURS = "accuracy_booster"  # the entry of our safetensors files' metadata with values and hash
@@ -187,6 +188,8 @@ def _with_metadata(content: bytes, more: Mapping[str, str]) -> bytes:
 
 def plain_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies in the form that safetensors can write: on the CPU, contiguous, sharing no memory."""
+    import torch
+
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -222,6 +225,8 @@ def unpack(path: Path) -> Packed:
 
 def _digest(tensors: Mapping[str, torch.Tensor], text: str) -> str:
     """The SHA-256 of the values' text and of each tensor's name, type, shape and bytes."""
+    import torch
+
     sha = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

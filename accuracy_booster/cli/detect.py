@@ -111,7 +111,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _predict(given: dict[str, Any]) -> Result:
-    from accuracy_booster.data.pictures import find_images
+    from accuracy_booster.data.found_images import find_images
     from accuracy_booster.detection import load, predict_files
     from accuracy_booster.detection.predicting import check_threshold
     from accuracy_booster.progress import bars, note

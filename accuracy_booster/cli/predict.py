@@ -38,7 +38,7 @@ def _predict_arguments(parser: Parser) -> None:
 
 
 def _predict(given: dict[str, Any]) -> Result:
-    from accuracy_booster.data.pictures import find_images
+    from accuracy_booster.data.found_images import find_images
     from accuracy_booster.prediction import predict, predicted_files
     from accuracy_booster.progress import bars, note
     from accuracy_booster.training.run_directory import Run

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from accuracy_booster.data.images import Images, TensorImages
-from accuracy_booster.data.pixels import recoloured
+from accuracy_booster.data.pixel_tensors import recoloured
 
 
 def convert(images: Images, chans: int, name: str) -> None:

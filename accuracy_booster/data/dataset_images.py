@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from accuracy_booster.data.images import Images, Item, UnreadableImage
-from accuracy_booster.data.pixels import recoloured, rgb_tensor
+from accuracy_booster.data.pixel_tensors import recoloured, rgb_tensor
 from accuracy_booster.errors import shortened, shown
 
 # a bicubic resize overshoots by so much; what is further outside was normalised

@@ -7,23 +7,19 @@
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from accuracy_booster.data.image_files import NOT_READ, same_name
-from accuracy_booster.data.images import Images, Item, UnreadableImage
-from accuracy_booster.data.pixels import to_pixels
+from accuracy_booster.data.decoding import decoded, open_image, unreadable
+from accuracy_booster.data.image_errors import UnreadableImage
+from accuracy_booster.data.image_files import same_name
+from accuracy_booster.data.images import Images, Item
 from accuracy_booster.progress import printable
-
-LARGEST = 178_956_970  # pixels of an image: Pillow's own bound, also where a user has lifted that
 
 
 class EncodedImages(Images):
@@ -55,47 +51,16 @@ class EncodedImages(Images):
             UnreadableImage: if it is no image, or one that is too large.
         """
         try:
-            return self._checked(Image.open(self._file(index)))
+            return open_image(self.read(index))
         except Exception as e:  # Pillow's decoders raise errors of any kind
             raise self._unreadable(index, e) from e
-
-    def _file(self, index: int) -> io.BytesIO | str:
-        encoded = self.read(index)
-        size, regular = len(encoded), True
-        if isinstance(encoded, str):
-            found = os.stat(encoded)
-            size, regular = found.st_size, stat.S_ISREG(found.st_mode)
-        if not regular:  # reading a pipe may never end
-            raise ValueError("it is no regular file")
-        if not size:
-            raise ValueError("it is empty")
-        return io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-
-    @staticmethod
-    def _checked(image: Image.Image) -> Image.Image:
-        """Refuse an image whose decoding would take too much memory or run another program."""
-        pixels = image.width * image.height
-        reason = ""
-        if image.format in NOT_READ:
-            reason = f"it is {image.format}, which needs another program to be read"
-        elif pixels > LARGEST:
-            reason = (
-                f"its {image.height} x {image.width} pixels are {pixels:,}, more than {LARGEST:,}"
-            )
-        elif not pixels:
-            reason = "it has no pixels"
-        if reason:
-            image.close()
-            raise ValueError(reason)
-        return image
 
     def __getitem__(self, index: int) -> Item:
         with self.open(index) as image:
             try:
-                pixels = np.array(to_pixels(image, self.channels))
+                pixels = decoded(image, self.channels)
             except Exception as e:  # as above
                 raise self._unreadable(index, e) from e
-        pixels = pixels.reshape(*pixels.shape[:2], self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1), int(self.labels[index])
 
     def where(self, index: int) -> str:
@@ -108,16 +73,7 @@ class EncodedImages(Images):
         return f"{printable(self.source)}, row {index}"
 
     def _unreadable(self, index: int, error: Exception) -> UnreadableImage:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, MemoryError):
-            reason = "there is not enough memory to decode it"
-        elif isinstance(error, (UnidentifiedImageError, ImportError)):
-            # ultralytics replaces Image.open by one that then looks for further packages
-            reason = "it is no image of a kind that Pillow reads here"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        where = self.where(index)
-        return UnreadableImage(f"cannot read the image {where}: {printable(reason)}")
+        return unreadable(self.where(index), error)
 
 
 class ReadPath:

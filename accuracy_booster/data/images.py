@@ -14,22 +14,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from accuracy_booster.data.image_errors import TooManyPixels, UnreadableImage
+
 Item = tuple[torch.Tensor, Any]  # an image, and its class number or what a detector learns of it
-
-
-class UnreadableImage(ValueError):
-    """An image cannot be decoded. The message is one line.
-
-    torch raises the error of a loading process again with the traceback as its message; of that the
-    last line is kept.
-    """
-
-    def __init__(self, message: str):
-        super().__init__(message.strip().splitlines()[-1].split(f"{type(self).__name__}: ")[-1])
-
-
-class TooManyPixels(ValueError):
-    """An image has a shape that takes too much memory to resize."""
 
 
 class Images(Dataset[Item]):

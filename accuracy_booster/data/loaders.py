@@ -22,6 +22,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.channels import convert
 from accuracy_booster.data.choices import AUGMENTS, BALANCES, CROP_MODES, INTERPOLATIONS
 from accuracy_booster.data.class_numbers import number_classes
+from accuracy_booster.data.cropping import MOST
 from accuracy_booster.data.data_set import Data
 from accuracy_booster.data.dataset_images import DatasetImages
 from accuracy_booster.data.encoded_images import EncodedImages
@@ -30,7 +31,7 @@ from accuracy_booster.data.marks import marks_of
 from accuracy_booster.data.normalisation import Stats, for_channels, statistics_of
 from accuracy_booster.data.preloading import native_size, preloaded
 from accuracy_booster.data.source import Source
-from accuracy_booster.data.transforms import MOST, Steps, Transform, eval_transform, unchanged
+from accuracy_booster.data.transforms import Steps, Transform, eval_transform, unchanged
 from accuracy_booster.errors import unknown
 from accuracy_booster.models.preprocessing import Preprocessing
 

@@ -1,17 +1,17 @@
-"""The pixels of an image file as a viewer shows them. `encoded_images` and `detection` use it."""
+"""The pixels of an image file as a viewer shows them. Nothing here needs torch.
+
+`decoding`, `picture_arrays` and `detection` use it; `pixel_tensors` has the same as tensors.
+"""
 
 # H W space
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 
 from accuracy_booster.data.choices import SMALL
 
-# Of red, green and blue in 65536ths, as Pillow's convert("L") weights them (ITU-R 601-2 luma).
-LUMA = (19595, 38470, 7471)
 ORIENTATION = 0x0112  # the EXIF tag; its values from 5 on exchange height and width
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,28 +41,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def rgb_tensor(image: Image.Image) -> torch.Tensor:
-    """An image as `to_rgb` makes it, uint8 [3, H, W]."""
-    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
-
-
 def to_pixels(image: Image.Image, chans: int) -> Image.Image:
     """An image as `to_rgb` makes it, of mode RGB (3 channels) or L (1 channel, grey)."""
     picture = to_rgb(image)
     return picture if chans == 3 else picture.convert("L")
-
-
-def recoloured(pixels: torch.Tensor, channels: int) -> torch.Tensor:
-    """uint8 [..., C, H, W] -> uint8 [..., channels, H, W]: grey to colour, or colour to grey.
-
-    Grey values are those of Pillow's `convert("L")`.
-    """
-    if pixels.shape[-3] == channels:
-        return pixels
-    if channels == 3:
-        return pixels.repeat_interleave(3, dim=-3)
-    red, green, blue = (p.int() * weight for p, weight in zip(pixels.unbind(-3), LUMA, strict=True))
-    return ((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(-3)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from accuracy_booster.data.decoding import checked
 from accuracy_booster.data.encoded_images import EncodedImages
 from accuracy_booster.data.image_files import extensions
 from accuracy_booster.data.source import Names, Part, Source
@@ -33,10 +34,8 @@ class IndexedImages(EncodedImages):
         try:
             found = self.open_one(index)
             if isinstance(found, Image.Image):
-                return self._checked(found)
-            return self._checked(
-                Image.open(io.BytesIO(found) if isinstance(found, bytes) else found)
-            )
+                return checked(found)
+            return checked(Image.open(io.BytesIO(found) if isinstance(found, bytes) else found))
         except Exception as e:  # timm's readers and Pillow's decoders raise errors of any kind
             raise self._unreadable(index, e) from e
 

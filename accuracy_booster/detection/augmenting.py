@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from accuracy_booster.data.images import TooManyPixels
-from accuracy_booster.data.transforms import MOST, check_pixels
+from accuracy_booster.data.cropping import MOST, check_pixels
+from accuracy_booster.data.image_errors import TooManyPixels
 from accuracy_booster.detection.choices import AUGMENTS
 from accuracy_booster.errors import shown, unknown
 
@@ -137,7 +137,7 @@ class Augmentation:
 
 
 class _ZoomOut:
-    """Puts the image into a larger one, which has no more pixels than `data.transforms.MOST`."""
+    """Puts the image into a larger one, which has no more pixels than `data.cropping.MOST`."""
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         from torchvision.transforms import v2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster.data.batches import Loader
-from accuracy_booster.data.encoded_images import LARGEST
+from accuracy_booster.data.decoding import LARGEST
 from accuracy_booster.data.image_files import same_name
 from accuracy_booster.data.marks import difference, marks_of
 from accuracy_booster.data.transforms import unchanged

@@ -12,8 +12,9 @@ from torch import nn
 
 from accuracy_booster import files
 from accuracy_booster.data import image_files
-from accuracy_booster.data.images import UnreadableImage
-from accuracy_booster.data.pictures import find_images, read
+from accuracy_booster.data.found_images import find_images
+from accuracy_booster.data.image_errors import UnreadableImage
+from accuracy_booster.data.pictures import read
 from accuracy_booster.detection.drawing import draw
 from accuracy_booster.detection.predicting import Prediction, check_threshold, predict_one
 

@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from accuracy_booster.data.pictures import Picture, find_images, pixels_of, read
+from accuracy_booster.data.found_images import find_images
+from accuracy_booster.data.picture_arrays import Picture
+from accuracy_booster.data.pictures import pixels_of, read
 from accuracy_booster.detection.measuring import detections
 from accuracy_booster.surgery.modes import in_eval_mode
 

@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from accuracy_booster.data.encoded_images import EncodedImages, ReadPath
 from accuracy_booster.data.images import Images, Item
-from accuracy_booster.data.pictures import Picture, find_images, pixels_of, with_channels
-from accuracy_booster.errors import shown
+from accuracy_booster.data.picture_arrays import Numbered, Picture, numbered
+from accuracy_booster.data.pictures import pixels_of, with_channels
 
 
 class GivenImages(Images):
@@ -56,46 +53,21 @@ def given_images(
 ) -> Iterator[GivenImages]:
     """Data sets of the given images, in their order: one, or of an iterator `at_once` at a time.
 
-    So a generator of thousands of images is never held as a whole. Paths are looked up at once,
-    where they are a list, so that a wrong one is an error before anything is predicted.
-
-    A path that is given twice comes twice.
+    So a generator of thousands of images is never held as a whole.
 
     Raises:
-        ValueError: if there are none; and as `find_images` and `pixels_of`.
+        ValueError: as `numbered` and `pixels_of`.
     """
-    if isinstance(images, (str, Path, Image.Image, torch.Tensor, np.ndarray)):
-        images = _planes(images)
-    if not isinstance(images, Iterable):
-        raise ValueError(
-            f"images={shown(images)} must be files, folders, patterns or images: one, a list or an "
-            "iterator of them"
-        )
-    if isinstance(images, Sequence):
-        if not images:
-            raise ValueError("no images are given; give files, folders, patterns or images")
-        pairs = list(_found(images))
-        return iter([GivenImages([item for _, item in pairs], [n for n, _ in pairs], chans)])
-    return _in_parts(images, chans, at_once)
+    pairs = numbered(images)
+    if isinstance(pairs, list):
+        return iter([_data_set(pairs, chans)])
+    return _in_parts(pairs, chans, at_once)
 
 
-def _planes(image: Any) -> list[Any]:
-    """One image, or the images of an array or a tensor with a further dimension, as a list."""
-    several = isinstance(image, (torch.Tensor, np.ndarray)) and image.ndim == 4
-    return list(image) if several else [image]
-
-
-def _found(images: Iterable[Picture]) -> Iterator[tuple[int, Any]]:
-    """(number, image or path) of each; a folder or a pattern gives several paths."""
-    for number, image in enumerate(images):
-        if isinstance(image, (str, Path)):
-            for path in find_images([image]):
-                yield number, path
-        else:
-            yield number, image
-
-
-def _in_parts(images: Iterable[Picture], chans: int, at_once: int) -> Iterator[GivenImages]:
-    pairs = _found(images)
+def _in_parts(pairs: Iterator[Numbered], chans: int, at_once: int) -> Iterator[GivenImages]:
     while part := list(itertools.islice(pairs, at_once)):
-        yield GivenImages([item for _, item in part], [number for number, _ in part], chans)
+        yield _data_set(part, chans)
+
+
+def _data_set(pairs: Sequence[Numbered], chans: int) -> GivenImages:
+    return GivenImages([item for _, item in pairs], [number for number, _ in pairs], chans)

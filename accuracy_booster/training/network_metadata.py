@@ -13,7 +13,7 @@ from typing import Any
 
 from accuracy_booster.blocks import VERSION
 from accuracy_booster.data.choices import SMALL
-from accuracy_booster.data.transforms import default_crop_pct
+from accuracy_booster.data.cropping import default_crop_pct
 from accuracy_booster.training.run_config import RunConfig
 from accuracy_booster.training.train_config import TrainConfig
 

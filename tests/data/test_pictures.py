@@ -1,4 +1,4 @@
-"""Images that a user gives: which files are found, and which pixels they have."""
+"""Images that a user gives, as tensors."""
 
 from __future__ import annotations
 
@@ -7,39 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from accuracy_booster.data.pictures import find_images, pixels_of, read, with_channels
-
-
-@pytest.fixture
-def photos(make_folder):
-    root = make_folder({"b": 1, "a/deep": 2}, name="photos")
-    (root / "a" / "notes.txt").write_text("no image")
-    (root / "a" / "._x.png").write_bytes(b"left by macOS")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("pattern", "found"),
-    [
-        ("*", ["a/deep/000.png", "a/deep/001.png", "b/000.png"]),
-        ("**", ["a/deep/000.png", "a/deep/001.png", "b/000.png"]),
-        ("**/*.png", ["a/deep/000.png", "a/deep/001.png", "b/000.png"]),
-        ("?/*.png", ["b/000.png"]),
-        ("a/deep/00[1-9].png", ["a/deep/001.png"]),
-    ],
-)
-def test_patterns_that_no_shell_has_expanded(photos, pattern, found):
-    names = find_images([photos / pattern])
-    assert [name.removeprefix(f"{photos}/") for name in names] == found
-
-
-def test_a_pattern_without_images_and_a_name_like_a_pattern(photos):
-    with pytest.raises(ValueError, match=r"a/\*.txt' matches no images, only 1 path that is none"):
-        find_images([photos / "a/*.txt"])
-    with pytest.raises(ValueError, match=r"\*.webp' matches no images; check"):
-        find_images([photos / "*.webp"])
-    (photos / "b/000.png").rename(photos / "b/[1].png")
-    assert find_images([photos / "b/[1].png"]) == [str(photos / "b/[1].png")]
+from accuracy_booster.data.pictures import pixels_of, read, with_channels
 
 
 def test_the_same_pixels_from_a_file_an_image_an_array_and_a_tensor(tmp_path, pixels):

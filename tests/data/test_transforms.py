@@ -20,12 +20,14 @@ from support.datasets import (
 
 from accuracy_booster.data import (
     augmentation,
+    cropping,
     load_data,
     transforms,
 )
 from accuracy_booster.data.choices import AUGMENTS, CROP_MODES
-from accuracy_booster.data.images import TooManyPixels
-from accuracy_booster.data.transforms import CentreCrop, default_crop_pct, eval_transform
+from accuracy_booster.data.cropping import default_crop_pct
+from accuracy_booster.data.image_errors import TooManyPixels
+from accuracy_booster.data.transforms import CentreCrop, eval_transform
 from accuracy_booster.models.preprocessing import pretrained_preprocessing
 
 
@@ -145,7 +147,7 @@ def test_no_transform_makes_too_many_pixels(monkeypatch, shape, small):
     from torchvision.transforms.v2 import functional as F
 
     most, real = 2_000_000, F.resize
-    monkeypatch.setattr(transforms, "MOST", most)
+    monkeypatch.setattr(cropping, "MOST", most)
 
     def checked(image, size, **options):
         assert image.shape[-2] * size[1] <= max(most, image.shape[-2] * image.shape[-1])
@@ -179,7 +181,7 @@ def test_an_image_of_a_row_is_unreadable_and_named(make_folder, pixels):
 def test_the_default_crop_in_timms_words():
     """timm rounds down what it resizes to; without a crop_pct we take the nearest number."""
     for side in range(8, 600):
-        crop_pct, cover = default_crop_pct((side, side)), CentreCrop((side, side)).cover[0]
+        crop_pct, cover = default_crop_pct((side, side)), CentreCrop((side, side)).crop.cover[0]
         assert math.floor(side / crop_pct) == cover
-        assert CentreCrop((side, side), crop_pct=crop_pct).cover == (cover, cover)
+        assert CentreCrop((side, side), crop_pct=crop_pct).crop.cover == (cover, cover)
     assert default_crop_pct((224, 224)) == 0.875

@@ -24,7 +24,7 @@ def test_where_libraries_say_what_they_trained_on():
     inception = pretrained_preprocessing("torchvision/inception_v3")
     assert inception is not None
     assert inception.image_size == (299, 299)
-    assert CentreCrop((299, 299), crop_pct=inception.crop_pct).cover == (342, 342)
+    assert CentreCrop((299, 299), crop_pct=inception.crop_pct).crop.cover == (342, 342)
     efficient = pretrained_preprocessing("torchvision/efficientnet_b4")
     assert efficient is not None
     assert (efficient.interpolation, efficient.image_size) == ("bicubic", (380, 380))
