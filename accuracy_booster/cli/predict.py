@@ -13,7 +13,9 @@ from accuracy_booster.progress import printable
 
 
 def _predict_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=str, help="the directory of a finished run of train")
+    parser.add_argument(
+        "run", type=str, help="the directory of a finished run of train, or a file of export"
+    )
     parser.add_argument(
         "images",
         type=str,
@@ -33,7 +35,7 @@ def _predict_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--fold", action="store_true", help="use the network folded for inference (ab.fold)"
+        "--fold", action="store_true", help="use a run's network folded for inference (ab.fold)"
     )
 
 
@@ -41,14 +43,13 @@ def _predict(given: dict[str, Any]) -> Result:
     from accuracy_booster.data.found_images import find_images
     from accuracy_booster.prediction import predict, predicted_files
     from accuracy_booster.progress import bars, note
-    from accuracy_booster.training.run_directory import Run
 
     file = output_file(given.pop("output", None), "predictions.csv")
     if file is not None:
         predicted_files.check_kind(file)
     if (workers := given.get("workers", 0)) < 0:
         raise ValueError(f"workers={workers} must be >= 0")
-    Run.open(Path(given["run"]))  # refused before thousands of files are looked for
+    _check_network(given)  # refused before thousands of files are looked for
     paths = find_images(given.pop("images"))
     given.setdefault("device", "auto")
     found = []
@@ -75,9 +76,24 @@ def _predict(given: dict[str, Any]) -> Result:
     return value, show, 1 if bad else 0
 
 
+def _check_network(given: dict[str, Any]) -> None:
+    """Raise ValueError for a directory without a run, a damaged file, or options of the other."""
+    from accuracy_booster.exported import open_file
+    from accuracy_booster.prediction import predicting
+
+    if predicting.is_file(given["run"]):
+        options = {name: given[name] for name in ("model", "device", "fold") if name in given}
+        predicting.check_options_of_file(**options)
+        given["run"] = open_file(given["run"])
+    else:
+        from accuracy_booster.training.run_directory import Run
+
+        Run.open(Path(given["run"]))
+
+
 COMMANDS = {
     "predict": Command(
-        "The classes of images and their probabilities, by a finished run.",
+        "The classes of images and their probabilities, by a finished run or an exported file.",
         "accuracy-booster predict runs/resnet18-ab-photos-s0 photos/ --output classes.csv",
         _predict_arguments,
         _predict,

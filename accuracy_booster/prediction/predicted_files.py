@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy_booster import files
-from accuracy_booster.prediction.predicting import Prediction
+from accuracy_booster.exported.predicted import Prediction
 
 KINDS = (".csv", ".json")
 

@@ -1,86 +1,32 @@
-"""`predict`: the classes of images and their probabilities, as values."""
+"""`predict`: the classes of images and their probabilities, as values.
 
-# N images of a batch, C channels, H W space, K outputs
+An exported file is run without torch, so torch is imported for runs and modules alone.
+"""
+
+# C channels, H W space
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from accuracy_booster.data.batches import Loader
-from accuracy_booster.data.class_names import check_names
-from accuracy_booster.data.normalisation import normalise
 from accuracy_booster.data.picture_arrays import Picture
 from accuracy_booster.errors import shown
-from accuracy_booster.models.preprocessing import classes_of
-from accuracy_booster.prediction.given_images import GivenImages, given_images
-from accuracy_booster.prediction.preprocessing import Inputs, inputs_of_module, inputs_of_run
-from accuracy_booster.surgery.modes import in_eval_mode
-from accuracy_booster.training.accelerator import make_accelerator
-from accuracy_booster.training.answers import names_of_outputs
-from accuracy_booster.training.network_files import load_network
-from accuracy_booster.training.network_outputs import split_outputs
-from accuracy_booster.training.own_objects import NOTHING
-from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.train_result import TrainResult, place_of
+from accuracy_booster.exported.formats import is_exported
+from accuracy_booster.exported.predicted import Prediction
+from accuracy_booster.exported.predicting import predict_with_file
+from accuracy_booster.exported.sessions import Session
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of an image, the first one first.
-
-    Attributes:
-        image: the path of the image, or its number among the given images.
-        classes: their names; none if the image cannot be read.
-        probabilities: of these classes, 0..1.
-        unreadable: why the image cannot be read; "" if it was read.
-    """
-
-    image: str | int
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    unreadable: str = ""
-
-    def __str__(self) -> str:
-        pairs = zip(self.classes, self.probabilities, strict=True)
-        return self.unreadable or ", ".join(f"{name} {100 * p:.1f} %" for name, p in pairs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        pairs = zip(self.classes, self.probabilities, strict=True)
-        top = [{"class": name, "probability": value} for name, value in pairs]
-        return {"image": self.image, "top": top} | (
-            {"unreadable": self.unreadable} if self.unreadable else {}
-        )
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A network that is ready to predict.
-
-    Attributes:
-        inputs: how its images are made.
-        classes: the name of each output; a function of their number, K.
-        device: where the images go.
-        autocast: the context of the precision.
-    """
-
-    network: nn.Module
-    inputs: Inputs
-    classes: Callable[[int], Sequence[str]]
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager[Any]]
+    from accuracy_booster.training.train_result import TrainResult
 
 
 def predict(
-    network: str | Path | nn.Module | TrainResult,
+    network: str | Path | nn.Module | TrainResult | Session,
     images: Picture | Iterable[Picture],
     *,
     model: Any = None,
@@ -96,19 +42,24 @@ def predict(
     The images are made as the run's test images: the same size, crop, interpolation and
     normalisation. So over a test folder the first class is right as often as `ab.evaluate` says.
 
+    An exported file says itself how its images are made, and its own runtime runs it: the classes
+    and probabilities are the run's. Files .onnx and .xml are predicted without torch.
+
     Args:
-        network: a run's directory, or what `ab.train` returned for it; or a network that says how
-            its images are made, as those of timm and of `ab.load_run` do (`pretrained_cfg`). It is
-            in eval mode only meanwhile.
+        network: a run's directory, or what `ab.train` returned for it; an exported file, or what
+            `ab.exported.open_file` gave for one; or a network that says how its images are made,
+            as those of timm and of `ab.load_run` do (`pretrained_cfg`). It is in eval mode only
+            meanwhile.
         images: paths of files, of directories for all images below them, or patterns such as
             "photos/**/*.jpg"; PIL images; tensors, uint8 [C, H, W]; arrays, uint8 [H, W, 3] or
             [H, W]. Files and PIL images are turned upright. One, a list, or an iterator, of which
             a few batches are held at a time.
         model: the network itself, for a run that trained one of your own: as for `ab.train`.
         top: how many classes; fewer if the network has fewer.
-        device: "auto", "cpu" or "cuda". By default a run's own; a module stays where it is.
-        workers: how many processes read files; 0: this process.
-        fold: predict with the network as `ab.fold` makes it for inference.
+        device: "auto", "cpu" or "cuda". By default a run's own; a module stays where it is. Files
+            are run on the CPU.
+        workers: how many processes read images; 0: this process. For a file they are threads.
+        fold: predict with the network as `ab.fold` makes it for inference. A file is folded.
         classes: of a module, the names of its outputs; by default its own `classes`, or the
             `label_names` of its `pretrained_cfg`.
 
@@ -117,148 +68,46 @@ def predict(
         be read, `unreadable` says why, and `classes` is empty.
 
     Raises:
-        ValueError: for a directory without a finished run, a module that does not say how its
-            images are made, a path that does not exist, no images, a tensor or an array of another
-            shape or type, or an argument out of range.
+        ValueError: for a directory without a finished run, a file that is not an exported one or
+            whose runtime is not installed, a module that does not say how its images are made, a
+            path that does not exist, no images, a tensor or an array of another shape or type, or
+            an argument out of range.
     """
     for name, value, least in (("top", top, 1), ("batch_size", batch_size, 1)):
         if type(value) is not int or value < least:
             raise ValueError(f"{name}={shown(value)} must be a whole number >= {least}")
-    network = place_of(network)
-    if isinstance(network, (str, Path)):
-        if classes is not None:
-            raise ValueError("classes=... is for a module; a run knows the names of its classes")
-        predictor = open_run(network, device, model)
-    elif isinstance(network, nn.Module):
-        if model is not None:
-            raise ValueError("model=... is for a run's directory; the first argument is a network")
-        predictor = open_module(network, device, classes)
-    else:
-        kind = type(network).__name__
-        raise ValueError(f"expected a run's directory or a network, got {kind}")
+    if is_file(network):
+        check_options_of_file(model=model, device=device, fold=fold, classes=classes)
+        return predict_with_file(network, images, top=top, batch_size=batch_size, workers=workers)  # type: ignore[arg-type]
+    from accuracy_booster.prediction.given_images import given_images
+    from accuracy_booster.prediction.predictors import folded, predict_with, predictor_of
+
+    predictor = predictor_of(network, device, model, classes)
     given = given_images(images, predictor.inputs.size[0], 4 * batch_size)
     if fold:
         predictor = folded(predictor, batch_size)
     return predict_with(predictor, given, top=top, batch_size=batch_size, workers=workers)
 
 
-def open_run(
-    path: str | Path, device: torch.device | str | None = None, model: Any = None
-) -> Predictor:
-    """The network of a finished run, ready to predict; `model` as for `predict`.
-
-    Raises:
-        ValueError: for a directory without a finished run of a classification.
-    """
-    run, config = Run.open(Path(path))
-    if device is not None:
-        config = config.change({"device": str(device)})
-    network = load_network(run, config, NOTHING.of_run(model))
-    accelerator = make_accelerator(config)
-    network.to(accelerator.device)
-    return Predictor(
-        *(network, inputs_of_run(run, config), _named(run.info["classes"])),
-        *(accelerator.device, accelerator.autocast),
-    )
+def is_file(network: Any) -> bool:
+    """Whether what is given to `predict` is a file, and neither a run's directory nor a module."""
+    if not isinstance(network, (str, Path)):
+        return isinstance(network, Session)
+    path = Path(network).expanduser()
+    return path.is_file() or (is_exported(path) and not path.is_dir())
 
 
-def open_module(
-    network: nn.Module,
-    device: torch.device | str | None = None,
-    classes: Sequence[str] | None = None,
-) -> Predictor:
-    """A module that says how its images are made, ready to predict.
-
-    Raises:
-        ValueError: for one that does not.
-    """
+def check_options_of_file(
+    *, model: Any = None, device: Any = None, fold: bool = False, classes: Any = None
+) -> None:
+    """Raise ValueError for options of `predict` that make no sense for an exported file."""
+    if model is not None:
+        raise ValueError("model=... is for a run's directory; an exported file holds its network")
+    if fold:
+        raise ValueError("fold=True is for a run or a network; an exported file is folded already")
     if classes is not None:
-        check_names(classes)
-    inputs = inputs_of_module(network)
-    if device is not None:
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        network.to(auto if device == "auto" else device)
-    at = next(network.parameters(), torch.empty(0)).device
-    known: Any = classes if classes is not None else classes_of(network)
-    if known is None:
-        known = (getattr(network, "pretrained_cfg", None) or {}).get("label_names")
-    return Predictor(
-        network, inputs, _named(known or (), all_of_them=classes is not None), at, nullcontext
-    )
-
-
-def folded(predictor: Predictor, batch_size: int) -> Predictor:
-    """The same with the network folded for inference, as `ab.fold` does.
-
-    Convolutions stay torch's, so that the same images give the same bits in each run.
-    """
-    from accuracy_booster.fastpath import fold
-
-    example = torch.zeros(batch_size, *predictor.inputs.size, device=predictor.device)
-    network = fold(copy.deepcopy(predictor.network).eval(), example=example, kernel="off")
-    return replace(predictor, network=network)
-
-
-def predict_with(
-    predictor: Predictor,
-    given: Iterable[GivenImages],
-    *,
-    top: int,
-    batch_size: int,
-    workers: int,
-) -> Iterator[Prediction]:
-    """What `predict` returns, for data sets of images."""
-    for images in given:
-        loader = Loader(
-            images,
-            predictor.inputs.transform,
-            min(batch_size, len(images)),
-            shuffled=False,
-            workers=workers,
-            shape=predictor.inputs.size,
+        raise ValueError("classes=... is for a module; a file knows the names of its classes")
+    if device is not None and str(device) not in ("auto", "cpu"):
+        raise ValueError(
+            f"device={shown(str(device))}: an exported file runs on the CPU; use 'cpu' or 'auto'"
         )
-        done = 0
-        for batch in loader.batches(0, device=predictor.device):
-            count = len(batch.labels)
-            found = _top(predictor, batch.images, top) if count else []
-            read = dict(zip(batch.indices.tolist(), found, strict=True))
-            for index in range(done, done + count + len(batch.unreadable)):
-                name = images.called(index)
-                if index in read:
-                    yield Prediction(name, *read[index])
-                else:
-                    yield Prediction(name, (), (), unreadable=batch.unreadable[index])
-            done += count + len(batch.unreadable)
-
-
-@torch.no_grad()
-def _top(
-    predictor: Predictor, pixels: torch.Tensor, top: int
-) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-    """The classes and the probabilities of each image, uint8 [N, C, H, W]."""
-    inputs = predictor.inputs
-    with in_eval_mode(predictor.network), predictor.autocast():
-        output = predictor.network(normalise(pixels, inputs.mean, inputs.std))
-    logits = split_outputs(output)[0].float()  # [N, K]
-    # ordered by the logits, as for measuring: probabilities of very sure networks are equal
-    chosen = logits.topk(min(top, logits.shape[1])).indices
-    values = logits.softmax(1).gather(1, chosen)
-    names = predictor.classes(logits.shape[1])
-    return [
-        (tuple(names[k] for k in row), tuple(probabilities))
-        for row, probabilities in zip(chosen.tolist(), values.tolist(), strict=True)
-    ]
-
-
-def _named(classes: Sequence[str], *, all_of_them: bool = False) -> Callable[[int], Sequence[str]]:
-    """The names of so many outputs; "output 7" for one without a name, unless all have one."""
-
-    def names(outputs: int) -> Sequence[str]:
-        if len(classes) > outputs or (all_of_them and len(classes) < outputs):
-            raise ValueError(
-                f"there are {len(classes)} names of classes, and the network has {outputs} "
-                f"outputs; give {outputs} names, one for each output in their order"
-            )
-        return names_of_outputs(classes, None, outputs)
-
-    return names
