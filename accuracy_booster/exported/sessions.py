@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -104,6 +105,9 @@ def _open_openvino(path: Path, threads: int | None) -> Opened:
         raise ValueError(
             f"{weights.name}, which holds the weights, is not beside it; keep both files together"
         )
+    with path.open("rb") as file:
+        if b"<net" not in file.read(4096):  # other readers of OpenVINO would try it, and complain
+            raise ValueError("it is XML of another kind, or none")
     core = openvino.Core()
     model = core.read_model(path)
     # f32: on some processors the plugin would compute in 16 bits
@@ -126,6 +130,8 @@ def _open_torch(path: Path, threads: int | None) -> Opened:
     if threads is not None:
         torch.set_num_threads(threads)
     extra = {KEY: ""}
+    if not is_zipfile(path):  # torch prints tracebacks of its own
+        raise ValueError("it is no zip archive, as a program of torch.export is")
     loaded = torch.export.load(path, extra_files=extra)
     program = loaded.module()
     name = loaded.graph_signature.user_inputs[0]
