@@ -10,6 +10,7 @@ from typing import Any
 
 from accuracy_booster.cli.command import PROGRAM
 from accuracy_booster.errors import (
+    FailsParity,
     TrainingInterrupted,
     TrainingStopped,
     is_out_of_memory,
@@ -55,7 +56,7 @@ def exit_code_of(error: BaseException) -> int | None:
         what = "is nested too deeply" if isinstance(error, RecursionError) else "has a huge number"
         _print_line(f"{PROGRAM}: error: the input {what} ({shortened(str(error), 300)})")
         return 2
-    if isinstance(error, (ValueError, TrainingStopped, OSError)):
+    if isinstance(error, (ValueError, TrainingStopped, FailsParity, OSError)):
         _print_line(f"{PROGRAM}: error: {error}")
         return 2 if isinstance(error, ValueError) else 1
     return None

@@ -24,13 +24,18 @@ class Inputs:
     Attributes:
         size: (C, H, W).
         mean, std: per channel, of pixels in [0, 1].
-        transform: makes an image of any size one of this size, uint8 [C, *, *] -> [C, H, W].
+        how: interpolation, crop_pct and crop_mode, as `CentreCrop` takes them.
     """
 
     size: tuple[int, int, int]
     mean: Stats
     std: Stats
-    transform: Transform
+    how: tuple[str, float | None, str]
+
+    @property
+    def transform(self) -> Transform:
+        """Makes an image of any size one of this size, uint8 [C, *, *] -> [C, H, W]."""
+        return CentreCrop(self.size[1:], *self.how, self.mean)
 
 
 def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
@@ -40,7 +45,7 @@ def inputs_of_run(run: Run, config: TrainConfig) -> Inputs:
     # as the configuration has it: no crop_pct is not the same as timm's nearest number
     crop_pct = about["crop_pct"] if is_whole(config, run.info) else config.crop_pct
     how = (about["interpolation"], crop_pct, about["crop_mode"])
-    return Inputs(size, mean, std, CentreCrop(size[1:], *how, mean))
+    return Inputs(size, mean, std, how)
 
 
 def inputs_of_module(network: nn.Module) -> Inputs:
@@ -62,5 +67,4 @@ def inputs_of_module(network: nn.Module) -> Inputs:
     ):  # as where such a network is trained: the mean of the colours
         mean, std = grey_value(mean), grey_value(std)
     how = (known.interpolation, known.crop_pct, known.crop_mode)
-    transform = CentreCrop(known.image_size, *how, mean)
-    return Inputs((len(mean), *known.image_size), mean, std, transform)
+    return Inputs((len(mean), *known.image_size), mean, std, how)

@@ -1,0 +1,170 @@
+"""What is exported: the network of a run, or a module, with what a file says of it."""
+
+# N images, C channels, H W space
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from accuracy_booster.data.batches import Loader
+from accuracy_booster.data.normalisation import normalise
+from accuracy_booster.data.pictures import Picture
+from accuracy_booster.errors import TrainingStopped
+from accuracy_booster.exported.about import About
+from accuracy_booster.models.preprocessing import classes_of
+from accuracy_booster.prediction.given_images import given_images
+from accuracy_booster.prediction.preprocessing import Inputs, inputs_of_module, inputs_of_run
+from accuracy_booster.progress import note
+from accuracy_booster.surgery import gate_record
+from accuracy_booster.surgery.listing import attached
+from accuracy_booster.training.identity import versions
+from accuracy_booster.training.loading_run import load_run
+from accuracy_booster.training.opening_to_measure import open_measured
+from accuracy_booster.training.run_directory import Run
+from accuracy_booster.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that is to be exported.
+
+    Attributes:
+        network: a copy on the CPU, float32, in eval mode.
+        about: what the file will say of it.
+        images: so many real images as the network takes them, float32 [N, C, H, W]; fewer where
+            there are fewer.
+        source: where the images are from, in words.
+    """
+
+    network: nn.Module
+    about: About
+    images: Callable[[int], torch.Tensor]
+    source: str
+
+
+def of_run(path: Path, *, model: Any = None, images: Any = None, **where: Any) -> Subject:
+    """The network of a finished run.
+
+    Args:
+        model: the network itself, for a run that trained one of your own.
+        images: images of the user's own, as `predict` takes them, in place of the run's.
+        where: `data`, `split` and `data_dir`, as for `evaluate`.
+
+    Raises:
+        ValueError: for a directory without a finished run of a classification.
+    """
+    run, config = Run.open(path)
+    inputs = inputs_of_run(run, config)
+    about = _about(
+        inputs,
+        network=config.model,
+        block=config.block,
+        classes=tuple(map(str, run.info["classes"])),
+        training={"run": run.id, **_settings(config)},
+        metrics={"test": run.info.get("test")},
+    )
+    network = load_run(path, model=model).float()
+    if images is not None:
+        return Subject(network, about, _given(images, inputs), "given images")
+    try:
+        opened = open_measured(path, model=model, device="cpu", workers=0, **where)
+    except (ValueError, TrainingStopped, OSError) as e:
+        if any(value is not None for value in where.values()):
+            raise  # the user named the data
+        note(f"the run's data cannot be read ({e}); random images take their place")
+        return Subject(network, about, _random(inputs), "random images")
+    source = f"{opened.split} images of {opened.data.name}"
+    return Subject(network, about, _of_loader(opened.loader, inputs), source)
+
+
+def of_module(network: nn.Module, *, images: Any = None) -> Subject:
+    """A module that says how its images are made, as those of timm and of `ab.load_run` do.
+
+    Raises:
+        ValueError: for one that does not.
+    """
+    inputs = inputs_of_module(network)
+    known = getattr(network, "pretrained_cfg", None) or {}
+    gates = attached(network)
+    recipes = list(dict.fromkeys(str(gate.recipe) for gate in gates.values()))
+    about = _about(
+        inputs,
+        network=str(known.get("architecture") or type(network).__name__),
+        block="\n".join(recipes) if recipes else "none",
+        classes=tuple(map(str, classes_of(network) or known.get("label_names") or ())),
+        training={"gates": gate_record(network)} if gates else {},
+        metrics={},
+    )
+    copied = copy.deepcopy(network).cpu().float().eval()
+    if images is not None:
+        return Subject(copied, about, _given(images, inputs), "given images")
+    return Subject(copied, about, _random(inputs), "random images")
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a training that are not at their defaults, without places of this machine."""
+    own = {*config.places, "output", "overwrite"}
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in own}
+    named = {f.name: f.default for f in fields(config)}
+    kept = {name: value for name, value in values.items() if value != named[name]}
+    return {
+        **kept,
+        "seed": config.seed,
+        "data": os.path.basename(os.path.normpath(str(config.data))),
+    }
+
+
+def _about(inputs: Inputs, **known: Any) -> About:
+    interpolation, crop_pct, crop_mode = inputs.how
+    known = {k: json.loads(json.dumps(v)) if isinstance(v, dict) else v for k, v in known.items()}
+    return About(
+        input_size=inputs.size,
+        mean=inputs.mean,
+        std=inputs.std,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        versions=versions(),
+        **known,
+    )
+
+
+def _of_loader(loader: Loader, inputs: Inputs) -> Callable[[int], torch.Tensor]:
+    def images(count: int) -> torch.Tensor:
+        found: list[torch.Tensor] = []
+        for batch in loader.batches(0, device=torch.device("cpu")):
+            found.append(normalise(batch.images, inputs.mean, inputs.std))
+            if sum(map(len, found)) >= count:
+                break
+        return torch.cat(found)[:count]
+
+    return images
+
+
+def _given(given: Picture | Iterable[Picture], inputs: Inputs) -> Callable[[int], torch.Tensor]:
+    def images(count: int) -> torch.Tensor:
+        part = next(iter(given_images(given, inputs.size[0], count)))
+        size = min(count, len(part))
+        loader = Loader(part, inputs.transform, size, shuffled=False, workers=0, shape=inputs.size)
+        return _of_loader(loader, inputs)(size)
+
+    return images
+
+
+def _random(inputs: Inputs) -> Callable[[int], torch.Tensor]:
+    def images(count: int) -> torch.Tensor:
+        pixels = torch.randint(
+            0, 256, (count, *inputs.size), dtype=torch.uint8, generator=torch.Generator()
+        )
+        return normalise(pixels, inputs.mean, inputs.std)
+
+    return images
