@@ -52,6 +52,12 @@ def exit_code_of(error: BaseException) -> int | None:
             "same index, such as both from PyTorch's for the CPU (docs/installing.md says how)"
         )
         return 1
+    if isinstance(error, ModuleNotFoundError) and _is_package(error.name):
+        _print_line(
+            f"{PROGRAM}: error: this takes {error.name}, which is not installed; "
+            f"pip install {PROGRAM} installs all that commands take"
+        )
+        return 1
     if isinstance(error, (RecursionError, OverflowError)):
         what = "is nested too deeply" if isinstance(error, RecursionError) else "has a huge number"
         _print_line(f"{PROGRAM}: error: the input {what} ({shortened(str(error), 300)})")
@@ -60,6 +66,11 @@ def exit_code_of(error: BaseException) -> int | None:
         _print_line(f"{PROGRAM}: error: {error}")
         return 2 if isinstance(error, ValueError) else 1
     return None
+
+
+def _is_package(name: str | None) -> bool:
+    """Whether a module that is missing is a package of others, and not a part of one or ours."""
+    return name is not None and "." not in name and name != "accuracy_booster"
 
 
 class ShowWarnings:

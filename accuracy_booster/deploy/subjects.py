@@ -17,7 +17,7 @@ from torch import nn
 
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.normalisation import normalise
-from accuracy_booster.data.pictures import Picture
+from accuracy_booster.data.picture_arrays import Picture
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.exported.about import About
 from accuracy_booster.models.preprocessing import classes_of

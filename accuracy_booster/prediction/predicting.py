@@ -73,7 +73,11 @@ def predict(
             path that does not exist, no images, a tensor or an array of another shape or type, or
             an argument out of range.
     """
-    for name, value, least in (("top", top, 1), ("batch_size", batch_size, 1)):
+    for name, value, least in (
+        ("top", top, 1),
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
         if type(value) is not int or value < least:
             raise ValueError(f"{name}={shown(value)} must be a whole number >= {least}")
     if is_file(network):
