@@ -61,6 +61,24 @@ def test_a_real_allocation_that_fails(capsys):
     assert "out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["torch", "accuracy_booster.gone", "torch.gone"])
+def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys, name):
+    """A module that is missing in a package that is there is a fault, which needs its traceback."""
+
+    def fail(*_):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("accuracy_booster.cli.program.run", fail)
+    if name != "torch":
+        with pytest.raises(ModuleNotFoundError):
+            main([])
+        return
+    assert main([]) == 1
+    err = capsys.readouterr().err
+    assert "error: this takes torch, which is not installed; pip install accuracy-booster" in err
+    assert err.count("\n") == 1
+
+
 def test_other_errors_of_ours_still_show_their_traceback(monkeypatch):
     def fail(*_):
         raise RuntimeError("a defect")

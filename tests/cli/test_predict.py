@@ -58,6 +58,33 @@ def test_bad_images_are_named_and_the_rest_is_predicted(trained, tmp_path, capsy
     assert {rows[1]["class"], rows[1]["class_2"]} == {"a", "b"}
 
 
+def test_a_file_of_export_is_predicted_as_its_run_is(trained, tmp_path, capsys):
+    data, run = trained
+    file = ab.export(run, tmp_path / "net.onnx", batch_sizes=None, count=4).path
+    images = (data / "test", "--top", "1")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    code, out, err = command(capsys, "predict", file, *images)
+    assert code == 0, err
+    assert out == command(capsys, "predict", run, *images)[1]
+    code, out, err = command(capsys, "predict", file, data / "test", tmp_path / "bad.png", "--json")
+    assert code == 1
+    value = json.loads(out)
+    assert len(value["images"]) == 8
+    assert list(value["unreadable"]) == [str(tmp_path / "bad.png")]
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    for network, words, said in (
+        (file, ["--fold"], "an exported file is folded already"),
+        (file, ["--model", "x"], "an exported file holds its network"),
+        (file, ["--device", "cuda"], "an exported file runs on the CPU"),
+        (tmp_path / "gone.onnx", [], "there is no file"),
+        (tmp_path / "bad.png", [], "is no exported file: its name must end with"),
+        (tmp_path / "other.onnx", [], "other.onnx is not a file that onnxruntime reads"),
+    ):
+        code, out, err = command(capsys, "predict", network, "nowhere.png", *words)
+        assert (code, out) == (2, "")
+        assert said in " ".join(err.split())
+
+
 def test_what_predict_refuses(trained, tmp_path, capsys):
     data, run = trained
     (tmp_path / "empty").mkdir()
