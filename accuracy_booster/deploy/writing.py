@@ -19,6 +19,7 @@ from accuracy_booster.errors import shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format
 from accuracy_booster.exported.sessions import KEY
+from accuracy_booster.training.network_outputs import split_outputs
 
 INPUT, OUTPUT = "images", "logits"  # the names of the file's input and output
 OLDEST_OPSET = 18  # torch's exporter writes this one or a newer one
@@ -48,7 +49,7 @@ def converted(
     Raises:
         ValueError: if the network cannot be converted.
     """
-    network = network.to(memory_format=torch.contiguous_format)
+    network = _Logits(network).to(memory_format=torch.contiguous_format).eval()
     example = torch.zeros(2 if batch is None else batch, *input_size)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if batch is None else None
     try:
@@ -87,6 +88,18 @@ def _why(error: Exception, network: nn.Module, kind: Format, batch: int | None) 
             "file that takes no other"
         )
     return f"this {type(network).__name__} cannot be exported as {kind.name}: {reason}{remedy}"
+
+
+class _Logits(nn.Module):
+    """A network that gives its logits alone, [N, K]; others stand beside them in some outputs."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [N, C, H, W] to logits [N, K]."""
+        return split_outputs(self.network(images))[0]
 
 
 def _program(network: nn.Module, example: torch.Tensor, shapes: Any) -> Any:
