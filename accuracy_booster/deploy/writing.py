@@ -49,12 +49,15 @@ def converted(
     Raises:
         ValueError: if the network cannot be converted.
     """
-    network = _Logits(network).to(memory_format=torch.contiguous_format).eval()
+    network = network.to(memory_format=torch.contiguous_format)
     example = torch.zeros(2 if batch is None else batch, *input_size)
+    with torch.no_grad():
+        alone = isinstance(network(example), torch.Tensor)
+    written = network if alone else _Logits(network).eval()
     shapes = ({0: torch.export.Dim("batch", min=1)},) if batch is None else None
     try:
         with _quiet():
-            return _CONVERTERS[kind.name](network, example, shapes, opset)
+            return _CONVERTERS[kind.name](written, example, shapes, opset)
     except Exception as e:  # each exporter has errors of its own
         raise ValueError(_why(e, network, kind, batch)) from e
 
@@ -91,7 +94,7 @@ def _why(error: Exception, network: nn.Module, kind: Format, batch: int | None) 
 
 
 class _Logits(nn.Module):
-    """A network that gives its logits alone, [N, K]; others stand beside them in some outputs."""
+    """The logits of a network that gives them in a tuple, a dict or an object."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
