@@ -51,12 +51,12 @@ def converted(
     """
     network = network.to(memory_format=torch.contiguous_format)
     example = torch.zeros(2 if batch is None else batch, *input_size)
-    with torch.no_grad():
-        alone = isinstance(network(example), torch.Tensor)
-    written = network if alone else _Logits(network).eval()
     shapes = ({0: torch.export.Dim("batch", min=1)},) if batch is None else None
     try:
         with _quiet():
+            with torch.no_grad():
+                alone = isinstance(network(example), torch.Tensor)
+            written = network if alone else _Logits(network).eval()
             return _CONVERTERS[kind.name](written, example, shapes, opset)
     except Exception as e:  # each exporter has errors of its own
         raise ValueError(_why(e, network, kind, batch)) from e
