@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from accuracy_booster.prediction.preprocessing import Inputs, inputs_of_module, 
 from accuracy_booster.progress import note
 from accuracy_booster.surgery import gate_record
 from accuracy_booster.surgery.listing import attached
+from accuracy_booster.training.answers import names_of_outputs
 from accuracy_booster.training.identity import versions
 from accuracy_booster.training.loading_run import load_run
+from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.opening_to_measure import open_measured
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.train_config import TrainConfig
@@ -64,15 +66,16 @@ def of_run(path: Path, *, model: Any = None, images: Any = None, **where: Any) -
     """
     run, config = Run.open(path)
     inputs = inputs_of_run(run, config)
+    network = load_run(path, model=model).float()
     about = _about(
+        network,
         inputs,
-        network=config.model,
+        name=config.model,
         block=config.block,
-        classes=tuple(map(str, run.info["classes"])),
+        classes=run.info["classes"],
         training={"run": run.id, **_settings(config)},
         metrics={"test": run.info.get("test")},
     )
-    network = load_run(path, model=model).float()
     if images is not None:
         return Subject(network, about, _given(images, inputs), "given images")
     try:
@@ -96,15 +99,16 @@ def of_module(network: nn.Module, *, images: Any = None) -> Subject:
     known = getattr(network, "pretrained_cfg", None) or {}
     gates = attached(network)
     recipes = list(dict.fromkeys(str(gate.recipe) for gate in gates.values()))
+    copied = copy.deepcopy(network).cpu().float().eval()
     about = _about(
+        copied,
         inputs,
-        network=str(known.get("architecture") or type(network).__name__),
+        name=str(known.get("architecture") or type(network).__name__),
         block="\n".join(recipes) if recipes else "none",
-        classes=tuple(map(str, classes_of(network) or known.get("label_names") or ())),
+        classes=classes_of(network) or known.get("label_names") or (),
         training={"gates": gate_record(network)} if gates else {},
         metrics={},
     )
-    copied = copy.deepcopy(network).cpu().float().eval()
     if images is not None:
         return Subject(copied, about, _given(images, inputs), "given images")
     return Subject(copied, about, _random(inputs), "random images")
@@ -123,10 +127,16 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _about(inputs: Inputs, **known: Any) -> About:
+def _about(
+    network: nn.Module, inputs: Inputs, *, name: str, classes: Sequence[Any], **known: Any
+) -> About:
     interpolation, crop_pct, crop_mode = inputs.how
-    known = {k: json.loads(json.dumps(v)) if isinstance(v, dict) else v for k, v in known.items()}
+    outputs = try_network(network, name, inputs.size, torch.device("cpu"))
+    # JSON has no tuples: a file gives back what it was given
+    plain = {k: json.loads(json.dumps(v)) if isinstance(v, dict) else v for k, v in known.items()}
     return About(
+        network=name,
+        classes=tuple(names_of_outputs(list(map(str, classes)), None, outputs)),
         input_size=inputs.size,
         mean=inputs.mean,
         std=inputs.std,
@@ -134,7 +144,7 @@ def _about(inputs: Inputs, **known: Any) -> About:
         crop_pct=crop_pct,
         crop_mode=crop_mode,
         versions=versions(),
-        **known,
+        **plain,
     )
 
 

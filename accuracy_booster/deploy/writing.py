@@ -19,6 +19,7 @@ from accuracy_booster.errors import shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format
 from accuracy_booster.exported.sessions import KEY
+from accuracy_booster.training.network_outputs import split_outputs
 
 INPUT, OUTPUT = "images", "logits"  # the names of the file's input and output
 OLDEST_OPSET = 18  # torch's exporter writes this one or a newer one
@@ -53,7 +54,10 @@ def converted(
     shapes = ({0: torch.export.Dim("batch", min=1)},) if batch is None else None
     try:
         with _quiet():
-            return _CONVERTERS[kind.name](network, example, shapes, opset)
+            with torch.no_grad():
+                alone = isinstance(network(example), torch.Tensor)
+            written = network if alone else _Logits(network).eval()
+            return _CONVERTERS[kind.name](written, example, shapes, opset)
     except Exception as e:  # each exporter has errors of its own
         raise ValueError(_why(e, network, kind, batch)) from e
 
@@ -87,6 +91,18 @@ def _why(error: Exception, network: nn.Module, kind: Format, batch: int | None) 
             "file that takes no other"
         )
     return f"this {type(network).__name__} cannot be exported as {kind.name}: {reason}{remedy}"
+
+
+class _Logits(nn.Module):
+    """The logits of a network that gives them in a tuple, a dict or an object."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [N, C, H, W] to logits [N, K]."""
+        return split_outputs(self.network(images))[0]
 
 
 def _program(network: nn.Module, example: torch.Tensor, shapes: Any) -> Any:

@@ -87,6 +87,7 @@ def test_a_module_of_timm(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     exported = ab.export(model, tmp_path / "net.xml", batch_sizes=None, count=4)
     assert exported.about.network == "resnet10t"
+    assert exported.about.classes == ("output 0", "output 1", "output 2")
     assert exported.about.block == str(ab.recipe("ab"))
     assert exported.parity.source == "random images"
     for name, value in model.state_dict().items():

@@ -87,6 +87,22 @@ def test_a_network_of_a_fixed_batch(tmp_path, kind):
     assert_same(session, model, counts=(3,))
 
 
+def test_logits_among_other_outputs(tmp_path):
+    """Networks of transformers give an object, and others a tuple."""
+
+    class Pair(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            y = self.network(x)
+            return y, y.sum()
+
+    inner = ab.create_model("resnet8").eval()
+    assert_same(written(Pair(inner).eval(), "onnx", tmp_path), inner)
+
+
 @pytest.mark.parametrize("opset", [18, 21])
 def test_opsets(tmp_path, opset):
     import onnx
