@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import format_of
 
 KEY = "accuracy_booster"  # under which formats with one name space keep our texts
+KERNEL = "kernel"  # the text that files of the format aoti have if they need our kernel
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
     """Open an exported file in its own runtime.
 
     Args:
-        path: a file .onnx, .pt2 or .xml.
+        path: a file .onnx, .pt2, .aoti.pt2 or .xml. Opening .aoti.pt2 runs machine code from it.
         threads: how many the runtime computes with; by default it chooses.
         check: refuse a file that `export` did not write. Without it `about` may be empty.
 
@@ -76,10 +77,14 @@ def _open_onnx(path: Path, threads: int | None) -> Opened:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    texts = session.get_modelmeta().custom_metadata_map
+    texts = _ours(session.get_modelmeta().custom_metadata_map)
+    return (lambda images: session.run(None, {name: images})[0]), texts
+
+
+def _ours(texts: Mapping[str, str]) -> dict[str, str]:
+    """Our texts, by their own names, out of all that a format keeps in one name space."""
     prefix = f"{KEY}."
-    ours = {k.removeprefix(prefix): v for k, v in texts.items() if k.startswith(prefix)}
-    return (lambda images: session.run(None, {name: images})[0]), ours
+    return {k.removeprefix(prefix): v for k, v in texts.items() if k.startswith(prefix)}
 
 
 def _open_openvino(path: Path, threads: int | None) -> Opened:
@@ -115,4 +120,34 @@ def _open_torch(path: Path, threads: int | None) -> Opened:
     return run, texts
 
 
-_OPENERS = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}
+def _open_aoti(path: Path, threads: int | None) -> Opened:
+    import torch
+    from torch._inductor import aoti_load_package
+
+    # the two define operators that the file may have
+    from accuracy_booster.ops import gate_of_map, native_code, packed_conv  # noqa: F401
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    package = aoti_load_package(str(path))
+    texts = _ours(package.get_metadata())
+    if KERNEL in texts:
+        native_code.load(packed_conv.SOURCE)  # where it cannot, Python computes them
+    size = tuple(json.loads(texts["input_size"])) if "input_size" in texts else None
+
+    def run(images: np.ndarray) -> np.ndarray:
+        # compiled code reads memory without looking at the shape, the type or the strides
+        if size is not None and images.shape[1:] != size:
+            raise ValueError(f"{path} takes images {size}, got {images.shape[1:]}")
+        with torch.no_grad():
+            return package(torch.from_numpy(np.ascontiguousarray(images, np.float32))).numpy()
+
+    return run, texts
+
+
+_OPENERS = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "torch": _open_torch,
+    "aoti": _open_aoti,
+}
