@@ -19,6 +19,7 @@ class Format:
         runtime: the package that runs such a file.
         writers: the packages that write one, beside torch.
         about: one line for people.
+        extra: what installs these packages, as a part of this one.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Format:
     runtime: str
     writers: tuple[str, ...]
     about: str
+    extra: str = "export"
 
     def check_writers(self) -> None:
         """Raise ValueError if a package is missing that writes such a file."""
@@ -40,7 +42,7 @@ class Format:
         if missing:
             raise ValueError(
                 f"{purpose} takes {' and '.join(missing)}, which is not installed; "
-                f"pip install {' '.join(missing)}, or pip install 'accuracy-booster[export]'"
+                f"pip install {' '.join(missing)}, or pip install 'accuracy-booster[{self.extra}]'"
             )
 
 
@@ -51,6 +53,7 @@ _ROWS = (
     Format("torch", ".pt2", "torch", (), "a program of torch.export, for Python"),
     Format("aoti", ".aoti.pt2", "torch", (), "compiled by AOTInductor, for C++ and Python"),
     Format("openvino", ".xml", "openvino", (), "OpenVINO, a file .xml and one .bin beside it"),
+    Format("executorch", ".pte", "executorch", (), "ExecuTorch, for phones", "mobile"),
 )
 FORMATS = {row.name: row for row in _ROWS}
 

@@ -1,4 +1,4 @@
-"""Exported files, opened in their own runtimes: onnxruntime, torch or OpenVINO."""
+"""Exported files, opened in their own runtimes: onnxruntime, torch, OpenVINO or ExecuTorch."""
 
 # N images, C channels, H W space, K classes
 
@@ -43,7 +43,7 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
     """Open an exported file in its own runtime.
 
     Args:
-        path: a file .onnx, .pt2, .aoti.pt2 or .xml. Opening .aoti.pt2 runs machine code from it.
+        path: a file .onnx, .pt2, .aoti.pt2, .xml or .pte. Opening .aoti.pt2 runs machine code from it.
         threads: how many the runtime computes with; by default it chooses.
         check: refuse a file that `export` did not write. Without it `about` may be empty.
 
@@ -145,9 +145,34 @@ def _open_aoti(path: Path, threads: int | None) -> Opened:
     return run, texts
 
 
+def _open_executorch(path: Path, threads: int | None) -> Opened:
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    if threads is not None:
+        _unsafe_reset_threadpool(threads)
+    program = Runtime.get().load_program(path)
+    forward = program.load_method("forward")
+    most = forward.metadata.input_tensor_meta(0).sizes()[0]
+    texts = {}
+    if KEY in program.method_names:
+        texts = json.loads(program.load_method(KEY).execute([])[0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        outputs = []
+        for part in torch.from_numpy(np.ascontiguousarray(images)).split(most):
+            (output,) = forward.execute([part])
+            outputs.append(output.numpy().copy())  # the next call writes there
+        return np.concatenate(outputs)
+
+    return run, texts
+
+
 _OPENERS = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "torch": _open_torch,
     "aoti": _open_aoti,
+    "executorch": _open_executorch,
 }

@@ -95,7 +95,7 @@ def compiling() -> Iterator[None]:
     # imported here since they import the compiler
     from accuracy_booster.fastpath.joining import JoinEpilogues, OverwriteShortcuts
 
-    passes = {
+    passes: dict[str, Any] = {
         "post_grad_custom_pre_pass": JoinEpilogues(),
         "post_grad_custom_post_pass": OverwriteShortcuts(),
     }
