@@ -122,8 +122,8 @@ def export(
         batch_sizes: for these the file is timed beside the same network without gates, exported the
             same way, and beside the network exported without folding. None: nothing is timed.
         seconds: how long each of them is timed.
-        kernel: "off": all operators are the format's own. The format "aoti" can carry the CPU kernel
-            of `ab.fold` along, a second file beside the first one: "auto" or "on", as for `ab.fold`.
+        kernel: "off": all operators are the format's own. The format "aoti" can carry the CPU
+            kernel of `ab.fold` along, in a second file beside the first one: "auto" or "on".
         model: the network itself, for a run that trained one of your own: as for `ab.train`.
         data, data_dir: where the run's data are now, if they have moved.
 
@@ -139,8 +139,8 @@ def export(
     check_opset(opset, kind)
     if kernel != "off" and kind.name != "aoti":
         raise ValueError(
-            f"kernel={shown(kernel)} is for the format aoti: a file {kind.suffix} holds no operator "
-            "of this package; leave kernel out"
+            f"kernel={shown(kernel)} is for the format aoti: a file {kind.suffix} holds no "
+            "operator of this package; leave kernel out"
         )
     _check_numbers(batch=batch, count=count, batch_sizes=batch_sizes, tolerance=tolerance)
     check_folder(path.parent)
