@@ -32,6 +32,10 @@ class CannotWrite(TrainingStopped, OSError):
     """A file cannot be written. The file that was there before is still there."""
 
 
+class CannotPush(OSError):
+    """A repository on another machine cannot be written: no network, or it refuses."""
+
+
 # how torch, its libraries and the system say that there is not enough memory
 _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
