@@ -26,9 +26,10 @@ def _arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--private",
-        type=bool | None,
-        help="whether a new repository is private; by default it is public, or what the "
-        "organisation has chosen",
+        type=bool,
+        default=False,
+        help="make a new repository private; else it is public, or what the organisation has "
+        "chosen",
     )
     parser.add_argument(
         "--overwrite",

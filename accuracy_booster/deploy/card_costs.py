@@ -77,7 +77,7 @@ def costs_of(
 def _timings(
     network: nn.Module, size: tuple[int, int, int], device: torch.device, batches: Sequence[int]
 ) -> tuple[Timing, ...]:
-    with in_eval_mode(network), torch.random.fork_rng(devices=[]):
+    with in_eval_mode(network):
         steps = {n: partial(network, torch.randn(n, *size).to(device)) for n in batches}
         times = interleaved_times(steps, device, rounds=ROUNDS, warm_up=2, seconds=SECONDS)
     return tuple(Timing(n, median(times[n]), len(times[n])) for n in batches)

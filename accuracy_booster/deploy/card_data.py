@@ -54,7 +54,8 @@ def data_rows(config: TrainConfig, info: Mapping[str, Any]) -> Rows:
         rows.append(("validation images", f"{counts['validation']:,}"))
     rows.append(("test images", _test_images(info, held, counts)))
     if (bad := len(info.get("unreadable") or ())) > 0:
-        rows.append(("not readable", f"{bad:,} images, which were left out"))
+        left_out = "image, which was" if bad == 1 else "images, which were"
+        rows.append(("not readable", f"{bad:,} {left_out} left out"))
     hashes = [
         f"{split} {name} {code(known[name])}"
         for split, known in marks.items()

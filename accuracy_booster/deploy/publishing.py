@@ -1,7 +1,7 @@
 """`ab.save_pretrained`: a directory from which timm and others load a run's network.
 
 config.json         the network and how its images are made, in timm's format
-model.safetensors   its weights, the run's file byte for byte
+model.safetensors   its weights
 README.md           the model card (`model_card`)
 """
 
@@ -19,14 +19,24 @@ from torch import nn
 from accuracy_booster.deploy.card_costs import costs_of
 from accuracy_booster.deploy.loading_text import loading_text
 from accuracy_booster.deploy.model_card import Subject, model_card
+from accuracy_booster.deploy.public_settings import network_name
 from accuracy_booster.deploy.saved_form import Loader, check_loads, saved_form
 from accuracy_booster.errors import shown
-from accuracy_booster.files import check_folder, check_no_others, partial_name, write
+from accuracy_booster.files import (
+    check_folder,
+    check_no_others,
+    pack,
+    partial_name,
+    unpack,
+    write,
+)
 from accuracy_booster.training.classification import Classification
 from accuracy_booster.training.network_files import load_network
+from accuracy_booster.training.network_metadata import network_metadata
 from accuracy_booster.training.own_objects import NOTHING
 from accuracy_booster.training.run_directory import Run
 from accuracy_booster.training.run_files import WEIGHTS, is_run
+from accuracy_booster.training.train_config import TrainConfig
 from accuracy_booster.training.train_result import TrainResult, place_of, result_of
 
 CONFIG, CARD = "config.json", "README.md"
@@ -123,19 +133,25 @@ def contents_of(
     if not isinstance(path, (str, Path)):
         raise ValueError(f"expected a run's directory, got {type(run).__name__}")
     path = Path(path).expanduser()
-    place = _device(device)
+    with torch.random.fork_rng(devices=[]):  # building a network draws its first weights
+        return _contents_of(path, model, latency, _device(device), repo_id)
+
+
+def _contents_of(
+    path: Path, model: Any, latency: bool, device: torch.device, repo_id: str | None
+) -> tuple[dict[str, bytes], Published]:
     opened, config = Run.open(path)
     network = load_network(opened, config, NOTHING.of_run(model))
     network = network.eval().to(memory_format=torch.contiguous_format)
     result = result_of(Classification, opened, config)
     form = saved_form(network, config, opened.info)
-    contents = {WEIGHTS: (path / WEIGHTS).read_bytes(), CONFIG: form.text().encode()}
+    contents = {WEIGHTS: _weights(opened, config), CONFIG: form.text().encode()}
     if form.loader is not Loader.OWN_CODE:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in contents.items():
                 (Path(folder) / name).write_bytes(content)
             check_loads(form, Path(folder), network, config)
-    costs = costs_of(network, config.input_size, device=place, timed=latency)
+    costs = costs_of(network, config.input_size, device=device, timed=latency)
     subject = Subject(network, result, opened.info, form, costs)
     contents[CARD] = model_card(subject, repo_id).encode("utf-8", "backslashreplace")
     published = Published(
@@ -150,6 +166,16 @@ def contents_of(
         sizes={name: len(contents[name]) for name in FILES},
     )
     return contents, published
+
+
+def _weights(run: Run, config: TrainConfig) -> bytes:
+    """The run's file of weights; without the folders of a file of code that its metadata names."""
+    name = network_name(config)
+    if name == config.model:
+        return (run.path / WEIGHTS).read_bytes()
+    packed = unpack(run.path / WEIGHTS)
+    metadata = network_metadata(config.change({"model": name}), run.info)
+    return pack(packed.tensors, packed.values, metadata)[0]
 
 
 def write_files(directory: Path, contents: dict[str, bytes], published: Published) -> Published:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.deploy.public_settings import network_name
 from accuracy_booster.integrations import timm as boosted_timm
 from accuracy_booster.integrations.boosted_names import PREFIX, boosting
 from accuracy_booster.integrations.timm_networks import NAME, layers_to_adapt
@@ -120,11 +121,10 @@ def check_loads(form: SavedForm, folder: Path, network: nn.Module, config: Train
     """
     if form.loader is Loader.OWN_CODE:
         return  # `load_network` has just built it so: the caller's network, gates, weights
-    import timm
+    from timm.models import create_model
 
-    with torch.random.fork_rng(devices=[]):
-        loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        images = torch.randn(IMAGES, *config.input_size)
+    loaded = create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.randn(IMAGES, *config.input_size)
     own, other = network.state_dict(), loaded.state_dict()
     texts = [{n: str(g.recipe) for n, g in attached(m).items()} for m in (network, loaded)]
     with torch.no_grad():
@@ -143,10 +143,8 @@ def check_loads(form: SavedForm, folder: Path, network: nn.Module, config: Train
 
 
 def _of_own_code(network: nn.Module, config: TrainConfig, whole: dict[str, Any]) -> SavedForm:
-    # the path of a file is no name that leads anywhere on another machine
-    name = Path(config.model).name if config.model.partition(":")[0].endswith(".py") else None
     record = {KEY: gate_record(network)} if attached(network) else {}
-    return SavedForm(Loader.OWN_CODE, {**whole, "architecture": name or config.model, **record})
+    return SavedForm(Loader.OWN_CODE, {**whole, "architecture": network_name(config), **record})
 
 
 def _of_architecture(

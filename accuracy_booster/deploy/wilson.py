@@ -24,4 +24,4 @@ def wilson(hits: int, images: int) -> tuple[float, float]:
     middle = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / images + spread / images / 4)
     low, high = ((middle + sign * half) / (1 + spread) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)  # rounding may step over the ends
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # at 0 and 1 sums are rounded
