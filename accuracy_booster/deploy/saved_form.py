@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.deploy.public_settings import network_name
+from accuracy_booster.errors import shortened
 from accuracy_booster.integrations import timm as boosted_timm
 from accuracy_booster.integrations.boosted_names import PREFIX, boosting
 from accuracy_booster.integrations.timm_networks import NAME, layers_to_adapt
@@ -123,7 +124,11 @@ def check_loads(form: SavedForm, folder: Path, network: nn.Module, config: Train
         return  # `load_network` has just built it so: the caller's network, gates, weights
     from timm.models import create_model
 
-    loaded = create_model(f"local-dir:{folder}", pretrained=True).eval()
+    try:
+        loaded = create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except (RuntimeError, ValueError, TypeError) as e:
+        reason = shortened(" ".join(str(e).split()), 300)
+        raise _other(form, f"it does not load: {reason}") from e
     images = torch.randn(IMAGES, *config.input_size)
     own, other = network.state_dict(), loaded.state_dict()
     texts = [{n: str(g.recipe) for n, g in attached(m).items()} for m in (network, loaded)]
@@ -135,11 +140,15 @@ def check_loads(form: SavedForm, folder: Path, network: nn.Module, config: Train
             and _equal(network(images), loaded(images))
         )
     if not same:
-        raise ValueError(
-            f"timm's {form.architecture} with the run's weights is not the run's network (its "
-            "tensors, gates or outputs differ), so nothing was written; ab.load_run(RUN) gives the "
-            "network, and ab.save(network, FILE, full=True) keeps it"
-        )
+        raise _other(form, "its tensors, gates or outputs differ")
+
+
+def _other(form: SavedForm, reason: str) -> ValueError:
+    return ValueError(
+        f"timm's {form.architecture} with the run's weights is not the run's network ({reason}), "
+        "so nothing was written; ab.load_run(RUN) gives the network, and ab.save(network, FILE, "
+        "full=True) keeps it"
+    )
 
 
 def _of_own_code(network: nn.Module, config: TrainConfig, whole: dict[str, Any]) -> SavedForm:
