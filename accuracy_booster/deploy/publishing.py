@@ -95,7 +95,8 @@ def save_pretrained(
     with the run's bit for bit. The boosted names are in timm's registry afterwards, where needed.
 
     Args:
-        run: the directory of a finished run, or what `ab.train` returned.
+        run: the directory of a finished run, or the model.safetensors in it; or what `ab.train`
+            returned.
         directory: a new or empty one.
         model: the network itself, if the run trained a network of your own: as for `ab.train`.
         overwrite: replace the three files in a directory that holds them already.
@@ -133,6 +134,7 @@ def contents_of(
     if not isinstance(path, (str, Path)):
         raise ValueError(f"expected a run's directory, got {type(run).__name__}")
     path = Path(path).expanduser()
+    path = path.parent if path.name == WEIGHTS else path
     with torch.random.fork_rng(devices=[]):  # building a network draws its first weights
         return _contents_of(path, model, latency, _device(device), repo_id)
 

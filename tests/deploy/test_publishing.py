@@ -212,6 +212,14 @@ def test_timm_saves_again_what_it_loaded(run, tmp_path):
     assert_is_the_runs(tmp_path / "again", run)
 
 
+def test_a_run_may_be_given_as_for_load_run(run, tmp_path):
+    result = train_digits(tmp_path / "run", seed=2)
+    published(result, tmp_path / "a")
+    assert_is_the_runs(tmp_path / "a", tmp_path / "run")
+    published(run / "model.safetensors", tmp_path / "b")
+    assert_is_the_runs(tmp_path / "b", run)
+
+
 def test_random_numbers_of_the_caller_stay(run, tmp_path):
     torch.manual_seed(5)
     wanted = torch.rand(3)
