@@ -46,6 +46,8 @@ _PUBLIC = {
     "inspect": "inspection",
     "compile_for_inference": "fastpath",
     "export": "deploy",
+    "push_to_hub": "deploy",
+    "save_pretrained": "deploy",
     "fold": "fastpath",
     "merge": "fastpath",
     "predict": "prediction",
@@ -64,6 +66,8 @@ if TYPE_CHECKING:
     from accuracy_booster.blocks import list_recipes as list_recipes
     from accuracy_booster.blocks import recipe as recipe
     from accuracy_booster.deploy import export as export
+    from accuracy_booster.deploy import push_to_hub as push_to_hub
+    from accuracy_booster.deploy import save_pretrained as save_pretrained
     from accuracy_booster.fastpath import FastPath as FastPath
     from accuracy_booster.fastpath import compile_for_inference as compile_for_inference
     from accuracy_booster.fastpath import fast_path as fast_path

@@ -12,8 +12,8 @@ TESTS = Path(__file__).parent
 # Each part may import what stands left of it.
 ORDER = ["lazy", "version", "errors", "spelling", "files", "progress", "signals", "tables"]
 ORDER += ["report", "ops", "blocks", "surgery", "fastpath", "pruning", "models", "data", "exported"]
-ORDER += ["training", "prediction", "detection", "analysis", "deploy", "inspection"]
-ORDER += ["reproduction", "integrations"]
+ORDER += ["training", "prediction", "detection", "analysis", "integrations", "deploy"]
+ORDER += ["inspection", "reproduction"]
 ORDER += ["cli", "start", "__main__"]
 MOST_LINES = 300
 OF_NO_FILE = ("package.py", "docs.py", "benchmarks.py")  # tests of more than one file

@@ -30,7 +30,9 @@ from accuracy_booster.integrations.boosted_names import (
     many_objects,
     named,
 )
+from accuracy_booster.integrations.timm_networks import register_networks
 from accuracy_booster.integrations.timm_weights import GateWeights, gates_in_weights
+from accuracy_booster.models.libraries import BOOSTS
 from accuracy_booster.surgery import gate_record
 
 MODULE = f"{__name__}.boosted"  # timm lists the part after the last point as the names' module
@@ -68,9 +70,10 @@ WITHOUT_MAPS = frozenset(
 def register() -> list[str]:
     """Put the boosted names into timm's registry, so that `timm.create_model` knows them.
 
-    What timm has is left as it is. Networks that were registered since the last call are added.
-    `timm.list_models()` without a filter lists the boosted names too; `exclude_filters="ab_*"`
-    leaves them out.
+    The name `accuracy_booster` is put there too, for the networks that timm does not have
+    (`timm_networks`). What timm has is left as it is. Networks that were registered since the last
+    call are added. `timm.list_models()` without a filter lists the boosted names too;
+    `exclude_filters="ab_*"` leaves them out.
 
     Returns:
         All boosted architectures that are registered, in timm's order.
@@ -84,6 +87,7 @@ def register() -> list[str]:
     if (reason := why_too_old()) is not None:
         raise ValueError(reason)
 
+    register_networks()
     module = sys.modules.setdefault(MODULE, ModuleType(MODULE, "Boosted networks of timm."))
     if not hasattr(module, "default_cfgs"):
         module.default_cfgs = {}  # type: ignore[attr-defined]
@@ -91,7 +95,7 @@ def register() -> list[str]:
     with many_objects():
         for base in timm.list_models():
             build, name = registry.model_entrypoint(base), f"{PREFIX}{base}"
-            if build.__module__ == MODULE or build.__module__.rpartition(".")[2] in WITHOUT_MAPS:
+            if hasattr(build, BOOSTS) or build.__module__.rpartition(".")[2] in WITHOUT_MAPS:
                 continue
             if not timm.is_model(name):
                 _add(module, name, base, build, blocks)

@@ -161,6 +161,22 @@ def _of_scripts(name: str) -> str:
     return "names with ab_ are for timm's and torchvision's own scripts; here give the block apart"
 
 
+def name_in_timm(name: str) -> str | None:
+    """The name under which timm has this very network; None if it does not have it.
+
+    Six of ours are timm's, with another initialisation.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    library, _, rest = name.partition("/")
+    if library in LIBRARIES and rest:
+        return rest if library == "timm" else None
+    build = entry(name).build
+    theirs = isinstance(build, partial) and build.func is _timm
+    return str(build.args[0]) if theirs else None  # type: ignore[attr-defined]
+
+
 def check_pretrained(name: str) -> None:
     """Raise ValueError if there are no pretrained weights for a network of ours.
 

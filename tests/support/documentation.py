@@ -81,6 +81,7 @@ PARSED_ONLY = [
     (r"^reproduce report\b", "it writes into this repository; tests/reproduction runs it"),
     (r"^script\b", "somebody's script; tests/cli/test_script.py runs some"),
     (r"--pretrained\b", "it downloads weights; the page's Python runs with random ones"),
+    (r"--push\b", "it uploads; tests/deploy/test_pushing.py does so to a server of its own"),
 ]
 
 # what may stand at the start of a line of a block marked `bash`, and why it does not run here
