@@ -34,6 +34,8 @@ class CannotWrite(TrainingStopped, OSError):
 
 class FailsParity(RuntimeError):
     """An exported file does not compute what the network computes. It is not kept."""
+
+
 class CannotPush(OSError):
     """A repository on another machine cannot be written: no network, or it refuses."""
 
