@@ -170,7 +170,7 @@ def _write(
     """Write the file, with what was measured in its texts."""
     network, batch = subject.network, how["batch"]
     packages = {name: version(name) for name in dict.fromkeys((*kind.writers, kind.runtime))}
-    about = replace(subject.about, versions={**subject.about.versions, **packages})
+    about = replace(subject.about, batch=batch, versions={**subject.about.versions, **packages})
     example = torch.zeros(batch or 2, *about.input_size)
 
     def checked() -> Parity:

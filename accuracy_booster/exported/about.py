@@ -33,6 +33,7 @@ class About:
         input_size: (C, H, W) of the network's input.
         mean, std: one number for each channel, of pixels in [0, 1].
         crop_pct: None for the nearest whole number of pixels to 224 / 256.
+        batch: the number of images, N, that the file takes at a time; None for any number.
         training: the settings of the training; empty for a network that was not trained here.
         metrics: what was measured: the run's test result, the parity of the file, and so on.
         versions: of the packages that made the file, by their names.
@@ -47,6 +48,7 @@ class About:
     interpolation: str = "bilinear"
     crop_pct: float | None = None
     crop_mode: str = "center"
+    batch: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ class Format:
         runtime: the package that runs such a file.
         writers: the packages that write one, beside torch.
         about: one line for people.
+        extra: what installs these packages, as a part of this one.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Format:
     runtime: str
     writers: tuple[str, ...]
     about: str
+    extra: str = "export"
 
     def check_writers(self) -> None:
         """Raise ValueError if a package is missing that writes such a file."""
@@ -40,7 +42,7 @@ class Format:
         if missing:
             raise ValueError(
                 f"{purpose} takes {' and '.join(missing)}, which is not installed; "
-                f"pip install {' '.join(missing)}, or pip install 'accuracy-booster[export]'"
+                f"pip install {' '.join(missing)}, or pip install 'accuracy-booster[{self.extra}]'"
             )
 
 
@@ -48,8 +50,10 @@ _ROWS = (
     Format(
         "onnx", ".onnx", "onnxruntime", ("onnx", "onnxscript"), "ONNX, for onnxruntime and others"
     ),
-    Format("torch", ".pt2", "torch", (), "a program of torch.export, for Python and C++"),
+    Format("torch", ".pt2", "torch", (), "a program of torch.export, for Python"),
+    Format("aoti", ".aoti.pt2", "torch", (), "compiled by AOTInductor, for C++ and Python"),
     Format("openvino", ".xml", "openvino", (), "OpenVINO, a file .xml and one .bin beside it"),
+    Format("executorch", ".pte", "executorch", (), "ExecuTorch, for phones", "mobile"),
 )
 FORMATS = {row.name: row for row in _ROWS}
 
@@ -71,9 +75,9 @@ def format_of(path: Path) -> Format:
     Raises:
         ValueError: if no format has such files.
     """
-    for row in _ROWS:
-        if path.suffix.lower() == row.suffix:
-            return row
+    row = _row_of(path)
+    if row is not None:
+        return row
     ends = ", ".join(row.suffix for row in _ROWS)
     raise ValueError(
         f"{shown(str(path))} is no exported file: its name must end with one of {ends}"
@@ -82,4 +86,10 @@ def format_of(path: Path) -> Format:
 
 def is_exported(path: str | Path) -> bool:
     """Whether a path is named as an exported file is."""
-    return Path(path).suffix.lower() in {row.suffix for row in _ROWS}
+    return _row_of(Path(path)) is not None
+
+
+def _row_of(path: Path) -> Format | None:
+    """The row with the longest suffix that ends the file's name; None if there is none."""
+    fitting = [row for row in _ROWS if path.name.lower().endswith(row.suffix)]
+    return max(fitting, key=lambda row: len(row.suffix), default=None)

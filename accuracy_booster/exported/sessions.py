@@ -1,11 +1,11 @@
-"""Exported files, opened in their own runtimes: onnxruntime, torch or OpenVINO."""
+"""Exported files, opened in their own runtimes: onnxruntime, torch, OpenVINO or ExecuTorch."""
 
 # N images, C channels, H W space, K classes
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import format_of
 
 KEY = "accuracy_booster"  # under which formats with one name space keep our texts
+KERNEL = "kernel"  # the text that files of the format aoti have if they need our kernel
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,11 @@ class Session:
         path: the file.
         about: what it says of itself.
         run: float32 [N, C, H, W], normalised, to the network's outputs, float32 [N, K].
-        batch: the number of images, N, that `run` takes; None for any number.
     """
 
     path: Path
     about: About
     run: Callable[[np.ndarray], np.ndarray]
-    batch: int | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The outputs [N, K] for normalised images, float32 [N, C, H, W], of any number.
@@ -42,12 +41,13 @@ class Session:
         A file that takes a fixed number of images is run several times, the last time with black
         images for those that are missing.
         """
-        if self.batch is None or len(images) == self.batch:
+        batch = None if self.about is None else self.about.batch
+        if batch is None or len(images) == batch:
             return self.run(images)
-        missing = -len(images) % self.batch
+        missing = -len(images) % batch
         filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        parts = range(0, len(filled), self.batch)
-        outputs = [self.run(filled[start : start + self.batch]) for start in parts]
+        parts = range(0, len(filled), batch)
+        outputs = [self.run(filled[start : start + batch]) for start in parts]
         return np.concatenate(outputs)[: len(images)]
 
 
@@ -55,7 +55,7 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
     """Open an exported file in its own runtime.
 
     Args:
-        path: a file .onnx, .pt2 or .xml.
+        path: a file .onnx, .pt2, .aoti.pt2, .xml or .pte. Opening .aoti.pt2 runs machine code from it.
         threads: how many the runtime computes with; by default it chooses.
         check: refuse a file that `export` did not write. Without it `about` may be empty.
 
@@ -69,16 +69,15 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
         raise ValueError(f"there is no file {shown(str(path))}; check the path")
     kind.check_runtime()
     try:
-        run, texts, batch = _OPENERS[kind.name](path, threads)
+        run, texts = _OPENERS[kind.name](path, threads)
     except Exception as e:  # each runtime has errors of its own
         reason = " ".join(str(e).split())[:300]
         raise ValueError(f"{path} is not a file that {kind.runtime} reads: {reason}") from e
     about = About.from_texts(texts, path) if check or texts else None
-    return Session(path, about, run, batch)  # type: ignore[arg-type]
+    return Session(path, about, run)  # type: ignore[arg-type]
 
 
-# what runs a file, its texts, and the number of images that it takes (None: any)
-Opened = tuple[Callable[[np.ndarray], np.ndarray], dict[str, str], int | None]
+Opened = tuple[Callable[[np.ndarray], np.ndarray], dict[str, str]]  # what runs a file; its texts
 
 
 def _open_onnx(path: Path, threads: int | None) -> Opened:
@@ -89,12 +88,15 @@ def _open_onnx(path: Path, threads: int | None) -> Opened:
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0]
-    batch = given.shape[0] if given.shape and isinstance(given.shape[0], int) else None
-    texts = session.get_modelmeta().custom_metadata_map
+    name = session.get_inputs()[0].name
+    texts = _ours(session.get_modelmeta().custom_metadata_map)
+    return (lambda images: session.run(None, {name: images})[0]), texts
+
+
+def _ours(texts: Mapping[str, str]) -> dict[str, str]:
+    """Our texts, by their own names, out of all that a format keeps in one name space."""
     prefix = f"{KEY}."
-    ours = {k.removeprefix(prefix): v for k, v in texts.items() if k.startswith(prefix)}
-    return (lambda images: session.run(None, {given.name: images})[0]), ours, batch
+    return {k.removeprefix(prefix): v for k, v in texts.items() if k.startswith(prefix)}
 
 
 def _open_openvino(path: Path, threads: int | None) -> Opened:
@@ -119,9 +121,7 @@ def _open_openvino(path: Path, threads: int | None) -> Opened:
     texts: dict[str, str] = {}
     if model.has_rt_info([KEY]):
         texts = {k: v.astype(str) for k, v in model.get_rt_info([KEY]).astype(dict).items()}
-    first = model.inputs[0].get_partial_shape()[0]
-    batch = first.get_length() if first.is_static else None
-    return (lambda images: request.infer({0: images})[0].copy()), texts, batch
+    return (lambda images: request.infer({0: images})[0].copy()), texts
 
 
 def _open_torch(path: Path, threads: int | None) -> Opened:
@@ -132,19 +132,69 @@ def _open_torch(path: Path, threads: int | None) -> Opened:
     extra = {KEY: ""}
     if not is_zipfile(path):  # torch prints tracebacks of its own
         raise ValueError("it is no zip archive, as a program of torch.export is")
-    loaded = torch.export.load(path, extra_files=extra)
-    program = loaded.module()
-    name = loaded.graph_signature.user_inputs[0]
-    (given,) = (node for node in loaded.graph.nodes if node.name == name)
-    first = given.meta["val"].shape[0]
-    batch = first if isinstance(first, int) else None
+    program = torch.export.load(path, extra_files=extra).module()
     texts = json.loads(extra[KEY]) if extra[KEY] else {}
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return program(torch.from_numpy(images)).numpy()
 
-    return run, texts, batch
+    return run, texts
 
 
-_OPENERS = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}
+def _open_aoti(path: Path, threads: int | None) -> Opened:
+    import torch
+    from torch._inductor import aoti_load_package
+
+    # the two define operators that the file may have
+    from accuracy_booster.ops import gate_of_map, native_code, packed_conv  # noqa: F401
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    package = aoti_load_package(str(path))
+    texts = _ours(package.get_metadata())
+    if KERNEL in texts:
+        native_code.load(packed_conv.SOURCE)  # where it cannot, Python computes them
+    size = tuple(json.loads(texts["input_size"])) if "input_size" in texts else None
+
+    def run(images: np.ndarray) -> np.ndarray:
+        # compiled code reads memory without looking at the shape, the type or the strides
+        if size is not None and images.shape[1:] != size:
+            raise ValueError(f"{path} takes images {size}, got {images.shape[1:]}")
+        with torch.no_grad():
+            return package(torch.from_numpy(np.ascontiguousarray(images, np.float32))).numpy()
+
+    return run, texts
+
+
+def _open_executorch(path: Path, threads: int | None) -> Opened:
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime
+
+    if threads is not None:
+        _unsafe_reset_threadpool(threads)
+    program = Runtime.get().load_program(path)
+    forward = program.load_method("forward")
+    most = forward.metadata.input_tensor_meta(0).sizes()[0]
+    texts = {}
+    if KEY in program.method_names:
+        texts = json.loads(program.load_method(KEY).execute([])[0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        outputs = []
+        for part in torch.from_numpy(np.ascontiguousarray(images)).split(most):
+            (output,) = forward.execute([part])
+            outputs.append(output.numpy().copy())  # the next call writes there
+        return np.concatenate(outputs)
+
+    return run, texts
+
+
+_OPENERS = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "torch": _open_torch,
+    "aoti": _open_aoti,
+    "executorch": _open_executorch,
+}

@@ -6,7 +6,8 @@ is the fastest form that torch has.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Compiled(Stock):
     def __call__(self, *inputs: Any) -> Any:
         if self.channels_last:
             inputs = tuple(map(_channels_last, inputs))
-        with torch.no_grad(), _freezing(), backend.joining():
+        with torch.no_grad(), compiling():
             return self.forward(*inputs)
 
 
@@ -86,14 +87,17 @@ def _channels_last(x: Any) -> Any:
     return x.contiguous(memory_format=torch.channels_last) if images else x
 
 
-def _freezing() -> AbstractContextManager[None]:
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within it torch freezes the weights of what it compiles, and may use our kernel."""
     import torch._inductor.config as settings
 
     # imported here since they import the compiler
     from accuracy_booster.fastpath.joining import JoinEpilogues, OverwriteShortcuts
 
-    return settings.patch(
-        freezing=True,
-        post_grad_custom_pre_pass=JoinEpilogues(),
-        post_grad_custom_post_pass=OverwriteShortcuts(),
-    )
+    passes: dict[str, Any] = {
+        "post_grad_custom_pre_pass": JoinEpilogues(),
+        "post_grad_custom_post_pass": OverwriteShortcuts(),
+    }
+    with settings.patch(freezing=True, **passes), backend.joining():
+        yield

@@ -134,9 +134,16 @@ def eager_on_cpu() -> str:
 
 
 def is_unfused() -> bool:
-    """Whether fused networks compute layer by layer: it was chosen, or an exporter is at work."""
+    """Whether fused networks compute layer by layer: it was chosen, or an exporter is at work.
+
+    An exporter within `joining` keeps our kernel.
+    """
     exporting = getattr(torch.compiler, "is_exporting", lambda: False)
-    return _choice.backend == "unfused" or torch.jit.is_tracing() or exporting()
+    return (
+        _choice.backend == "unfused"
+        or torch.jit.is_tracing()
+        or (exporting() and not _choice.joins)
+    )
 
 
 def needs_torch_operations() -> bool:

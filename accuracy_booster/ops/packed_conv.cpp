@@ -205,6 +205,21 @@ at::Tensor with_gradients(const at::Tensor& x, const at::Tensor& packed, const O
 
 }  // namespace
 
+// For a program without Python. In Python `packed_conv.py` and `gate_of_map.py` define the operators,
+// with the same texts, before this file is loaded.
+#define GEOMETRY "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation"
+#define OPERANDS                                                                       \
+  "Tensor x, Tensor packed, Tensor? bias, int out_channels, " GEOMETRY ", int groups," \
+  "Tensor? scale, Tensor? gate, Tensor? means"
+#define END "float? low, float? high, int[3] schedule"
+TORCH_LIBRARY_FRAGMENT(accuracy_booster, m) {
+  if (c10::Dispatcher::singleton().findSchema({"accuracy_booster::packed_conv", ""})) return;
+  m.def("packed_conv(" OPERANDS ", Tensor? shortcut, " END ") -> Tensor");
+  m.def("packed_conv_onto(Tensor(a!) shortcut, " OPERANDS ", " END ") -> ()");
+  m.def("gate_of_map(Tensor x, " GEOMETRY
+        ", Tensor[] weights, Tensor[] biases, float scale) -> Tensor");
+}
+
 TORCH_LIBRARY_IMPL(accuracy_booster, CPU, m) {
   m.impl("packed_conv", &packed_conv);
   m.impl("packed_conv_onto", &packed_conv_onto);

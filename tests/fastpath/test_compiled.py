@@ -61,7 +61,7 @@ def test_it_freezes_and_the_option_of_torch_compile_does_not(network, x):
 
 
 def test_what_is_not_frozen_is_refused(network, x, monkeypatch):
-    monkeypatch.setattr(compiled, "_freezing", contextlib.nullcontext)
+    monkeypatch.setattr(compiled, "compiling", contextlib.nullcontext)
     with pytest.raises(ValueError, match=r"not frozen: none of 2 .*a ratio to it would flatter"):
         ab.compile_for_inference(network, x)
     check(Frozen(packed=2, plain=1, sums=1), sums=True)  # one that nobody can freeze
