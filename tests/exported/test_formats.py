@@ -37,5 +37,5 @@ def test_a_missing_runtime_and_a_missing_writer(monkeypatch):
     with pytest.raises(ValueError, match="onnx and onnxscript and onnxruntime"):
         FORMATS["onnx"].check_writers()
     monkeypatch.undo()
-    for row in FORMATS.values():
-        row.check_writers()
+    FORMATS["onnx"].check_writers()
+    FORMATS["torch"].check_runtime()

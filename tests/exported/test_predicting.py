@@ -106,7 +106,7 @@ def test_the_other_formats(trained, photos, tmp_path, suffix):
 
 def test_a_file_for_a_fixed_number_of_images(trained, photos, tmp_path):
     file = ab.export(trained, tmp_path / "net.onnx", batch=4, batch_sizes=None, count=4).path
-    assert open_file(file).batch == 4
+    assert open_file(file).about.batch == 4
     for size in (1, 3, 64):
         found = ab.predict(file, photos / "test", batch_size=size)
         assert_same(found, ab.predict(trained, photos / "test"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ def write_means(
     path: Path, texts: Mapping[str, str] | None = None, batch: int | None = None
 ) -> Path:
     """Write `means()` with texts, by default those of ABOUT; `batch` for a fixed number."""
-    texts = ABOUT.to_texts() if texts is None else texts
+    texts = replace(ABOUT, batch=batch).to_texts() if texts is None else texts
     said: Any = SimpleNamespace(to_texts=lambda: dict(texts))
     _saver(f"x{path.suffix}", batch, bool(texts))(path, said)
     return path
