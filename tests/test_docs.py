@@ -45,9 +45,10 @@ def without_downloads(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that has ended: ResNet-8 with AB, one epoch of the digits."""
+    """A run that has ended and was exported: ResNet-8 with AB, one epoch of the digits."""
     folder = tmp_path_factory.mktemp("finished") / "RUN"
     ab.train("resnet8", block="ab", data="digits", epochs=1, output=folder)
+    ab.export(folder, batch_sizes=None)
     return folder
 
 
