@@ -1,0 +1,44 @@
+"""An exported file as a module, so that it is measured as any other network is."""
+
+# N images, C channels, H W space, K outputs
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from accuracy_booster.data.transforms import default_crop_pct
+from accuracy_booster.exported.sessions import Session
+
+
+class FileNetwork(nn.Module):
+    """A module that computes with an exported file, in the file's own runtime, on the CPU.
+
+    Attributes:
+        session: the opened file.
+        classes: the names of the outputs, [K].
+        pretrained_cfg: how its images are made, in timm's words.
+    """
+
+    def __init__(self, session: Session):
+        super().__init__()
+        self.session = session
+        about = session.about
+        self.classes = tuple(about.classes)
+        crop_pct = about.crop_pct or default_crop_pct(about.input_size[1:])
+        self.pretrained_cfg: dict[str, Any] = {
+            "input_size": about.input_size,
+            "mean": about.mean,
+            "std": about.std,
+            "interpolation": about.interpolation,
+            "crop_pct": crop_pct,
+            "crop_mode": about.crop_mode,
+        }
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images [N, C, H, W] to logits [N, K]."""
+        given = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
+        return torch.from_numpy(self.session(given)).to(images.device)
