@@ -36,9 +36,9 @@ def quantise(file: Path, images: np.ndarray) -> Any:
         float_names = sorted(gates.inner | gates.products)
         return nncf.quantize(
             model,
-            # one by one: the ranges of the images are averaged
             nncf.Dataset([image[None] for image in images]),
             subset_size=len(images),
+            advanced_parameters=_settings(nncf),
             ignored_scope=nncf.IgnoredScope(names=float_names) if float_names else None,
         )
 
@@ -71,6 +71,19 @@ def _shape_of(op: Any) -> Shape | None:
     if shape.rank.is_dynamic:
         return None
     return tuple(size.get_length() if size.is_static else None for size in shape)
+
+
+def _settings(nncf: Any) -> Any:
+    """NNCF's settings: ranges from the least to the largest value of all images.
+
+    Its own default, the mean of the images' ranges, cuts off what is larger: on a ResNet-20 the
+    error of the outputs is twice as large.
+    """
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    return nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    )
 
 
 def _imported() -> Any:

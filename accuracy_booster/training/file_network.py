@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.data.transforms import default_crop_pct
-from accuracy_booster.exported.sessions import Session
+from accuracy_booster.exported.sessions import Session, open_file
 
 
 class FileNetwork(nn.Module):
@@ -19,6 +20,7 @@ class FileNetwork(nn.Module):
 
     Attributes:
         session: the opened file.
+        channels: of its images, C.
         classes: the names of the outputs, [K].
         pretrained_cfg: how its images are made, in timm's words.
     """
@@ -27,6 +29,7 @@ class FileNetwork(nn.Module):
         super().__init__()
         self.session = session
         about = session.about
+        self.channels = about.input_size[0]
         self.classes = tuple(about.classes)
         crop_pct = about.crop_pct or default_crop_pct(about.input_size[1:])
         self.pretrained_cfg: dict[str, Any] = {
@@ -37,6 +40,11 @@ class FileNetwork(nn.Module):
             "crop_pct": crop_pct,
             "crop_mode": about.crop_mode,
         }
+
+    @classmethod
+    def open(cls, path: str | Path) -> FileNetwork:
+        """The network of a file; the errors are those of `open_file`."""
+        return cls(open_file(path))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images [N, C, H, W] to logits [N, K]."""
