@@ -77,7 +77,8 @@ def quantise(file: str | Path, batches: Iterable[np.ndarray]) -> Quantised:
 
     Convolutions, products of matrices and the sums between them get 8-bit weights, one scale for
     each output channel, and 8-bit maps, one scale for each map. Gates stay in float32: the means,
-    the factors, and what is between. The number of images in a batch stays free.
+    the factors, and what is between. Their products with maps are computed in 8 bits by
+    onnxruntime, and in float32 by OpenVINO. The number of images in a batch stays free.
 
     Args:
         file: the float32 file, .onnx or .xml.

@@ -33,6 +33,7 @@ def quantise(file: Path, images: np.ndarray) -> Any:
     with _quiet():
         model = openvino.Core().read_model(file)
         gates = find_gates(nodes_of(model))
+        # the products too: OpenVINO computes them as a part of the convolution before them
         float_names = sorted(gates.inner | gates.products)
         return nncf.quantize(
             model,
@@ -74,15 +75,17 @@ def _shape_of(op: Any) -> Shape | None:
 
 
 def _settings(nncf: Any) -> Any:
-    """NNCF's settings: ranges from the least to the largest value of all images.
+    """NNCF's settings where they are not its defaults.
 
-    Its own default, the mean of the images' ranges, cuts off what is larger: on a ResNet-20 the
-    error of the outputs is twice as large.
+    Ranges go from the least to the largest value of all images. The default, the mean of the
+    images' ranges, cuts off what is larger: on a ResNet-20 it doubles the error of the outputs. The
+    fast correction of biases, too, makes that error larger there, with and without gates.
     """
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     return nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        disable_bias_correction=True,
     )
 
 
