@@ -50,7 +50,16 @@ def find_gates(nodes: Sequence[Node]) -> Gates:
     Args:
         nodes: all of them, each after those that it reads.
     """
-    small = {node.name for node in nodes if node.shape is not None and _per_channel(node.shape)}
+    maps = {node.name for node in nodes if _is_map(node.shape)}
+    of_maps: set[str] = set()  # computed from a map, and not from constants alone
+    for node in nodes:
+        if maps.intersection(node.inputs) or of_maps.intersection(node.inputs):
+            of_maps.add(node.name)
+    small = {
+        node.name
+        for node in nodes
+        if node.shape is not None and _per_channel(node.shape) and node.name in of_maps
+    }
     inner: set[str] = set()
     used_by: dict[str, set[str]] = {}
     for node in nodes:
@@ -59,7 +68,7 @@ def find_gates(nodes: Sequence[Node]) -> Gates:
     products = {
         node.name
         for node in nodes
-        if _is_map(node.shape) and small.intersection(node.inputs) and set(node.inputs) - small
+        if node.name in maps and small.intersection(node.inputs) and set(node.inputs) - small
     }
     for node in reversed(nodes):
         users = used_by.get(node.name, set())

@@ -53,3 +53,15 @@ def test_a_network_without_gates_has_none():
     gates = find_gates(nodes)
     assert not gates.inner
     assert not gates.products
+
+
+def test_a_bias_that_is_reshaped_is_no_gate():
+    nodes = chain(
+        ("conv", MAP, [], True),
+        ("bias", POINT, [], False),
+        ("twice", POINT, ["bias"], False),
+        ("sum", MAP, ["conv", "twice"], False),
+    )
+    gates = find_gates(nodes)
+    assert not gates.inner
+    assert not gates.products
