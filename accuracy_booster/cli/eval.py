@@ -21,7 +21,9 @@ SAME_RESULT |= {"model"}
 
 
 def _eval_arguments(parser: Parser) -> None:
-    parser.add_argument("run", type=str, help="the directory of a finished run")
+    parser.add_argument(
+        "run", type=str, help="the directory of a finished run, or an exported file, with --data"
+    )
     add_network_and_split(parser)
     parser.add_argument(
         "--fold", action="store_true", help="measure the network folded for inference (ab.fold)"

@@ -18,6 +18,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.worker_errors import worker_faults
 from accuracy_booster.errors import CannotWrite
 from accuracy_booster.progress import bars
+from accuracy_booster.training.file_network import FileNetwork
 from accuracy_booster.training.measuring import Evaluation, measure
 from accuracy_booster.training.opening_to_measure import Opened, open_measured
 from accuracy_booster.training.task import OnBatch, TrainingData
@@ -42,7 +43,8 @@ def evaluate(
 
     Args:
         run: a run's directory, what `ab.train` returned for it, or a module that maps images
-            [N, C, H, W] to logits. How its images are made is printed.
+            [N, C, H, W] to logits, or an exported file, which runs in its own runtime. How its
+            images are made is printed.
         data: a name, a path or data sets as for `ab.train`; by default, for a run, what it was
             trained on. A warning says if these data have changed since. One data set is measured
             whole, unless it is the one that the run was trained on and held a share of out.
@@ -73,6 +75,8 @@ def evaluate(
     opened = open_measured(run, data, split=split, model=model, classes=classes, **options)
     network, loaded = opened.network, opened.data
     if fold:
+        if isinstance(network, FileNetwork):
+            raise ValueError(f"fold=True: {run} was folded when it was exported; leave fold out")
         from accuracy_booster.fastpath import fold as folded
 
         channels, (height, width) = loaded.in_chans, loaded.image_size

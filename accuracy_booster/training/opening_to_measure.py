@@ -18,6 +18,7 @@ from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.dataset_source import dataset_source, is_dataset_name
 from accuracy_booster.data.marks import marks_of
 from accuracy_booster.errors import unknown
+from accuracy_booster.exported.formats import is_exported
 from accuracy_booster.models.input_conv import channels_of
 from accuracy_booster.models.preprocessing import (
     Preprocessing,
@@ -27,6 +28,7 @@ from accuracy_booster.models.preprocessing import (
 )
 from accuracy_booster.progress import note
 from accuracy_booster.training.accelerator import make_accelerator
+from accuracy_booster.training.file_network import FileNetwork
 from accuracy_booster.training.network_files import load_network
 from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.opening_data import open_data
@@ -134,6 +136,8 @@ def open_measured(
         if name not in MEASURED:
             raise unknown("option", name, MEASURED)
     run = place_of(run)
+    if isinstance(run, (str, Path)) and is_exported(run):
+        run = FileNetwork.open(run)
     if isinstance(run, nn.Module):
         if model is not None:
             raise ValueError("model=... is for a run's directory; the first argument is a module")
@@ -184,10 +188,11 @@ def _given_module(
     if classes is not None:
         class_names.check_names(classes)
     if data is None:
-        raise ValueError("which data? a module does not know; pass data=...")
+        kind = "an exported file" if isinstance(model, FileNetwork) else "a module"
+        raise ValueError(f"which data? {kind} does not know; pass data=...")
     own = _for_split(NOTHING.with_data(data), split)
     config = TrainConfig("module", data=own.data_name or data).change(options)
-    if (chans := channels_of(model)) in (1, 3):  # images are made grey or colour for it
+    if (chans := _channels(model)) in (1, 3):  # images are made grey or colour for it
         config = config.change({"in_chans": chans})
     size = config.image_size if isinstance(config.image_size, tuple) else None
     made = preprocessing_of(model, size)
@@ -261,8 +266,12 @@ def _check_no_test_split(run: Run, data: Data) -> None:
         )
 
 
+def _channels(network: nn.Module) -> int | None:
+    return network.channels if isinstance(network, FileNetwork) else channels_of(network)
+
+
 def _check_channels(network: nn.Module, data: Data) -> None:
-    chans = channels_of(network)
+    chans = _channels(network)
     if chans is not None and chans != data.in_chans:
         raise ValueError(
             f"the network takes images of {chans} channels, {data.name} has {data.in_chans}"
