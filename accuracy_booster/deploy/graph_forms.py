@@ -42,6 +42,7 @@ BATCHES = (1, 16)
 ATTRIBUTE = "graph_forms"  # of the exported network
 
 Build = Callable[[], nn.Module]
+Ratios = Mapping[str, Mapping[int, float]]  # {form: {batch size: time over the default's}}
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class GraphForm:
     Attributes:
         name: the module.
         form: "SIDE, PRODUCT" as `graph_gates` has them, or "as folded".
-        of_default: {form: {batch size: its time over the default form's}}, for one site alone; empty
-            if nothing was measured.
+        of_default: {form: {batch size: its time over that of the default form}}, for the site
+            alone; empty if nothing was measured.
     """
 
     name: str
     form: str
-    of_default: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    of_default: Ratios = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,16 @@ def exportable(
         )
     network = copy.deepcopy(folded)
     measure = measure and all(find_spec(package) for package in NEEDS[runtime])
-    known: dict[tuple[object, ...], tuple[str, Mapping[str, Mapping[int, float]]]] = {}
+    known: dict[tuple[object, ...], tuple[str, Ratios]] = {}
     taken = []
     for site in _sites(network, example[:1]):
         forms = _forms(site, runtime)
-        form, ratios = next(iter(forms)), {}
+        form: str = next(iter(forms))
+        ratios: Ratios = {}
         if measure and len(forms) > 1:
             if site.key() not in known:
                 known[site.key()] = _fastest(site, forms, runtime, batches, seconds)
-            form, ratios = known[site.key()]  # type: ignore[assignment]
+            form, ratios = known[site.key()]
         network.set_submodule(site.name, forms[form]())
         taken.append(GraphForm(site.name, form, ratios))
     setattr(network, ATTRIBUTE, taken)
@@ -225,7 +227,7 @@ def _fastest(
     runtime: str,
     batches: tuple[int, ...],
     seconds: float,
-) -> tuple[str, dict[str, dict[int, float]]]:
+) -> tuple[str, Ratios]:
     """The form with the least time, and the ratios of all forms to the default."""
     networks = {
         form: Around(build(), site.given[1:], site.gives[1:], site.followed_by).eval()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.networks import randomise
 from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.deploy import graph_forms
 from accuracy_booster.deploy.graph_forms import AS_FOLDED, exportable, forms_of
-from support.networks import randomise
 
 CLOSE = 2e-5  # of the largest output
 SHAPE = (3, 12, 10)
