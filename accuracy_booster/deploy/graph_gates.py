@@ -1,0 +1,172 @@
+"""A folded gate as plain operators, in the graph forms that exported files may have.
+
+The gate's weights p[N, K, 1, 1] come from a full-size average pooling and 1x1 convolutions. Two
+choices are left, and a runtime's optimiser decides which are best:
+
+- what the pooling reads: the input of the convolution before the gate, or its output;
+- how p meets the map z[N, K, H, W]:
+    "broadcast": z * p. It is the smallest graph. onnxruntime leaves its blocked layout for it.
+    "map": p is first resized to [N, K, H, W], so that both factors have one shape. onnxruntime
+        multiplies these in its blocked layout.
+"""
+
+# N batch, C channels in, K channels out, H W space
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from accuracy_booster.blocks import Dense
+from accuracy_booster.fastpath.folded_modules import FoldedGate, Scale
+
+PRODUCTS = ("broadcast", "map")
+CLOSE = 1e-6  # of the largest weight: a matrix this near to another is the same one
+
+
+class GraphGate(nn.Module):
+    """t[N, C, H, W] -> p[N, K, 1, 1], the weights of a folded gate.
+
+    Args:
+        stages: 1x1 convolutions; a ReLU stands between two of them.
+        scale: of the sigmoid.
+        space: (H, W) of the maps. A file has one size of images, so it is a constant.
+    """
+
+    def __init__(self, stages: list[nn.Conv2d], scale: float, space: tuple[int, int]):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.scale, self.space = scale, space
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        d = F.avg_pool2d(t, self.space)
+        for i, stage in enumerate(self.stages):
+            d = stage(F.relu(d) if i else d)
+        p = torch.sigmoid(d)
+        return p if self.scale == 1 else self.scale * p
+
+
+class Product(nn.Module):
+    """z[N, K, H, W] and p[N, K, 1, 1] -> p * z, in one of the forms of `PRODUCTS`."""
+
+    def __init__(self, form: str, space: tuple[int, int]):
+        super().__init__()
+        self.form, self.space = form, space
+
+    def forward(self, z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        if self.form == "broadcast":
+            return z * p
+        # onnxruntime resizes linearly with all threads, but repeats values with one; of one
+        # position both give the same
+        factors = tuple(map(float, self.space))
+        return z * F.interpolate(p, scale_factor=factors, mode="bilinear")
+
+
+class GraphConv(nn.Module):
+    """h[N, C, H, W] -> p * conv(h).
+
+    Args:
+        conv: the convolution before the gate.
+        gate: what gives p, from h (`side` "input") or from conv(h) ("output").
+        product: how they are multiplied.
+    """
+
+    def __init__(self, conv: nn.Module, gate: GraphGate, side: str, product: Product):
+        super().__init__()
+        self.conv, self.gate, self.product = conv, gate, product
+        self.side = side
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        z = self.conv(h)
+        return self.product(z, self.gate(h if self.side == "input" else z))
+
+
+class GraphScale(nn.Module):
+    """z[N, K, H, W] -> p * z, for gates that follow no convolution."""
+
+    def __init__(self, gate: GraphGate, product: Product):
+        super().__init__()
+        self.gate, self.product = gate, product
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.product(z, self.gate(z))
+
+
+def pointwise(weight: torch.Tensor, bias: torch.Tensor | None, groups: int = 1) -> nn.Conv2d:
+    """The 1x1 convolution with this weight[K, C / groups] and bias[K]."""
+    out, per_group = weight.shape
+    conv = nn.Conv2d(per_group * groups, out, 1, groups=groups, device="meta")
+    conv.weight = nn.Parameter(weight.detach()[:, :, None, None].contiguous())
+    conv.bias = nn.Parameter(weight.new_zeros(out) if bias is None else bias.detach())
+    return conv.eval()
+
+
+def stages_of(gate: FoldedGate) -> list[nn.Conv2d] | None:
+    """The stages of a folded gate as 1x1 convolutions; None if one is something else."""
+    found = []
+    for stage in gate.stages:
+        if isinstance(stage, Scale):
+            found.append(pointwise(stage.weight[:, None], stage.bias, len(stage.bias)))
+        elif isinstance(stage, Dense):
+            found.append(pointwise(stage.weight, stage.bias, stage.groups))
+        elif isinstance(stage, nn.Linear):
+            found.append(pointwise(stage.weight, stage.bias))
+        else:
+            return None
+    return found
+
+
+def reads_input(conv: nn.Module) -> bool:
+    """Whether the mean of a convolution's output is an affine map of the mean of its input."""
+    return (
+        isinstance(conv, nn.Conv2d)
+        and (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1)
+        and conv.padding in ((0, 0), "valid", "same")
+    )
+
+
+@torch.no_grad()
+def before_conv(stage: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d:
+    """The stage that reads conv's input, for one that reads its output."""
+    matrix, shift = _affine(conv)
+    if stage.groups == 1:
+        first = stage.weight.double().flatten(1)
+        weight, bias = first @ matrix, first @ shift
+    elif stage.groups == len(matrix) == len(stage.weight):
+        own_rows = stage.weight.double().flatten()
+        weight, bias = own_rows[:, None] * matrix, own_rows * shift
+    else:
+        per_group = stage.weight.double().flatten(1).unflatten(0, (stage.groups, -1))
+        first = torch.block_diag(*per_group)
+        weight, bias = first @ matrix, first @ shift
+    own = 0 if stage.bias is None else stage.bias.double()
+    dtype = stage.weight.dtype
+    return pointwise(weight.to(dtype), (bias + own).to(dtype))
+
+
+@torch.no_grad()
+def after_conv(stage: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d | None:
+    """The stage that reads conv's output, for one that reads its input; None if none is known.
+
+    It is known where each of the gate's weights depends on its own channel alone. Then the rows of
+    the stage are multiples of those of the convolution.
+    """
+    matrix, shift = _affine(conv)
+    rows = stage.weight.double().flatten(1)
+    if rows.shape != matrix.shape:
+        return None
+    squares = matrix.square().sum(1)
+    factors = torch.where(squares > 0, (rows * matrix).sum(1) / squares.clamp(min=1e-300), 0.0)
+    if (rows - factors[:, None] * matrix).abs().max() > CLOSE * rows.abs().max():
+        return None
+    own = 0 if stage.bias is None else stage.bias.double()
+    dtype = stage.weight.dtype
+    bias = (own - factors * shift).to(dtype)
+    return pointwise(factors.to(dtype)[:, None], bias, len(factors))
+
+
+def _affine(conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix[K, C] and the bias[K] of a 1x1 convolution, float64."""
+    matrix = conv.weight.double().flatten(1)
+    return matrix, matrix.new_zeros(len(matrix)) if conv.bias is None else conv.bias.double()
