@@ -41,6 +41,20 @@ TOLERANCE = 1e-4  # of the largest output
 SIZES = (1, 3)  # of the batches that are compared
 
 
+class ChannelsLast(nn.Module):
+    """A network that gets its images [N, C, H, W] in channels-last memory.
+
+    The kernel reads maps in this order. The compiler keeps the order that maps have.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.network(images.contiguous(memory_format=torch.channels_last))
+
+
 def kernel_of(path: Path) -> Path:
     """Where the kernel of this package lies, of a file that needs it: model.aoti.so."""
     return path.with_suffix(".so")
@@ -65,8 +79,8 @@ def converted(network: nn.Module, example: torch.Tensor, shapes: Any) -> Save:
     if not any(isinstance(module, PackedConv2d) for module in network.modules()):
         return compiled(torch.export.export(network, (example,), dynamic_shapes=shapes))
     with torch.no_grad(), compiling():
-        example = example.contiguous(memory_format=torch.channels_last)  # as the kernel reads it
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+        ordered = ChannelsLast(network).eval()
+        program = torch.export.export(ordered, (example,), dynamic_shapes=shapes)
         members = _compile(program)
     kernel = native_code.compiled(packed_conv.SOURCE, with_torch=True)
 

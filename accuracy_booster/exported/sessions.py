@@ -55,7 +55,8 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
     """Open an exported file in its own runtime.
 
     Args:
-        path: a file .onnx, .pt2, .aoti.pt2, .xml or .pte; .aoti.pt2 holds machine code, which runs.
+        path: a file .onnx, .pt2, .aoti.pt2, .xml or .pte. Opening a file .aoti.pt2 runs machine
+            code that is in it.
         threads: how many the runtime computes with; by default it chooses.
         check: refuse a file that `export` did not write. Without it `about` may be empty.
 
