@@ -56,6 +56,24 @@ def _arguments(parser: Parser) -> None:
         default="off",
         help="auto or on: --format aoti carries the CPU kernel of this package along",
     )
+    parser.add_argument(
+        "--precision",
+        type=str,
+        default="float32",
+        help="float32, or int8 for onnx and openvino: quantised, and its accuracy measured",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        default=256,
+        help="with int8: training images on which the ranges of the maps are found",
+    )
+    parser.add_argument(
+        "--max_drop",
+        type=float,
+        default=1.0,
+        help="with int8: percentage points of top-1 that may be lost",
+    )
     own_network_argument(parser)
     parser.add_argument("--data", type=str | None, help="where the run's data are now")
     parser.add_argument(
@@ -74,6 +92,8 @@ def _export(given: dict[str, Any]) -> Result:
     def show() -> None:
         megabytes = exported.size / 1e6
         say(f"{exported.parity}")
+        if exported.int8 is not None:
+            say(exported.int8)
         if exported.latency:
             print_table(*exported.table())
         say(f"{exported.path} ({megabytes:.1f} MB)")

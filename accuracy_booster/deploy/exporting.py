@@ -7,26 +7,24 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from accuracy_booster.deploy import subjects
-from accuracy_booster.deploy.parity import TOLERANCE, Parity, compare
-from accuracy_booster.deploy.timing import FILE, Latency, opponents, time_files
-from accuracy_booster.deploy.writing import check_opset, converted
-from accuracy_booster.errors import FailsParity, shown
+from accuracy_booster.deploy.int8 import CALIBRATION, MAX_DROP, Int8
+from accuracy_booster.deploy.making import Checks, How, Int8Settings, Timing, make
+from accuracy_booster.deploy.parity import TOLERANCE, Parity
+from accuracy_booster.deploy.quantising import PRECISIONS, check_int8
+from accuracy_booster.deploy.timing import FILE, Latency
+from accuracy_booster.deploy.writing import check_opset
+from accuracy_booster.errors import shown, unknown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format, format_named, format_of
-from accuracy_booster.exported.sessions import open_file
-from accuracy_booster.fastpath import fold
 from accuracy_booster.fastpath.packing import Kernel
 from accuracy_booster.files import check_folder
-from accuracy_booster.progress import bars
 from accuracy_booster.tables import Table
 from accuracy_booster.training.train_result import TrainResult, place_of
 
@@ -46,6 +44,7 @@ class Exported:
         latency: of the file and of what it is compared with, for each batch size; empty if it was
             not measured.
         about: what the file says of itself.
+        int8: what an int8 file costs in accuracy; None for a file in float32.
     """
 
     path: Path
@@ -54,6 +53,7 @@ class Exported:
     parity: Parity
     latency: tuple[Latency, ...]
     about: About = field(repr=False)
+    int8: Int8 | None = None
 
     def table(self) -> Table:
         """The latency as a table, a row for each batch size."""
@@ -76,6 +76,7 @@ class Exported:
             "bytes": self.size,
             "parity": asdict(self.parity),
             "latency": [row.to_dict() for row in self.latency],
+            "int8": None if self.int8 is None else self.int8.to_dict(),
         }
 
 
@@ -92,6 +93,9 @@ def export(
     batch_sizes: Sequence[int] | None = BATCH_SIZES,
     seconds: float = 3.0,
     kernel: Kernel = "off",
+    precision: str = "float32",
+    calibration: int = CALIBRATION,
+    max_drop: float = MAX_DROP,
     model: Any = None,
     data: Any = None,
     data_dir: str | None = None,
@@ -124,19 +128,33 @@ def export(
         seconds: how long each of them is timed.
         kernel: "off": all operators are the format's own. The format "aoti" can carry the CPU
             kernel of `ab.fold` along, in a second file beside the first one: "auto" or "on".
+        precision: "float32", or "int8" for the formats onnx and openvino: the file is quantised by
+            the runtime's own tool, and its accuracy is measured on the test images.
+        calibration: with int8, on so many training images the ranges of the maps are found.
+        max_drop: with int8, how many percentage points of top-1 may be lost.
         model: the network itself, for a run that trained one of your own: as for `ab.train`.
-        data, data_dir: where the run's data are now, if they have moved.
+        data, data_dir: where the run's data are now, if they have moved. For a module, the data for
+            int8, as `ab.evaluate` takes them.
 
     Raises:
         ValueError: for an unknown format or opset, a package that is missing (the error says what
             to install), a directory without a finished run, a module that does not say how its
-            images are made, and a network that the exporter of the format cannot write.
+            images are made, a network that the exporter of the format cannot write, and an int8
+            file that loses too much accuracy.
         FailsParity: if the file's outputs differ by more than the tolerance; it is a RuntimeError.
     """
     network = place_of(network)
     path, kind = _path_and_format(network, output, format)
     kind.check_writers()
     check_opset(opset, kind)
+    int8 = None
+    if precision == "int8":
+        check_int8(kind)
+        where = {"model": model, "data_dir": data_dir}
+        given = {name: value for name, value in where.items() if value is not None}
+        int8 = Int8Settings(network, data, given, calibration, max_drop)
+    elif precision != "float32":
+        raise unknown("precision", precision, PRECISIONS)
     if kernel != "off" and kind.name != "aoti":
         raise ValueError(
             f"kernel={shown(kernel)} is for the format aoti: a file {kind.suffix} holds no "
@@ -153,74 +171,19 @@ def export(
     else:
         raise ValueError(f"expected a run's directory or a network, got {type(network).__name__}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = () if batch_sizes is None else tuple(batch_sizes) if batch is None else (batch,)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         file = Path(folder, path.name)
-        parity, latency, about = _write(
-            *(subject, kind, file, count, tolerance, seconds, kernel),
-            sizes=() if batch_sizes is None else batch_sizes if batch is None else (batch,),
-            batch=batch,
-            opset=opset,
+        made = make(
+            *(subject, kind, file),
+            how=How(batch, opset, kernel),
+            checks=Checks(count, tolerance),
+            timing=Timing(sizes, seconds),
+            int8=int8,
         )
         files = _in_place(file, path)
     size = sum(file.stat().st_size for file in files)
-    return Exported(path, files, size, parity, latency, about)
-
-
-def _write(
-    subject: subjects.Subject,
-    kind: Format,
-    file: Path,
-    count: int,
-    tolerance: float,
-    seconds: float,
-    kernel: Kernel,
-    *,
-    sizes: Sequence[int],
-    **how: Any,
-) -> tuple[Parity, tuple[Latency, ...], About]:
-    """Write the file, with what was measured in its texts."""
-    network, batch = subject.network, how["batch"]
-    packages = {name: version(name) for name in dict.fromkeys((*kind.writers, kind.runtime))}
-    about = replace(subject.about, batch=batch, versions={**subject.about.versions, **packages})
-    example = torch.zeros(batch or 2, *about.input_size)
-
-    def checked() -> Parity:
-        run, images = open_file(file), subject.images(count)
-        parity = compare(network, run, images, subject.source, batch=batch)
-        if parity.max_error <= tolerance:
-            return parity
-        raise FailsParity(
-            f"the exported file is not kept: its outputs differ by {parity.max_error:.2g} of the "
-            f"largest output, more than tolerance={tolerance:.2g} ({parity.source}); try another "
-            "format or opset"
-        )
-
-    with bars() as progress:
-        task = progress.add_task("Exporting", total=4, note="folding")
-
-        def step(note: str) -> None:
-            progress.update(task, advance=1, note=note)
-
-        folded = fold(network, example=example, kernel=kernel)
-        step(f"converting to {kind.name}")
-        save = converted(folded, kind, about.input_size, **how)
-        save(file, about)
-        step("comparing the outputs")
-        parity = checked()
-        metrics = {**about.metrics, "parity": asdict(parity)}
-        latency: tuple[Latency, ...] = ()
-        step("timing")
-        if sizes:
-            files = {FILE: file}
-            for number, (name, other) in enumerate(opponents(network, example).items()):
-                files[name] = file.with_name(f"other-{number}{kind.suffix}")
-                converted(other, kind, about.input_size, **how)(files[name], about)
-            latency = time_files(files, about, sizes, seconds)
-            metrics["latency"] = [row.to_dict() for row in latency]
-        about = replace(about, metrics=metrics)
-        save(file, about)
-        checked()  # the file that stays
-    return parity, latency, about
+    return Exported(path, files, size, *made)
 
 
 def _path_and_format(

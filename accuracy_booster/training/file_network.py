@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from accuracy_booster.data.transforms import default_crop_pct
+from accuracy_booster.data.cropping import default_crop_pct
 from accuracy_booster.exported.sessions import Session, open_file
 
 

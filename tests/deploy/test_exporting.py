@@ -14,7 +14,7 @@ from support.trainings import SPLITS_OF_TWO, short
 from torch import nn
 
 import accuracy_booster as ab
-from accuracy_booster.deploy import exporting
+from accuracy_booster.deploy import making
 from accuracy_booster.errors import FailsParity
 from accuracy_booster.exported import FORMATS, open_file
 from accuracy_booster.training.opening_to_measure import open_measured
@@ -95,7 +95,7 @@ def test_a_module_of_timm(tmp_path):
 
 
 def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monkeypatch):
-    real = exporting.fold
+    real = making.fold
 
     def wrong(network, **how):
         folded = real(network, **how)
@@ -105,7 +105,7 @@ def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monk
 
     file = tmp_path / "net.onnx"
     file.write_bytes(b"the file of yesterday")
-    monkeypatch.setattr(exporting, "fold", wrong)
+    monkeypatch.setattr(making, "fold", wrong)
     with pytest.raises(FailsParity, match="the exported file is not kept: its outputs differ by"):
         ab.export(trained, file, batch_sizes=None)
     assert [f.name for f in tmp_path.iterdir()] == ["net.onnx"]
@@ -114,14 +114,14 @@ def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monk
 
 def test_a_file_that_the_runtime_spoils_is_not_kept(trained, tmp_path, monkeypatch):
     """The last check is of the very file that stays, with all its texts."""
-    real, calls = exporting.compare, []
+    real, calls = making.compare, []
 
     def second_differs(*args, **more):
         calls.append(args)
         parity = real(*args, **more)
         return parity if len(calls) == 1 else type(parity)(1.0, 1, 0, "images")
 
-    monkeypatch.setattr(exporting, "compare", second_differs)
+    monkeypatch.setattr(making, "compare", second_differs)
     with pytest.raises(FailsParity):
         ab.export(trained, tmp_path / "net.onnx", batch_sizes=None)
     assert not list(tmp_path.iterdir())
