@@ -18,11 +18,11 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--format",
         type=str | None,
-        help="onnx, torch (a program of torch.export) or openvino; by default as --output ends, "
-        "else onnx",
+        help="onnx, openvino, torch (a program of torch.export), aoti (compiled ahead of time, for "
+        "C++) or executorch (for phones); by default as --output ends, else onnx",
     )
     parser.add_argument(
-        "--output", type=str | None, help="the file; by default RUN/model.onnx, .pt2 or .xml"
+        "--output", type=str | None, help="the file; by default RUN/model.onnx, .xml, .pt2, ..."
     )
     parser.add_argument("--opset", type=int | None, help="of ONNX, from 18 on; by default torch's")
     parser.add_argument(
@@ -50,6 +50,12 @@ def _arguments(parser: Parser) -> None:
         help="numbers of images for which the file is timed, separated by commas",
     )
     parser.add_argument("--no_timing", action="store_true", help="time nothing")
+    parser.add_argument(
+        "--kernel",
+        type=str,
+        default="off",
+        help="auto or on: --format aoti carries the CPU kernel of this package along",
+    )
     own_network_argument(parser)
     parser.add_argument("--data", type=str | None, help="where the run's data are now")
     parser.add_argument(

@@ -24,6 +24,7 @@ from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format, format_named, format_of
 from accuracy_booster.exported.sessions import open_file
 from accuracy_booster.fastpath import fold
+from accuracy_booster.fastpath.packing import Kernel
 from accuracy_booster.files import check_folder
 from accuracy_booster.progress import bars
 from accuracy_booster.tables import Table
@@ -90,6 +91,7 @@ def export(
     tolerance: float = TOLERANCE,
     batch_sizes: Sequence[int] | None = BATCH_SIZES,
     seconds: float = 3.0,
+    kernel: Kernel = "off",
     model: Any = None,
     data: Any = None,
     data_dir: str | None = None,
@@ -108,8 +110,9 @@ def export(
         network: a run's directory, or what `ab.train` returned for it; or a network that says how
             its images are made (`pretrained_cfg`), such as timm's.
         output: the file. By default "model" with the format's suffix, in the run's directory.
-        format: "onnx", "torch" (a program of `torch.export`) or "openvino"; by default what the
-            name of the output says, else "onnx".
+        format: "onnx", "openvino", "torch" (a program of `torch.export`), "aoti" (compiled ahead of
+            time, for C++) or "executorch" (for phones); by default what the name of the output
+            says, else "onnx".
         opset: of ONNX, from 18 on; by default torch's.
         batch: a number of images, for a file that takes no other. By default it takes any number.
         images: what the outputs are compared on, as for `ab.predict`; by default the run's test
@@ -119,6 +122,8 @@ def export(
         batch_sizes: for these the file is timed beside the same network without gates, exported the
             same way, and beside the network exported without folding. None: nothing is timed.
         seconds: how long each of them is timed.
+        kernel: "off": all operators are the format's own. The format "aoti" can carry the CPU
+            kernel of `ab.fold` along, in a second file beside the first one: "auto" or "on".
         model: the network itself, for a run that trained one of your own: as for `ab.train`.
         data, data_dir: where the run's data are now, if they have moved.
 
@@ -132,6 +137,11 @@ def export(
     path, kind = _path_and_format(network, output, format)
     kind.check_writers()
     check_opset(opset, kind)
+    if kernel != "off" and kind.name != "aoti":
+        raise ValueError(
+            f"kernel={shown(kernel)} is for the format aoti: a file {kind.suffix} holds no "
+            "operator of this package; leave kernel out"
+        )
     _check_numbers(batch=batch, count=count, batch_sizes=batch_sizes, tolerance=tolerance)
     check_folder(path.parent)
     if isinstance(network, (str, Path)):
@@ -146,7 +156,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         file = Path(folder, path.name)
         parity, latency, about = _write(
-            *(subject, kind, file, count, tolerance, seconds),
+            *(subject, kind, file, count, tolerance, seconds, kernel),
             sizes=() if batch_sizes is None else batch_sizes if batch is None else (batch,),
             batch=batch,
             opset=opset,
@@ -163,6 +173,7 @@ def _write(
     count: int,
     tolerance: float,
     seconds: float,
+    kernel: Kernel,
     *,
     sizes: Sequence[int],
     **how: Any,
@@ -190,7 +201,7 @@ def _write(
         def step(note: str) -> None:
             progress.update(task, advance=1, note=note)
 
-        folded = fold(network, example=example, kernel="off")
+        folded = fold(network, example=example, kernel=kernel)
         step(f"converting to {kind.name}")
         save = converted(folded, kind, about.input_size, **how)
         save(file, about)
@@ -226,7 +237,7 @@ def _path_and_format(
         return folder / f"{NAME}{kind.suffix}", kind
     path = Path(output).expanduser()
     kind = format_of(path) if name is None else format_named(name)
-    if path.suffix.lower() != kind.suffix:
+    if format_of(path) is not kind:
         raise ValueError(
             f"output={shown(str(path))} must end with {kind.suffix}, as files of the format "
             f"{kind.name} do"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accuracy_booster.deploy import ahead_of_time, mobile
 from accuracy_booster.errors import shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format
@@ -160,10 +161,20 @@ def _to_openvino(network: nn.Module, example: torch.Tensor, shapes: Any, _: Any)
     return save
 
 
+def _to_aoti(network: nn.Module, example: torch.Tensor, shapes: Any, _: Any) -> Save:
+    return ahead_of_time.converted(network, example, shapes)
+
+
+def _to_executorch(network: nn.Module, example: torch.Tensor, shapes: Any, _: Any) -> Save:
+    return mobile.converted(network, example, shapes)
+
+
 _CONVERTERS: dict[str, Callable[..., Save]] = {
     "onnx": _to_onnx,
     "torch": _to_torch,
+    "aoti": _to_aoti,
     "openvino": _to_openvino,
+    "executorch": _to_executorch,
 }
 
 

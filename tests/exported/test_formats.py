@@ -37,5 +37,6 @@ def test_a_missing_runtime_and_a_missing_writer(monkeypatch):
     with pytest.raises(ValueError, match="onnx and onnxscript and onnxruntime"):
         FORMATS["onnx"].check_writers()
     monkeypatch.undo()
-    FORMATS["onnx"].check_writers()
-    FORMATS["torch"].check_runtime()
+    for row in FORMATS.values():
+        if row.extra == "export":  # the tests' own packages have these
+            row.check_writers()
