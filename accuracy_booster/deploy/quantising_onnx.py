@@ -46,7 +46,8 @@ def quantise(file: Path, images: np.ndarray) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="accuracy-booster-") as folder, _quiet():
         prepared = Path(folder) / "prepared.onnx"  # with shapes
-        quant_pre_process(str(file), str(prepared))
+        # the exporter has written the shapes already; the symbolic tool stops at some operators
+        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
         gates = find_gates(nodes_of(model))
         quantised = Path(folder) / "int8.onnx"
