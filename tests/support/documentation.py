@@ -76,6 +76,7 @@ SMALLER = [
 PARSED_ONLY = [
     (r"^compare\b", "minutes; tests/analysis and tests/cli run comparisons"),
     (r"^bench\b", "times; tests/cli/test_bench.py runs it on a small network"),
+    (r"^export .*--format (aoti|executorch)", "a minute; tests/deploy writes and runs such files"),
     (r"^detect\b", "detectors take minutes; tests/detection runs each of these commands"),
     (r"^reproduce run\b", "hours; tests/reproduction runs the queue on one epoch of the digits"),
     (r"^reproduce report\b", "it writes into this repository; tests/reproduction runs it"),
@@ -87,6 +88,9 @@ PARSED_ONLY = [
 # what may stand at the start of a line of a block marked `bash`, and why it does not run here
 OTHER_PROGRAMS = {
     "pip": "installs",
+    "g++": "tests/deploy/test_ahead_of_time.py runs it",
+    "TORCH=$(python": "the same",
+    "./predict": "the same",
     "git": "clones",
     "cd": "enters a directory",
     ".": "enters an environment",
