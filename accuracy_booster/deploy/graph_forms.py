@@ -182,6 +182,8 @@ def _forms(site: _Site, runtime: str) -> dict[str, Build]:
     sides = {"output": stages} if isinstance(module, MeanGate) else _sides(module, stages)
     forms: dict[str, Build] = {}
     for kind, product in TRIED[runtime]:
+        if product == "map" and not site.followed_by:
+            continue  # without a sum, ShuffleNet took longer in onnxruntime than with a broadcast
         for side, own in sides.items():
             if kind == "pooled" and not any(map(is_channelwise, own)):
                 continue  # it is the same as with convolutions
