@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from accuracy_booster.deploy.graph_gates import (
-    PRODUCTS,
     GraphConv,
     GraphGate,
     GraphScale,
     Product,
     after_conv,
     before_conv,
+    is_channelwise,
     reads_input,
     stages_of,
 )
@@ -35,8 +35,14 @@ from accuracy_booster.fastpath.folded_gates import MeanGate
 from accuracy_booster.fastpath.folded_modules import FoldedGate, GatedConv
 
 AS_FOLDED = "as folded"
-# The products that are tried. torch and OpenVINO have one layout for all operators of a site.
-TRIED = {"onnx": PRODUCTS, "openvino": ("broadcast",), "torch": ("broadcast",)}
+# {runtime: (kind of the gate, product) that are tried}; the first one is the default. onnxruntime
+# has pooling and convolutions in its blocked layout, but no reduction. OpenVINO and torch have one
+# layout for all operators of a site.
+TRIED = {
+    "onnx": [("convolutions", "broadcast"), ("convolutions", "map")],
+    "openvino": [(kind, "broadcast") for kind in ("reduced", "pooled", "convolutions")],
+    "torch": [("reduced", "broadcast")],
+}
 GAIN = 0.03  # a form must be this much faster than the default to take its place
 BATCHES = (1, 16)
 ATTRIBUTE = "graph_forms"  # of the exported network
@@ -51,7 +57,7 @@ class GraphForm:
 
     Attributes:
         name: the module.
-        form: "SIDE, PRODUCT" as `graph_gates` has them, or "as folded".
+        form: "SIDE, KIND, PRODUCT" as `graph_gates` has them, or "as folded".
         of_default: {form: {batch size: its time over that of the default form}}, for the site
             alone; empty if nothing was measured.
     """
@@ -175,18 +181,24 @@ def _forms(site: _Site, runtime: str) -> dict[str, Build]:
         return {AS_FOLDED: lambda: module}
     sides = {"output": stages} if isinstance(module, MeanGate) else _sides(module, stages)
     forms: dict[str, Build] = {}
-    for product in TRIED[runtime]:
+    for kind, product in TRIED[runtime]:
+        if product == "map" and not site.followed_by:
+            continue  # without a sum, ShuffleNet took longer in onnxruntime than with a broadcast
         for side, own in sides.items():
+            if kind == "pooled" and not any(map(is_channelwise, own)):
+                continue  # it is the same as with convolutions
 
-            def build(side: str = side, own: list = own, product: str = product) -> nn.Module:
+            def build(
+                side: str = side, own: list = own, kind: str = kind, product: str = product
+            ) -> nn.Module:
                 space = site.given[2:] if side == "input" else site.gives[2:]
-                gate = GraphGate(own, site.gate.scale, space)  # type: ignore[arg-type]
+                gate = GraphGate(own, kind, site.gate.scale, space)  # type: ignore[arg-type]
                 scaled = Product(product, site.gives[2:])  # type: ignore[arg-type]
                 if isinstance(module, MeanGate):
                     return GraphScale(gate, scaled).eval()
                 return GraphConv(module.conv, gate, side, scaled).eval()  # type: ignore[arg-type]
 
-            forms[f"{side}, {product}"] = build
+            forms[f"{side}, {kind}, {product}"] = build
     if runtime == "torch" or not forms:
         forms = {AS_FOLDED: lambda: module, **forms}
     return forms

@@ -1,9 +1,11 @@
 """A folded gate as plain operators, in the graph forms that exported files may have.
 
-The gate's weights p[N, K, 1, 1] come from a full-size average pooling and 1x1 convolutions. Two
-choices are left, and a runtime's optimiser decides which are best:
+The gate's weights p[N, K, 1, 1] come from means over space and affine maps. Three choices are left,
+and a runtime's optimiser decides which are best:
 
-- what the pooling reads: the input of the convolution before the gate, or its output;
+- which operators these are (`KINDS`): pooling or a reduction gives the means, and an affine map of
+  single channels is a depthwise convolution, or a product and a sum;
+- what the mean reads: the input of the convolution before the gate, or its output;
 - how p meets the map z[N, K, H, W]:
     "broadcast": z * p. It is the smallest graph. onnxruntime leaves its blocked layout for it.
     "map": p is first resized to [N, K, H, W], so that both factors have one shape. onnxruntime
@@ -14,6 +16,8 @@ choices are left, and a runtime's optimiser decides which are best:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +25,8 @@ from torch import nn
 from accuracy_booster.blocks import Dense
 from accuracy_booster.fastpath.folded_modules import FoldedGate, Scale
 
+# {kind: (whether pooling gives the means, whether maps of single channels are convolutions)}
+KINDS = {"convolutions": (True, True), "pooled": (True, False), "reduced": (False, False)}
 PRODUCTS = ("broadcast", "map")
 CLOSE = 1e-6  # of the largest weight: a matrix this near to another is the same one
 
@@ -30,21 +36,47 @@ class GraphGate(nn.Module):
 
     Args:
         stages: 1x1 convolutions; a ReLU stands between two of them.
+        kind: one of `KINDS`.
         scale: of the sigmoid.
         space: (H, W) of the maps. A file has one size of images, so it is a constant.
     """
 
-    def __init__(self, stages: list[nn.Conv2d], scale: float, space: tuple[int, int]):
+    def __init__(
+        self, stages: Sequence[nn.Conv2d], kind: str, scale: float, space: tuple[int, int]
+    ):
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.pools, convolves = KINDS[kind]
+        self.stages = nn.ModuleList(stages if convolves else map(_as_product, stages))
         self.scale, self.space = scale, space
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
-        d = F.avg_pool2d(t, self.space)
+        d = F.avg_pool2d(t, self.space) if self.pools else t.mean((2, 3), keepdim=True)
         for i, stage in enumerate(self.stages):
             d = stage(F.relu(d) if i else d)
         p = torch.sigmoid(d)
         return p if self.scale == 1 else self.scale * p
+
+
+class Affine(nn.Module):
+    """d[N, K, 1, 1] -> weight * d + bias, with weight[K] and bias[K] of a depthwise convolution."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        assert conv.bias is not None
+        self.weight = nn.Parameter(conv.weight.detach().view(1, -1, 1, 1))
+        self.bias = nn.Parameter(conv.bias.detach().view(1, -1, 1, 1))
+
+    def forward(self, d: torch.Tensor) -> torch.Tensor:
+        return d * self.weight + self.bias
+
+
+def _as_product(stage: nn.Conv2d) -> nn.Module:
+    return Affine(stage) if is_channelwise(stage) else stage
+
+
+def is_channelwise(stage: nn.Conv2d) -> bool:
+    """Whether a stage maps each channel to itself."""
+    return stage.groups == stage.in_channels == stage.out_channels
 
 
 class Product(nn.Module):
