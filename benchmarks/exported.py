@@ -1,13 +1,13 @@
 """Exported networks in their own runtimes: the time with a block over the time without one.
 
 python benchmarks/exported.py [--only NAME ...] [--formats onnx ...] [--rounds N] [--work FOLDER]
-python benchmarks/exported.py --table   # prints the table of the JSON
+python benchmarks/exported.py --write   # puts the tables of the JSON into docs/deploy.md
 
 Each network in each format is a process of its own, which writes these files, all for any batch:
 "none", without a block, folded; and for each block its "plain" network, not folded, its "folded"
-one as `ab.fold` gives it, and "forms", with the gates in the graph forms that
-`deploy.graph_forms.exportable` chose. The files take turns; a ratio is a file's time over that of
-"none" in the same round. The weights are random, with statistics of norms as after training.
+one, which is what `ab.export` writes, and "tried", with gates in another graph form. The files take
+turns; a ratio is a file's time over that of "none" in the same round. The weights are random, with
+statistics of norms as after training.
 """
 
 from __future__ import annotations
@@ -29,35 +29,33 @@ import exported_profiles
 import numpy as np
 import publishing
 import torch
+from exported_gates import in_form
 from torch import nn
 
 import accuracy_booster as ab
 from accuracy_booster.analysis.machine import this_machine
-from accuracy_booster.deploy.graph_forms import exportable, forms_of
-from accuracy_booster.exported.formats import FORMATS, format_named
+from accuracy_booster.deploy.writing import converted
+from accuracy_booster.exported.about import About
+from accuracy_booster.exported.formats import format_named
 from accuracy_booster.exported.sessions import Session, open_file
 from accuracy_booster.surgery.listing import attached
 
+FORMATS = ("onnx", "openvino", "torch")
 SIDES = {"resnet56": 32, "resnet50": 224, "shufflenet_g3": 224}  # pixels
 BLOCKS = ("ab", "se")
 BATCHES = (1, 16)
 TURN = 0.1  # seconds that a file runs in a round, at least once, after one run that does not count
-BEFORE, AFTER = "ab, folded", "ab, forms"  # what is profiled beside "none"
+PROFILED = ("none", "ab, plain", "ab, folded", "ab, tried")
+# the other graph form that was best in trials of whole networks; for torch none was tried
+TRIED = {"onnx": ("convolutions", "map"), "openvino": ("reduced", "broadcast")}
 
 
 def write(network: nn.Module, name: str, images: torch.Tensor, folder: Path, form: str) -> Path:
-    """Write a network as a file for any batch size, by the exporter of its format."""
+    """Write a network as a file for any batch size, as `ab.export` does."""
     path = folder / f"{name.replace(', ', '_')}{format_named(form).suffix}"
-    batch = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(network, (images[:2],), dynamic_shapes=batch)
-    if form == "torch":
-        torch.export.save(program, path)
-    elif form == "onnx":
-        torch.onnx.export(program, dynamo=True, verbose=False).save(path)
-    else:
-        import openvino
-
-        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
+    size = images.shape[1:]
+    about = About(name, "", (), tuple(size), (0.0,) * 3, (1.0,) * 3)
+    converted(network, format_named(form), tuple(size))(path, about)
     return path
 
 
@@ -91,7 +89,8 @@ def networks(name: str, form: str, images: torch.Tensor) -> dict[str, nn.Module]
             found["none"] = folded
             continue
         found[f"{block}, plain"], found[f"{block}, folded"] = network, folded
-        found[f"{block}, forms"] = exportable(folded, form, one)
+        if form in TRIED:
+            found[f"{block}, tried"] = in_form(folded, *TRIED[form], one)
     return found
 
 
@@ -133,9 +132,6 @@ def one(name: str, form: str, rounds: int) -> dict[str, Any]:
                 "megabytes": round(size / 1e6, 2),
                 "batches": {},
             }
-            taken = [told.form for told in forms_of(network)]
-            if taken:
-                rows[variant]["forms"] = {f: taken.count(f) for f in sorted(set(taken))}
         for batch in BATCHES:
             x = images[:batch].numpy()
             seconds: dict[str, list[float]] = {variant: [] for variant in sessions}
@@ -150,7 +146,8 @@ def one(name: str, form: str, rounds: int) -> dict[str, Any]:
                 }
             profiles[str(batch)] = {
                 variant: exported_profiles.of_file(files[variant], form, x)
-                for variant in ("none", BEFORE, AFTER)
+                for variant in PROFILED
+                if variant in files
             }
     packages = {"torch", format_named(form).runtime, *format_named(form).writers}
     return {
@@ -188,11 +185,45 @@ def lines(key: str, result: dict[str, Any]) -> list[list[str]]:
 
 
 def table(done: dict[str, list[dict[str, Any]]]) -> str:
-    """A Markdown table of all results."""
+    """A Markdown table of all results, and the machine."""
     header = ["network, format", "file", *(f"batch {b}, ms" for b in BATCHES)]
     header += [*(f"batch {b}, of none" for b in BATCHES), "MB", "largest error"]
     rows = [line for key, results in done.items() for r in results for line in lines(key, r)]
+    last = [result for results in done.values() for result in results]
+    versions = dict(sorted(p for result in last for p in result["versions"].items()))
+    names = ", ".join(f"{name} {number}" for name, number in versions.items())
+    rounds = ", ".join(str(n) for n in sorted({result["rounds"] for result in last}))
+    return (
+        f"{publishing.markdown(header, rows)}\n\n"
+        f"{publishing.machine(last[-1]['machine'])}; {names}; {rounds} rounds."
+    )
+
+
+def profile(done: dict[str, list[dict[str, Any]]], key: str) -> str:
+    """A Markdown table of where a runtime's time goes."""
+    told = done[key][-1]["profiles"]
+    columns = {(f, batch): told[batch][f] for batch in told for f in told[batch]}
+    operators = list(dict.fromkeys(name for column in columns.values() for name in column))
+    operators.sort(key=lambda name: -max(column.get(name, 0) for column in columns.values()))
+    header = [f"{key}: ms", *(f"{f}, batch {batch}" for f, batch in columns)]
+    rows = [
+        [name, *(f"{c[name]:.2f}" if name in c else "" for c in columns.values())]
+        for name in operators
+    ]
     return publishing.markdown(header, rows)
+
+
+def write_documents(done: dict[str, list[dict[str, Any]]]) -> None:
+    """Put the tables between their marks in docs/deploy.md."""
+    page = Path(__file__).parents[1] / "docs" / "deploy.md"
+
+    def text(name: str) -> str | None:
+        if name == "exported":
+            return table(done)
+        kind, _, key = name.partition(":")
+        return profile(done, key.replace("-", ", ")) if kind == "exported-profile" else None
+
+    page.write_text(publishing.filled(page.read_text(), text))
 
 
 def main() -> None:
@@ -204,13 +235,15 @@ def main() -> None:
         "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--table", action="store_true", help="print the table, measure nothing")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into docs/deploy.md, measure nothing"
+    )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(*given.one, given.rounds)))
-    elif given.table:
-        print(table(json.loads(given.output.read_text())))
+    elif given.write:
+        write_documents(json.loads(given.output.read_text()))
     else:
         with publishing.nothing_else_running(given.work):
             measure(given)

@@ -1,4 +1,4 @@
-"""The steps of an export: fold, choose graph forms, convert, compare, quantise, time."""
+"""The steps of an export: fold, convert, compare, time, quantise."""
 
 # N images, C channels, H W space
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from accuracy_booster.deploy.graph_forms import exportable
 from accuracy_booster.deploy.int8 import Int8, write_int8
 from accuracy_booster.deploy.parity import Parity, compare
 from accuracy_booster.deploy.subjects import Subject
@@ -120,8 +119,6 @@ def make(
             progress.update(task, advance=1, note=note)
 
         folded = fold(network, example=example, kernel=how.kernel)
-        if how.kernel == "off":
-            folded = exportable(folded, kind.name, example, measure=bool(timing.sizes))
         step(f"converting to {kind.name}")
         save = converted(folded, kind, about.input_size, **how.conversion)
         save(file, about)

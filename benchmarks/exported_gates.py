@@ -1,7 +1,6 @@
-"""A folded gate as plain operators, in the graph forms that exported files may have.
+"""Folded gates in other graph forms than `ab.export` writes, for `exported.py`.
 
-The gate's weights p[N, K, 1, 1] come from means over space and affine maps. Three choices are left,
-and a runtime's optimiser decides which are best:
+The gate's weights p[N, K, 1, 1] come from means over space and affine maps. Three choices are left:
 
 - which operators these are (`KINDS`): pooling or a reduction gives the means, and an affine map of
   single channels is a depthwise convolution, or a product and a sum;
@@ -16,6 +15,7 @@ and a runtime's optimiser decides which are best:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from accuracy_booster.blocks import Dense
-from accuracy_booster.fastpath.folded_modules import FoldedGate, Scale
+from accuracy_booster.fastpath.folded_gates import MeanGate
+from accuracy_booster.fastpath.folded_modules import FoldedGate, GatedConv, Scale
 
 # {kind: (whether pooling gives the means, whether maps of single channels are convolutions)}
 KINDS = {"convolutions": (True, True), "pooled": (True, False), "reduced": (False, False)}
 PRODUCTS = ("broadcast", "map")
-CLOSE = 1e-6  # of the largest weight: a matrix this near to another is the same one
 
 
 class GraphGate(nn.Module):
@@ -159,46 +159,38 @@ def reads_input(conv: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def before_conv(stage: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """The stage that reads conv's input, for one that reads its output."""
-    matrix, shift = _affine(conv)
-    if stage.groups == 1:
-        first = stage.weight.double().flatten(1)
-        weight, bias = first @ matrix, first @ shift
-    elif stage.groups == len(matrix) == len(stage.weight):
-        own_rows = stage.weight.double().flatten()
-        weight, bias = own_rows[:, None] * matrix, own_rows * shift
-    else:
-        per_group = stage.weight.double().flatten(1).unflatten(0, (stage.groups, -1))
-        first = torch.block_diag(*per_group)
-        weight, bias = first @ matrix, first @ shift
-    own = 0 if stage.bias is None else stage.bias.double()
-    dtype = stage.weight.dtype
-    return pointwise(weight.to(dtype), (bias + own).to(dtype))
+def in_form(folded: nn.Module, kind: str, product: str, image: torch.Tensor) -> nn.Module:
+    """A copy of a folded network whose gates have another graph form, with the same outputs.
 
+    Gates that read the means of the taps of a larger kernel stay as they are.
 
-@torch.no_grad()
-def after_conv(stage: nn.Conv2d, conv: nn.Conv2d) -> nn.Conv2d | None:
-    """The stage that reads conv's output, for one that reads its input; None if none is known.
-
-    It is known where each of the gate's weights depends on its own channel alone. Then the rows of
-    the stage are multiples of those of the convolution.
+    Args:
+        folded: what `ab.fold(..., kernel="off")` gave.
+        kind, product: of `KINDS` and `PRODUCTS`.
+        image: [1, C, H, W].
     """
-    matrix, shift = _affine(conv)
-    rows = stage.weight.double().flatten(1)
-    if rows.shape != matrix.shape:
-        return None
-    squares = matrix.square().sum(1)
-    factors = torch.where(squares > 0, (rows * matrix).sum(1) / squares.clamp(min=1e-300), 0.0)
-    if (rows - factors[:, None] * matrix).abs().max() > CLOSE * rows.abs().max():
-        return None
-    own = 0 if stage.bias is None else stage.bias.double()
-    dtype = stage.weight.dtype
-    bias = (own - factors * shift).to(dtype)
-    return pointwise(factors.to(dtype)[:, None], bias, len(factors))
-
-
-def _affine(conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix[K, C] and the bias[K] of a 1x1 convolution, float64."""
-    matrix = conv.weight.double().flatten(1)
-    return matrix, matrix.new_zeros(len(matrix)) if conv.bias is None else conv.bias.double()
+    network = copy.deepcopy(folded)
+    sites = {name: m for name, m in network.named_modules() if isinstance(m, GatedConv | MeanGate)}
+    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, given, gives, name=name: shapes.update({name: (given[0].shape, gives.shape)})
+        )
+        for name, module in sites.items()
+    ]
+    network(image)
+    for hook in hooks:
+        hook.remove()
+    for name, (given, gives) in shapes.items():
+        module, stages = sites[name], stages_of(sites[name].gate)
+        inputs = getattr(module, "form", "output") == "input"
+        if stages is None or (inputs and not reads_input(module.conv)):
+            continue
+        gate = GraphGate(stages, kind, module.gate.scale, (given if inputs else gives)[2:])
+        scaled = Product(product, gives[2:])
+        if isinstance(module, MeanGate):
+            new: nn.Module = GraphScale(gate, scaled)
+        else:
+            new = GraphConv(module.conv, gate, "input" if inputs else "output", scaled)
+        network.set_submodule(name, new.eval())
+    return network
