@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 from accuracy_booster.data.batches import Loader
 from accuracy_booster.data.normalisation import normalise
 from accuracy_booster.data.picture_arrays import Picture
+from accuracy_booster.deploy.public_settings import command, network_name, public_settings
 from accuracy_booster.errors import TrainingStopped
 from accuracy_booster.exported.about import About
 from accuracy_booster.models.preprocessing import classes_of
@@ -32,7 +32,6 @@ from accuracy_booster.training.loading_run import load_run
 from accuracy_booster.training.network_outputs import try_network
 from accuracy_booster.training.opening_to_measure import open_measured
 from accuracy_booster.training.run_directory import Run
-from accuracy_booster.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,10 @@ def of_run(path: Path, *, model: Any = None, images: Any = None, **where: Any) -
     about = _about(
         network,
         inputs,
-        name=config.model,
+        name=network_name(config),
         block=config.block,
         classes=run.info["classes"],
-        training={"run": run.id, **_settings(config)},
+        training={"run": run.id, "command": command(config), **public_settings(config)},
         metrics={"test": run.info.get("test")},
     )
     if images is not None:
@@ -112,19 +111,6 @@ def of_module(network: nn.Module, *, images: Any = None) -> Subject:
     if images is not None:
         return Subject(copied, about, _given(images, inputs), "given images")
     return Subject(copied, about, _random(inputs), "random images")
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings of a training that are not at their defaults, without places of this machine."""
-    own = {*config.places, "output", "overwrite"}
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in own}
-    named = {f.name: f.default for f in fields(config)}
-    kept = {name: value for name, value in values.items() if value != named[name]}
-    return {
-        **kept,
-        "seed": config.seed,
-        "data": os.path.basename(os.path.normpath(str(config.data))),
-    }
 
 
 def _about(

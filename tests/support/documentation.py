@@ -76,6 +76,7 @@ SMALLER = [
 PARSED_ONLY = [
     (r"^compare\b", "minutes; tests/analysis and tests/cli run comparisons"),
     (r"^bench\b", "times; tests/cli/test_bench.py runs it on a small network"),
+    (r"^export .*--precision int8", "one epoch is too little; tests/deploy makes int8 files"),
     (r"^export .*--format (aoti|executorch)", "a minute; tests/deploy writes and runs such files"),
     (r"^detect\b", "detectors take minutes; tests/detection runs each of these commands"),
     (r"^reproduce run\b", "hours; tests/reproduction runs the queue on one epoch of the digits"),
