@@ -48,7 +48,7 @@ def test_int8_of_a_module_takes_data(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "unknown precision 'int4'; known: float32, int8"),
+        ({"precision": "int4"}, "unknown precision 'int4'; nearest: int8"),
         ({"precision": "int8", "format": "torch"}, "is for the formats onnx and openvino"),
         ({"precision": "int8", "max_drop": -1}, "max_drop=-1 must be percentage points"),
     ],
