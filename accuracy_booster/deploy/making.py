@@ -161,5 +161,5 @@ def _checked(subject: Subject, file: Path, how: How, checks: Checks) -> Parity:
     raise FailsParity(
         f"the exported file is not kept: its outputs differ by {parity.max_error:.2g} of the "
         f"largest output, more than tolerance={checks.tolerance:.2g} ({parity.source}); try "
-        "another format or opset"
+        "another format or opset, unless the outputs are random or depend on other images"
     )

@@ -60,16 +60,23 @@ def compare(
         batch: the number of images that the file takes; None for any number.
 
     Raises:
-        ValueError: if the file gives outputs of another shape.
+        ValueError: if the file gives outputs of another shape, or the network's are not finite.
     """
-    if batch is not None:  # repeated, so that they fill a batch
-        images = images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[:batch]
-    sizes = (1, 3, len(images)) if batch is None else (batch,)
-    expected = torch.cat([split_outputs(network(x))[0] for x in images.split(32)]).numpy()
+    if batch is not None:  # repeated, so that they fill whole batches
+        count = math.ceil(len(images) / batch) * batch
+        images = images.repeat(math.ceil(count / len(images)), 1, 1, 1)[:count]
+    sizes = (1, 3, len(images)) if batch is None else (len(images),)
+    parts = images.split(32 if batch is None else batch)
+    expected = torch.cat([split_outputs(network(x))[0] for x in parts]).numpy()
+    if not np.isfinite(expected).all():
+        raise ValueError(
+            f"the network's own outputs are not finite on {len(images)} {source}, so no file can "
+            "be compared with them; train it anew, or give other images"
+        )
     worst, same = 0.0, 0
     largest = float(np.abs(expected).max())
     for size in dict.fromkeys(min(size, len(images)) for size in sizes):
-        found = run(np.ascontiguousarray(images[:size].numpy()))
+        found = _outputs(run, images[:size].numpy(), batch)
         if found.shape != expected[:size].shape:
             raise ValueError(
                 f"the exported file gives outputs {[*found.shape]} for {size} images, and the "
@@ -79,3 +86,18 @@ def compare(
         worst = max(worst, error) if math.isfinite(error) else math.inf
         same = int((found.argmax(1) == expected[:size].argmax(1)).sum())
     return Parity(worst, len(images), same, source)
+
+
+def _outputs(
+    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch: int | None
+) -> np.ndarray:
+    """A file's outputs, [N, K].
+
+    With a fixed number of images the last image comes first, so that batches have other images than
+    the network's had: an image's outputs must not depend on the others of its batch.
+    """
+    if batch is None:
+        return run(np.ascontiguousarray(images))
+    moved = np.roll(images, 1, axis=0)
+    parts = np.split(moved, range(batch, len(moved), batch))
+    return np.roll(np.concatenate([run(part) for part in parts]), -1, axis=0)

@@ -37,8 +37,12 @@ def quantise(file: Path, images: np.ndarray) -> Any:
     class Reader(quantization.CalibrationDataReader):
         """The images, batch by batch."""
 
-        def __init__(self, name: str):
-            self.name, self.batches = name, iter(np.split(images, range(BATCH, len(images), BATCH)))
+        def __init__(self, given: Any):
+            first = given.type.tensor_type.shape.dim[0]
+            size = first.dim_value or BATCH  # the file's own number of images, or any
+            kept = images[: len(images) // size * size] if first.dim_value else images
+            self.name = given.name
+            self.batches = iter(np.split(kept, range(size, len(kept), size)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
@@ -54,7 +58,7 @@ def quantise(file: Path, images: np.ndarray) -> Any:
         quantization.quantize_static(
             str(prepared),
             str(quantised),
-            Reader(model.graph.input[0].name),
+            Reader(model.graph.input[0]),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

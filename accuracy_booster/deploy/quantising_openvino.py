@@ -72,12 +72,16 @@ def _quantised(file: Path, images: np.ndarray) -> Any:
     with _quiet():
         model = openvino.Core().read_model(file)
         gates = find_gates(nodes_of(model))
+        first = model.inputs[0].get_partial_shape()[0]
+        size = first.get_length() if first.is_static else 1  # of a batch, as the file takes it
+        whole = images[: len(images) // size * size]
+        parts = np.split(whole, range(size, len(whole), size))
         # the products too: OpenVINO computes them as a part of the convolution before them
         float_names = sorted(gates.inner | gates.products)
         return nncf.quantize(
             model,
-            nncf.Dataset([image[None] for image in images]),
-            subset_size=len(images),
+            nncf.Dataset(parts),
+            subset_size=len(parts),
             advanced_parameters=_settings(nncf),
             ignored_scope=nncf.IgnoredScope(names=float_names) if float_names else None,
         )

@@ -25,6 +25,7 @@ from accuracy_booster.training.network_outputs import split_outputs
 INPUT, OUTPUT = "images", "logits"  # the names of the file's input and output
 OLDEST_OPSET = 18  # torch's exporter writes this one or a newer one
 Save = Callable[[Path, About], None]
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "torch.utils.cpp_extension")
 
 
 def converted(
@@ -181,7 +182,7 @@ _CONVERTERS: dict[str, Callable[..., Save]] = {
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Within it the exporters tell nothing of their own work; errors still come."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -30,6 +30,14 @@ def test_int8_is_measured_beside_float32(trained, tmp_path, suffix):
     assert sorted(p.stem for p in tmp_path.iterdir()) == ["net"] * len(exported.files)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_int8_of_a_fixed_batch(trained, tmp_path, suffix):
+    exported = ab.export(trained, tmp_path / f"n{suffix}", **INT8, batch=3, batch_sizes=None)
+    assert exported.about.batch == 3
+    assert exported.parity.images == 66, "64 images, in whole batches"
+    assert exported.int8.int8.images == 360
+
+
 def test_int8_that_loses_too_much_leaves_no_file(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Int8, "drop", property(lambda self: 20.5))
     with pytest.raises(ValueError, match=r"int8 loses 20\.50 .* max_drop=20 allows no more"):

@@ -54,13 +54,28 @@ def test_an_error_in_one_batch_size_alone_is_found(network):
 def test_outputs_that_are_no_numbers(network):
     parity = compare(network, runner(network, lambda y: y * math.nan), IMAGES, "")
     assert parity.max_error == math.inf
+    with torch.no_grad():
+        network[1].bias[0] = math.inf
+    with pytest.raises(ValueError, match="the network's own outputs are not finite on 7 photos"):
+        compare(network, runner(network), IMAGES, "photos")
 
 
 def test_a_fixed_batch(network):
+    """All images are compared, in batches that are filled with the first ones."""
     sizes = []
-    parity = compare(network, runner(network, sizes=sizes), IMAGES, "", batch=10)
-    assert sizes == [10]
-    assert parity.images == 10
+    parity = compare(network, runner(network, sizes=sizes), IMAGES, "test images", batch=3)
+    assert sizes == [3, 3, 3]
+    assert (parity.images, parity.same_class) == (9, 9)
+    assert parity.max_error < 1e-6
+
+
+def test_outputs_that_depend_on_the_other_images_of_a_batch(network):
+    class Centred(nn.Module):
+        def forward(self, x):
+            y = network(x)
+            return y - y.mean(0)
+
+    assert compare(Centred(), runner(Centred()), IMAGES, "", batch=3).max_error > 0.01
 
 
 def test_other_shapes(network):
