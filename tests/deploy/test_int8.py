@@ -3,12 +3,15 @@
 import pytest
 import torch
 from support.datasets import one_line
+from support.own_process import only_in_own_process
 from support.quantised_files import about_of, opened, write_float
 
 import accuracy_booster as ab
 from accuracy_booster.deploy.int8 import write_int8
 from accuracy_booster.exported import open_file
 from accuracy_booster.training.opening_to_measure import open_measured
+
+pytestmark = only_in_own_process
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.own_process import only_in_own_process
 
 import accuracy_booster as ab
 from accuracy_booster.deploy.int8 import Int8
@@ -10,7 +11,7 @@ from accuracy_booster.deploy.making import FLOAT32
 from accuracy_booster.deploy.timing import FILE
 from accuracy_booster.exported import open_file
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), only_in_own_process]
 INT8 = {"precision": "int8", "calibration": 64, "max_drop": 20.0}
 
 

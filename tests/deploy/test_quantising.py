@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.datasets import one_line
+from support.own_process import only_in_own_process
 from support.quantised_files import about_of, opened, write_float
 
 import accuracy_booster as ab
@@ -17,6 +18,8 @@ from accuracy_booster.deploy.quantising import check_int8, quantise
 from accuracy_booster.exported import FORMATS, About, open_file
 
 SUFFIXES = (".onnx", ".xml")
+
+pytestmark = only_in_own_process
 
 
 @pytest.fixture(scope="module", params=["ab", "se"])
