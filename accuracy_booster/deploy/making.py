@@ -123,7 +123,8 @@ def make(
         save = converted(folded, kind, about.input_size, **how.conversion)
         save(file, about)
         step("comparing the outputs")
-        parity = _checked(subject, file, how, checks)
+        images = subject.images(checks.images)
+        parity = _checked(subject, file, images, how, checks)
         about = replace(about, metrics={**about.metrics, "parity": asdict(parity)})
         step("timing")
         if timing.sizes and int8 is None:
@@ -135,7 +136,7 @@ def make(
             rows = [row.to_dict() for row in latency]
             about = replace(about, metrics={**about.metrics, "latency": rows})
         save(file, about)
-        _checked(subject, file, how, checks)  # the file that stays
+        _checked(subject, file, images, how, checks)  # the file that stays
         step("")
     if int8 is None:
         return parity, latency, about, None
@@ -148,13 +149,15 @@ def make(
     return parity, latency, open_file(file).about, quantised
 
 
-def _checked(subject: Subject, file: Path, how: How, checks: Checks) -> Parity:
+def _checked(
+    subject: Subject, file: Path, images: torch.Tensor, how: How, checks: Checks
+) -> Parity:
     """How far a file is from the network.
 
     Raises:
         FailsParity: if it is further than allowed.
     """
-    run, images = open_file(file), subject.images(checks.images)
+    run = open_file(file)
     parity = compare(subject.network, run, images, subject.source, batch=how.batch)
     if parity.max_error <= checks.tolerance:
         return parity
