@@ -29,8 +29,9 @@ from torch import nn
 import accuracy_booster as ab
 from accuracy_booster.analysis.machine import this_machine
 from accuracy_booster.deploy.int8 import write_int8
+from accuracy_booster.deploy.writing import converted
 from accuracy_booster.exported import About, open_file
-from accuracy_booster.exported.sessions import KEY
+from accuracy_booster.exported.formats import format_of
 from accuracy_booster.models import from_akamaster
 from accuracy_booster.training.opening_to_measure import open_measured
 
@@ -95,22 +96,7 @@ def write_float(network: nn.Module, block: str, path: Path) -> None:
     about = About("resnet20", block, tuple(map(str, range(10))), (3, 32, 32), MEAN, STD)
     example = torch.zeros(2, 3, 32, 32)
     folded = ab.fold(network, example=example[:1], kernel="off")
-    free = ({0: torch.export.Dim("batch")},)
-    if path.suffix == ".onnx":
-        import onnx
-
-        model = torch.onnx.export(
-            folded, (example,), dynamo=True, dynamic_shapes=free, verbose=False
-        ).model_proto
-        texts = {f"{KEY}.{name}": text for name, text in about.to_texts().items()}
-        onnx.helper.set_model_props(model, texts)
-        onnx.save(model, path)
-    else:
-        import openvino
-
-        model = openvino.convert_model(torch.export.export(folded, (example,), dynamic_shapes=free))
-        model.set_rt_info(about.to_texts(), [KEY])
-        openvino.save_model(model, path, compress_to_fp16=False)
+    converted(folded, format_of(path), about.input_size)(path, about)
 
 
 def file_of(work: Path, block: str, format: str, precision: str) -> Path:

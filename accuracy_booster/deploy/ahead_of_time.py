@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from accuracy_booster.deploy.parity import TOLERANCE
 from accuracy_booster.errors import shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import format_named, format_of
@@ -37,7 +38,6 @@ from accuracy_booster.ops import native_code, packed_conv
 
 Save = Callable[[Path, About], None]
 METADATA = "_metadata.json"  # the end of the names of a package's members that hold texts
-TOLERANCE = 1e-4  # of the largest output
 SIZES = (1, 3)  # of the batches that are compared
 
 

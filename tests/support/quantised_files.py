@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import accuracy_booster as ab
+from accuracy_booster.deploy.writing import converted
 from accuracy_booster.exported import About
-from accuracy_booster.exported.sessions import KEY
+from accuracy_booster.exported.formats import format_of
 from accuracy_booster.training.opening_to_measure import Opened, open_measured
 
 
@@ -29,21 +30,7 @@ def write_float(network: nn.Module, path: Path, about: About) -> Path:
     """The float32 file, .onnx or .xml, of a network in eval mode, folded; any number of images."""
     example = torch.zeros(2, *about.input_size)
     folded = ab.fold(network, example=example, kernel="off")
-    free = ({0: torch.export.Dim("batch")},)
-    if path.suffix == ".onnx":
-        import onnx
-
-        program = torch.onnx.export(folded, (example,), dynamo=True, dynamic_shapes=free)
-        model = program.model_proto
-        texts = {f"{KEY}.{name}": text for name, text in about.to_texts().items()}
-        onnx.helper.set_model_props(model, texts)
-        onnx.save(model, path)
-    else:
-        import openvino
-
-        model = openvino.convert_model(torch.export.export(folded, (example,), dynamic_shapes=free))
-        model.set_rt_info(about.to_texts(), [KEY])
-        openvino.save_model(model, path, compress_to_fp16=False)
+    converted(folded, format_of(path), about.input_size)(path, about)
     return path
 
 
