@@ -9,10 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.repository import ROOT
 
 import accuracy_booster as ab
-
-ROOT = Path(ab.__file__).parent.parent
 
 
 @pytest.fixture
@@ -23,8 +22,6 @@ def x():
 
 def load(*path):
     file = ROOT.joinpath(*path)
-    if not file.is_file():
-        pytest.skip("the repository's benchmarks are not here")
     spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -264,8 +261,6 @@ def test_the_page_of_trainers_holds_what_the_json_holds():
 
 def test_the_page_shows_the_gains_in_other_trainers():
     folder = ROOT / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the repository's benchmarks are not here")
     spec = importlib.util.spec_from_file_location("gains", folder / "other_trainers_gain.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["gains"] = module  # for its dataclasses

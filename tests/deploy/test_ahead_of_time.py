@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.repository import ROOT
 
 import accuracy_booster as ab
 from accuracy_booster.deploy import ahead_of_time
@@ -21,8 +22,6 @@ from accuracy_booster.exported import About, open_file
 from accuracy_booster.exported.sessions import KEY
 from accuracy_booster.ops import native_code, packed_conv
 
-ROOT = Path(ab.__file__).parents[1]
-PAGES = [page for page in (ROOT / "docs/deploy.md", ROOT / "docs/deploy_cpp.part") if page.exists()]
 SIZE = (3, 16, 16)
 ABOUT = About("resnet8", "ab", ("cat", "dog", "é"), SIZE, (0.5,) * 3, (0.25,) * 3)
 SCHEMAS = """
@@ -84,7 +83,7 @@ def with_kernel(network, tmp_path_factory):
 
 def command():
     """The command of the docs that compiles the program."""
-    text = "\n".join(page.read_text() for page in PAGES)
+    text = (ROOT / "docs/deploy.md").read_text()
     (found,) = [b for b in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "g++" in b]
     return found[: found.index("./predict")]
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from support.repository import ROOT
+
 SIZE = 64
 COLOURS = ((220, 60, 50), (60, 200, 80))
 NAMES = {0: "red", 1: "green"}
 KEYPOINTS = [1, 3]
-ROOT = Path(__file__).parents[2]
 
 
 class Stopped(Exception):
