@@ -167,7 +167,7 @@ def export(
             Path(network), model=model, images=images, data=data, data_dir=data_dir
         )
     elif isinstance(network, nn.Module):
-        subject = subjects.of_module(network, images=images)
+        subject = subjects.of_module(network, images=images, batch=batch)
     else:
         raise ValueError(f"expected a run's directory or a network, got {type(network).__name__}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,14 +199,14 @@ def _path_and_format(
         folder = Path(network) if isinstance(network, (str, Path)) else Path()
         return folder / f"{NAME}{kind.suffix}", kind
     path = Path(output).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; name a file in it, such as {path / NAME}.onnx")
     kind = format_of(path) if name is None else format_named(name)
     if format_of(path) is not kind:
         raise ValueError(
             f"output={shown(str(path))} must end with {kind.suffix}, as files of the format "
             f"{kind.name} do"
         )
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; name a file, such as {path / NAME}{kind.suffix}")
     return path, kind
 
 

@@ -88,8 +88,12 @@ def of_run(path: Path, *, model: Any = None, images: Any = None, **where: Any) -
     return Subject(network, about, _of_loader(opened.loader, inputs), source)
 
 
-def of_module(network: nn.Module, *, images: Any = None) -> Subject:
+def of_module(network: nn.Module, *, images: Any = None, batch: int | None = None) -> Subject:
     """A module that says how its images are made, as those of timm and of `ab.load_run` do.
+
+    Args:
+        images: as above.
+        batch: the number of images that it takes; None for any number.
 
     Raises:
         ValueError: for one that does not.
@@ -105,6 +109,7 @@ def of_module(network: nn.Module, *, images: Any = None) -> Subject:
         name=str(known.get("architecture") or type(network).__name__),
         block="\n".join(recipes) if recipes else "none",
         classes=classes_of(network) or known.get("label_names") or (),
+        batch=batch,
         training={"gates": gate_record(network)} if gates else {},
         metrics={},
     )
@@ -114,10 +119,20 @@ def of_module(network: nn.Module, *, images: Any = None) -> Subject:
 
 
 def _about(
-    network: nn.Module, inputs: Inputs, *, name: str, classes: Sequence[Any], **known: Any
+    network: nn.Module,
+    inputs: Inputs,
+    *,
+    name: str,
+    classes: Sequence[Any],
+    batch: int | None = None,
+    **known: Any,
 ) -> About:
     interpolation, crop_pct, crop_mode = inputs.how
-    outputs = try_network(network, name, inputs.size, torch.device("cpu"))
+    images = 2 if batch is None else batch
+    remedy = f"{images} of them were given; if it takes another number, give that (batch=, --batch)"
+    outputs = try_network(
+        *(network, name, inputs.size, torch.device("cpu")), images=images, remedy=remedy
+    )
     # JSON has no tuples: a file gives back what it was given
     plain = {k: json.loads(json.dumps(v)) if isinstance(v, dict) else v for k, v in known.items()}
     return About(
@@ -129,6 +144,7 @@ def _about(
         interpolation=interpolation,
         crop_pct=crop_pct,
         crop_mode=crop_mode,
+        batch=batch,
         versions=versions(),
         **plain,
     )

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,6 @@ from accuracy_booster.training.network_outputs import split_outputs
 INPUT, OUTPUT = "images", "logits"  # the names of the file's input and output
 OLDEST_OPSET = 18  # torch's exporter writes this one or a newer one
 Save = Callable[[Path, About], None]
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "torch.utils.cpp_extension")
 
 
 def converted(
@@ -181,15 +181,20 @@ _CONVERTERS: dict[str, Callable[..., Save]] = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it the exporters tell nothing of their own work; errors still come."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    """Within it the exporters print nothing of their own work; errors still come."""
+    nowhere = _Nowhere()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _Nowhere(io.StringIO):
+    """Takes the pages that torch prints before an error. Bars of rich go past it, to the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rich_proxied_file = getattr(sys.stderr, "rich_proxied_file", sys.stderr)

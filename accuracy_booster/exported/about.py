@@ -8,6 +8,7 @@ Each format keeps texts by names in a place of its own. They are the same in all
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -85,9 +86,23 @@ class About:
             )
         try:
             values = {f.name: _value(f.name, texts[f.name]) for f in fields(cls) if f.name in texts}
-            return cls(**values)
+            return _checked(cls(**values))
         except (ValueError, TypeError) as e:
             raise ValueError(f"the texts in {file} are damaged ({e}); export the run again") from e
+
+
+def _checked(about: About) -> About:
+    """The same, if images can be made as it says."""
+    size, numbers = about.input_size, (*about.mean, *about.std)
+    if len(size) != 3 or not all(type(n) is int and n > 0 for n in size):
+        raise ValueError(f"input_size={shown(size)} is not three whole numbers >= 1")
+    if not len(about.mean) == len(about.std) == size[0]:
+        raise ValueError(f"mean and std do not have {size[0]} values, one per channel")
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        raise ValueError(f"mean and std are not all numbers: {shown(numbers)}")
+    if not all(isinstance(name, str) for name in about.classes):
+        raise ValueError(f"classes={shown(about.classes)} are not all names")
+    return about
 
 
 def _value(name: str, text: str) -> Any:

@@ -31,11 +31,6 @@ class Preprocessing:
             if value not in known:
                 raise unknown(what, value, known, "pip install -U accuracy-booster")
         self.chans, height, width = about.input_size
-        if not len(about.mean) == len(about.std) == self.chans:
-            raise ValueError(
-                f"mean={list(about.mean)} and std={list(about.std)} of the file must have "
-                f"{self.chans} values, one per channel; export the run again"
-            )
         self.interpolation = about.interpolation
         self.crop = Crop((height, width), about.crop_pct, about.crop_mode, about.mean)
         mean, std = (np.array(values, np.float32) for values in (about.mean, about.std))

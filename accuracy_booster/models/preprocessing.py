@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from accuracy_booster.errors import shown, unknown
 from accuracy_booster.models.registry import MODELS
+
+# those of `data`, which is built on this part of the package
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+CROP_MODES = ("center", "squash", "border")
+NEAR_BICUBIC = ("lanczos", "hamming", "box", "random")  # timm has them; torchvision does not
+MOST_CROP_PCT = 2.0  # timm's largest is 1.15
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,20 @@ def pretrained_preprocessing(
 
 
 def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> Preprocessing | None:
-    """What a network of timm says of its own input; None for another module."""
+    """What a network of timm says of its own input; None for another module.
+
+    Raises:
+        ValueError: if it says what no image can be made by.
+    """
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, dict):
         return None
     own = (getattr(model, "default_cfg", None) or {}).get("input_size")  # ours may differ
-    return _from(config, size or (own[1:] if own else None))
+    try:
+        made = _from(config, size or (own[1:] if own else None))
+        return None if made is None else _checked(made)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"pretrained_cfg of this {type(model).__name__}: {e}") from e
 
 
 def classes_of(model: nn.Module) -> tuple[str, ...] | None:
@@ -105,15 +121,41 @@ def _from(config: dict[str, Any], size: Sequence[int] | None) -> Preprocessing |
     tested = config.get("test_input_size")
     at_test = tested is not None and tuple(tested[-2:]) == (height, width)
     kind = config.get("interpolation") or "bicubic"
+    if kind in NEAR_BICUBIC:
+        kind = "bicubic"
     return Preprocessing(
         (int(height), int(width)),
         tuple(map(float, mean)),
         tuple(map(float, std)),
-        # torchvision resizes tensors in these ways; Lanczos comes close to bicubic
-        kind if kind in ("bilinear", "bicubic", "nearest") else "bicubic",
+        kind,
         float((at_test and config.get("test_crop_pct")) or config.get("crop_pct") or 0.875),
         config.get("crop_mode") or "center",
     )
+
+
+def _checked(made: Preprocessing) -> Preprocessing:
+    """The same, if images can be made so."""
+    if made.interpolation not in INTERPOLATIONS:
+        known = (*INTERPOLATIONS, *NEAR_BICUBIC)
+        raise unknown("interpolation", made.interpolation, known)
+    if made.crop_mode not in CROP_MODES:
+        raise unknown("crop_mode", made.crop_mode, CROP_MODES)
+    if not 0 < made.crop_pct <= MOST_CROP_PCT:
+        raise ValueError(
+            f"crop_pct={made.crop_pct:g} must be above 0 and at most {MOST_CROP_PCT}: it is the "
+            "share of the resized image's edge that the centre crop keeps"
+        )
+    if min(made.image_size) < 1:
+        raise ValueError(f"input_size={shown(made.image_size)} must have sides of 1 pixel or more")
+    if len(made.mean) != len(made.std):
+        raise ValueError(
+            f"mean={shown(made.mean)} and std={shown(made.std)} must have one value per channel"
+        )
+    if not all(map(math.isfinite, made.mean + made.std)) or min(made.std) <= 0:
+        raise ValueError(
+            f"mean={shown(made.mean)} and std={shown(made.std)} must be finite, and std above 0"
+        )
+    return made
 
 
 def _of_torchvision(name: str) -> Preprocessing | None:

@@ -54,18 +54,26 @@ def split_outputs(output: Any) -> tuple[torch.Tensor, Auxiliary]:
 
 
 def try_network(
-    network: nn.Module, name: str, size: tuple[int, int, int], device: torch.device
+    network: nn.Module,
+    name: str,
+    size: tuple[int, int, int],
+    device: torch.device,
+    *,
+    images: int = 2,
+    remedy: str = "give another image_size",
 ) -> int:
-    """Run a network, in the mode that it is in, on two blank images; returns the number of logits.
+    """Run a network, in the mode that it is in, on blank images; returns the number of logits.
 
     Args:
         name: the network's, for messages.
         size: (C, H, W) of an image.
+        images: how many.
+        remedy: what the user can do if it fails.
 
     Raises:
         ValueError: if it cannot take images of this size, or gives no logits.
     """
-    blank = torch.zeros(2, *size, device=device)
+    blank = torch.zeros(images, *size, device=device)
     try:
         with torch.no_grad(), torch.random.fork_rng():
             return split_outputs(network(blank))[0].shape[1]
@@ -75,6 +83,5 @@ def try_network(
         kind = "" if isinstance(e, (RuntimeError, AssertionError)) else f"{type(e).__name__}: "
         reason = f"{kind}{' '.join(str(e).split())[:200]}"
         raise ValueError(
-            f"{name} cannot take images of {' x '.join(map(str, size))} ({reason}); give another "
-            "image_size"
+            f"{name} cannot take images of {' x '.join(map(str, size))} ({reason}); {remedy}"
         ) from e

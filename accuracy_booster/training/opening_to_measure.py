@@ -159,7 +159,7 @@ def open_measured(
     loaded = open_data(config, given.own, **how, **given.loading)
     check_processes_agree(accelerator, config, loaded)
     if opened_run is None:
-        note(_how_made(loaded, known="own" in given.loading))
+        note(_how_made(loaded, network, known="own" in given.loading))
     if begun_on is not None and (changed := what_changed(begun_on, config, loaded)):
         warnings.warn(changed, stacklevel=3)
     if begun_on is not None and split == "validation":
@@ -278,10 +278,11 @@ def _check_channels(network: nn.Module, data: Data) -> None:
         )
 
 
-def _how_made(data: Data, *, known: bool) -> str:
+def _how_made(data: Data, network: nn.Module, *, known: bool) -> str:
     """A line on how the images are made for a module, which may say it (`known`) or not."""
     if known:
-        return f"images as the module was pretrained on: {_preprocessing_of(data)}"
+        source = "file says" if isinstance(network, FileNetwork) else "module was pretrained on"
+        return f"images as the {source}: {_preprocessing_of(data)}"
     if data.interpolation is None:  # images of one size, which are not resized
         made = size_and_normalisation(data.image_size, data.mean, data.std)
     else:

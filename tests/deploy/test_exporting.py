@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -176,6 +177,32 @@ def test_what_is_no_run(tmp_path):
         ab.export(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
     with pytest.raises(ValueError, match="expected a run's directory or a network, got int"):
         ab.export(3)
+
+
+def test_an_output_that_is_a_directory(trained, tmp_path):
+    with pytest.raises(ValueError, match=r"is a directory; name a file in it, such as .*onnx"):
+        ab.export(trained, tmp_path)
+
+
+class OfOneImage(nn.Module):
+    """Takes one image and no other number."""
+
+    pretrained_cfg: ClassVar = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, x):
+        return self.fc(x.reshape(1, -1))
+
+
+def test_a_module_for_one_number_of_images(tmp_path):
+    network = OfOneImage().eval()
+    with pytest.raises(ValueError, match=r"2 of them were given; .* \(batch=, --batch\)"):
+        ab.export(network, tmp_path / "net.onnx")
+    exported = ab.export(network, tmp_path / "net.onnx", batch=1, batch_sizes=None)
+    assert exported.about.batch == 1
 
 
 def test_a_run_of_a_newer_version(trained, tmp_path):

@@ -88,6 +88,19 @@ def test_a_network_of_a_fixed_batch(tmp_path, kind):
     assert_same(session, model, counts=(3,))
 
 
+class ThatDependsOnData(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+
+@KINDS
+def test_an_error_is_one_line_without_pages_before_it(tmp_path, capfd, kind):
+    with pytest.raises(ValueError, match="this ThatDependsOnData cannot be exported") as error:
+        written(ThatDependsOnData().eval(), kind, tmp_path)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_logits_among_other_outputs(tmp_path):
     """Networks of transformers give an object, and others a tuple."""
 

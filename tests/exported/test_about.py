@@ -41,6 +41,13 @@ def test_texts_of_a_later_version_that_this_one_reads():
         ({"mean": "[0.5"}, "the texts in x.onnx are damaged"),
         ({"std": None}, "the texts in x.onnx are damaged.*std.*export the run again"),
         ({"classes": "3"}, "the texts in x.onnx are damaged"),
+        ({"classes": "[1, 2]"}, r"damaged \(classes=\(1, 2\) are not all names"),
+        ({"input_size": "[3, 8]"}, r"damaged \(input_size=\(3, 8\) is not three whole numbers"),
+        ({"input_size": "[3, 8, -1]"}, "is not three whole numbers >= 1"),
+        ({"input_size": '["a", 8, 8]'}, "is not three whole numbers >= 1"),
+        ({"mean": "[0.5]"}, "mean and std do not have 3 values, one per channel"),
+        ({"std": '[0.5, "x", 0.5]'}, "mean and std are not all numbers"),
+        ({"std": "[0.5, NaN, 0.5]"}, "mean and std are not all numbers"),
     ],
 )
 def test_texts_that_are_refused(change, says):

@@ -13,8 +13,10 @@ from support.networks_of_ours import put_in_hub_cache
 
 import accuracy_booster as ab
 from accuracy_booster.cli import main
+from accuracy_booster.data import choices
 from accuracy_booster.data.transforms import CentreCrop
-from accuracy_booster.models.preprocessing import pretrained_preprocessing
+from accuracy_booster.models import preprocessing
+from accuracy_booster.models.preprocessing import preprocessing_of, pretrained_preprocessing
 
 
 def test_where_libraries_say_what_they_trained_on():
@@ -114,3 +116,50 @@ def test_a_module_of_timm_is_measured_on_its_own_images(make_folder, capsys):
     assert metrics.loss == pytest.approx(loss.item(), abs=1e-3)
     ab.evaluate(model, str(root), device="cpu", image_size=64, mean=(0.1, 0.2, 0.3))
     assert "64 x 64 pixels, mean 0.1,0.2,0.3, std 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interpolation": "wat"}, "unknown interpolation 'wat'; known: bicubic, bilinear, box"),
+        ({"crop_mode": "middle"}, "unknown crop_mode 'middle'"),
+        ({"crop_pct": 5}, "crop_pct=5 must be above 0 and at most 2"),
+        ({"crop_pct": float("nan")}, "crop_pct=nan must be above 0"),
+        ({"std": (0.5, 0.0, 0.5)}, "std above 0"),
+        ({"mean": (0.5,)}, "must have one value per channel"),
+        ({"mean": ("a", "b", "c")}, "could not convert string to float"),
+        ({"input_size": (3, 0, 32)}, "must have sides of 1 pixel or more"),
+        ({"mean": 0.5}, "not iterable"),
+    ],
+)
+def test_a_module_that_says_nonsense_of_its_images_is_refused(changes, message):
+    model = torch.nn.Sequential()
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    assert preprocessing_of(model).image_size == (32, 32)
+    model.pretrained_cfg |= changes
+    with pytest.raises(ValueError, match=r"pretrained_cfg of this Sequential: ") as error:
+        preprocessing_of(model)
+    assert message in str(error.value)
+
+
+def test_every_configuration_of_timm_can_be_read():
+    from timm.models import _registry
+
+    kinds = {
+        tuple(config.to_dict().get(key) for key in ("interpolation", "crop_mode", "crop_pct"))
+        for config in _registry._model_pretrained_cfgs.values()
+    }
+    model = torch.nn.Sequential()
+    for interpolation, crop_mode, crop_pct in kinds:
+        model.pretrained_cfg = {
+            **{"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3},
+            **{"interpolation": interpolation, "crop_mode": crop_mode, "crop_pct": crop_pct},
+        }
+        assert preprocessing_of(model).interpolation == interpolation
+
+
+def test_the_ways_of_resizing_are_those_of_the_data():
+    assert (preprocessing.INTERPOLATIONS, preprocessing.CROP_MODES) == (
+        choices.INTERPOLATIONS,
+        choices.CROP_MODES,
+    )

@@ -42,7 +42,9 @@ def test_a_file_is_as_right_as_its_run(run, file):
 
 def test_the_command_takes_a_file(file, capsys):
     assert main(["eval", str(file), "--data", "digits"]) == 0
-    assert "(360 images)" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "(360 images)" in out
+    assert "images as the file says: 8 x 8 pixels, mean " in err
 
 
 def test_colour_images_are_made_grey_for_a_network_of_grey_ones(file, make_folder):
