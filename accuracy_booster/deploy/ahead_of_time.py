@@ -21,13 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from accuracy_booster.deploy.parity import TOLERANCE
-from accuracy_booster.errors import shown
+from accuracy_booster.deploy.parity import TOLERANCE, compare
+from accuracy_booster.errors import FailsParity, shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import format_named, format_of
 from accuracy_booster.exported.sessions import KERNEL, KEY, Session, open_file
@@ -35,10 +34,11 @@ from accuracy_booster.fastpath.compiled import compiling
 from accuracy_booster.fastpath.opponent import freezing
 from accuracy_booster.fastpath.packed_modules import PackedConv2d
 from accuracy_booster.ops import native_code, packed_conv
+from accuracy_booster.training.file_network import FileNetwork
 
 Save = Callable[[Path, About], None]
 METADATA = "_metadata.json"  # the end of the names of a package's members that hold texts
-SIZES = (1, 3)  # of the batches that are compared
+IMAGES = 4  # on so many the outputs of two files are compared
 
 
 class ChannelsLast(nn.Module):
@@ -123,8 +123,8 @@ def compile_file(source: str | Path, output: str | Path | None = None) -> Path:
     Raises:
         ValueError: for a file that is not of the format torch, is damaged, or was not written by
             `ab.export`; and for an output with another suffix.
-        RuntimeError: if torch cannot compile it here, or if the outputs differ by more than 1e-4 of
-            the largest. Then no file is left.
+        RuntimeError: if torch cannot compile it here, or (FailsParity) if the outputs differ by
+            more than 1e-4 of the largest. Then no file is left.
     """
     source = Path(source).expanduser()
     suffix = format_named("aoti").suffix
@@ -147,17 +147,15 @@ def compile_file(source: str | Path, output: str | Path | None = None) -> Path:
 
 
 def _check_outputs(program: Session, package: Session) -> None:
-    """Raise RuntimeError if the outputs of two files differ on random images."""
-    numbers = np.random.default_rng(0)
-    for size in SIZES:
-        images = numbers.standard_normal((size, *program.about.input_size), dtype=np.float32)
-        expected = program(images)
-        error = np.abs(package(images) - expected).max() / max(np.abs(expected).max(), 1e-30)
-        if not error <= TOLERANCE:  # nor NaN
-            raise RuntimeError(
-                f"the compiled file is not kept: its outputs differ from those of {program.path} "
-                f"by {error:.2g} of the largest, more than {TOLERANCE:.2g}"
-            )
+    """Raise FailsParity if the outputs of two files differ on random images."""
+    network, about = FileNetwork(program), program.about
+    images = torch.randn(IMAGES, *about.input_size, generator=torch.Generator().manual_seed(0))
+    parity = compare(network, package, images, "random images", batch=about.batch)
+    if parity.max_error > TOLERANCE:
+        raise FailsParity(
+            f"the compiled file is not kept: its outputs differ from those of {program.path} "
+            f"by {parity.max_error:.2g} of the largest, more than {TOLERANCE:.2g}"
+        )
 
 
 Members = list[tuple[zipfile.ZipInfo, bytes]]
