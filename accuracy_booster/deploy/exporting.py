@@ -22,13 +22,12 @@ from accuracy_booster.deploy.timing import FILE, Latency
 from accuracy_booster.deploy.writing import check_opset
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.exported.about import About
-from accuracy_booster.exported.formats import Format, format_named, format_of
+from accuracy_booster.exported.formats import NAME, Format, format_named, format_of
 from accuracy_booster.fastpath.packing import Kernel
 from accuracy_booster.files import check_folder
 from accuracy_booster.tables import Table
 from accuracy_booster.training.train_result import TrainResult, place_of
 
-NAME = "model"  # of the file that is written into a run's directory
 BATCH_SIZES = (1, 16)
 
 

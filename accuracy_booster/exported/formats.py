@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ class Format:
         writers: the packages that write one, beside torch.
         about: one line for people.
         extra: what installs these packages, as a part of this one.
+        beside: suffixes of other files that may be written beside it.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Format:
     writers: tuple[str, ...]
     about: str
     extra: str = "export"
+    beside: tuple[str, ...] = ()
 
     def check_writers(self) -> None:
         """Raise ValueError if a package is missing that writes such a file."""
@@ -46,16 +49,46 @@ class Format:
             )
 
 
+NAME = "model"  # of the files that are written into a run's directory, if no name is given
+
 _ROWS = (
     Format(
         "onnx", ".onnx", "onnxruntime", ("onnx", "onnxscript"), "ONNX, for onnxruntime and others"
     ),
     Format("torch", ".pt2", "torch", (), "a program of torch.export, for Python"),
-    Format("aoti", ".aoti.pt2", "torch", (), "compiled by AOTInductor, for C++ and Python"),
-    Format("openvino", ".xml", "openvino", (), "OpenVINO, a file .xml and one .bin beside it"),
+    Format(
+        *("aoti", ".aoti.pt2", "torch", (), "compiled by AOTInductor, for C++ and Python"),
+        beside=(".aoti.so",),
+    ),
+    Format(
+        *("openvino", ".xml", "openvino", (), "OpenVINO, a file .xml and one .bin beside it"),
+        beside=(".bin",),
+    ),
     Format("executorch", ".pte", "executorch", (), "ExecuTorch, for phones", "mobile"),
 )
 FORMATS = {row.name: row for row in _ROWS}
+
+
+def exported_in(run: Path, text: str) -> list[Path]:
+    """The files that `export` wrote into a run's directory under its own name for them.
+
+    Args:
+        text: the run's id, which such a file holds; another program's file does not.
+    """
+    found = []
+    for row in _ROWS:
+        file = run / f"{NAME}{row.suffix}"
+        if file.is_file() and _holds(file, text.encode()):
+            found += [file, *(run / f"{NAME}{suffix}" for suffix in row.beside)]
+    return found
+
+
+def _holds(file: Path, text: bytes) -> bool:
+    with file.open("rb") as opened:
+        if file.stat().st_size == 0:  # an empty file cannot be mapped
+            return False
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
 
 
 def format_named(name: str) -> Format:

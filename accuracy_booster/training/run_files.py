@@ -12,6 +12,7 @@ best.safetensors   the weights of the best epoch on the validation split, where 
 model.safetensors  the weights after the last epoch, or those of the best one if these are kept; it
                    is there when the run has ended
 report.html        the result on a page (`training.run_report`); eval writes it anew
+model.onnx, ...    what `export` wrote, if it was given no other name (`exported.formats`)
 .lock              held by the process that trains here
 """
 
@@ -22,6 +23,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from accuracy_booster.exported.formats import exported_in
 from accuracy_booster.files import check_folder, check_no_others, partial_name, read_json
 from accuracy_booster.training.checkpoint import FOLDER, own_files
 from accuracy_booster.training.lock import LOCK
@@ -89,6 +91,7 @@ def remove_run(path: Path, *, whole: bool = True) -> None:
     own = own_files(path, info.get("id"))
     own += [path / name for name in logs if _is_log(name)]
     own += [path / name for name in (WEIGHTS, BEST, METRICS, REPORT)]
+    own += exported_in(path, str(info["id"])) if info.get("id") else []
     own += [path / name for name in ((INFO, CONFIG) if whole else ())]
     for file in own:
         file.unlink(missing_ok=True)

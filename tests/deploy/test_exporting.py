@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.networks import randomise
-from support.trainings import SPLITS_OF_TWO, short
+from support.trainings import SPLITS_OF_TWO, short, train_digits
 from torch import nn
 
 import accuracy_booster as ab
@@ -53,6 +53,21 @@ def test_the_format_s_own_name_in_the_run_s_directory(trained, tmp_path):
     assert ab.export(run, batch_sizes=None).path == run / "model.onnx"
     assert ab.export(run, format="torch", batch_sizes=None).path == run / "model.pt2"
     assert ab.evaluate(run).images == 360, "the run is still one"
+
+
+def test_a_run_that_is_trained_anew_leaves_no_file_of_the_old_one(trained, tmp_path):
+    """But one that another program wrote, or that was given another name."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    for kind in ("onnx", "openvino", "torch"):
+        ab.export(run, format=kind, batch_sizes=None)
+    ab.export(run, run / "mine.onnx", batch_sizes=None)
+    (run / "model.pte").write_text("another program's")
+    (run / "model.aoti.pt2").touch()
+    train_digits(run, overwrite=True)
+    names = {"model.onnx", "model.xml", "model.bin", "model.pt2"}
+    left = {file.name for file in run.iterdir()}
+    assert not names & left
+    assert {"mine.onnx", "model.pte", "model.aoti.pt2"} <= left
 
 
 def test_the_file_has_the_run_s_accuracy(trained, tmp_path):
