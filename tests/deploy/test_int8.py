@@ -15,11 +15,8 @@ pytestmark = only_in_own_process
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "ab"
-    given = {"model": "resnet8", "block": "ab", "data": "digits", "epochs": 3}
-    ab.train(**given, batch_size=32, device="cpu", compile="off", fuse="off", output=str(path))
-    return path
+def run(short_run):
+    return short_run("ab")
 
 
 @pytest.fixture(scope="module", params=[".onnx", ".xml"])

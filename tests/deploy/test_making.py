@@ -42,16 +42,16 @@ def test_int8_of_a_fixed_batch(trained, tmp_path, suffix):
 def test_int8_that_loses_too_much_leaves_no_file(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Int8, "drop", property(lambda self: 20.5))
     with pytest.raises(ValueError, match=r"int8 loses 20\.50 .* max_drop=20 allows no more"):
-        ab.export(trained, tmp_path / "net.xml", **INT8, batch_sizes=None)
+        ab.export(trained, tmp_path / "net.onnx", **INT8, batch_sizes=None)
     assert not list(tmp_path.iterdir())
 
 
 def test_int8_of_a_module_takes_data(trained, tmp_path):
     model = ab.load_run(trained)
-    exported = ab.export(model, tmp_path / "n.xml", **INT8, data="digits", batch_sizes=None)
+    exported = ab.export(model, tmp_path / "n.onnx", **INT8, data="digits", batch_sizes=None)
     assert exported.int8.images == "test images of digits"
     with pytest.raises(ValueError, match="which data"):
-        ab.export(model, tmp_path / "m.xml", **INT8, batch_sizes=None)
+        ab.export(model, tmp_path / "m.onnx", **INT8, batch_sizes=None)
 
 
 @pytest.mark.parametrize(

@@ -22,29 +22,22 @@ SUFFIXES = (".onnx", ".xml")
 pytestmark = only_in_own_process
 
 
-@pytest.fixture(scope="module", params=["ab", "se"])
-def trained(request, tmp_path_factory):
-    """A run on the digits, whose gates are no longer what they started as."""
-    run = tmp_path_factory.mktemp("run") / request.param
-    given = {"model": "resnet8", "block": request.param, "data": "digits", "epochs": 3}
-    ab.train(**given, batch_size=32, device="cpu", compile="off", fuse="off", output=str(run))
-    return run
-
-
-@pytest.fixture(scope="module", params=SUFFIXES)
-def files(request, trained, tmp_path_factory):
+@pytest.fixture(scope="module", params=[("ab", ".onnx"), ("ab", ".xml"), ("se", ".onnx")])
+def files(request, short_run, tmp_path_factory):
     """The float32 and the int8 file of a run."""
-    network = ab.load_run(trained)
+    block, suffix = request.param
+    run = short_run(block)
+    network = ab.load_run(run)
     folder = tmp_path_factory.mktemp("files")
-    path = write_float(network, folder / f"float{request.param}", about_of(network, trained.name))
-    batches = calibration_batches(open_file(path), opened(trained, "train"), 64)
-    return path, quantise(path, batches).save(folder / f"int8{request.param}")
+    path = write_float(network, folder / f"float{suffix}", about_of(network, block))
+    batches = calibration_batches(open_file(path), opened(run, "train"), 64)
+    return path, quantise(path, batches).save(folder / f"int8{suffix}")
 
 
 @pytest.fixture(scope="module")
-def test_images(trained):
+def test_images(short_run):
     """The test digits, normalised, float32 [N, 1, 8, 8], and their classes, [N]."""
-    data = opened(trained, "test").data
+    data = opened(short_run("ab"), "test").data
     known = data.loaders["test"].dataset.images
     pixels = (known.images.float() / 255 - data.mean[0]) / data.std[0]
     return pixels.numpy(), known.labels.numpy()

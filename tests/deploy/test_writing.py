@@ -36,16 +36,15 @@ def assert_same(session, model, size=SIZE, counts=(1, 2, 5)):
         torch.testing.assert_close(found, expected, rtol=0, atol=limit)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])  # that of torch runs the program itself
 @pytest.mark.parametrize(
     ("name", "block", "side"),
     [
         ("resnet8", "ab", 32),
-        ("resnet8", "cbam", 32),  # not folded
-        ("wrn16_4", "se", 16),  # norms before convolutions
-        ("shufflenet_g3", "ab_plus", 64),  # gates before a concatenation
-        ("timm/mobilenetv3_small_050", "ab", 64),  # after its own SE
-        ("torchvision/shufflenet_v2_x0_5", "eca", 64),
+        ("resnet8", "cbam", 16),  # not folded
+        ("wrn10_2", "se", 16),  # norms before convolutions
+        ("torchvision/shufflenet_v2_x0_5", "ab_plus", 64),  # gates before a concatenation
+        ("timm/mobilenetv3_small_050", "eca", 32),  # after its own SE
     ],
 )
 def test_a_file_computes_what_the_network_does(tmp_path, name, block, side, kind):
