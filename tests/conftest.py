@@ -48,10 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Workers for `-n auto`, which pyproject.toml asks for: none for one or two files of tests."""
+    """Workers for `-n auto`, which pyproject.toml asks for: none for one or two files of tests.
+
+    There is one more than cores, since some tests wait for other processes.
+    """
     files = {str(word).partition("::")[0] for word in config.args}
     few = len(files) <= 2 and all(file.endswith(".py") for file in files)
-    return 0 if few else min(4, os.cpu_count() or 1)
+    return 0 if few else min(4, (os.cpu_count() or 1) + 1)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
