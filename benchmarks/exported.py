@@ -21,6 +21,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from accuracy_booster.exported.formats import format_named
 from accuracy_booster.exported.sessions import Session, open_file
 from accuracy_booster.surgery.listing import attached
 
+PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
 FORMATS = ("onnx", "openvino", "torch")
 SIDES = {"resnet56": 32, "resnet50": 224, "shufflenet_g3": 224}  # pixels
 BLOCKS = ("ab", "se")
@@ -213,17 +215,12 @@ def profile(done: dict[str, list[dict[str, Any]]], key: str) -> str:
     return publishing.markdown(header, rows)
 
 
-def write_documents(done: dict[str, list[dict[str, Any]]]) -> None:
-    """Put the tables between their marks in docs/deploy.md."""
-    page = Path(__file__).parents[1] / "docs" / "deploy.md"
-
-    def text(name: str) -> str | None:
-        if name == "exported":
-            return table(done)
-        kind, _, key = name.partition(":")
-        return profile(done, key.replace("-", ", ")) if kind == "exported-profile" else None
-
-    page.write_text(publishing.filled(page.read_text(), text))
+def written(name: str, done: dict[str, list[dict[str, Any]]]) -> str | None:
+    """What stands behind a mark in docs/deploy.md; None for a mark of another benchmark."""
+    if name == "exported":
+        return table(done)
+    kind, _, key = name.partition(":")
+    return profile(done, key.replace("-", ", ")) if kind == "exported-profile" else None
 
 
 def main() -> None:
@@ -243,7 +240,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(one(*given.one, given.rounds)))
     elif given.write:
-        write_documents(json.loads(given.output.read_text()))
+        done = json.loads(given.output.read_text())
+        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
     else:
         with publishing.nothing_else_running(given.work):
             measure(given)

@@ -160,6 +160,16 @@ def test_the_documents_hold_what_the_json_holds(fast_path, folded_networks, publ
             assert written == text, f"run {Path(benchmark.__file__).name} --write"
 
 
+@pytest.mark.parametrize("name", ["exported", "exported_bf16"])
+def test_the_page_on_exported_files_holds_what_the_json_holds(name, publishing, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = load("benchmarks", f"{name}.py")
+    done = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    filled = publishing.filled(text, partial(benchmark.written, done=done))
+    assert filled == text, f"run benchmarks/{name}.py --write"
+
+
 def test_twenty_networks_have_a_row_each(folded_networks):
     assert len(folded_networks.NETWORKS) == 20
     done = {

@@ -119,10 +119,10 @@ def make(
             progress.update(task, advance=1, note=note)
 
         folded = fold(network, example=example, kernel=how.kernel)
-        step(f"converting to {kind.name}")
+        step("converting")
         save = converted(folded, kind, about.input_size, **how.conversion)
         save(file, about)
-        step("comparing the outputs")
+        step("comparing")
         images = subject.images(checks.images)
         parity = _checked(subject, file, images, how, checks)
         about = replace(about, metrics={**about.metrics, "parity": asdict(parity)})
