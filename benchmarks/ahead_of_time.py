@@ -1,9 +1,11 @@
 """The time of networks that are compiled ahead of time, with our convolution kernel and without.
 
-    python benchmarks/ahead_of_time.py --network resnet50 --side 224 --batch 1
+python benchmarks/ahead_of_time.py [--only NAME ...] [--seconds N] [--work FOLDER]
+python benchmarks/ahead_of_time.py --write   # puts the table of the JSON into docs/deploy.md
 
 All files of a network are called in turn, by one thread. What is measured is the thread's time on
-the processor, so other programs change it little. Each ratio is the median over the rounds.
+the processor, so other programs change it little. A ratio is a file's time over that of the network
+without a block in the same round. Each case is a process of its own.
 """
 
 # N images, C channels, H W space
@@ -11,25 +13,41 @@ the processor, so other programs change it little. Each ratio is the median over
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import publishing
 import torch
 
 import accuracy_booster as ab
+from accuracy_booster.analysis.machine import this_machine
 from accuracy_booster.deploy.ahead_of_time import converted
 from accuracy_booster.exported import About, open_file
 
+PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
+MARK = "ahead-of-time"
 ANY = ({0: torch.export.Dim("batch", min=1)},)
+BASE = "no block"
 FILES = {  # block, kernel of `ab.fold`, and the numbers of images that the file takes
-    "no block": ("none", "off", ANY),
+    BASE: ("none", "off", ANY),
     "no block, a fixed number of images": ("none", "off", None),
     "AB": ("ab", "off", ANY),
     "AB, a fixed number of images": ("ab", "off", None),
     "AB with our kernel": ("ab", "auto", ANY),
+}
+CASES = {  # network, pixels along an edge, images
+    "ResNet-50, 1 image of 224x224": ("resnet50", 224, 1),
+    "ResNet-20, 1 image of 32x32": ("resnet20", 32, 1),
+    "ResNet-20, 16 images": ("resnet20", 32, 16),
 }
 
 
@@ -44,7 +62,7 @@ def files(network: str, images: torch.Tensor, folder: Path) -> dict[str, Callabl
         about = About(network, block, (), tuple(images.shape[1:]), (0,) * 3, (1,) * 3)
         file = folder / f"{place}.aoti.pt2"
         converted(folded, example, shapes)(file, about)
-        found[name] = open_file(file)
+        found[name] = open_file(file, check=False)
     return found
 
 
@@ -63,21 +81,73 @@ def measure(calls: dict[str, Callable], images: torch.Tensor, seconds: float) ->
     return times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=20)
-    given = parser.parse_args()
+def one(case: str, seconds: float) -> dict[str, Any]:
+    """The result of a case, in this process."""
     torch.set_num_threads(1)
-    images = torch.randn(given.batch, 3, given.side, given.side)
+    network, side, batch = CASES[case]
+    images = torch.randn(batch, 3, side, side)
     with tempfile.TemporaryDirectory() as folder:
-        times = measure(files(given.network, images, Path(folder)), images, given.seconds)
-    base = times["no block"]
+        times = measure(files(network, images, Path(folder)), images, seconds)
+    found = {}
     for name, row in times.items():
-        ratio = median(a / b for a, b in zip(row, base, strict=True))
-        print(f"{name:36s} {median(row):8.3f} ms {ratio:6.3f} of {len(row)} rounds")
+        low, middle, high = statistics.quantiles(
+            [a / b for a, b in zip(row, times[BASE], strict=True)], n=4
+        )
+        found[name] = {
+            "milliseconds": round(statistics.median(row), 3),
+            **{"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)},
+        }
+    machine = asdict(this_machine(torch.device("cpu")))
+    return {"machine": machine, "rounds": len(times[BASE]), "files": found}
+
+
+def table(done: dict[str, Any]) -> str:
+    """A Markdown table of all cases, and the machine."""
+    cases = [case for case in CASES if case in done]
+    rows = [
+        [name, *(publishing.ratio(done[case]["files"][name]) for case in cases)]
+        for name in FILES
+        if name != BASE
+    ]
+    times = (f"{done[case]['files'][BASE]['milliseconds']:.2f} ms" for case in cases)
+    rows.insert(0, [f"{BASE}, the thread's time", *times])
+    machine = publishing.machine(done[cases[-1]]["machine"])
+    rounds = publishing.rounds(done[case] for case in cases)
+    return f"{publishing.markdown(['', *cases], rows)}\n\n{machine}; {rounds}."
+
+
+def written(name: str, done: dict[str, Any]) -> str | None:
+    """What stands behind a mark in docs/deploy.md; None for a mark of another benchmark."""
+    return table(done) if name == MARK else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--seconds", type=float, default=30, help="for all files of a case")
+    parser.add_argument(
+        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--write", action="store_true", help="write the table into docs/deploy.md, measure nothing"
+    )
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(one(given.one, given.seconds)))
+        return
+    done = json.loads(given.output.read_text()) if given.output.exists() else {}
+    if given.write:
+        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
+        return
+    with publishing.nothing_else_running(given.work):
+        for case in given.only:
+            command = [sys.executable, __file__, "--one", case, "--seconds", str(given.seconds)]
+            ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            done[case] = json.loads(ended.stdout.splitlines()[-1])
+            given.output.write_text(json.dumps(done, indent=1) + "\n")
+    print(table(done))
 
 
 if __name__ == "__main__":

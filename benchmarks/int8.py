@@ -3,7 +3,7 @@
 python benchmarks/int8.py --data CIFAR10 --weights resnet20_cifar10.th [--images N] [--epochs N]
                           [--threads N] [--rounds N] [--work FOLDER]
 python benchmarks/int8.py --time [--work FOLDER]   # times the files again, measures nothing else
-python benchmarks/int8.py --table                  # prints the table of the JSON
+python benchmarks/int8.py --write                  # puts the table of the JSON into docs/deploy.md
 
 The network without gates is the public checkpoint of akamaster/pytorch_resnet_cifar10. Those with
 gates start from it and are trained on the first N training images, so that their gates are no
@@ -18,6 +18,7 @@ import json
 import shutil
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -35,7 +36,8 @@ from accuracy_booster.exported.formats import format_of
 from accuracy_booster.models import from_akamaster
 from accuracy_booster.training.opening_to_measure import open_measured
 
-BLOCKS = ("none", "ab", "se")
+PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
+BLOCKS = ("none", "ab", "ab_plus", "se")
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO"}
 BATCHES = (1, 16)
@@ -201,6 +203,11 @@ def table(result: dict[str, Any]) -> str:
     return f"{publishing.markdown(header, rows)}\n\n{words}"
 
 
+def written(name: str, done: dict[str, Any]) -> str | None:
+    """What stands behind a mark in docs/deploy.md; None for a mark of another benchmark."""
+    return table(done) if name == "int8" else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder of CIFAR-10 in Parquet files")
@@ -213,10 +220,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("int8-work"), help="of runs and files")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--time", action="store_true", help="time the files of an earlier call")
-    parser.add_argument("--table", action="store_true", help="print the table, measure nothing")
+    parser.add_argument(
+        "--write", action="store_true", help="write the table into docs/deploy.md, measure nothing"
+    )
     given = parser.parse_args()
-    if given.table:
-        print(table(json.loads(given.output.read_text())))
+    if given.write:
+        done = json.loads(given.output.read_text())
+        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
         return
     if given.time:
         result = json.loads(given.output.read_text())

@@ -23,6 +23,18 @@ from accuracy_booster.analysis.unfused_layers import layers_unfused
 from accuracy_booster.blocks import Bottleneck, Dense
 
 
+def _norm_without_values(func: Any, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
+    """What batch norm gives on the meta device, where there are only shapes; None for the rest.
+
+    torch finds these shapes by its formula in Python, which took a third of the time of counting.
+    """
+    if func is not torch.ops.aten.native_batch_norm.default or not args[0].is_meta:
+        return None
+    x, training = args[0], args[5]
+    statistics = x.new_empty(x.shape[1] if training else 0)
+    return torch.empty_like(x), statistics, torch.empty_like(statistics)
+
+
 @dataclass
 class Count:
     """Arithmetic by kind (`operators.KINDS`).
@@ -119,7 +131,8 @@ class OperationCounter(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        out = _norm_without_values(func, args)
+        out = func(*args, **kwargs) if out is None else out
         self._count(func, args, kwargs, out)
         return out
 

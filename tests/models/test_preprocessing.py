@@ -146,7 +146,7 @@ def test_every_configuration_of_timm_can_be_read():
     from timm.models import _registry
 
     kinds = {
-        tuple(config.to_dict().get(key) for key in ("interpolation", "crop_mode", "crop_pct"))
+        tuple(getattr(config, key) for key in ("interpolation", "crop_mode", "crop_pct"))
         for config in _registry._model_pretrained_cfgs.values()
     }
     model = torch.nn.Sequential()
