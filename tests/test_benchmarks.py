@@ -160,7 +160,9 @@ def test_the_documents_hold_what_the_json_holds(fast_path, folded_networks, publ
             assert written == text, f"run {Path(benchmark.__file__).name} --write"
 
 
-@pytest.mark.parametrize("name", ["exported", "exported_bf16", "ahead_of_time", "int8"])
+@pytest.mark.parametrize(
+    "name", ["exported", "exported_bf16", "exported_kernel", "ahead_of_time", "int8"]
+)
 def test_the_page_on_exported_files_holds_what_the_json_holds(name, publishing, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     benchmark = load("benchmarks", f"{name}.py")

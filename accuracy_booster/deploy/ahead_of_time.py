@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def compile_file(source: str | Path, output: str | Path | None = None) -> Path:
     save = compiled(torch.export.load(source))
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=path.parent) as folder:
         file = Path(folder, path.name)
-        save(file, session.about)
+        threads = None if session.about.batch is None else torch.get_num_threads()
+        save(file, replace(session.about, threads=threads))
         _check_outputs(session, open_file(file))
         os.replace(file, path)
     return path

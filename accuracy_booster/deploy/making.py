@@ -110,7 +110,9 @@ def make(
     network, example = subject.network, torch.zeros(how.batch or 2, *subject.about.input_size)
     packages = {name: version(name) for name in dict.fromkeys((*kind.writers, kind.runtime))}
     versions = {**subject.about.versions, **packages}
-    about = replace(subject.about, batch=how.batch, versions=versions)
+    fixed = kind.name == "aoti" and how.batch is not None
+    threads = torch.get_num_threads() if fixed else None
+    about = replace(subject.about, batch=how.batch, threads=threads, versions=versions)
     latency: tuple[Latency, ...] = ()
     with bars() as progress:
         task = progress.add_task("Exporting", total=5, note="folding")

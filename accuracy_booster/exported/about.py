@@ -35,6 +35,8 @@ class About:
         mean, std: one number for each channel, of pixels in [0, 1].
         crop_pct: None for the nearest whole number of pixels to 224 / 256.
         batch: the number of images, N, that the file takes at a time; None for any number.
+        threads: for how many threads its weights are laid out, of a file .aoti.pt2 that takes a
+            fixed number of images; None for all other files.
         training: the settings of the training; empty for a network that was not trained here.
         metrics: what was measured: the run's test result, the parity of the file, and so on.
         versions: of the packages that made the file, by their names.
@@ -50,6 +52,7 @@ class About:
     crop_pct: float | None = None
     crop_mode: str = "center"
     batch: int | None = None
+    threads: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

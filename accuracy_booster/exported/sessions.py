@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,25 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
         reason = " ".join(str(e).split())[:300]
         raise ValueError(f"{path} is not a file that {kind.runtime} reads: {reason}") from e
     about = About.from_texts(texts, path) if check or texts else None
+    if about is not None and about.threads is not None:
+        _warn_of_other_threads(path, about.threads)
     return Session(path, about, run)  # type: ignore[arg-type]
+
+
+def _warn_of_other_threads(path: Path, threads: int) -> None:
+    """Warn if torch computes with other threads than the weights of a compiled file are for.
+
+    Its convolutions then take two to three times as long (torch 2.15, oneDNN 3.13).
+    """
+    import torch
+
+    if (used := torch.get_num_threads()) != threads:
+        warnings.warn(
+            f"the weights in {path} are laid out for {threads} threads, and torch computes with "
+            f"{used}, which can take two to three times as long; torch.set_num_threads({threads}), "
+            f"or export it again with OMP_NUM_THREADS={used}",
+            stacklevel=3,
+        )
 
 
 Opened = tuple[Callable[[np.ndarray], np.ndarray], dict[str, str]]  # what runs a file; its texts

@@ -23,10 +23,12 @@ from accuracy_booster.training.opening_to_measure import open_measured
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch", "openvino", "aoti"])
-def test_a_run_becomes_a_file(trained, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "batch"), [("onnx", None), ("torch", None), ("openvino", None), ("aoti", 5)]
+)
+def test_a_run_becomes_a_file(trained, tmp_path, kind, batch):
     file = tmp_path / "folder" / f"net{FORMATS[kind].suffix}"
-    exported = ab.export(trained, file, batch_sizes=None, count=10)
+    exported = ab.export(trained, file, batch_sizes=None, count=10, batch=batch)
     assert exported.path == file
     assert sorted(exported.files) == sorted(file.parent.iterdir()), "nothing else is left there"
     assert exported.size == sum(f.stat().st_size for f in exported.files)
@@ -39,6 +41,8 @@ def test_a_run_becomes_a_file(trained, tmp_path, kind):
     assert about.classes == run.classes
     assert list(about.mean) == list(run.pretrained_cfg["mean"])
     assert about.input_size == (1, 8, 8)
+    assert about.batch == batch
+    assert about.threads == (torch.get_num_threads() if kind == "aoti" else None)
     assert (about.network, about.block) == ("resnet8", "ab")
     assert about.training["seed"] == 0
     assert about.training["epochs"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,18 @@ def files(tmp_path_factory):
         for batch in (None, 2)
         for name, file in NAMES.items()
     }
+
+
+def test_weights_that_are_laid_out_for_other_threads(tmp_path):
+    used = torch.get_num_threads()
+    texts = replace(ABOUT, threads=used + 1).to_texts()
+    told = f"laid out for {used + 1} threads, and torch computes with {used}"
+    with pytest.warns(UserWarning, match=told):
+        open_file(write_means(tmp_path / "other.pt2", texts))
+    file = write_means(tmp_path / "same.pt2", replace(ABOUT, threads=used).to_texts())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_file(file).about.threads == used
 
 
 @pytest.mark.parametrize("name", NAMES)
