@@ -92,11 +92,14 @@ def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> P
     if not isinstance(config, dict):
         return None
     own = (getattr(model, "default_cfg", None) or {}).get("input_size")  # ours may differ
+    whose = f"pretrained_cfg of this {type(model).__name__}"
     try:
         made = _from(config, size or (own[1:] if own else None))
         return None if made is None else _checked(made)
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"pretrained_cfg of this {type(model).__name__}: {e}") from e
+    except TypeError as e:
+        raise ValueError(f"{whose}: {e}; input_size, mean and std are tuples of numbers") from e
+    except ValueError as e:
+        raise ValueError(f"{whose}: {e}") from e
 
 
 def classes_of(model: nn.Module) -> tuple[str, ...] | None:

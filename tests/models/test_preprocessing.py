@@ -129,7 +129,7 @@ def test_a_module_of_timm_is_measured_on_its_own_images(make_folder, capsys):
         ({"mean": (0.5,)}, "must have one value per channel"),
         ({"mean": ("a", "b", "c")}, "could not convert string to float"),
         ({"input_size": (3, 0, 32)}, "must have sides of 1 pixel or more"),
-        ({"mean": 0.5}, "not iterable"),
+        ({"mean": 0.5}, "not iterable; input_size, mean and std are tuples of numbers"),
     ],
 )
 def test_a_module_that_says_nonsense_of_its_images_is_refused(changes, message):
