@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import textwrap
 from collections.abc import Iterable
 
 SHOWN = 200  # an error quotes at most so many characters of a value
@@ -86,6 +87,12 @@ def shortened(text: str, most: int) -> str:
         return text
     kept = most - len(" ... ")
     return f"{text[: kept - kept // 3]} ... {text[-(kept // 3) :]}"
+
+
+def reason_of(error: BaseException, length: int = 300) -> str:
+    """The text of another library's error as a part of a line, cut between words."""
+    words = " ".join(str(error).split())
+    return textwrap.shorten(words, length, placeholder=" ...") or type(error).__name__
 
 
 def unknown(kind: str, value: object, known: Iterable[str], remedy: str = "") -> ValueError:

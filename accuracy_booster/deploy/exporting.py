@@ -23,7 +23,7 @@ from accuracy_booster.deploy.writing import check_opset
 from accuracy_booster.errors import shown, unknown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import NAME, Format, format_named, format_of
-from accuracy_booster.fastpath.packing import Kernel
+from accuracy_booster.fastpath.packing import KERNELS, Kernel
 from accuracy_booster.files import check_folder
 from accuracy_booster.tables import Table
 from accuracy_booster.training.train_result import TrainResult, place_of
@@ -154,6 +154,8 @@ def export(
         int8 = Int8Settings(network, data, given, calibration, max_drop)
     elif precision != "float32":
         raise unknown("precision", precision, PRECISIONS)
+    if kernel not in KERNELS:
+        raise unknown("kernel", kernel, KERNELS)
     if kernel != "off" and kind.name != "aoti":
         raise ValueError(
             f"kernel={shown(kernel)} is for the format aoti: a file {kind.suffix} holds no "
@@ -169,7 +171,7 @@ def export(
         subject = subjects.of_module(network, images=images, batch=batch)
     else:
         raise ValueError(f"expected a run's directory or a network, got {type(network).__name__}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     sizes = () if batch_sizes is None else tuple(batch_sizes) if batch is None else (batch,)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         file = Path(folder, path.name)
@@ -183,6 +185,20 @@ def export(
         files = _in_place(file, path)
     size = sum(file.stat().st_size for file in files)
     return Exported(path, files, size, *made)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder in which files can be made.
+
+    Raises:
+        ValueError: if that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder):
+            pass
+    except OSError as e:
+        raise ValueError(f"cannot write to {folder}: {e.strerror}; choose another output") from e
 
 
 def _path_and_format(

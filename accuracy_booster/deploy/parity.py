@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from accuracy_booster.errors import reason_of
 from accuracy_booster.training.network_outputs import split_outputs
 
 # Of the largest output. Runtimes sum in other orders and compute 3x3 convolutions in Winograd's
@@ -67,7 +68,13 @@ def compare(
         images = images.repeat(math.ceil(count / len(images)), 1, 1, 1)[:count]
     sizes = (1, 3, len(images)) if batch is None else (len(images),)
     parts = images.split(32 if batch is None else batch)
-    expected = torch.cat([split_outputs(network(x))[0] for x in parts]).numpy()
+    try:
+        expected = torch.cat([split_outputs(network(x))[0] for x in parts]).numpy()
+    except RuntimeError as e:
+        raise ValueError(
+            f"this {type(network).__name__} cannot take {len(parts[0])} images ({reason_of(e)}); "
+            "if it takes one number of images alone, give that (batch=, --batch)"
+        ) from e
     if not np.isfinite(expected).all():
         raise ValueError(
             f"the network's own outputs are not finite on {len(images)} {source}, so no file can "

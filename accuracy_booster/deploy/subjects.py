@@ -129,7 +129,7 @@ def _about(
 ) -> About:
     interpolation, crop_pct, crop_mode = inputs.how
     images = 2 if batch is None else batch
-    remedy = f"{images} of them were given; if it takes another number, give that (batch=, --batch)"
+    remedy = f"look at its input_size; if it does not take {images} images, give batch= (--batch)"
     outputs = try_network(
         *(network, name, inputs.size, torch.device("cpu")), images=images, remedy=remedy
     )

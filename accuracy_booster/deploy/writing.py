@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from accuracy_booster.deploy import ahead_of_time, mobile
-from accuracy_booster.errors import shown
+from accuracy_booster.errors import reason_of, shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import Format
 from accuracy_booster.exported.sessions import KEY
@@ -85,7 +85,7 @@ def _why(error: Exception, network: nn.Module, kind: Format, batch: int | None) 
     cause: BaseException = error
     while cause.__cause__ is not None:  # torch's exporter wraps the error that tells what is wrong
         cause = cause.__cause__
-    reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+    reason = reason_of(cause)
     remedy = ""
     if batch is None and ("batch" in reason or "specializ" in reason or "dynamic" in reason):
         remedy = (

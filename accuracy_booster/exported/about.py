@@ -16,6 +16,7 @@ from typing import Any
 from accuracy_booster.errors import shown
 from accuracy_booster.version import __version__
 
+MOST_CROP_PCT = 2.0  # as of a network's pretrained_cfg
 FORMAT = 1  # of these texts; a new number if an older version of this package would misread them
 TUPLES = ("classes", "input_size", "mean", "std")
 
@@ -103,6 +104,12 @@ def _checked(about: About) -> About:
         raise ValueError(f"mean and std do not have {size[0]} values, one per channel")
     if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
         raise ValueError(f"mean and std are not all numbers: {shown(numbers)}")
+    for name in ("batch", "threads"):
+        if (value := getattr(about, name)) is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{name}={shown(value)} is not a whole number >= 1")
+    share = about.crop_pct
+    if share is not None and not (isinstance(share, (int, float)) and 0 < share <= MOST_CROP_PCT):
+        raise ValueError(f"crop_pct={shown(share)} is not above 0 and at most {MOST_CROP_PCT:g}")
     if not all(isinstance(name, str) for name in about.classes):
         raise ValueError(f"classes={shown(about.classes)} are not all names")
     return about

@@ -49,7 +49,10 @@ def predict_with_file(
     session = file if isinstance(file, Session) else open_file(file)
     if session.about is None:
         raise ValueError(f"{session.path} does not say how its images are made (check=False)")
-    make = Preprocessing(session.about)
+    try:
+        make = Preprocessing(session.about)
+    except ValueError as e:
+        raise ValueError(f"{session.path}: {e}") from e
     return _predictions(session, make, iter(numbered(images)), top, batch_size, workers)
 
 

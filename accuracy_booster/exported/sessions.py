@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from zipfile import is_zipfile
 
 import numpy as np
 
-from accuracy_booster.errors import shown
+from accuracy_booster.errors import reason_of, shown
 from accuracy_booster.exported.about import About
 from accuracy_booster.exported.formats import format_of
 
 KEY = "accuracy_booster"  # under which formats with one name space keep our texts
+LOUD = ("torch.utils.cpp_extension", "torch._inductor.package.package")  # torch's loggers
 KERNEL = "kernel"  # the text that files of the format aoti have if they need our kernel
 
 
@@ -44,12 +46,21 @@ class Session:
         """
         batch = None if self.about is None else self.about.batch
         if batch is None or len(images) == batch:
-            return self.run(images)
+            return self._run(images)
         missing = -len(images) % batch
         filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
         parts = range(0, len(filled), batch)
-        outputs = [self.run(filled[start : start + batch]) for start in parts]
+        outputs = [self._run(filled[start : start + batch]) for start in parts]
         return np.concatenate(outputs)[: len(images)]
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        try:
+            return self.run(images)
+        except Exception as e:  # each runtime has errors of its own
+            raise ValueError(
+                f"{self.path} cannot take images {[*images.shape]}: {reason_of(e)}; if its texts "
+                "say so, they are damaged: export the run again"
+            ) from e
 
 
 def open_file(path: str | Path, *, threads: int | None = None, check: bool = True) -> Session:
@@ -73,8 +84,9 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
     try:
         run, texts = _OPENERS[kind.name](path, threads)
     except Exception as e:  # each runtime has errors of its own
-        reason = " ".join(str(e).split())[:300]
-        raise ValueError(f"{path} is not a file that {kind.runtime} reads: {reason}") from e
+        raise ValueError(
+            f"{path} is not a file that {kind.runtime} reads: {reason_of(e)}; export the run again"
+        ) from e
     about = About.from_texts(texts, path) if check or texts else None
     if about is not None and about.threads is not None:
         _warn_of_other_threads(path, about.threads)
@@ -84,15 +96,15 @@ def open_file(path: str | Path, *, threads: int | None = None, check: bool = Tru
 def _warn_of_other_threads(path: Path, threads: int) -> None:
     """Warn if torch computes with other threads than the weights of a compiled file are for.
 
-    Its convolutions then take two to three times as long (torch 2.15, oneDNN 3.13).
+    The convolutions of a ResNet-50 then take 2.5 times as long (torch 2.15, oneDNN 3.13).
     """
     import torch
 
     if (used := torch.get_num_threads()) != threads:
         warnings.warn(
             f"the weights in {path} are laid out for {threads} threads, and torch computes with "
-            f"{used}, which can take two to three times as long; torch.set_num_threads({threads}), "
-            f"or export it again with OMP_NUM_THREADS={used}",
+            f"{used}, which can take up to three times as long; set OMP_NUM_THREADS={threads} (in "
+            f"Python: torch.set_num_threads({threads})), or export with OMP_NUM_THREADS={used}",
             stacklevel=3,
         )
 
@@ -164,6 +176,9 @@ def _open_torch(path: Path, threads: int | None) -> Opened:
 
 def _open_aoti(path: Path, threads: int | None) -> Opened:
     import torch
+
+    for name in LOUD:  # they tell of a GPU that is not there, and call a cut-off file an old one
+        logging.getLogger(name).setLevel(logging.ERROR)
     from torch._inductor import aoti_load_package
 
     # the two define operators that the file may have

@@ -96,8 +96,6 @@ def preprocessing_of(model: nn.Module, size: tuple[int, int] | None = None) -> P
     try:
         made = _from(config, size or (own[1:] if own else None))
         return None if made is None else _checked(made)
-    except TypeError as e:
-        raise ValueError(f"{whose}: {e}; input_size, mean and std are tuples of numbers") from e
     except ValueError as e:
         raise ValueError(f"{whose}: {e}") from e
 
@@ -117,23 +115,41 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _from(config: dict[str, Any], size: Sequence[int] | None) -> Preprocessing | None:
-    own, mean, std = (config.get(key) for key in ("input_size", "mean", "std"))
-    if not own or not mean or not std:
+    if not all(config.get(key) for key in ("input_size", "mean", "std")):
         return None
-    height, width = size or own[-2:]
+    own, mean, std = (_tuple(config, key) for key in ("input_size", "mean", "std"))
+    if len(own) != 3 or any(n < 1 or n % 1 for n in own):
+        raise ValueError(
+            f"input_size={shown(config['input_size'])} must be three whole numbers >= 1: channels, "
+            "height and width"
+        )
+    if len(mean) != own[0] and (own[0], len(mean)) != (1, 3):  # timm keeps three for grey images
+        raise ValueError(
+            f"mean={shown(config['mean'])} must have {int(own[0])} values, one per channel of "
+            "input_size"
+        )
+    height, width = size or own[1:]
     tested = config.get("test_input_size")
     at_test = tested is not None and tuple(tested[-2:]) == (height, width)
+    crop_pct = config.get("test_crop_pct") if at_test else None
+    crop_pct = config.get("crop_pct") if crop_pct is None else crop_pct
     kind = config.get("interpolation") or "bicubic"
-    if kind in NEAR_BICUBIC:
-        kind = "bicubic"
     return Preprocessing(
         (int(height), int(width)),
-        tuple(map(float, mean)),
-        tuple(map(float, std)),
-        kind,
-        float((at_test and config.get("test_crop_pct")) or config.get("crop_pct") or 0.875),
+        mean,
+        std,
+        "bicubic" if kind in NEAR_BICUBIC else kind,
+        0.875 if crop_pct is None else crop_pct,
         config.get("crop_mode") or "center",
     )
+
+
+def _tuple(config: dict[str, Any], key: str) -> tuple[float, ...]:
+    """The numbers that a configuration has under a key."""
+    try:
+        return tuple(map(float, config[key]))
+    except (TypeError, ValueError):
+        raise ValueError(f"{key}={shown(config[key])} must be numbers in a tuple") from None
 
 
 def _checked(made: Preprocessing) -> Preprocessing:
@@ -143,13 +159,11 @@ def _checked(made: Preprocessing) -> Preprocessing:
         raise unknown("interpolation", made.interpolation, known)
     if made.crop_mode not in CROP_MODES:
         raise unknown("crop_mode", made.crop_mode, CROP_MODES)
-    if not 0 < made.crop_pct <= MOST_CROP_PCT:
+    if not isinstance(made.crop_pct, (int, float)) or not 0 < made.crop_pct <= MOST_CROP_PCT:
         raise ValueError(
-            f"crop_pct={made.crop_pct:g} must be above 0 and at most {MOST_CROP_PCT}: it is the "
-            "share of the resized image's edge that the centre crop keeps"
+            f"crop_pct={shown(made.crop_pct)} must be a number above 0 and at most "
+            f"{MOST_CROP_PCT:g}: the share of the resized image's edge that the crop keeps"
         )
-    if min(made.image_size) < 1:
-        raise ValueError(f"input_size={shown(made.image_size)} must have sides of 1 pixel or more")
     if len(made.mean) != len(made.std):
         raise ValueError(
             f"mean={shown(made.mean)} and std={shown(made.std)} must have one value per channel"

@@ -73,8 +73,8 @@ def try_network(
     Raises:
         ValueError: if it cannot take images of this size, or gives no logits.
     """
-    blank = torch.zeros(images, *size, device=device)
     try:
+        blank = torch.zeros(images, *size, device=device)
         with torch.no_grad(), torch.random.fork_rng():
             return split_outputs(network(blank))[0].shape[1]
     except torch.OutOfMemoryError:

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <iostream>
 
-int main(int count, char** words) {
+int main(int count, char** words) try {
   if (count < 4) return std::fputs("give NETWORK IMAGES LOGITS [KERNEL]\n", stderr), 2;
   if (count > 4 && !dlopen(words[4], RTLD_NOW)) return std::fputs(dlerror(), stderr), 1;
   torch::inductor::AOTIModelPackageLoader network(words[1]);
@@ -24,4 +24,6 @@ int main(int count, char** words) {
   std::ofstream output(words[3], std::ios::binary);
   output.write(static_cast<char*>(logits.data_ptr()), logits.nbytes());
   std::cout << logits.argmax(1) << "\n";
+} catch (const c10::Error& error) {
+  return std::fprintf(stderr, "%s\n", error.what_without_backtrace()), 1;
 }

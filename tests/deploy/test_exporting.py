@@ -177,6 +177,8 @@ def test_a_run_whose_data_are_gone(make_folder, tmp_path, capsys):
         ({"opset": 18, "format": "torch"}, "is for the format onnx"),
         ({"output": "net.aoti.pt2", "format": "torch"}, r"must end with \.pt2, as files of"),
         ({"kernel": "auto"}, "kernel='auto' is for the format aoti"),
+        ({"kernel": "banana"}, "unknown kernel 'banana'"),
+        ({"output": "/proc/x.onnx"}, "cannot write to /proc: .*; choose another output"),
         ({"batch": 0}, "batch=0 must be a whole number >= 1"),
         ({"batch_sizes": (1, 0)}, "batch_sizes=0 must be a whole number >= 1"),
         ({"count": 1.5}, r"count=1\.5 must be a whole number >= 1"),
@@ -202,25 +204,33 @@ def test_an_output_that_is_a_directory(trained, tmp_path):
         ab.export(trained, tmp_path)
 
 
-class OfOneImage(nn.Module):
-    """Takes one image and no other number."""
+class OfOneNumber(nn.Module):
+    """Takes one number of images and no other."""
 
     pretrained_cfg: ClassVar = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
-    def __init__(self):
+    def __init__(self, number):
         super().__init__()
+        self.number = number
         self.fc = nn.Linear(3 * 8 * 8, 4)
 
     def forward(self, x):
-        return self.fc(x.reshape(1, -1))
+        return self.fc(x.reshape(self.number, 3 * 8 * 8))
 
 
-def test_a_module_for_one_number_of_images(tmp_path):
-    network = OfOneImage().eval()
-    with pytest.raises(ValueError, match=r"2 of them were given; .* \(batch=, --batch\)"):
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (1, r"does not take 2 images, give batch= \(--batch\)"),
+        (2, r"cannot take 32 images .*give that \(batch=, --batch\)"),
+    ],
+)
+def test_a_module_for_one_number_of_images(tmp_path, number, message):
+    network = OfOneNumber(number).eval()
+    with pytest.raises(ValueError, match=message):
         ab.export(network, tmp_path / "net.onnx")
-    exported = ab.export(network, tmp_path / "net.onnx", batch=1, batch_sizes=None)
-    assert exported.about.batch == 1
+    exported = ab.export(network, tmp_path / "net.onnx", batch=number, batch_sizes=None)
+    assert exported.about.batch == number
 
 
 def test_a_run_of_a_newer_version(trained, tmp_path):

@@ -26,6 +26,13 @@ def files(tmp_path_factory):
     }
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_images_that_the_network_in_a_file_does_not_take(files, name):
+    session = open_file(files[name, None])
+    with pytest.raises(ValueError, match=r"cannot take images \[2, 4, 8, 10\]: .* export the run"):
+        session(np.zeros((2, 4, 8, 10), np.float32))
+
+
 def test_weights_that_are_laid_out_for_other_threads(tmp_path):
     used = torch.get_num_threads()
     texts = replace(ABOUT, threads=used + 1).to_texts()
