@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,9 @@ def one(case: str, seconds: float) -> dict[str, Any]:
         times = measure(files(network, images, Path(folder)), images, seconds)
     found = {}
     for name, row in times.items():
-        low, middle, high = statistics.quantiles(
-            [a / b for a, b in zip(row, times[BASE], strict=True)], n=4
-        )
         found[name] = {
             "milliseconds": round(statistics.median(row), 3),
-            **{"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)},
+            **publishing.quartiles([a / b for a, b in zip(row, times[BASE], strict=True)]),
         }
     machine = asdict(this_machine(torch.device("cpu")))
     return {"machine": machine, "rounds": len(times[BASE]), "files": found}
@@ -125,22 +121,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--seconds", type=float, default=30, help="for all files of a case")
-    parser.add_argument(
-        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--write", action="store_true", help="write the table into docs/deploy.md, measure nothing"
-    )
+    publishing.arguments(parser, __file__)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one, given.seconds)))
         return
-    done = json.loads(given.output.read_text()) if given.output.exists() else {}
     if given.write:
-        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
+        publishing.fill(PAGE, written, given.output)
         return
+    done = json.loads(given.output.read_text()) if given.output.exists() else {}
     with publishing.nothing_else_running(given.work):
         for case in given.only:
             command = [sys.executable, __file__, "--one", case, "--seconds", str(given.seconds)]

@@ -21,7 +21,6 @@ import tempfile
 import time
 import warnings
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,11 +105,6 @@ def turn(run: Session, images: np.ndarray) -> float:
     return (time.perf_counter() - start) / count
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
-
-
 @torch.no_grad()
 def one(name: str, form: str, rounds: int) -> dict[str, Any]:
     """The result of one network in one format, in this process."""
@@ -144,7 +138,7 @@ def one(name: str, form: str, rounds: int) -> dict[str, Any]:
                 pairs = zip(own, seconds["none"], strict=True)
                 rows[variant]["batches"][batch] = {
                     "milliseconds": round(1e3 * statistics.median(own), 3),
-                    **summary([a / b for a, b in pairs]),
+                    **publishing.quartiles([a / b for a, b in pairs]),
                 }
             profiles[str(batch)] = {
                 variant: exported_profiles.of_file(files[variant], form, x)
@@ -228,20 +222,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=SIDES, default=list(SIDES))
     parser.add_argument("--formats", nargs="*", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument(
-        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--write", action="store_true", help="write the tables into docs/deploy.md, measure nothing"
-    )
+    publishing.arguments(parser, __file__)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(*given.one, given.rounds)))
     elif given.write:
-        done = json.loads(given.output.read_text())
-        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
+        publishing.fill(PAGE, written, given.output)
     else:
         with publishing.nothing_else_running(given.work):
             measure(given)

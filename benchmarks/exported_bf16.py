@@ -17,7 +17,6 @@ import statistics
 import tempfile
 import warnings
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def one(name: str, rounds: int) -> list[dict[str, Any]]:
                         **{"network": name, "file": variant, "batch": batch, "asked": way},
                         "precision": precision,
                         "milliseconds": round(1e3 * statistics.median(own), 3),
-                        **exported.summary([a / b for a, b in pairs]),
+                        **publishing.quartiles([a / b for a, b in pairs]),
                         "error_of_largest": float(f"{error:.2g}"),
                     }
                 )
@@ -109,16 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=exported.SIDES, default=["resnet50"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument(
-        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--write", action="store_true", help="write the table into docs/deploy.md, measure nothing"
-    )
+    publishing.arguments(parser, __file__)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    if not given.write:
+    if given.write:
+        publishing.fill(exported.PAGE, written, given.output)
+    else:
         with publishing.nothing_else_running(given.work):
             rows = [row for name in given.only for row in one(name, given.rounds)]
         result = {
@@ -126,11 +121,7 @@ def main() -> None:
             **{"openvino": version("openvino"), "rounds": given.rounds, "rows": rows},
         }
         given.output.write_text(json.dumps(result, indent=1) + "\n")
-    result = json.loads(given.output.read_text())
-    print(table(result))
-    if given.write:
-        page = exported.PAGE
-        page.write_text(publishing.filled(page.read_text(), partial(written, done=result)))
+        print(table(result))
 
 
 if __name__ == "__main__":

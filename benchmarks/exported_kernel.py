@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ahead_of_time
 import exported
 import publishing
 import torch
@@ -53,8 +53,7 @@ def files(name: str, images: torch.Tensor, folder: Path, threads: int) -> dict[s
         with_kernel = ab.fold(network, kernel="auto", example=images)
         path = folder / f"{block}.aoti.pt2"
         about = About(name, block, (), size, (0.0,) * 3, (1.0,) * 3)
-        any_number = ({0: torch.export.Dim("batch", min=1)},)
-        converted(with_kernel, torch.zeros(2, *size), any_number)(path, about)
+        converted(with_kernel, torch.zeros(2, *size), ahead_of_time.ANY)(path, about)
         found[f"{block}, our kernel"] = open_file(path, threads=threads, check=False)
     return found
 
@@ -76,7 +75,7 @@ def one(name: str, batch: int, threads: int, rounds: int) -> list[dict[str, Any]
             **{"network": name, "batch": batch, "threads": threads, "file": key},
             "milliseconds": round(1e3 * statistics.median(own), 3),
             "of": {
-                base: exported.summary([a / b for a, b in zip(own, seconds[of], strict=True)])
+                base: publishing.quartiles([a / b for a, b in zip(own, seconds[of], strict=True)])
                 for base, of in BASES.items()
             },
         }
@@ -111,13 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=exported.SIDES, default=["resnet50"])
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument(
-        "--work", default=publishing.WORK, help="a `reproduce run` in this folder is paused"
-    )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument(
-        "--write", action="store_true", help="write the table into docs/deploy.md, measure nothing"
-    )
+    publishing.arguments(parser, __file__)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -125,9 +118,7 @@ def main() -> None:
         print(json.dumps(one(name, int(batch), int(threads), given.rounds)))
         return
     if given.write:
-        done = json.loads(given.output.read_text())
-        page = exported.PAGE
-        page.write_text(publishing.filled(page.read_text(), partial(written, done=done)))
+        publishing.fill(exported.PAGE, written, given.output)
         return
     rows: list[dict[str, Any]] = []
     with publishing.nothing_else_running(given.work):

@@ -18,7 +18,6 @@ import json
 import shutil
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -225,8 +224,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.write:
-        done = json.loads(given.output.read_text())
-        PAGE.write_text(publishing.filled(PAGE.read_text(), partial(written, done=done)))
+        publishing.fill(PAGE, written, given.output)
         return
     if given.time:
         result = json.loads(given.output.read_text())

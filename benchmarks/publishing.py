@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,39 @@ def filled(text: str, write: Callable[[str], str | None]) -> str:
         return match[0] if new is None else match[1] + new + match[3]
 
     return MARKS.sub(fill, text)
+
+
+def arguments(
+    parser: argparse.ArgumentParser, benchmark: str, page: str = "docs/deploy.md"
+) -> None:
+    """The options that benchmarks share.
+
+    Args:
+        benchmark: its file; the JSON stands beside it.
+        page: what `--write` fills.
+    """
+    parser.add_argument("--work", default=WORK, help="a `reproduce run` in this folder is paused")
+    parser.add_argument("--output", type=Path, default=Path(benchmark).with_suffix(".json"))
+    parser.add_argument(
+        "--write", action="store_true", help=f"write the tables into {page}, measure nothing"
+    )
+
+
+def fill(page: Path, written: Callable[[str, Any], str | None], output: Path) -> None:
+    """Put what a benchmark's JSON holds between the marks of a page.
+
+    Args:
+        written: the text for a mark's name and the JSON's value; None for another's mark.
+        output: the JSON.
+    """
+    done = json.loads(output.read_text())
+    page.write_text(filled(page.read_text(), partial(written, done=done)))
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """The median of ratios and their quartiles, as `ratio` shows them."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"ratio": round(middle, 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def with_machine(old: Sequence[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,4 +7,5 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 AUTO_AUGMENTS = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
 BALANCES = ("none", "balanced")  # of class_weights and of sampling
 CROP_MODES = ("center", "squash", "border")
+MOST_CROP_PCT = 2.0  # that a network or a file may say; timm's largest is 1.15
 SMALL = 64  # pixels along an edge: images no larger keep their size, and are kept in memory

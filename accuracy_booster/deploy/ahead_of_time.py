@@ -109,6 +109,11 @@ def compiled(program: ExportedProgram) -> Save:
     return lambda path, about: _write(members, path, about, {})
 
 
+def laid_out_for(batch: int | None) -> int | None:
+    """For how many threads the weights of a file for `batch` images are laid out here; or None."""
+    return None if batch is None else torch.get_num_threads()
+
+
 def compile_file(source: str | Path, output: str | Path | None = None) -> Path:
     """Compile a file .pt2 that `ab.export` wrote, for this machine, with the same texts.
 
@@ -141,8 +146,7 @@ def compile_file(source: str | Path, output: str | Path | None = None) -> Path:
     save = compiled(torch.export.load(source))
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=path.parent) as folder:
         file = Path(folder, path.name)
-        threads = None if session.about.batch is None else torch.get_num_threads()
-        save(file, replace(session.about, threads=threads))
+        save(file, replace(session.about, threads=laid_out_for(session.about.batch)))
         _check_outputs(session, open_file(file))
         os.replace(file, path)
     return path

@@ -171,9 +171,8 @@ def export(
         subject = subjects.of_module(network, images=images, batch=batch)
     else:
         raise ValueError(f"expected a run's directory or a network, got {type(network).__name__}")
-    _make_folder(path.parent)
     sizes = () if batch_sizes is None else tuple(batch_sizes) if batch is None else (batch,)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+    with _folder_in(path.parent) as folder:
         file = Path(folder, path.name)
         made = make(
             *(subject, kind, file),
@@ -187,18 +186,17 @@ def export(
     return Exported(path, files, size, *made)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder in which files can be made.
+def _folder_in(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A new folder for the files until they are checked.
 
     Raises:
-        ValueError: if that is not possible.
+        ValueError: if it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder):
-            pass
+        parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".export-", dir=parent)
     except OSError as e:
-        raise ValueError(f"cannot write to {folder}: {e.strerror}; choose another output") from e
+        raise ValueError(f"cannot write to {parent}: {e.strerror}; choose another output") from e
 
 
 def _path_and_format(

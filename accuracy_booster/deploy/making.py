@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from accuracy_booster.deploy.ahead_of_time import laid_out_for
 from accuracy_booster.deploy.int8 import Int8, write_int8
 from accuracy_booster.deploy.parity import Parity, compare
 from accuracy_booster.deploy.subjects import Subject
@@ -110,8 +111,7 @@ def make(
     network, example = subject.network, torch.zeros(how.batch or 2, *subject.about.input_size)
     packages = {name: version(name) for name in dict.fromkeys((*kind.writers, kind.runtime))}
     versions = {**subject.about.versions, **packages}
-    fixed = kind.name == "aoti" and how.batch is not None
-    threads = torch.get_num_threads() if fixed else None
+    threads = laid_out_for(how.batch) if kind.name == "aoti" else None
     about = replace(subject.about, batch=how.batch, threads=threads, versions=versions)
     latency: tuple[Latency, ...] = ()
     with bars() as progress:

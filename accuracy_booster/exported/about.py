@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from accuracy_booster.data.choices import MOST_CROP_PCT
 from accuracy_booster.errors import shown
 from accuracy_booster.version import __version__
 
-MOST_CROP_PCT = 2.0  # as of a network's pretrained_cfg
 FORMAT = 1  # of these texts; a new number if an older version of this package would misread them
 TUPLES = ("classes", "input_size", "mean", "std")
 

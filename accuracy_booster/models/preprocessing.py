@@ -18,8 +18,8 @@ from accuracy_booster.models.registry import MODELS
 # those of `data`, which is built on this part of the package
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 CROP_MODES = ("center", "squash", "border")
+MOST_CROP_PCT = 2.0
 NEAR_BICUBIC = ("lanczos", "hamming", "box", "random")  # timm has them; torchvision does not
-MOST_CROP_PCT = 2.0  # timm's largest is 1.15
 
 
 @dataclass(frozen=True)

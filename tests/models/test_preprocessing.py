@@ -169,3 +169,4 @@ def test_the_ways_of_resizing_are_those_of_the_data():
         choices.INTERPOLATIONS,
         choices.CROP_MODES,
     )
+    assert preprocessing.MOST_CROP_PCT == choices.MOST_CROP_PCT
